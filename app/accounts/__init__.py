@@ -1,0 +1,1 @@
+"""Who is calling: credentials, users, API keys. Knows nothing of points."""

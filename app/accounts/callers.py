@@ -1,0 +1,85 @@
+"""From a credential to a caller. Every refusal is the same `Unauthenticated`, after the same one query."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select, update
+
+from app.accounts import users
+from app.accounts.credentials import KEY_PREFIX, LONGEST_CREDENTIAL, digest_key, read_token
+from app.database import utc_now
+from app.errors import Unauthenticated
+from app.runtime import Runtime
+from app.tables import api_keys
+from app.tables import users as users_table
+
+LAST_USE_PRECISION = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is. `scopes` is empty for a JWT, which may do all its user may."""
+
+    user_id: int
+    role: str
+    key_id: int | None = None
+    scopes: tuple[str, ...] = ()
+
+
+async def identify(runtime: Runtime, credential: str) -> Caller:
+    """The caller behind a JWT or an `sk-…` key, or Unauthenticated. One query; bans and revocations count at once."""
+    if not credential or len(credential) > LONGEST_CREDENTIAL:
+        raise Unauthenticated
+    if credential.startswith(KEY_PREFIX):
+        return await _by_key(runtime, credential)
+    return await _by_token(runtime, credential)
+
+
+async def _by_token(runtime: Runtime, token: str) -> Caller:
+    claims = read_token(runtime.settings, token)
+    async with runtime.sessions.read() as session:
+        user = (await session.execute(_USER, {"user_id": claims.user_id})).one_or_none()
+    if user is None and runtime.settings.jwt_auto_provision:
+        await users.provision(runtime.sessions, claims.user_id)
+        return Caller(claims.user_id, "user")
+    if user is None or user.status != "active":
+        raise Unauthenticated
+    if user.tokens_valid_from and claims.issued_at < int(user.tokens_valid_from.timestamp()):
+        raise Unauthenticated
+    return Caller(claims.user_id, user.role)
+
+
+async def _by_key(runtime: Runtime, api_key: str) -> Caller:
+    async with runtime.sessions.read() as session:
+        key = (await session.execute(_KEY, {"digest": digest_key(api_key)})).one_or_none()
+    if key is None or key.revoked_at or key.status != "active" or (key.expires_at and key.expires_at <= key.now):
+        raise Unauthenticated
+    if key.last_used_at is None or key.now - key.last_used_at > LAST_USE_PRECISION:
+        await _note_use(runtime, key)
+    return Caller(key.user_id, key.role, key.id, tuple(key.scopes))
+
+
+async def _note_use(runtime: Runtime, key: Row[Any]) -> None:
+    async with runtime.sessions.begin() as session:
+        await session.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
+
+
+_USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
+    users_table.c.id == bindparam("user_id")
+)
+_KEY = (
+    select(
+        api_keys.c.id,
+        api_keys.c.user_id,
+        api_keys.c.scopes,
+        api_keys.c.expires_at,
+        api_keys.c.last_used_at,
+        api_keys.c.revoked_at,
+        users_table.c.role,
+        users_table.c.status,
+        utc_now().label("now"),
+    )
+    .join(users_table, users_table.c.id == api_keys.c.user_id)
+    .where(api_keys.c.digest == bindparam("digest"))
+)

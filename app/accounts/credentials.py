@@ -1,0 +1,109 @@
+"""Keys and tokens as pure functions: make, sign, digest, read. The only file that knows python-jose.
+
+It holds no state and asks no database; whether a readable token still counts is decided in `callers.py`.
+"""
+
+import hashlib
+import secrets
+import string
+import time
+from dataclasses import dataclass
+
+from jose import JWTError, jwt
+
+from app.errors import Unauthenticated
+from app.settings import Settings
+
+KEY_PREFIX = "sk-"
+KEY_ALPHABET = string.ascii_letters + string.digits
+KEY_CHARACTERS = 43  # 256 random bits
+SHOWN_CHARACTERS = 10
+LONGEST_CREDENTIAL = 4096
+HIGHEST_USER_ID = 2**63 - 1
+CLOCK_LEEWAY_SECONDS = 5
+
+_CHECKS = {
+    "require_sub": True,
+    "require_exp": True,
+    "require_iat": True,
+    "verify_signature": True,
+    "verify_exp": True,
+    "verify_iat": True,
+    "verify_nbf": True,
+    "leeway": CLOCK_LEEWAY_SECONDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a valid token says: whose it is, and since when (Unix seconds)."""
+
+    user_id: int
+    issued_at: int
+
+
+def new_api_key() -> str:
+    """`sk-` and 256 random bits as letters and digits. Shown once, stored only as its digest."""
+    return KEY_PREFIX + "".join(secrets.choice(KEY_ALPHABET) for _ in range(KEY_CHARACTERS))
+
+
+def digest_key(api_key: str) -> str:
+    """SHA-256 in hex. A random key needs no slow hash."""
+    return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
+    """A JWT by HS256 with the first of `JWT_SECRET`. Elsewhere another service does the log-in: Unauthenticated."""
+    if settings.jwt_algorithm != "HS256":
+        raise Unauthenticated(f"JWT_ALGORITHM is {settings.jwt_algorithm}: tokens are signed by another service")
+    now = int(time.time())
+    claims: dict[str, object] = {"sub": str(user_id), "iat": now, "exp": now + int(hours * 3600)}
+    if settings.jwt_issuer:
+        claims["iss"] = settings.jwt_issuer
+    if settings.jwt_audience:
+        claims["aud"] = settings.jwt_audience
+    return str(jwt.encode(claims, settings.jwt_secrets[0], algorithm="HS256"))
+
+
+def read_token(settings: Settings, token: str) -> Claims:
+    """The claims of a token signed by any current secret; raises Unauthenticated, always with the same text."""
+    if settings.jwt_algorithm == "HS256":
+        keys = settings.jwt_secrets
+    else:
+        keys = (settings.jwt_public_key.replace("\\n", "\n"),)
+    for key in keys:
+        claims = _decode(settings, token, key)
+        if claims is not None:
+            return _checked(claims)
+    raise Unauthenticated
+
+
+def _decode(settings: Settings, token: str, key: str) -> dict[str, object] | None:
+    options = _CHECKS | {
+        "verify_aud": bool(settings.jwt_audience),
+        "require_aud": bool(settings.jwt_audience),
+        "require_iss": bool(settings.jwt_issuer),
+    }
+    try:
+        # One literal algorithm: `none` and HS/RS confusion have nowhere to enter.
+        return jwt.decode(  # type: ignore[no-any-return]
+            token,
+            key,
+            algorithms=[settings.jwt_algorithm],
+            options=options,
+            audience=settings.jwt_audience or None,
+            issuer=settings.jwt_issuer or None,
+        )
+    except (JWTError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _checked(claims: dict[str, object]) -> Claims:
+    subject, issued_at = claims.get("sub"), claims.get("iat")
+    if not isinstance(subject, str) or not subject.isascii() or not subject.isdigit():
+        raise Unauthenticated
+    if not isinstance(issued_at, int | float) or len(subject) > len(str(HIGHEST_USER_ID)):
+        raise Unauthenticated
+    if not 0 < int(subject) <= HIGHEST_USER_ID or issued_at > time.time() + CLOCK_LEEWAY_SECONDS:
+        raise Unauthenticated
+    return Claims(user_id=int(subject), issued_at=int(issued_at))

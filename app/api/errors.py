@@ -1,0 +1,100 @@
+"""One handler for everything that goes wrong: the envelope, in Chinese, with nothing leaking."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from app.api.wire import error_answer
+from app.errors import (
+    GatewayError,
+    Internal,
+    InvalidParameter,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    UnsupportedMedia,
+)
+
+log = structlog.get_logger()
+
+BY_STATUS: dict[int, type[GatewayError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: PayloadTooLarge,
+    415: UnsupportedMedia,
+}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_anything)
+
+
+async def _on_gateway_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than what it is given)
+    if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
+        return await _on_anything(request, error)
+    return _answer(request, error)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return _answer(request, InvalidParameter(*tell(error.errors()[0])))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    kind = BY_STATUS.get(error.status_code)
+    if kind is not None:
+        return _answer(request, kind(), headers=dict(error.headers or {}))
+    return _answer(request, InvalidParameter("请求体", "不是有效的 JSON"))
+
+
+async def _on_anything(request: Request, error: Exception) -> Response:
+    log.error("request_failed", path=request.url.path, exc_info=error)
+    return _answer(request, Internal())
+
+
+def _answer(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
+    headers = headers or {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = "Bearer"
+    request_id = request.scope.get("request_id", "")
+    return error_answer(error.status, error.error_code, error.message, request_id, headers)
+
+
+def tell(fault: dict[str, Any]) -> tuple[str, str]:
+    """A fault of pydantic's as (field as the caller wrote it, Chinese problem)."""
+    place = [str(part) for part in fault["loc"] if part not in {"body", "query", "path", "header"}]
+    field = ".".join(place)[:100] or "请求体"
+    problem = PROBLEMS.get(fault["type"], "类型或取值错误")
+    context = fault.get("ctx", {})
+    if "expected" in context:
+        context = context | {"expected": str(context["expected"]).replace(" or ", ", ")}
+    return ("请求体" if fault["type"] == "json_invalid" else field), problem.format(**context)
+
+
+PROBLEMS = {
+    "json_invalid": "不是有效的 JSON",
+    "missing": "不能为空",
+    "model_attributes_type": "须为 JSON 对象",
+    "dict_type": "须为 JSON 对象",
+    "string_type": "须为字符串",
+    "string_unicode": "包含无效字符",
+    "string_too_short": "不能为空",
+    "string_too_long": "不能超过 {max_length} 个字符",
+    "int_parsing": "须为整数",
+    "int_type": "须为整数",
+    "int_from_float": "须为整数",
+    "int_parsing_size": "须为整数",
+    "greater_than_equal": "不能小于 {ge}",
+    "less_than_equal": "不能大于 {le}",
+    "literal_error": "取值无效，可选: {expected}",
+}

@@ -1,0 +1,108 @@
+"""`gateway`: the commands that run something. Those that change users, points and models are in `admin.py`."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+
+from app.cli import admin
+from app.cli.console import Json, answer, finish_badly, open_for_command, settings_or_exit
+from app.cli.migrate import migrate as run_migrations
+from app.cli.up import up as run_up
+from app.errors import GatewayError, SettingsError
+from app.logs import set_up_logs
+from app.metrics import serve_metrics
+from app.points.audit import audit as run_audit
+from app.sandbox import create_sandbox
+from app.settings import SANDBOX_API_KEY
+from worker.main import serve_worker
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+admin.add_to(app)
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """The console script. Errors become one line on standard error."""
+    try:
+        app()
+    except (GatewayError, SettingsError) as error:
+        finish_badly(str(error))
+
+
+@app.command()
+def up() -> None:
+    """Everything in one process on embedded defaults: API, worker, sandbox upstream, SQLite, files under var/."""
+    asyncio.run(run_up())
+
+
+@app.command()
+def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1) -> None:
+    """The API alone."""
+    settings = settings_or_exit()
+    if workers > 1 and settings.is_redis_embedded:
+        finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
+    serve_metrics(settings)
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """A worker alone. Start as many as you like, on as many machines."""
+    settings = settings_or_exit()
+    if settings.is_redis_embedded:
+        finish_badly("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
+    set_up_logs(settings)
+    asyncio.run(serve_worker(settings))
+
+
+@app.command()
+def migrate(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements for a DBA instead")] = False,
+) -> None:
+    """Brings the database to the newest schema, models and prices."""
+    run_migrations(settings_or_exit().database_url, sql=sql)
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8091,
+    api_key: Annotated[str, typer.Option()] = SANDBOX_API_KEY,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+) -> None:
+    """SEE2AI's fast-image action on this machine, for development and tests."""
+    set_up_logs(settings_or_exit())
+    print(f"sandbox: http://{host}:{port}  (Authorization: Bearer {api_key})", flush=True)
+    uvicorn.run(create_sandbox(api_key=api_key), host=host, port=port, access_log=False, log_config=None)
+
+
+@app.command()
+def audit(json: Json = False) -> None:
+    """Proves the books: exit 0 where every invariant holds, 1 with the rows where one does not."""
+
+    async def work() -> bool:
+        async with open_for_command() as runtime:
+            violations = await run_audit(runtime.sessions)
+        if json:
+            found = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
+            answer({"ok": not violations, "violations": found}, json)
+        for violation in () if json else violations:
+            print(f"{violation.invariant}  {violation.meaning}\n    {violation.row}")
+        if not json:
+            print("ok: the books are proved" if not violations else f"{len(violations)} violations")
+        return not violations
+
+    sys.exit(0 if asyncio.run(work()) else 1)

@@ -1,0 +1,60 @@
+"""What commands share: settings, a runtime, answers as JSON or for people, and a one-line end."""
+
+import json as json_module
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.errors import SettingsError
+from app.logs import set_up_logs
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings, load_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer")]
+
+
+def settings_or_exit() -> Settings:
+    """The settings; all their faults on standard error otherwise."""
+    try:
+        return load_settings()
+    except SettingsError as error:
+        finish_badly(f"bad settings:\n{error}")
+
+
+@asynccontextmanager
+async def open_for_command() -> AsyncIterator[Runtime]:
+    """A runtime for one command; logs go to standard error, the answer alone to standard output."""
+    settings = settings_or_exit()
+    set_up_logs(settings)
+    async with open_runtime(settings) as runtime:
+        yield runtime
+
+
+def answer(data: dict[str, Any], as_json: bool) -> None:
+    """One record."""
+    if as_json:
+        print(json_module.dumps(data, ensure_ascii=False, default=str))
+        return
+    for name, value in data.items():
+        print(f"{name}: {value}")
+
+
+def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Many records: a JSON list, or a table."""
+    if as_json:
+        print(json_module.dumps(rows, ensure_ascii=False, default=str))
+        return
+    table = Table(*(rows[0] if rows else ["(none)"]))
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def finish_badly(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr)
+    sys.exit(1)

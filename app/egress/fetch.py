@@ -1,0 +1,259 @@
+"""Fetching strangers' files: bounded in bytes, time and slowness; no cookies, credentials or proxies."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urljoin
+
+import aiohttp
+import anyio
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from app.egress.form import BadFormError, is_public, read_url
+
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+CONNECT_SECONDS = 10
+STALL_SECONDS = 20
+"""A body must bring STALL_BYTES in every such stretch: slower, it is a drip that only holds us."""
+STALL_BYTES = 16 * 1024
+READ_BUFFER_BYTES = 256 * 1024
+DNS_THREADS = 16
+LONGEST_LINK = 8192
+"""Looser than for callers: storage services sign results and redirects with long tokens."""
+
+HEADERS = {"User-Agent": "points-gateway", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+Lookup = Callable[[str, int], Awaitable[list[str]]]
+"""Host and port to addresses, as the system's resolver gives them."""
+
+
+class EgressError(Exception):
+    """Something could not be fetched. The text is for logs and never holds a URL's path or query."""
+
+
+class EgressRefused(EgressError):
+    """Not an address we call. One text for every cause, so that nobody maps our network by asking."""
+
+    def __init__(self) -> None:
+        super().__init__("the address is refused")
+
+
+class EgressFailed(EgressError):
+    """An address we may call did not deliver; `status` is the HTTP status where there was one."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        self.reason = reason
+        self.status = status
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Download:
+    """`content_type` is what the server claims, lower case, without parameters: judge by the bytes."""
+
+    size_bytes: int
+    content_type: str
+
+
+class Egress:
+    """`allowed`: exact `host:port` origins exempt from the public-address and port rules.
+
+    `lookup` stands in for the system's resolver. Open one for the life of the process and close it.
+    """
+
+    def __init__(self, allowed: frozenset[str], *, lookup: Lookup | None = None) -> None:
+        self._allowed = allowed
+        self._resolver = CheckedResolver(allowed, lookup)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def download(self, url: str, to: Path, *, max_bytes: int, timeout_seconds: float) -> Download:
+        """Stream `url` into the file `to`, which is there afterwards only if all of it arrived.
+
+        Raises EgressRefused, EgressFailed, or OSError where our own disk will not take it.
+        """
+        try:
+            async with _bounded(timeout_seconds), self._answer(url, {}) as response:
+                size_bytes = await _save(response, to, max_bytes)
+        except BaseException:
+            to.unlink(missing_ok=True)  # noqa: ASYNC240  nothing may be awaited while being cancelled
+            raise
+        claimed = response.headers.get("Content-Type", "").partition(";")[0]
+        return Download(size_bytes, claimed.strip().lower() or "application/octet-stream")
+
+    async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
+        """The first `max_bytes` at `url`, or all there is; no more is read, whatever the server sends.
+
+        Raises EgressRefused or EgressFailed.
+        """
+        start = bytearray()
+        range_wanted = {"Range": f"bytes=0-{max_bytes - 1}"}
+        async with (
+            _bounded(timeout_seconds),
+            self._answer(url, range_wanted) as response,
+            aclosing(_chunks(response)) as chunks,
+        ):
+            async for chunk in chunks:
+                start += chunk
+                if len(start) >= max_bytes:
+                    break
+        if not start:
+            raise EgressFailed("empty body", response.status)
+        return bytes(start[:max_bytes])
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+        await self._resolver.close()
+
+    @asynccontextmanager
+    async def _answer(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer at the end of the redirects, its body unread; each hop is judged anew."""
+        session = self._open_session()
+        for _ in range(MAX_REDIRECTS + 1):
+            target = self._judge(url)
+            response = await session.get(target, headers=headers, allow_redirects=False)
+            try:
+                if response.status not in REDIRECTS:
+                    _require_plain_body(response, ranged="Range" in headers)
+                    yield response
+                    return
+                url = _next_hop(target, response)
+            finally:
+                response.close()
+        raise EgressFailed("too many redirects")
+
+    def _judge(self, url: str) -> URL:
+        try:
+            return read_url(url, self._allowed, longest=LONGEST_LINK)
+        except BadFormError:
+            raise EgressRefused from None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Made at the first call, because aiohttp wants a running loop. No connection is used twice."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, force_close=True, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS),
+                headers=HEADERS,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                read_bufsize=READ_BUFFER_BYTES,
+            )
+        return self._session
+
+
+class CheckedResolver(AbstractResolver):
+    """Answers with addresses that are all public, or raises EgressRefused; aiohttp dials what it answers.
+
+    aiohttp asks no resolver about literal addresses: those are judged by their form.
+    """
+
+    def __init__(self, allowed: frozenset[str], lookup: Lookup | None = None) -> None:
+        self._allowed = allowed
+        self._lookup = lookup or self._ask_system
+        # A pool of its own: names with slow servers must not hold threads that others wait for.
+        self._threads = ThreadPoolExecutor(max_workers=DNS_THREADS, thread_name_prefix="egress-dns")
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  every family is looked up and checked
+    ) -> list[ResolveResult]:
+        addresses = await self._lookup(host, port)
+        exempt = f"{host}:{port}" in self._allowed
+        if not addresses or not (exempt or all(is_public(address) for address in addresses)):
+            raise EgressRefused
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask_system(self, host: str, port: int) -> list[str]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        return [str(address[0]) for *_, address in found]
+
+
+@asynccontextmanager
+async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
+    """One deadline over everything within, and our own errors instead of aiohttp's, whose texts hold URLs."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError:
+        raise EgressFailed("timed out") from None
+    except aiohttp.ClientConnectorError:
+        raise EgressFailed("cannot connect") from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise EgressFailed(f"broken answer ({type(error).__name__})") from None
+
+
+def _require_plain_body(response: aiohttp.ClientResponse, *, ranged: bool) -> None:
+    partial = ranged and response.status == HTTPStatus.PARTIAL_CONTENT
+    if response.status != HTTPStatus.OK and not partial:
+        raise EgressFailed(f"HTTP {response.status}", response.status)
+    if partial and not response.headers.get("Content-Range", "").lower().startswith("bytes 0-"):
+        raise EgressFailed("another range than asked for", response.status)
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise EgressFailed("compressed although not asked for", response.status)
+
+
+def _next_hop(target: URL, response: aiohttp.ClientResponse) -> str:
+    try:
+        return urljoin(str(target), response.headers["Location"])
+    except (KeyError, ValueError):
+        raise EgressFailed("redirect without a usable Location", response.status) from None
+
+
+async def _save(response: aiohttp.ClientResponse, to: Path, max_bytes: int) -> int:
+    announced_bytes = response.content_length
+    if announced_bytes is not None and announced_bytes > max_bytes:
+        raise EgressFailed("too large", response.status)
+    size_bytes = 0
+    async with aclosing(_chunks(response)) as chunks, await anyio.open_file(to, "wb") as file:
+        async for chunk in chunks:
+            size_bytes += len(chunk)
+            if size_bytes > max_bytes:
+                raise EgressFailed("too large", response.status)
+            await file.write(chunk)
+    if size_bytes == 0:
+        raise EgressFailed("empty body", response.status)
+    return size_bytes
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """The body as it comes, given up when it drips. No clock is left running across a `yield`."""
+    loop = asyncio.get_running_loop()
+    due, fresh_bytes = loop.time() + STALL_SECONDS, 0
+    while True:
+        try:
+            async with asyncio.timeout_at(due):
+                chunk = await response.content.readany()
+        except TimeoutError:
+            raise EgressFailed("stalled", response.status) from None
+        if not chunk:
+            return
+        fresh_bytes += len(chunk)
+        if fresh_bytes >= STALL_BYTES:
+            due, fresh_bytes = loop.time() + STALL_SECONDS, 0
+        yield chunk

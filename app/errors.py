@@ -1,0 +1,143 @@
+"""The tree of errors, and every text a caller may read because something went wrong.
+
+    GatewayError
+    ├── InvalidParameter · ModelNotFound                 400
+    ├── Unauthenticated                                  401
+    ├── InsufficientPoints                               402
+    ├── Forbidden                                        403
+    ├── NotFound · MethodNotAllowed                      404 405
+    ├── PayloadTooLarge · UnsupportedMedia               413 415
+    ├── RateLimited                                      429
+    ├── Internal                                         500
+    └── Unavailable                                      503
+
+Each class carries its HTTP status, a stable English `error_code` and its Chinese text; one handler in
+`app/api/errors.py` turns them into the envelope. Why a *task* ended badly is told by `TaskFailure`.
+"""
+
+from enum import Enum
+
+
+class GatewayError(Exception):
+    """Anything that is said to a caller. `retry_after_seconds` becomes the Retry-After header."""
+
+    status = 500
+    error_code = "INTERNAL"
+    text = "服务器错误"
+
+    def __init__(self, text: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        self.message = text or self.text
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(self.message)
+
+
+class InvalidParameter(GatewayError):
+    """Something in the request is wrong; `field` names it as the caller wrote it."""
+
+    status = 400
+    error_code = "INVALID_PARAMETER"
+    text = "参数错误"
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        super().__init__(f"参数错误: {field} {problem}".rstrip())
+
+
+class ModelNotFound(GatewayError):
+    status = 400
+    error_code = "MODEL_NOT_FOUND"
+    text = "模型不存在或已停用"
+
+
+class Unauthenticated(GatewayError):
+    """One text for every reason, so that nobody learns which part of a credential was wrong."""
+
+    status = 401
+    error_code = "UNAUTHENTICATED"
+    text = "未登录或Token过期"
+
+
+class InsufficientPoints(GatewayError):
+    status = 402
+    error_code = "INSUFFICIENT_POINTS"
+
+    def __init__(self, balance: int, cost: int) -> None:
+        super().__init__(f"积分不足，当前余额 {balance}，本次需要 {cost}")
+
+
+class Forbidden(GatewayError):
+    status = 403
+    error_code = "FORBIDDEN"
+    text = "无权访问"
+
+
+class NotFound(GatewayError):
+    status = 404
+    error_code = "NOT_FOUND"
+    text = "资源不存在"
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    error_code = "METHOD_NOT_ALLOWED"
+    text = "请求方法不支持"
+
+
+class PayloadTooLarge(GatewayError):
+    status = 413
+    error_code = "PAYLOAD_TOO_LARGE"
+    text = "请求内容过大"
+
+
+class UnsupportedMedia(GatewayError):
+    status = 415
+    error_code = "UNSUPPORTED_MEDIA"
+    text = "不支持的内容类型"
+
+
+class RateLimited(GatewayError):
+    status = 429
+    error_code = "RATE_LIMITED"
+    text = "请求过于频繁，请稍后再试"
+
+
+class Internal(GatewayError):
+    """A fault of ours. The text says nothing else: details go to the log, under the request id."""
+
+
+class Unavailable(GatewayError):
+    status = 503
+    error_code = "UNAVAILABLE"
+    text = "服务暂时不可用，请稍后重试"
+
+    def __init__(self, text: str | None = None, *, retry_after_seconds: int = 3) -> None:
+        super().__init__(text, retry_after_seconds=retry_after_seconds)
+
+
+class SettingsError(Exception):
+    """The process must not start; the text lists every fault of the configuration, one a line."""
+
+
+class TaskFailure(Enum):
+    """Why a task failed: the name is its `errorCode`, the value its `errorMessage`."""
+
+    UPSTREAM_REJECTED = "生成服务拒绝了该请求，请修改提示词或参数后重试，积分已退还"
+    """SEE2AI refused the input (400, 422): trying again unchanged is pointless."""
+
+    UPSTREAM_FAILED = "生成失败，请修改提示词后重试，积分已退还"
+    """SEE2AI accepted the job and reported that it failed."""
+
+    UPSTREAM_UNAVAILABLE = "生成服务暂时不可用，请稍后重试，积分已退还"
+    """SEE2AI could not be reached, or kept answering with errors of its own."""
+
+    UPSTREAM_UNCERTAIN = "生成服务未确认该请求，任务已终止，积分已退还"
+    """It is unknown whether SEE2AI accepted the job. It is never sent again."""
+
+    TIMED_OUT = "生成超时，积分已退还"
+    """The task's deadline passed, or SEE2AI gave up waiting."""
+
+    RESULT_LOST = "生成结果保存失败，积分已退还"
+    """SEE2AI finished, but the result could not be fetched, read or stored until the hosting deadline."""
+
+    INTERNAL = "服务器错误，积分已退还"
+    """A handler of ours failed three times on this task."""

@@ -1,0 +1,40 @@
+"""Named places where a test may kill or freeze the process: how the promises about crashes are proved.
+
+Armed by the environment only: `GATEWAY_FAULT=name:kill:FILE` (or `stop`) strikes the first process that passes the
+point `name` while FILE does not exist yet, and makes FILE, so that it strikes once. Unarmed it costs one comparison.
+"""
+
+import os
+import signal
+from contextlib import suppress
+
+POINTS = frozenset(
+    {
+        "submit.before_commit",
+        "submit.after_commit",
+        "visit.claimed",
+        "send.before_intent",
+        "send.after_intent",
+        "send.after_answer",
+        "onward.after_commit",
+        "poll.before",
+        "poll.after_answer",
+        "host.before",
+        "host.after_download",
+        "host.after_upload",
+        "finish.before_commit",
+        "finish.after_commit",
+    }
+)
+_name, _, _rest = os.environ.get("GATEWAY_FAULT", "").partition(":")
+_deed, _, _once = _rest.partition(":")
+if _name and (_name not in POINTS or _deed not in {"kill", "stop"} or not _once):
+    raise SystemExit(f"GATEWAY_FAULT: want POINT:kill|stop:FILE with a POINT of {', '.join(sorted(POINTS))}")
+
+
+def fault_point(name: str) -> None:
+    """Nothing at all, unless this very point is armed."""
+    if name == _name:
+        with suppress(FileExistsError):
+            os.close(os.open(_once, os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGKILL if _deed == "kill" else signal.SIGSTOP)

@@ -1,0 +1,62 @@
+"""The API process: `uvicorn app.main:create_app --factory`, or `gateway serve`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from app.api import files, health, points, tasks
+from app.api.errors import install_error_handlers
+from app.api.limits import Limits
+from app.api.middleware import RequestId
+from app.api.wire import ErrorData, JsonAnswer
+from app.logs import set_up_logs
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings, load_settings
+
+LARGEST_BODY_BYTES = 1_000_000
+
+
+def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
+    """The application. A `runtime` given stays the giver's to close (`gateway up` shares one with its worker)."""
+    settings = settings or load_settings()
+    set_up_logs(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if runtime is not None:
+            _lay_out(app, runtime)
+            yield
+            return
+        async with open_runtime(settings) as opened:
+            _lay_out(app, opened)
+            yield
+
+    app = FastAPI(
+        title="1818ai 积分网关",
+        version="0.1.0",
+        lifespan=lifespan,
+        max_body_size=LARGEST_BODY_BYTES,
+        default_response_class=JsonAnswer,
+        responses={code: {"model": ErrorData} for code in (400, 401, 402, 403, 404, 413, 429, 500, 503)},
+    )
+    for room in (tasks, points, health, files):
+        app.include_router(room.router)
+    install_error_handlers(app)
+    if settings.cors_allowed:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_allowed,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
+            max_age=600,
+        )
+    app.add_middleware(RequestId)
+    return app
+
+
+def _lay_out(app: FastAPI, runtime: Runtime) -> None:
+    app.state.runtime = runtime
+    app.state.limits = Limits(runtime.redis)

@@ -1,0 +1,1 @@
+"""Points: models and their prices, the ledger, balances, and the audit that proves the books."""

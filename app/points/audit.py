@@ -1,0 +1,135 @@
+"""Proves the books: every invariant as one SQL statement that must find nothing.
+
+Each statement sees one committed state, so the audit may run while tasks are submitted and end.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+
+from app.database import Sessions
+
+MOST_SHOWN = 20
+LONGEST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A row that must not exist: the invariant, what it says, and the row."""
+
+    invariant: str
+    meaning: str
+    row: dict[str, Any]
+
+
+async def audit(sessions: Sessions) -> list[Violation]:
+    """All violations, at most MOST_SHOWN of each kind; an empty list is proof."""
+    found: list[Violation] = []
+    async with sessions.read(LONGEST_SECONDS) as session:
+        for invariant, meaning, statement in CHECKS:
+            rows = await session.execute(text(f"{statement} LIMIT {MOST_SHOWN}"))
+            found += [Violation(invariant, meaning, _plain(row._mapping)) for row in rows]
+    return found
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {key: value if isinstance(value, int | str | None) else str(value) for key, value in row.items()}
+
+
+_FOLD = """
+    SELECT user_id, COUNT(*) AS entries, MAX(seq) AS seq, SUM(points) AS available, SUM(held) AS held,
+           SUM(CASE WHEN kind IN ('grant', 'adjust') THEN points ELSE 0 END) AS granted,
+           SUM(CASE WHEN kind = 'settle' THEN -held ELSE 0 END) AS spent,
+           SUM(CASE WHEN kind = 'expire' THEN -points ELSE 0 END) AS expired
+    FROM points_ledger GROUP BY user_id
+"""
+_RUNNING = """
+    SELECT user_id, seq, balance_after, SUM(points) OVER (PARTITION BY user_id ORDER BY seq) AS folded,
+           ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY seq) AS place
+    FROM points_ledger
+"""
+_OPENS = "SELECT task_id, COUNT(*) AS n, SUM(held) AS held FROM points_ledger WHERE phase = 'open' GROUP BY task_id"
+_CLOSES = (
+    "SELECT task_id, COUNT(*) AS n, MIN(kind) AS kind, SUM(-held) AS held"
+    " FROM points_ledger WHERE phase = 'close' GROUP BY task_id"
+)
+
+CHECKS: tuple[tuple[str, str, str], ...] = (
+    (
+        "I1",
+        "granted = available + held + spent + expired",
+        "SELECT * FROM points_accounts WHERE granted <> available + held + spent + expired",
+    ),
+    (
+        "I1",
+        "an account equals the fold of its ledger",
+        f"SELECT a.*, f.entries, f.available AS folded_available, f.held AS folded_held FROM points_accounts a"  # noqa: S608
+        f" LEFT JOIN ({_FOLD}) f ON f.user_id = a.user_id"
+        " WHERE a.available <> COALESCE(f.available, 0) OR a.held <> COALESCE(f.held, 0)"
+        " OR a.granted <> COALESCE(f.granted, 0) OR a.spent <> COALESCE(f.spent, 0)"
+        " OR a.expired <> COALESCE(f.expired, 0) OR a.seq <> COALESCE(f.seq, 0) OR a.seq <> COALESCE(f.entries, 0)",
+    ),
+    (
+        "I1",
+        "every ledger entry belongs to an account",
+        "SELECT l.id, l.user_id FROM points_ledger l LEFT JOIN points_accounts a ON a.user_id = l.user_id"
+        " WHERE a.user_id IS NULL",
+    ),
+    (
+        "I1",
+        "entries are numbered without a gap and each states the balance it left",
+        f"SELECT * FROM ({_RUNNING}) r WHERE r.balance_after <> r.folded OR r.seq <> r.place",  # noqa: S608
+    ),
+    (
+        "I2",
+        "nothing is below zero",
+        "SELECT * FROM points_accounts WHERE available < 0 OR held < 0 OR granted < 0 OR spent < 0 OR expired < 0",
+    ),
+    (
+        "I3",
+        "a task with a price has exactly one deduction, of that price",
+        f"SELECT t.task_no, t.points_cost, o.n, o.held FROM tasks t LEFT JOIN ({_OPENS}) o ON o.task_id = t.id"  # noqa: S608
+        " WHERE t.points_cost > 0 AND (o.n IS NULL OR o.n <> 1 OR o.held <> t.points_cost)",
+    ),
+    (
+        "I3",
+        "a ledger entry that names a task has it, of the same user",
+        "SELECT l.id, l.task_id, l.user_id FROM points_ledger l LEFT JOIN tasks t ON t.id = l.task_id"
+        " WHERE l.task_id IS NOT NULL AND (t.id IS NULL OR t.user_id <> l.user_id)",
+    ),
+    (
+        "I4",
+        "a finished task has exactly one settle or refund, of what was deducted; a live one has none",
+        f"SELECT t.task_no, t.status, c.n, c.held FROM tasks t LEFT JOIN ({_CLOSES}) c ON c.task_id = t.id"  # noqa: S608
+        " WHERE t.points_cost > 0 AND ((t.step = 'done' AND (c.n IS NULL OR c.n <> 1 OR c.held <> t.points_cost))"
+        " OR (t.step <> 'done' AND c.n IS NOT NULL))",
+    ),
+    (
+        "I5",
+        "completed means settled, failed means refunded; only a completed task has a result",
+        f"SELECT t.task_no, t.status, c.kind FROM tasks t LEFT JOIN ({_CLOSES}) c ON c.task_id = t.id"  # noqa: S608
+        " WHERE (t.status = 'completed' AND (t.results IS NULL OR t.results = '[]'"
+        " OR (t.points_cost > 0 AND c.kind <> 'settle')))"
+        " OR (t.status = 'failed' AND (t.results IS NOT NULL OR t.error_code IS NULL"
+        " OR (t.points_cost > 0 AND c.kind <> 'refund')))",
+    ),
+    (
+        "I5",
+        "status, step and the time of the end agree",
+        "SELECT task_no, status, step, completed_at FROM tasks"
+        " WHERE (status IN ('completed', 'failed')) <> (step = 'done')"
+        " OR (step = 'done') <> (completed_at IS NOT NULL)",
+    ),
+    (
+        "I8",
+        "no two tasks share one job of SEE2AI",
+        "SELECT action, upstream_task_id, COUNT(*) AS n FROM tasks WHERE upstream_task_id IS NOT NULL"
+        " GROUP BY action, upstream_task_id HAVING COUNT(*) > 1",
+    ),
+    (
+        "I9",
+        "a live task has its next visit",
+        "SELECT task_no, status, step FROM tasks WHERE step <> 'done' AND next_run_at IS NULL",
+    ),
+)

@@ -1,0 +1,92 @@
+"""Rings the workers' bell: something is due. Best effort, because the database remembers what the bell forgets.
+
+Rings are sent from the background, many as one ARQ job, so a submit neither waits for Redis nor fails with it.
+Everything on the wire is JSON.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import fakeredis
+import structlog
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from app import metrics
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+QUEUE = "gateway:tasks"
+JOB = "wake_stepper"
+GATHER_SECONDS = 0.02  # one process rings at most 50 times a second, however many submits it takes
+RING_SECONDS = 0.2
+SILENT_SECONDS = 1.0  # after a failure, how long Redis is left alone
+EXPIRES_SECONDS = 60  # a bell nobody heard for a minute has been overtaken by the sweep
+
+
+def pack(value: Any) -> bytes:
+    """ARQ's serializer. It also meets results and exceptions, which become their text."""
+    return json.dumps(value, default=repr).encode()
+
+
+def unpack(data: bytes) -> Any:
+    return json.loads(data)
+
+
+_EMBEDDED = fakeredis.FakeServer()
+
+
+def open_redis(settings: Settings) -> ArqRedis:
+    """One pool a process. `memory://` is a Redis inside this process that ends with it."""
+    options: dict[str, Any] = {
+        "job_serializer": pack,
+        "job_deserializer": unpack,
+        "default_queue_name": QUEUE,
+    }
+    if settings.is_redis_embedded:
+        pool = fakeredis.FakeAsyncRedis(server=_EMBEDDED).connection_pool
+        return ArqRedis(pool, **options)
+    pool = ConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=64,
+        socket_connect_timeout=1,
+        socket_timeout=5,
+        health_check_interval=30,
+    )
+    return ArqRedis(pool, **options)
+
+
+class Bell:
+    """Rings from one process. A bell says "look now", not "look at this": the rows say what is due."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._is_rung = False
+        self._sender: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        """Returns at once; rings that come together become one."""
+        self._is_rung = True
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._is_rung:
+            self._is_rung = False
+            try:
+                async with asyncio.timeout(RING_SECONDS):
+                    await self._redis.enqueue_job(JOB, _expires=EXPIRES_SECONDS)
+                await asyncio.sleep(GATHER_SECONDS)
+            except (RedisError, OSError) as error:
+                metrics.BELLS_LOST.inc()
+                log.warning("bell_lost", error=repr(error)[:200])
+                await asyncio.sleep(SILENT_SECONDS)
+
+    async def close(self) -> None:
+        """Waits for a ring on its way."""
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=2 * RING_SECONDS)
+            self._sender.cancel()

@@ -1,0 +1,27 @@
+"""SEE2AI's fast-image action on this machine: same routes and schemas, real pictures, and trouble on request.
+
+A prompt asks for trouble with markers. The whole tale, with examples, is in docs/sandbox.md; the grammar
+is in markers.py. Clauses are separated by `;`, several markers may stand anywhere, words are case-blind, and a word
+that is not understood is refused with 422. COUNT is `once`, `twice`, `N times` or `always` (the default),
+counted per distinct prompt for submit, per task for poll and result. CODE is 400 to 599.
+
+    [[sandbox: submit fail 503 twice retry-after 3 detail list "a reason"; take 2]]
+
+    submit | poll | result   [fail] CODE [COUNT] [retry-after N] [detail FORM] ["text"]
+    submit | poll | result   hang [SECONDS] | reset | html | gzip-bomb | huge | drip | redirect URL   [COUNT]
+    submit | poll            malformed | wrapped   [COUNT]
+    submit                   no-task-id | reuse-task-id   [COUNT]
+    poll                     wrong-task-id   [COUNT]
+    result                   not-an-image | svg | webp | empty | truncated | pixel-bomb
+                             | lies-about-length [BYTES] | content-type TYPE   [COUNT]
+    result                   expires SECONDS | private | url URL
+    take SECONDS             never finish             end WORD ["reason"]     state WORD
+    progress 10,40,80        field state|status|both  success without url [COUNT]     images N
+
+FORM is string, list, error.message, message, error_message, not-json or html. Whatever but `fail` happens at
+submit, the job was accepted. POST /control makes the same troubles without a prompt.
+"""
+
+from app.sandbox.app import create_sandbox
+
+__all__ = ["create_sandbox"]

@@ -1,0 +1,98 @@
+"""`see2ai_image_generation_fast_v1`: fast pictures from text and up to 14 reference pictures.
+
+SEE2AI knows no `auto` ratio. For text it becomes 1:1 at once; with references it stays `auto` in the stored request
+until the worker has looked at the first reference (`resolve_ratio`).
+"""
+
+from math import log
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.see2ai.actions.action import Action, CallerParams, UpstreamRequest
+
+AUTO = "auto"
+SQUARE = "1:1"
+LONGEST_PROMPT = 20_000
+MOST_REFERENCES = 14
+
+Ratio = Literal["1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9"]
+AskedRatio = Literal[
+    "auto",
+    "1:1",
+    "1:4",
+    "1:8",
+    "2:3",
+    "3:2",
+    "3:4",
+    "4:1",
+    "4:3",
+    "4:5",
+    "5:4",
+    "8:1",
+    "9:16",
+    "16:9",
+    "21:9",
+]
+RATIOS: tuple[str, ...] = Ratio.__args__  # type: ignore[attr-defined]
+
+
+class FastImageParams(CallerParams):
+    """Settings of a fast picture, as a caller writes them."""
+
+    aspect_ratio: Annotated[AskedRatio, Field(description="宽高比；auto 为自动")] = "auto"
+    resolution: Annotated[Literal["1K", "2K"], Field(description="输出分辨率")] = "1K"
+    output_format: Annotated[Literal["jpg", "jpeg", "png"], Field(description="输出图片格式")] = "jpg"
+
+
+class FastImageRequest(UpstreamRequest):
+    """The Input Schema `ImageGenerationInput`. `image_input` is sent also when empty."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    image_input: Annotated[list[str], Field(max_length=MOST_REFERENCES)]
+    aspect_ratio: Ratio
+    resolution: Literal["1K", "2K"]
+    output_format: Literal["jpg", "jpeg", "png"]
+
+
+def build(prompt: str, references: tuple[str, ...], params: CallerParams) -> dict[str, Any]:
+    """The body for SEE2AI; `aspect_ratio` may still be `auto` where references decide it."""
+    assert isinstance(params, FastImageParams)  # noqa: S101 (for the type checker: the registry pairs them)
+    request = FastImageRequest(
+        prompt=prompt,
+        image_input=list(references),
+        aspect_ratio="1:1" if params.aspect_ratio == "auto" else params.aspect_ratio,
+        resolution=params.resolution,
+        output_format=params.output_format,
+    ).model_dump()
+    if params.aspect_ratio == AUTO and references:
+        request["aspect_ratio"] = "auto"
+    return request
+
+
+def resolve_ratio(size: tuple[int, int] | None) -> str:
+    """The allowed ratio nearest to width:height, by the logarithm so that 2:1 and 1:2 are equally far from 1:1."""
+    if size is None or min(size) <= 0:
+        return SQUARE
+    wanted = log(size[0] / size[1])
+    return min(RATIOS, key=lambda ratio: abs(wanted - _log_of(ratio)))
+
+
+def _log_of(ratio: str) -> float:
+    width, height = ratio.split(":")
+    return log(int(width) / int(height))
+
+
+FAST_IMAGE = Action(
+    name="see2ai_image_generation_fast_v1",
+    task_types=frozenset({"text_to_image", "image_to_image"}),
+    submit_path="/api/v1/actions/see2ai_image_generation_fast_v1/async",
+    status_path="/api/v1/actions/see2ai_image_generation_fast_v1/status/{task_id}",
+    params=FastImageParams,
+    request=FastImageRequest,
+    build=build,
+    usual_seconds=60,
+    most_references=MOST_REFERENCES,
+    longest_prompt=LONGEST_PROMPT,
+    ratios=RATIOS,
+)

@@ -1,0 +1,61 @@
+"""A circuit breaker for the provider: opened by 401, 402 and 403, which no waiting user can mend.
+
+While it is open nothing is asked; when a pause is over one visit goes first, and its answer closes the circuit or
+doubles the pause. It lives in one process: every worker finds out for itself with a single refused call.
+"""
+
+import random
+import time
+from collections.abc import Callable
+
+import structlog
+
+from app import metrics
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_SECONDS = 2.0
+PROBE_SECONDS = 70.0  # longer than the longest call, after which a lost probe is forgotten
+
+
+class Circuit:
+    """Closed until `refused`; then `pause_seconds` says how long a visit should stay away (0: go)."""
+
+    def __init__(self, max_pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_pause = max_pause_seconds
+        self._clock = clock
+        self._pause = 0.0
+        self._closed_at = 0.0  # when the current pause ends
+        self.reason = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self._pause > 0
+
+    def pause_seconds(self) -> float:
+        """0 where the caller may ask SEE2AI now; while open, only one caller a pause is let through."""
+        if not self.is_open:
+            return 0.0
+        left = self._closed_at - self._clock()
+        if left > 0:
+            return left + random.uniform(0, 1)  # noqa: S311
+        self._closed_at = self._clock() + PROBE_SECONDS
+        return 0.0
+
+    def refused(self, reason: str) -> float:
+        """Opens, or keeps open for twice as long; the pause in seconds."""
+        if not self.is_open or self._closed_at - self._clock() > self._pause:
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), self._max_pause)
+            self._closed_at = self._clock() + self._pause
+            log.error("see2ai_circuit_open", reason=reason, pause_seconds=self._pause)
+        self.reason = reason
+        metrics.CIRCUIT_OPEN.set(1)
+        return max(self._closed_at - self._clock(), 0.0) + random.uniform(0, 1)  # noqa: S311
+
+    def answered(self) -> None:
+        """SEE2AI took our key: closes."""
+        if self.is_open:
+            log.warning("see2ai_circuit_closed")
+            metrics.CIRCUIT_OPEN.set(0)
+        self._pause = 0.0
+        self.reason = ""

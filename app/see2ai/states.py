@@ -1,0 +1,194 @@
+"""What an answer of SEE2AI means: status and body in, a verdict out. Pure; the client feeds it, the tasks obey it.
+
+The word is in `status` or `state`, its case varies, no list of words is published: an unknown word means *still
+running* and never fails a task. Bodies may be wrapped once as `{"data": {...}}`.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+SUCCESS = frozenset({"success", "succeeded", "completed", "complete", "done", "finished"})
+FAILURE = frozenset(
+    {"failed", "failure", "error", "cancelled", "canceled", "expired", "rejected", "timeout", "needs_repair"}
+)
+WAITING = frozenset({"queued", "pending", "submitted", "created", "waiting"})
+RUNNING = frozenset({"running", "processing", "in_progress", "generating", "awaiting_user_approval"})
+LONGEST_TASK_ID = 128
+LONGEST_NOTE = 2000
+MOST_RESULTS = 16
+
+
+class Kind(StrEnum):
+    """What a verdict amounts to."""
+
+    ACCEPTED = "accepted"
+    """A submit was taken; `task_id` is set."""
+    NOT_SENT = "not_sent"
+    """Nothing left this machine: trying again is harmless."""
+    REFUSED = "refused"
+    """The input is refused for good."""
+    OPERATOR = "operator"
+    """Our key is bad or the tenant's purse is empty: the operator's fault, never the user's."""
+    BUSY = "busy"
+    """Too fast; `retry_after_seconds` may say how long to wait."""
+    TROUBLE = "trouble"
+    """An error of SEE2AI's own, not charged by its promise; for a poll also anything unreadable."""
+    GAVE_UP = "gave_up"
+    """SEE2AI says the generation timed out."""
+    AMBIGUOUS = "ambiguous"
+    """A job may be running that we know nothing of: never send again."""
+    RUNNING = "running"
+    """The job goes on; `progress` may say how far it is."""
+    DONE = "done"
+    """The job succeeded; `urls` may still be empty, which is not success yet."""
+    FAILED = "failed"
+    """The job ended badly."""
+    MISSING = "missing"
+    """SEE2AI does not know the task (404)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One answer, understood. `note` is for the operator and never shown to a caller."""
+
+    kind: Kind
+    note: str = ""
+    task_id: str = ""
+    urls: tuple[str, ...] = ()
+    progress: int | None = None
+    retry_after_seconds: float | None = None
+    unknown_word: str = ""
+    waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came over the wire: HTTP status, the body's bytes, `Retry-After` in seconds where it was a number."""
+
+    status: int
+    body: bytes
+    retry_after_seconds: float | None = None
+
+
+def read_submit(answer: Answer) -> Verdict:
+    """The verdict on the answer to a submit, by the table "answer to a submit"."""
+    if 200 <= answer.status < 300:  # noqa: PLR2004
+        return _accepted(answer)
+    note = f"HTTP {answer.status}: {error_text(answer.body)}"
+    match answer.status:
+        case 401 | 402 | 403:
+            return Verdict(Kind.OPERATOR, note)
+        case 429:
+            return Verdict(Kind.BUSY, note, retry_after_seconds=answer.retry_after_seconds)
+        case 500 | 502 | 503:
+            return Verdict(Kind.TROUBLE, note, retry_after_seconds=answer.retry_after_seconds)
+        case 504:
+            return Verdict(Kind.GAVE_UP, note)
+        case status if 400 <= status < 500:  # noqa: PLR2004
+            return Verdict(Kind.REFUSED, note)
+    # A redirect or an unheard-of status: whoever sent it may have passed the submit on.
+    return Verdict(Kind.AMBIGUOUS, note)
+
+
+def _accepted(answer: Answer) -> Verdict:
+    body = _object(answer.body)
+    task_id = body.get("task_id") if body is not None else None
+    if isinstance(task_id, int) and not isinstance(task_id, bool):
+        task_id = str(task_id)
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_TASK_ID or not task_id.isprintable():
+        return Verdict(Kind.AMBIGUOUS, f"HTTP {answer.status} without a readable task_id: {_shown(answer.body)}")
+    return Verdict(Kind.ACCEPTED, _shown(answer.body), task_id=task_id)
+
+
+def read_poll(answer: Answer, task_id: str) -> Verdict:
+    """The verdict on the answer to a poll of `task_id`, by the table "answer to a poll"."""
+    note = f"HTTP {answer.status}: {error_text(answer.body)}"
+    match answer.status:
+        case 401 | 402 | 403:
+            return Verdict(Kind.OPERATOR, note)
+        case 404:
+            return Verdict(Kind.MISSING, note)
+        case 429:
+            return Verdict(Kind.BUSY, note, retry_after_seconds=answer.retry_after_seconds)
+    body = _object(answer.body)
+    if body is None or not (_word(body) and 200 <= answer.status < 300):  # noqa: PLR2004
+        return Verdict(Kind.TROUBLE, note)
+    theirs = body.get("task_id")
+    if theirs is not None and str(theirs) != task_id:
+        return Verdict(Kind.TROUBLE, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]}")
+    return _by_word(body, answer)
+
+
+def _by_word(body: dict[str, Any], answer: Answer) -> Verdict:
+    word = _word(body)
+    if word in FAILURE:
+        return Verdict(Kind.FAILED, f"{word}: {error_text(answer.body)}")
+    if word in SUCCESS:
+        return Verdict(Kind.DONE, _shown(answer.body), urls=_urls(body))
+    known = word in WAITING or word in RUNNING
+    return Verdict(
+        Kind.RUNNING,
+        progress=_progress(body.get("progress")),
+        unknown_word="" if known else word[:40],
+        waiting=word in WAITING,
+    )
+
+
+def _word(body: dict[str, Any]) -> str:
+    """The state in lower case. Where both fields are there, an ending speaks louder than a waiting word."""
+    words: list[str] = [
+        body[field].strip().lower() for field in ("status", "state") if isinstance(body.get(field), str)
+    ]
+    for word in words:
+        if word in SUCCESS or word in FAILURE:
+            return word
+    return words[0] if words else ""
+
+
+def _urls(body: dict[str, Any]) -> tuple[str, ...]:
+    urls = body.get("result_urls")
+    if not isinstance(urls, list):
+        return ()
+    return tuple(url for url in urls if isinstance(url, str) and url)[:MOST_RESULTS]
+
+
+def _progress(value: Any) -> int | None:
+    """A percentage; UniWorld sends a list of `{step, message, percent}`, of which the last counts."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("percent")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 (NaN)
+        return None
+    return int(min(max(value, 0), 100))
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict) and set(value) == {"data"} and isinstance(value["data"], dict):
+        value = value["data"]
+    return value if isinstance(value, dict) else None
+
+
+def error_text(body: bytes) -> str:
+    """The reason in a body: `detail` (text or FastAPI's list), `error.message`, `message`, `error_message`, or raw."""
+    value = _object(body)
+    if value is None:
+        return _shown(body)
+    detail = value.get("detail")
+    if isinstance(detail, list):
+        parts = [str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in detail]
+        return "; ".join(parts)[:LONGEST_NOTE]
+    error = value.get("error")
+    nested = error.get("message") if isinstance(error, dict) else error
+    for text in (detail, nested, value.get("error_message"), value.get("message")):
+        if isinstance(text, str) and text:
+            return text[:LONGEST_NOTE]
+    return _shown(body)
+
+
+def _shown(body: bytes) -> str:
+    return body[:LONGEST_NOTE].decode(errors="replace")

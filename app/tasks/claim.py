@@ -1,0 +1,219 @@
+"""Claims due rows for this process, keeps its leases alive, and gives rows back. The database's clock decides.
+
+A claim raises `version`: whoever writes later under an older version writes nothing. A row found with a lease
+still on it was left by a visit that never came back, and counts as a crash.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, bindparam, case, literal, select, update
+
+from app.database import Session, Sessions, repeat_on_conflict, utc_after, utc_now
+from app.tables import tasks
+
+
+def boot_seconds() -> float:
+    """A clock that also runs while the machine or the process is frozen."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(slots=True)
+class Visit:
+    """One task in this process's hands: the row as claimed, and how long it may be held.
+
+    `now` is the database's clock at the claim. `held_until` is on this machine's boot clock, counted from before
+    the claim was sent, so that it always ends earlier than the lease in the row.
+    """
+
+    id: int
+    task_no: str
+    user_id: int
+    model_name: str
+    task_type: str
+    action: str
+    request: dict[str, Any]
+    points_cost: int
+    status: str
+    step: str
+    version: int
+    progress: int
+    attempts: int
+    crashes: int
+    steps: list[dict[str, Any]]
+    upstream_task_id: str | None
+    upstream: dict[str, Any]
+    created_at: datetime
+    deadline_at: datetime
+    now: datetime
+    claimed_at: float
+    held_until: float
+
+    def is_held(self) -> bool:
+        return boot_seconds() < self.held_until
+
+    def seconds_left(self) -> float:
+        """Until the task's deadline, by the database's clock plus what has passed since the claim."""
+        return (self.deadline_at - self.now).total_seconds() - (boot_seconds() - self.claimed_at)
+
+    def age_seconds(self) -> float:
+        return (self.now - self.created_at).total_seconds() + boot_seconds() - self.claimed_at
+
+
+@repeat_on_conflict
+async def claim_due(sessions: Sessions, steps: Sequence[str], limit: int, lease_seconds: float) -> list[Visit]:
+    """Up to `limit` due tasks on one of `steps`, the longest due first; no row is handed to two processes."""
+    began = boot_seconds()
+    async with sessions.begin() as session:
+        rows = (await session.execute(_DUE, {"steps": list(steps), "most": limit})).all()
+        if not rows:
+            return []
+        await session.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
+    return [_visit(row, began, lease_seconds) for row in rows]
+
+
+def _visit(row: Row[*tuple[Any, ...]], began: float, lease_seconds: float) -> Visit:
+    columns = dict(row._mapping)
+    columns["crashes"] += columns.pop("lease_until") is not None
+    columns["version"] += 1
+    if columns["status"] == "created":
+        columns["status"] = "queued"
+    columns["upstream"] = columns["upstream"] or {}
+    return Visit(**columns, claimed_at=began, held_until=began + lease_seconds)
+
+
+@repeat_on_conflict
+async def keep(sessions: Sessions, visits: Sequence[Visit], lease_seconds: float) -> None:
+    """Prolongs the leases of visits that are still ours; the others learn it by their own clock."""
+    began = boot_seconds()
+    held = {visit.id: visit for visit in visits}
+    async with sessions.begin() as session:
+        rows = (await session.execute(_HELD, {"ids": list(held)})).all()
+        ours = [row.id for row in rows if row.version == held[row.id].version]
+        if ours:
+            await session.execute(_PROLONG, {"ids": ours, "lease": lease_seconds})
+    for task_id in ours:
+        held[task_id].held_until = began + lease_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A row given back with the time of its next visit, and nothing else worth a transaction of its own."""
+
+    visit: Visit
+    delay_seconds: float
+    attempts: int
+    crashes: int
+    progress: int
+    status: str
+    upstream: dict[str, Any]
+
+
+@repeat_on_conflict
+async def give_back(sessions: Sessions, returns: Sequence[Return]) -> None:
+    """Many rows in one transaction. A row that has another version by now is left alone."""
+    async with sessions.begin() as session:
+        await session.execute(
+            _GIVE_BACK,
+            [
+                {
+                    "b_id": r.visit.id,
+                    "b_version": r.visit.version,
+                    "b_delay": round(r.delay_seconds, 3),
+                    "b_attempts": r.attempts,
+                    "b_crashes": r.crashes,
+                    "b_progress": r.progress,
+                    "b_status": r.status,
+                    "b_upstream": r.upstream,
+                }
+                for r in returns
+            ],
+        )
+
+
+async def write(session: Session, visit: Visit, **changes: Any) -> bool:
+    """The fenced write of one visit: True where the row still had the visit's version (which then grows)."""
+    fence = (tasks.c.id == visit.id) & (tasks.c.version == visit.version)
+    done = await session.execute(
+        update(tasks).where(fence).values(version=visit.version + 1, updated_at=utc_now(), **changes)
+    )
+    return bool(done.rowcount)
+
+
+_READ = [
+    "id",
+    "task_no",
+    "user_id",
+    "model_name",
+    "task_type",
+    "action",
+    "request",
+    "points_cost",
+    "status",
+    "step",
+    "version",
+    "progress",
+    "attempts",
+    "crashes",
+    "steps",
+    "upstream_task_id",
+    "upstream",
+    "created_at",
+    "deadline_at",
+    "lease_until",
+]
+_ids = tasks.c.id.in_(bindparam("ids", expanding=True))
+
+_DUE = (
+    select(*[tasks.c[name] for name in _READ], utc_now().label("now"))
+    .where(tasks.c.next_run_at <= utc_now(), tasks.c.step.in_(bindparam("steps", expanding=True)))
+    .order_by(tasks.c.next_run_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+# MySQL assigns from left to right and later terms see the new values: what looks at a column stands before it.
+_TAKE = (
+    update(tasks)
+    .where(_ids)
+    .ordered_values(
+        (tasks.c.crashes, tasks.c.crashes + case((tasks.c.lease_until.is_not(None), 1), else_=0)),
+        (tasks.c.updated_at, case((tasks.c.status == "created", utc_now()), else_=tasks.c.updated_at)),
+        (tasks.c.status, case((tasks.c.status == "created", "queued"), else_=tasks.c.status)),
+        (tasks.c.version, tasks.c.version + 1),
+        (tasks.c.lease_until, utc_after(bindparam("lease"))),
+        (tasks.c.next_run_at, utc_after(bindparam("lease"))),
+    )
+)
+_HELD = select(tasks.c.id, tasks.c.version).where(_ids, tasks.c.lease_until > utc_now()).with_for_update()
+_PROLONG = (
+    update(tasks)
+    .where(_ids)
+    .values(lease_until=utc_after(bindparam("lease")), next_run_at=utc_after(bindparam("lease")))
+)
+_GIVE_BACK = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("b_id"), tasks.c.version == bindparam("b_version"))
+    .ordered_values(
+        (
+            tasks.c.updated_at,
+            case(
+                (
+                    (tasks.c.progress != bindparam("b_progress")) | (tasks.c.status != bindparam("b_status")),
+                    utc_now(),
+                ),
+                else_=tasks.c.updated_at,
+            ),
+        ),
+        (tasks.c.version, tasks.c.version + 1),
+        (tasks.c.next_run_at, utc_after(bindparam("b_delay"))),
+        (tasks.c.lease_until, literal(None)),
+        (tasks.c.attempts, bindparam("b_attempts")),
+        (tasks.c.crashes, bindparam("b_crashes")),
+        (tasks.c.progress, bindparam("b_progress")),
+        (tasks.c.status, bindparam("b_status")),
+        (tasks.c.upstream, bindparam("b_upstream")),
+    )
+)

@@ -1,0 +1,210 @@
+"""What a task does next: pure functions from (visit, what was heard) to a move. No clock, no network, no database.
+
+The tables "answer to a submit" and "answer to a poll" of the README live here, row by row.
+"""
+
+import math
+import random
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.errors import TaskFailure
+from app.see2ai.states import Kind, Verdict
+from app.tasks.claim import Visit
+
+MOST_CRASHES = 3
+MOST_TROUBLES = 3  # tries of a submit that SEE2AI answers with 500, 502 or 503, in all
+MOST_EMPTY_LOOKS = 5  # looks at a success without any result URL
+LEAST_MISSING_LOOKS = 3
+MISSING_SECONDS = 60.0
+ESTIMATE_CEILING = 95
+POLL_STAIRS = (
+    (2.0, 2.0),
+    (5.0, 3.0),
+    (15.0, 5.0),
+    (40.0, 8.0),
+)  # (age of the job below, seconds to the next look)
+SLOWEST_POLL_SECONDS = 10.0
+LONGEST_BACKOFF_SECONDS = 60.0
+LONGEST_POLL_BACKOFF_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The task stays on its step and is looked at again after a delay."""
+
+    delay_seconds: float
+    attempts: int = 0
+    progress: int = 0
+    crashes: int = 0
+    status: str | None = None
+    upstream: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """The task takes another step, at once or after a delay. `changes` are columns of its row.
+
+    `deadline_seconds` gives it a new deadline from now on: hosting has its own.
+    """
+
+    step: str
+    note: str
+    delay_seconds: float = 0.0
+    changes: dict[str, Any] = field(default_factory=dict)
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end that settles: `results` are the stored objects."""
+
+    results: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The end that refunds. `note` is for the operator; an orphan is a job SEE2AI may run unheard."""
+
+    reason: TaskFailure
+    note: str = ""
+    is_orphan: bool = False
+
+
+Move = Later | Onward | Complete | Fail
+
+
+def on_arrival(visit: Visit) -> Move | None:
+    """What can be said before anything is asked: None where the step may go ahead."""
+    if visit.step == "submitting":
+        return Fail(TaskFailure.UPSTREAM_UNCERTAIN, "the visit that was sending never came back", is_orphan=True)
+    if visit.crashes >= MOST_CRASHES:
+        return Fail(TaskFailure.INTERNAL, f"{visit.crashes} visits to step {visit.step} never came back")
+    if visit.step in {"prepare", "submit"} and visit.seconds_left() <= 0:
+        return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, visit.upstream.get("note") or "the deadline passed unsent")
+    return None
+
+
+def after_submit(visit: Visit, verdict: Verdict) -> Move:
+    """The table "answer to a submit"."""
+    match verdict.kind:
+        case Kind.ACCEPTED:
+            changes = {"status": "processing", "upstream_task_id": verdict.task_id, "upstream": {"looks": 0}}
+            return Onward("poll", f"accepted as {verdict.task_id}", POLL_STAIRS[0][1], changes)
+        case Kind.REFUSED:
+            return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
+        case Kind.GAVE_UP:
+            return Fail(TaskFailure.TIMED_OUT, verdict.note)
+        case Kind.NOT_SENT | Kind.BUSY | Kind.OPERATOR:
+            return _send_again(visit, verdict, visit.upstream)
+        case Kind.TROUBLE:
+            troubles = visit.upstream.get("troubles", 0) + 1
+            if troubles >= MOST_TROUBLES:
+                return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.note)
+            return _send_again(visit, verdict, visit.upstream | {"troubles": troubles})
+    return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.note, is_orphan=True)
+
+
+def _send_again(visit: Visit, verdict: Verdict, upstream: dict[str, Any]) -> Move:
+    """Back from the intent to `submit`: SEE2AI has certainly not taken the job."""
+    delay = verdict.retry_after_seconds or backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS)
+    changes = {"attempts": visit.attempts + 1, "upstream": upstream | {"note": verdict.note[:500]}}
+    return Onward("submit", verdict.note, within(delay, visit.seconds_left()), changes)
+
+
+def after_poll(visit: Visit, verdict: Verdict, now: datetime) -> Move:
+    """The table "answer to a poll". `now` dates the first of several 404s."""
+    if verdict.kind is Kind.FAILED:
+        return Fail(TaskFailure.UPSTREAM_FAILED, verdict.note)
+    if verdict.kind is Kind.DONE and verdict.urls:
+        upstream = visit.upstream | {"urls": list(verdict.urls)}
+        return Onward("host", "SEE2AI is done", changes={"upstream": upstream, "attempts": 0})
+    move = _look_again(visit, verdict, now)
+    if isinstance(move, Later) and visit.seconds_left() <= 0:
+        return Fail(TaskFailure.TIMED_OUT, verdict.note or "still running at the deadline")
+    return move
+
+
+def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
+    upstream, left = visit.upstream, visit.seconds_left()
+    again = backoff_seconds(visit.attempts, LONGEST_POLL_BACKOFF_SECONDS)
+    match verdict.kind:
+        case Kind.RUNNING:
+            return _still_running(visit, verdict)
+        case Kind.DONE:
+            empty = upstream.get("empty", 0) + 1
+            if empty >= MOST_EMPTY_LOOKS:
+                return Fail(TaskFailure.RESULT_LOST, "success without any result URL")
+            return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream | {"empty": empty})
+        case Kind.MISSING:
+            since = upstream.get("missing_since") or now.isoformat()
+            missing = upstream.get("missing", 0) + 1
+            gone_seconds = (now - datetime.fromisoformat(since)).total_seconds()
+            if missing >= LEAST_MISSING_LOOKS and gone_seconds >= MISSING_SECONDS:
+                return Fail(TaskFailure.UPSTREAM_FAILED, f"SEE2AI has not known the task for {gone_seconds:.0f} s")
+            upstream = upstream | {"missing": missing, "missing_since": since}
+            return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream)
+        case Kind.BUSY | Kind.OPERATOR if verdict.retry_after_seconds:
+            again = verdict.retry_after_seconds
+    return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=_without_404s(upstream))
+
+
+def _still_running(visit: Visit, verdict: Verdict) -> Later:
+    looks = visit.upstream.get("looks", 0) + 1
+    return Later(
+        within(poll_delay_seconds(visit.age_seconds()), visit.seconds_left()),
+        progress=max(visit.progress, min(verdict.progress or 0, ESTIMATE_CEILING + 4)),
+        upstream=_without_404s(visit.upstream) | {"looks": looks, "told": verdict.progress is not None},
+    )
+
+
+def _without_404s(upstream: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in upstream.items() if not key.startswith("missing")}
+
+
+def after_host_fault(visit: Visit, note: str, *, is_our_storage: bool) -> Move:
+    """A result could not be fetched, read or stored: one fresh look at SEE2AI, then backoff, then the refund."""
+    if visit.seconds_left() <= 0:
+        return Fail(TaskFailure.RESULT_LOST, note)
+    delay = within(backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS), visit.seconds_left())
+    upstream = visit.upstream | {"note": note[:500]}
+    if is_our_storage or visit.upstream.get("relooked"):
+        return Later(delay, visit.attempts + 1, visit.progress, upstream=upstream)
+    return Onward("poll", f"fresh look: {note}", changes={"upstream": upstream | {"relooked": True}})
+
+
+def after_fault(visit: Visit, note: str) -> Move:
+    """A handler of ours raised: another visit, until the third."""
+    if visit.crashes + 1 >= MOST_CRASHES:
+        return Fail(TaskFailure.INTERNAL, note)
+    return Later(
+        within(backoff_seconds(visit.crashes, LONGEST_BACKOFF_SECONDS), visit.seconds_left()),
+        visit.attempts,
+        visit.progress,
+        crashes=visit.crashes + 1,
+        upstream=visit.upstream,
+    )
+
+
+def poll_delay_seconds(age_seconds: float) -> float:
+    """2, 3, 5, 8, then 10 seconds, jittered, by the age of the task."""
+    for below, delay in POLL_STAIRS:
+        if age_seconds < below:
+            return delay * random.uniform(0.85, 1.15)  # noqa: S311
+    return SLOWEST_POLL_SECONDS * random.uniform(0.85, 1.15)  # noqa: S311
+
+
+def backoff_seconds(attempts: int, longest: float) -> float:
+    """1, 2, 4, … seconds, at most `longest`, of which a random half."""
+    return min(2.0 ** min(attempts, 10), longest) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def within(delay_seconds: float, seconds_left: float) -> float:
+    """A delay that does not sleep past the deadline, where one last visit is due."""
+    return max(min(delay_seconds, seconds_left + 0.01), 0.0)
+
+
+def estimate_progress(age_seconds: float, usual_seconds: float) -> int:
+    """A guess from the usual time: half of it is about 60 %, and it never reaches the ceiling."""
+    return min(int(ESTIMATE_CEILING * (1 - math.exp(-2 * max(age_seconds, 0) / usual_seconds))), ESTIMATE_CEILING)

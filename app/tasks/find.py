@@ -1,0 +1,97 @@
+"""Reads tasks. Every query carries the caller's user id: another's task is not found, with the same words."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, bindparam, func, select
+
+from app.database import Sessions, containing
+from app.errors import NotFound
+from app.tables import tasks
+
+LONGEST_TASK_NO = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a list is narrowed to; None means any. Times are aware, `end` is inclusive to its second."""
+
+    task_type: str | None = None
+    status: str | None = None
+    model_name: str | None = None
+    keyword: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+async def get_task(sessions: Sessions, user_id: int, task_no: str) -> dict[str, Any]:
+    """The row callers may see a view of; NotFound where it is not this user's."""
+    if len(task_no) <= LONGEST_TASK_NO:
+        async with sessions.read() as session:
+            row = (await session.execute(_ONE, {"task_no": task_no, "user": user_id})).one_or_none()
+        if row is not None:
+            return dict(row._mapping)
+    raise NotFound("任务不存在")
+
+
+async def list_tasks(
+    sessions: Sessions, user_id: int, filters: Filters, *, page: int, size: int
+) -> tuple[list[dict[str, Any]], int]:
+    """One page, newest first, and the total number."""
+    wanted = _conditions(user_id, filters)
+    newest = select(*_VISIBLE).where(*wanted).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    async with sessions.read() as session:
+        total = int(await session.scalar(select(func.count()).select_from(tasks).where(*wanted)) or 0)
+        rows = await session.execute(newest.limit(size).offset((page - 1) * size))
+        return [dict(row._mapping) for row in rows], total
+
+
+def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = [tasks.c.user_id == user_id]
+    if filters.task_type:
+        wanted.append(tasks.c.task_type == filters.task_type)
+    if filters.status:
+        wanted.append(tasks.c.status == filters.status)
+    if filters.model_name:
+        wanted.append(tasks.c.model_name == filters.model_name)
+    if filters.keyword:
+        pattern, escape = containing(filters.keyword)
+        wanted.append(tasks.c.prompt.like(pattern, escape=escape))
+    if filters.start:
+        wanted.append(tasks.c.created_at >= filters.start)
+    if filters.end:
+        wanted.append(tasks.c.created_at <= filters.end)
+    return wanted
+
+
+async def get_task_for_operator(sessions: Sessions, task_no: str) -> dict[str, Any]:
+    """The whole row with its steps, for `gateway tasks show`. Never for callers."""
+    async with sessions.read() as session:
+        row = (await session.execute(select(tasks).where(tasks.c.task_no == task_no))).one_or_none()
+    if row is None:
+        raise NotFound("任务不存在")
+    return dict(row._mapping)
+
+
+_VISIBLE = [
+    tasks.c[name]
+    for name in [
+        "task_no",
+        "model_name",
+        "status",
+        "task_type",
+        "progress",
+        "prompt",
+        "image_url",
+        "params",
+        "results",
+        "points_cost",
+        "created_at",
+        "updated_at",
+        "completed_at",
+        "error_code",
+        "error_message",
+    ]
+]
+_ONE = select(*_VISIBLE).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))

@@ -1,0 +1,60 @@
+"""Brings SEE2AI's results home: fetched through the guarded egress, recognised by their bytes, stored under fixed keys.
+
+Repeating is harmless: the keys depend on the task alone. Nothing is trusted of what the other side says about itself.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.egress import EgressError
+from app.faults import fault_point
+from app.media import MediaError, inspect_image, make_thumbnail
+from app.runtime import Runtime
+from app.storage import StorageError
+from app.tasks.claim import Visit
+from app.tasks.decide import Complete, Move, after_host_fault
+
+log = structlog.get_logger()
+
+LARGEST_PICTURE_BYTES = 50_000_000
+DOWNLOAD_SECONDS = 120.0
+
+
+async def host_results(runtime: Runtime, visit: Visit) -> Move:
+    """One try at all results of the task: Complete, or what follows from the first fault."""
+    try:
+        results = [await _host(runtime, visit, place, url) for place, url in enumerate(visit.upstream["urls"], 1)]
+    except StorageError as error:
+        log.warning("storage_fault", task_no=visit.task_no, error=str(error))
+        return after_host_fault(visit, f"storage: {error}", is_our_storage=True)
+    except (EgressError, MediaError) as error:
+        log.warning("result_fault", task_no=visit.task_no, error=str(error))
+        return after_host_fault(visit, f"result: {error}", is_our_storage=False)
+    return Complete(results)
+
+
+async def _host(runtime: Runtime, visit: Visit, place: int, url: str) -> dict[str, Any]:
+    fault_point("host.before")
+    key = f"results/{visit.created_at:%Y/%m}/{visit.task_no}-{place}"
+    with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
+        path = Path(directory) / "result"
+        fetched = await runtime.egress.download(
+            url, path, max_bytes=LARGEST_PICTURE_BYTES, timeout_seconds=DOWNLOAD_SECONDS
+        )
+        fault_point("host.after_download")
+        picture = await inspect_image(path)
+        thumbnail = await make_thumbnail(path)
+        await runtime.store.put_file(f"{key}.{picture.ext}", path, picture.mime)
+        await runtime.store.put(f"{key}-thumb.jpg", thumbnail, "image/jpeg")
+        fault_point("host.after_upload")
+    return {
+        "key": f"{key}.{picture.ext}",
+        "thumbnailKey": f"{key}-thumb.jpg",
+        "type": picture.mime,
+        "width": picture.width,
+        "height": picture.height,
+        "bytes": fetched.size_bytes,
+    }

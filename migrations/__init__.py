@@ -1,0 +1,1 @@
+"""Alembic migrations: tables one topic a file, models and prices through `seeding`."""

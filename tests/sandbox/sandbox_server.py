@@ -1,0 +1,69 @@
+"""A sandbox over a real socket: uvicorn in a thread, on a port of its own."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from app.sandbox import create_sandbox
+
+KEY = "sk-sandbox-test"
+ACTION = "/api/v1/actions/see2ai_image_generation_fast_v1"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running sandbox, and the few calls that nearly every test makes."""
+
+    origin: str
+    client: httpx.Client
+
+    def submit(self, prompt: str, **fields: Any) -> httpx.Response:
+        return self.client.post(f"{ACTION}/async", json={"prompt": prompt, "aspect_ratio": "1:1"} | fields)
+
+    def poll(self, task_id: str) -> httpx.Response:
+        return self.client.get(f"{ACTION}/status/{task_id}")
+
+    def finish(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """Submits, and polls until an end; the last answer."""
+        task_id = self.submit(prompt, **fields).raise_for_status().json()["task_id"]
+        for _ in range(200):
+            answer = self.poll(task_id)
+            if answer.status_code == 200 and answer.json()["state"].lower() not in {"pending", "running"}:
+                return answer.json()
+            time.sleep(0.02)
+        raise AssertionError("the job did not end")
+
+    def fetch(self, url: str) -> httpx.Response:
+        """The picture as a stranger fetches it: without the key."""
+        return httpx.get(url, timeout=5)
+
+    def journal(self, **query: str) -> list[dict[str, Any]]:
+        return self.client.get("/journal", params=query).json()
+
+    def control(self, *rules: dict[str, Any]) -> None:
+        self.client.post("/control", json=list(rules)).raise_for_status()
+
+
+@contextlib.contextmanager
+def serve(loop: str = "auto", http: str = "auto", **settings: Any) -> Iterator[Server]:
+    app = create_sandbox(**{"api_key": KEY, "seconds_scale": 0.05} | settings)
+    config = uvicorn.Config(
+        app, port=0, log_level="critical", loop=loop, http=http, timeout_graceful_shutdown=0, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    origin = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=origin, headers={"authorization": f"Bearer {KEY}"}, timeout=5) as client:
+        yield Server(origin, client)
+    server.should_exit = True
+    thread.join(5)

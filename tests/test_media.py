@@ -1,0 +1,203 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app import media
+from app.media import MediaError, Picture, inspect_image, make_thumbnail, read_size
+
+SIZE = (300, 200)
+UPRIGHT_ALREADY, ON_ITS_SIDE = 1, 6
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def draw(kind: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: object) -> bytes:
+    """Noise, because noise has many bytes to cut away."""
+    file = io.BytesIO()
+    Image.effect_noise(size, 80).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[media.ORIENTATION_TAG] = orientation
+    return exif.tobytes()
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A tiny file whose header promises a huge picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+KINDS = [
+    ("JPEG", "RGB", {}, Picture("image/jpeg", "jpg", *SIZE)),
+    ("JPEG", "CMYK", {"progressive": True}, Picture("image/jpeg", "jpg", *SIZE)),
+    ("PNG", "RGBA", {}, Picture("image/png", "png", *SIZE)),
+    ("PNG", "1", {}, Picture("image/png", "png", *SIZE)),
+    ("GIF", "P", {}, Picture("image/gif", "gif", *SIZE)),
+    ("WEBP", "RGB", {}, Picture("image/webp", "webp", *SIZE)),
+    ("WEBP", "RGB", {"lossless": True}, Picture("image/webp", "webp", *SIZE)),
+    ("WEBP", "RGB", {"exif": turned(UPRIGHT_ALREADY)}, Picture("image/webp", "webp", *SIZE)),
+]
+each_kind = pytest.mark.parametrize(("kind", "mode", "options", "picture"), KINDS)
+
+
+@pytest.mark.anyio
+@each_kind
+async def test_a_picture_is_known_by_its_bytes(
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: Picture
+) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(draw(kind, mode=mode, **options))
+    assert await inspect_image(path) == picture
+
+
+@pytest.mark.anyio
+@each_kind
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
+async def test_a_truncated_picture_fails(
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: Picture, kept: float
+) -> None:
+    whole = draw(kind, mode=mode, **options)
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(MediaError):
+        await inspect_image(path)
+
+
+@each_kind
+def test_the_size_is_read_from_the_first_bytes(
+    kind: str, mode: str, options: dict[str, object], picture: Picture
+) -> None:
+    assert read_size(draw(kind, mode=mode, **options)[:4096]) == SIZE
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>404</html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"\xff\xd8\xff"],
+)
+async def test_what_is_no_picture_fails(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(MediaError):
+        await inspect_image(path)
+    with pytest.raises(MediaError):
+        await make_thumbnail(path)
+    assert read_size(content) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "ICO", "PPM"])
+async def test_other_kinds_are_not_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(draw(kind))
+    with pytest.raises(MediaError):
+        await inspect_image(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [(8001, 8000), (12_000, 12_000), (60_000, 60_000)])
+async def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_claiming(*size))
+    with pytest.raises(MediaError, match=r"too large|Decompression"):
+        await inspect_image(path)
+    with pytest.raises(MediaError, match=r"too large|Decompression"):
+        await make_thumbnail(path)
+
+
+@pytest.mark.anyio
+async def test_a_flipped_bit_in_a_png_fails(tmp_path: Path) -> None:
+    damaged = bytearray(draw("PNG"))
+    damaged[len(damaged) // 2] ^= 1
+    path = tmp_path / "damaged.png"
+    path.write_bytes(damaged)
+    with pytest.raises(MediaError):
+        await inspect_image(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+async def test_the_orientation_counts(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "phone"
+    path.write_bytes(draw(kind, exif=turned(ON_ITS_SIDE)))
+    picture = await inspect_image(path)
+    assert (picture.width, picture.height) == (200, 300)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_orientation_counts_in_the_first_bytes(kind: str) -> None:
+    assert read_size(draw(kind, exif=turned(ON_ITS_SIDE))[:4096]) == (200, 300)
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+async def test_broken_exif_spoils_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(draw("JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
+    assert (await inspect_image(path)).width == 300
+    assert await make_thumbnail(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("orientation", range(1, 9))
+async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> None:
+    """The corner that is red on screen must be red in the thumbnail: PIL's own transposition is the judge."""
+    picture = Image.new("RGB", (1200, 800), "blue")
+    picture.paste("red", (0, 0, 600, 400))
+    path = tmp_path / "phone.png"
+    picture.save(path, exif=turned(orientation))
+    with Image.open(path) as stored:
+        from PIL import ImageOps
+
+        wanted = ImageOps.exif_transpose(stored)
+    thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
+    assert thumbnail.format == "JPEG"
+    assert thumbnail.size == tuple(round(edge * 512 / 1200) for edge in wanted.size)
+    for x in (0.25, 0.75):
+        for y in (0.25, 0.75):
+            shown = thumbnail.getpixel((int(thumbnail.width * x), int(thumbnail.height * y)))
+            meant = wanted.getpixel((int(wanted.width * x), int(wanted.height * y)))
+            assert isinstance(shown, tuple)
+            assert isinstance(meant, tuple)
+            assert all(abs(a - b) < 12 for a, b in zip(shown, meant, strict=True))
+    assert not thumbnail.getexif()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+async def test_what_shows_through_becomes_white(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "clear"
+    Image.new("RGBA", (900, 600), (0, 0, 0, 0)).save(path, kind)
+    thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
+    assert thumbnail.size == (512, 341)
+    assert thumbnail.getpixel((100, 100)) == (255, 255, 255)
+
+
+@pytest.mark.anyio
+async def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "grey.png"
+    Image.new("I;16", (64, 64), 32768).save(path)
+    thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
+    assert thumbnail.getpixel((5, 5)) == (128, 128, 128)
+
+
+@pytest.mark.anyio
+async def test_a_small_picture_is_not_blown_up(tmp_path: Path) -> None:
+    path = tmp_path / "small.png"
+    path.write_bytes(draw("PNG", (40, 30)))
+    assert Image.open(io.BytesIO(await make_thumbnail(path))).size == (40, 30)

@@ -1,0 +1,1 @@
+"""The worker: ARQ hears the bell, the stepper does the work."""

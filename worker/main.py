@@ -1,0 +1,127 @@
+"""The worker process: ARQ for the bell, the stepper for the work, a supervisor so that Redis may come and go.
+
+`gateway worker` runs `run_worker`. `arq worker.main.WorkerSettings` works as well; there a Redis outage ends the
+process, as ARQ has it, and whatever supervises processes must start it again.
+"""
+
+import asyncio
+import contextlib
+import signal
+from typing import Any
+
+import arq.worker
+import structlog
+from arq.connections import RedisSettings
+from redis.exceptions import RedisError
+
+from app.logs import set_up_logs
+from app.metrics import serve_metrics
+from app.queue import QUEUE, pack, unpack
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings, load_settings
+from worker.jobs import wake_stepper
+from worker.stepper import Stepper
+
+log = structlog.get_logger()
+
+HEALTH_SECONDS = 15
+LOOK_SECONDS = 0.1  # how often ARQ looks for a bell
+RESTART_SECONDS = 1.0
+
+
+async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
+    """Works until `stop` is set, then winds down. Redis may be away from the start."""
+    stepper = Stepper(runtime)
+    bell = asyncio.create_task(_listen(runtime, stepper))
+    work = asyncio.create_task(stepper.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stepper.stop()
+        await work
+    finally:
+        for task in (bell, stopped):
+            task.cancel()
+        await asyncio.wait([bell, stopped])
+
+
+async def _listen(runtime: Runtime, stepper: Stepper) -> None:
+    """ARQ's loop ends with the first hiccup of Redis: it is started again for as long as the stepper works."""
+    # ARQ logs Redis' INFO at every start; the embedded Redis has none, and it tells an operator nothing new.
+    setattr(arq.worker, "log_redis_info", _say_nothing)  # noqa: B010
+    while True:
+        worker = arq.worker.Worker(
+            redis_pool=runtime.redis, ctx={"stepper": stepper}, handle_signals=False, **_options()
+        )
+        try:
+            await worker.async_run()
+        except (RedisError, OSError) as error:
+            log.warning("bell_unheard", error=repr(error)[:200])
+        finally:
+            for task in worker.tasks.values():
+                task.cancel()
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _say_nothing(*_: Any) -> None: ...
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "functions": [wake_stepper],
+        "queue_name": QUEUE,
+        "job_serializer": pack,
+        "job_deserializer": unpack,
+        "keep_result": 0,
+        "job_timeout": 5,
+        "max_tries": 1,
+        "poll_delay": LOOK_SECONDS,
+        "health_check_interval": HEALTH_SECONDS,
+        "log_results": False,
+    }
+
+
+async def serve_worker(settings: Settings) -> None:
+    """The whole process of `gateway worker`: until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serve_metrics(settings)
+    async with open_runtime(settings) as runtime:
+        log.info("worker_started", database=settings.database_url, redis=settings.redis_url)
+        await run_worker(runtime, stop)
+    log.info("worker_stopped")
+
+
+# ------------------------------------------------------------------ `arq worker.main.WorkerSettings`
+
+
+async def _start(ctx: dict[str, Any]) -> None:
+    settings = load_settings()
+    set_up_logs(settings)
+    ctx["stack"] = contextlib.AsyncExitStack()
+    runtime = await ctx["stack"].enter_async_context(open_runtime(settings))
+    ctx["stepper"] = Stepper(runtime)
+    ctx["work"] = asyncio.create_task(ctx["stepper"].run())
+
+
+async def _stop(ctx: dict[str, Any]) -> None:
+    ctx["stepper"].stop()
+    await ctx["work"]
+    await ctx["stack"].aclose()
+
+
+def _arq_settings() -> type:
+    """ARQ reads a class' own attributes only, so it is made whole, and only when asked for."""
+    own = {
+        "redis_settings": RedisSettings.from_dsn(load_settings().redis_url),
+        "on_startup": _start,
+        "on_shutdown": _stop,
+    }
+    return type("WorkerSettings", (), _options() | own)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WorkerSettings":
+        return _arq_settings()
+    raise AttributeError(name)

@@ -1,0 +1,213 @@
+"""Claims due tasks in batches, runs their visits side by side, keeps their leases, gives them back in batches.
+
+It lives beside ARQ in the worker process and needs no Redis: the bell only makes it look sooner.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from app import metrics
+from app.errors import Unavailable
+from app.runtime import Runtime
+from app.tasks.advance import Stale, advance, count_stale
+from app.tasks.claim import Return, Visit, claim_due, give_back, keep
+from app.tasks.decide import Fail as FailMove
+from app.tasks.decide import Later, after_fault, backoff_seconds
+from app.tasks.finish import finish_task
+
+log = structlog.get_logger()
+
+IDLE_SECONDS = 1.0  # how often an idle worker looks without a bell
+MOST_IN_A_CLAIM = 100
+GATHER_SECONDS = 0.02  # how long returned rows wait for company
+MOST_IN_A_RETURN = 200
+SEND_GRACE_SECONDS = 65.0  # a submit on its way must be heard out, or the job is paid for and lost
+OTHERS_GRACE_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """A share of the worker's hands: downloads cannot starve polls."""
+
+    steps: tuple[str, ...]
+    slots: int
+    visits: dict[asyncio.Task[None], Visit] = field(default_factory=dict)
+
+    def free(self) -> int:
+        return self.slots - len(self.visits)
+
+
+class Stepper:
+    """One a process. `run` until `stop`; `wake` when the bell rings."""
+
+    def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._runtime = runtime
+        self._idle_seconds = idle_seconds
+        self._lanes = (Lane(("prepare", "submit", "submitting", "poll"), 256), Lane(("host",), 8))
+        self._returns: asyncio.Queue[Return] = asyncio.Queue()
+        self._woken = asyncio.Event()
+        self._is_stopping = False
+        self._one_suspect = asyncio.Lock()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Works until `stop` is called, then lets what is under way come to a safe point."""
+        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._return_rows())]
+        try:
+            await self._claim_until_stopped()
+            await self._wind_down()
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.wait(helpers)
+            await self._return_batch(self._drain())
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        self.wake()
+
+    async def _claim_until_stopped(self) -> None:
+        failures = 0
+        while not self._is_stopping:
+            self._woken.clear()
+            try:
+                claimed = [await self._claim(lane) for lane in self._lanes]
+                failures = 0
+            except Unavailable:
+                failures += 1
+                await asyncio.sleep(backoff_seconds(failures, 5.0))
+                continue
+            except Exception:
+                failures += 1
+                log.exception("claim_failed")
+                await asyncio.sleep(backoff_seconds(failures, 30.0))
+                continue
+            if not any(claimed):
+                with contextlib.suppress(TimeoutError):
+                    wait = self._idle_seconds * random.uniform(0.8, 1.2)  # noqa: S311
+                    await asyncio.wait_for(self._woken.wait(), wait)
+
+    async def _claim(self, lane: Lane) -> bool:
+        """Whether there may be more: a full batch was had and there are hands left."""
+        limit = min(lane.free(), MOST_IN_A_CLAIM)
+        if limit <= 0:
+            return False
+        runtime = self._runtime
+        visits = await claim_due(runtime.sessions, lane.steps, limit, runtime.settings.lease_seconds)
+        for visit in visits:
+            task = asyncio.create_task(self._visit(visit))
+            lane.visits[task] = visit
+            task.add_done_callback(self._forget_in(lane))
+        return len(visits) == limit and lane.free() > 0
+
+    def _forget_in(self, lane: Lane) -> "Callable[[asyncio.Task[None]], None]":
+        def forget(task: asyncio.Task[None]) -> None:
+            was_full = lane.free() == 0
+            lane.visits.pop(task, None)
+            if was_full:
+                self.wake()
+
+        return forget
+
+    async def _visit(self, visit: Visit) -> None:
+        """One visit. A task that was left by a crash goes alone, so that it can take no other one down again."""
+        try:
+            if visit.crashes:
+                async with self._one_suspect:
+                    later = await advance(self._runtime, visit)
+            else:
+                later = await advance(self._runtime, visit)
+            if later is not None:
+                self._give_back(visit, later)
+            elif visit.step == "host":
+                self.wake()
+        except Stale:
+            count_stale(visit)
+        except Unavailable:
+            self._give_back(visit, Later(1.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream))
+        except Exception as error:
+            metrics.VISIT_FAULTS.labels(visit.step).inc()
+            log.exception("visit_failed", task_no=visit.task_no, step=visit.step)
+            await self._after_fault(visit, repr(error))
+
+    async def _after_fault(self, visit: Visit, note: str) -> None:
+        if visit.step == "submitting":
+            return  # sent or not, nobody knows: its lease runs out and it is found again
+        move = after_fault(visit, note)
+        if isinstance(move, Later):
+            self._give_back(visit, move)
+        elif isinstance(move, FailMove):
+            with contextlib.suppress(Unavailable):
+                await finish_task(self._runtime, visit, move, visit.steps)
+
+    def _give_back(self, visit: Visit, later: Later) -> None:
+        self._returns.put_nowait(
+            Return(
+                visit=visit,
+                delay_seconds=later.delay_seconds,
+                attempts=later.attempts,
+                crashes=later.crashes,
+                progress=later.progress,
+                status=later.status or visit.status,
+                upstream=later.upstream,
+            )
+        )
+
+    async def _return_rows(self) -> None:
+        while True:
+            first = await self._returns.get()
+            await asyncio.sleep(GATHER_SECONDS)
+            await self._return_batch([first, *self._drain()])
+
+    def _drain(self) -> list[Return]:
+        batch: list[Return] = []
+        while not self._returns.empty() and len(batch) < MOST_IN_A_RETURN:
+            batch.append(self._returns.get_nowait())
+        return batch
+
+    async def _return_batch(self, batch: list[Return]) -> None:
+        """Until the database took it, or the leases have run out and the rows come back by themselves."""
+        while batch:
+            try:
+                await give_back(self._runtime.sessions, batch)
+                return
+            except Unavailable:
+                await asyncio.sleep(0.5)
+                batch = [one for one in batch if one.visit.is_held()]
+
+    async def _keep_leases(self) -> None:
+        lease_seconds = self._runtime.settings.lease_seconds
+        while True:
+            await asyncio.sleep(lease_seconds / 3)
+            visits = [visit for lane in self._lanes for visit in lane.visits.values() if visit.is_held()]
+            if not visits:
+                continue
+            try:
+                await keep(self._runtime.sessions, visits, lease_seconds)
+            except Exception as error:
+                log.warning("leases_not_kept", tasks=len(visits), error=repr(error)[:200])
+
+    async def _wind_down(self) -> None:
+        """Submits under way are heard out; the rest is given a moment and then given back."""
+        await self._wait_for_visits(OTHERS_GRACE_SECONDS)
+        for lane in self._lanes:
+            for task, visit in list(lane.visits.items()):
+                if visit.step != "submitting":
+                    task.cancel()
+                    self._give_back(
+                        visit, Later(0.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream)
+                    )
+        await self._wait_for_visits(SEND_GRACE_SECONDS)
+
+    async def _wait_for_visits(self, seconds: float) -> None:
+        tasks = [task for lane in self._lanes for task in lane.visits]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
