@@ -231,7 +231,7 @@ async def _told_as_storage_error(doing: str, seconds: float) -> AsyncIterator[No
 
 def _first_words(error: Exception) -> str:
     """What went wrong, without the server's XML behind it, which may repeat an access key."""
-    return str(error).partition("\n")[0].partition("<")[0][:200]
+    return str(error).partition("\n")[0].partition("<")[0][:300]
 
 
 async def _read(found: "GetResult") -> AsyncIterator[bytes]:

@@ -1,5 +1,8 @@
-"""Real services for tests, started as processes of their own: an S3 that checks signatures."""
+"""Real services for tests: MariaDB and Redis of the machine, and an S3 of our own that checks signatures."""
 
+import asyncio
+import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -7,6 +10,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import redis
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 START_SECONDS = 15
 
@@ -37,7 +47,6 @@ def start_s3(directory: Path, *, bucket: str = "results") -> S3Server:
         [
             *(_rclone(), "serve", "s3", str(directory), "--config", ""),
             *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{access_key},{secret_key}"),
-            *("--vfs-cache-mode", "off", "--dir-cache-time", "0s"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -73,3 +82,83 @@ def _wait_for(port: int, server: S3Server) -> None:
             return
     server.stop()
     raise RuntimeError("rclone serve s3 did not start")
+
+
+# ------------------------------------------------------------------ the real world: MariaDB, Redis, S3
+
+MISSING = "the real services are not here"
+MYSQL = os.environ.get("TEST_MYSQL_URL", "mysql+asyncmy://root:@127.0.0.1:3306/")
+REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
+EMPTIED = ("api_keys", "users", "points_ledger", "points_accounts", "tasks", "points_config")
+
+
+@dataclass
+class RealServices:
+    """A database of this run's own, a numbered Redis database, a bucket. `stop` leaves nothing behind."""
+
+    database_url: str
+    redis_url: str
+    s3: S3Server
+    description: str
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "database_url": self.database_url,
+            "redis_url": self.redis_url,
+            "storage_url": f"s3://{self.s3.bucket}/gateway",
+            "storage_endpoint": self.s3.endpoint,
+            "storage_access_key_id": self.s3.access_key,
+            "storage_secret_access_key": self.s3.secret_key,
+        }
+
+    def remember_models(self) -> None:
+        self._run("CREATE TABLE seeded_models AS SELECT * FROM points_config")
+
+    def empty(self) -> None:
+        """TRUNCATE, because the ledger's triggers refuse DELETE."""
+        self._run(
+            "SET FOREIGN_KEY_CHECKS=0",
+            *[f"TRUNCATE TABLE {table}" for table in EMPTIED],
+            "INSERT INTO points_config SELECT * FROM seeded_models",
+        )
+
+    def stop(self) -> None:
+        self.s3.stop()
+        name = self.database_url.rpartition("/")[2]
+        self._run(f"DROP DATABASE `{name}`")
+        redis.Redis.from_url(self.redis_url).flushdb()
+
+    def _run(self, *statements: str) -> None:
+        asyncio.run(run_sql(self.database_url, *statements))
+
+
+def start_real_services(directory: Path) -> RealServices | str:
+    """The services, or in one line why they cannot be had."""
+    name = f"gateway_test_{os.getpid()}_{secrets.token_hex(3)}"
+    redis_url = f"{REDIS}/{1 + os.getpid() % 15}"
+    try:
+        versions = asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4", "SELECT VERSION()"))
+    except (OSError, SQLAlchemyError) as error:
+        return f"MariaDB at {MYSQL}: {type(error).__name__}"
+    try:
+        client = redis.Redis.from_url(redis_url, socket_timeout=3)
+        client.flushdb()
+        redis_version = client.info("server")["redis_version"]
+    except (OSError, redis.RedisError) as error:
+        return f"Redis at {REDIS}: {type(error).__name__}"
+    s3 = start_s3(directory)
+    return RealServices(
+        MYSQL.rstrip("/") + f"/{name}", redis_url, s3, f"{versions} + Redis {redis_version} + S3 over HTTP (rclone)"
+    )
+
+
+async def run_sql(url: str, *statements: str) -> Any:
+    """The first value of the last statement, where it has one."""
+    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as connection:
+            for statement in statements:
+                result = await connection.execute(text(statement))
+            return result.scalar() if result.returns_rows else None
+    finally:
+        await engine.dispose()

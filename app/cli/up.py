@@ -75,7 +75,7 @@ async def _run(runtime: Runtime, servers: list[tuple[QuietServer, socket.socket]
 
 def _server(app: object) -> QuietServer:
     return QuietServer(
-        uvicorn.Config(app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5)  # type: ignore[arg-type]
+        uvicorn.Config(app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=2)  # type: ignore[arg-type]
     )
 
 

@@ -53,7 +53,7 @@ def read_input(body: bytes) -> FastImageInput:
     """The input from a plain body, or from one wrapped once as `{"data": {...}}`. Raises InputError."""
     try:
         parsed = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError([_fault("json_invalid", ["body"], f"JSON decode error: {error}")]) from None
     if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict) and len(parsed) == 1:
         parsed = parsed["data"]

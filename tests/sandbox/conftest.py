@@ -12,11 +12,6 @@ from sandbox_server import Server, serve  # pytest puts a test's own folder on t
 SEEDS = Path(__file__).parents[1] / "seeds"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     with serve() as running:

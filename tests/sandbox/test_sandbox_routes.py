@@ -56,7 +56,7 @@ def test_required_fields(sandbox: Server, missing: str) -> None:
     assert answer.json()["detail"][0] == {"type": "missing", "loc": ["body", missing], "msg": "Field required"}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
 def test_bodies_that_are_no_object(sandbox: Server, body: bytes) -> None:
     answer = sandbox.client.post(f"{ACTION}/async", content=body)
     assert answer.status_code == 422

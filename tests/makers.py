@@ -1,0 +1,78 @@
+"""What tests make again and again: users with points, submits, waits."""
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from app.accounts.credentials import sign_token
+from app.accounts.keys import create_key
+from app.accounts.users import create_user
+from app.points import ledger
+from app.runtime import Runtime
+
+_numbers = itertools.count(1)
+TEXT_MODEL = "sc_soraimg_text_1x1"
+IMAGE_MODEL = "sc_soraimg_img2img_1x1"
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of one test; `headers` carry a JWT, `key_headers` an API key."""
+
+    id: int
+    headers: dict[str, str]
+    key_headers: dict[str, str]
+    token: str
+    api_key: str
+
+
+class Maker:
+    """Acts through the public API, and through the topics where the API has no door."""
+
+    def __init__(self, runtime: Runtime, api: httpx.AsyncClient) -> None:
+        self.runtime = runtime
+        self.api = api
+
+    async def user(self, points: int = 0, **options: Any) -> User:
+        user_id = await create_user(self.runtime.sessions, **options)
+        if points:
+            await ledger.grant(self.runtime.sessions, user_id=user_id, points=points, ref=f"test:{next(_numbers)}")
+        token = sign_token(self.runtime.settings, user_id)
+        api_key = await create_key(self.runtime.sessions, user_id)
+        return User(user_id, {"Authorization": f"Bearer {token}"}, {"X-API-Key": api_key}, token, api_key)
+
+    async def submit(self, user: User, prompt: str = "一只可爱的柴犬", model: str = TEXT_MODEL, **fields: Any) -> Any:
+        """The answer as it came; `.json()["data"]["taskNo"]` of an accepted one."""
+        body = {"modelName": model, "prompt": prompt} | fields
+        return await self.api.post("/user/ai/tasks/submit", json=body, headers=user.headers)
+
+    async def task_no(self, user: User, prompt: str = "一只可爱的柴犬", **fields: Any) -> str:
+        """Submits and must be accepted."""
+        answer = await self.submit(user, prompt, **fields)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["data"]["taskNo"])
+
+    async def task(self, user: User, task_no: str) -> dict[str, Any]:
+        answer = await self.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()["data"])
+
+    async def ended(self, user: User, task_no: str, seconds: float = 30) -> dict[str, Any]:
+        """The task once it has ended; fails the test where it does not."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            task = await self.task(user, task_no)
+            if task["status"] in {"completed", "failed"}:
+                return task
+            await asyncio.sleep(0.03)
+        raise AssertionError(f"still {task['status']} after {seconds} s: {task}")
+
+    async def balance(self, user: User) -> tuple[int, int]:
+        """(balance, held)"""
+        answer = await self.api.get("/user/points/consumption/balance", headers=user.headers)
+        data = answer.json()["data"]
+        return data["balance"], data["held"]
