@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -158,7 +157,7 @@ async def run_sql(url: str, *statements: str) -> Any:
     try:
         async with engine.connect() as connection:
             for statement in statements:
-                result = await connection.execute(text(statement))
+                result = await connection.exec_driver_sql(statement)
             return result.scalar() if result.returns_rows else None
     finally:
         await engine.dispose()

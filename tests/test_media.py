@@ -4,18 +4,13 @@ import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from app import media
 from app.media import MediaError, Picture, inspect_image, make_thumbnail, read_size
 
 SIZE = (300, 200)
 UPRIGHT_ALREADY, ON_ITS_SIDE = 1, 6
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def draw(kind: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: object) -> bytes:
@@ -162,8 +157,6 @@ async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> N
     path = tmp_path / "phone.png"
     picture.save(path, exif=turned(orientation))
     with Image.open(path) as stored:
-        from PIL import ImageOps
-
         wanted = ImageOps.exif_transpose(stored)
     thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
     assert thumbnail.format == "JPEG"

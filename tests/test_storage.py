@@ -8,22 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from services import S3Server, free_port, start_s3
 
 from app import storage
 from app.settings import Settings, load_settings
 from app.storage import ObjectStore, StorageError, StoredObject, open_object_store
+from tests.services import S3Server, free_port, start_s3
 
 pytestmark = pytest.mark.anyio
 FILM_BYTES = 20 * 1024 * 1024
 META = b'ETag: "e"\r\nLast-Modified: Mon, 02 Jan 2006 15:04:05 GMT\r\n'
 BAD_KEYS = ["", "/", "/etc/passwd", "../secret", "a/../b", "a/./b", "a//b", "a/", ".env", "a/.b", "a\\b"]
 BAD_KEYS += ["a b", "图", "a%2e", "a?b", "a#1", "a\n", "a\0", "x" * 600]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture(scope="module")

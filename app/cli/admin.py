@@ -133,7 +133,9 @@ def models_list(json: Json = False) -> None:
         found = await list_models(runtime.sessions, only_enabled=False)
         return [{name: value for name, value in asdict(model).items() if name != "now"} for model in found]
 
-    answer_rows(_run(work), json)
+    rows = _run(work)
+    shown = ("model_name", "points_cost", "task_type", "params", "enabled")
+    answer_rows(rows if json else [{name: row[name] for name in shown} for row in rows], json)
 
 
 @models.command("set")

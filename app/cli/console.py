@@ -49,7 +49,9 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json_module.dumps(rows, ensure_ascii=False, default=str))
         return
-    table = Table(*(rows[0] if rows else ["(none)"]))
+    table = Table(box=None)
+    for name in rows[0] if rows else ["(none)"]:
+        table.add_column(name, no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

@@ -6,12 +6,14 @@ Each statement sees one committed state, so the audit may run while tasks are su
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import bindparam, select, text
 
-from app.database import Sessions
+from app.database import Sessions, utc_after
+from app.tables import tasks
 
 MOST_SHOWN = 20
 LONGEST_SECONDS = 3600.0
+OVERDUE_GRACE_SECONDS = 600.0  # a worker may be down for a while; a task nobody ends must still be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ async def audit(sessions: Sessions) -> list[Violation]:
         for invariant, meaning, statement in CHECKS:
             rows = await session.execute(text(f"{statement} LIMIT {MOST_SHOWN}"))
             found += [Violation(invariant, meaning, _plain(row._mapping)) for row in rows]
+        late = await session.execute(_OVERDUE, {"grace": -OVERDUE_GRACE_SECONDS})
+        found += [Violation("I9", "every task ends within its deadline and a grace", _plain(r._mapping)) for r in late]
     return found
 
 
@@ -132,4 +136,10 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
         "a live task has its next visit",
         "SELECT task_no, status, step FROM tasks WHERE step <> 'done' AND next_run_at IS NULL",
     ),
+)
+
+_OVERDUE = (
+    select(tasks.c.task_no, tasks.c.status, tasks.c.step, tasks.c.deadline_at)
+    .where(tasks.c.step != "done", tasks.c.deadline_at < utc_after(bindparam("grace")))
+    .limit(MOST_SHOWN)
 )

@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.CheckConstraint("role IN ('user', 'admin')", name=op.f("ck_users_role")),
         sa.CheckConstraint("status IN ('active', 'banned')", name=op.f("ck_users_status")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("username", name=op.f("uq_users_username")),
         mariadb_charset="utf8mb4",
         mariadb_engine="InnoDB",

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("last_used_at", UtcTime(), nullable=True),
         sa.Column("revoked_at", UtcTime(), nullable=True),
         sa.Column("created_at", UtcTime(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
+        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest", name=op.f("uq_api_keys_digest")),
         mariadb_charset="utf8mb4",
         mariadb_engine="InnoDB",

@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.CheckConstraint("points_cost >= 0", name=op.f("ck_points_config_points_cost")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_points_config")),
+        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("model_name", name=op.f("uq_points_config_model_name")),
         mariadb_charset="utf8mb4",
         mariadb_engine="InnoDB",

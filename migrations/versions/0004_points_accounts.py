@@ -28,7 +28,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("granted >= 0 AND spent >= 0 AND expired >= 0", name=op.f("ck_points_accounts_totals")),
         sa.CheckConstraint("held >= 0", name=op.f("ck_points_accounts_held")),
-        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_points_accounts")),
+        sa.PrimaryKeyConstraint("user_id"),
         mariadb_charset="utf8mb4",
         mariadb_engine="InnoDB",
         mysql_charset="utf8mb4",

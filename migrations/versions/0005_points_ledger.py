@@ -36,7 +36,7 @@ def upgrade() -> None:
             name=op.f("ck_points_ledger_kind"),
         ),
         sa.CheckConstraint("balance_after >= 0", name=op.f("ck_points_ledger_balance_after")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_points_ledger")),
+        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("ref", name=op.f("uq_points_ledger_ref")),
         sa.UniqueConstraint("task_id", "phase", name=op.f("uq_points_ledger_task_id_phase")),
         sa.UniqueConstraint("user_id", "seq", name=op.f("uq_points_ledger_user_id_seq")),

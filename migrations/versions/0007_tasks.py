@@ -59,7 +59,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("points_cost >= 0", name=op.f("ck_tasks_points_cost")),
         sa.CheckConstraint("progress BETWEEN 0 AND 100", name=op.f("ck_tasks_progress")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
+        sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("action", "upstream_task_id", name=op.f("uq_tasks_action_upstream_task_id")),
         sa.UniqueConstraint("task_no", name=op.f("uq_tasks_task_no")),
         mariadb_charset="utf8mb4",

@@ -1,0 +1,135 @@
+"""Points under contention, repetition and tampering, in both worlds. The fixture audits the books after each test."""
+
+import asyncio
+import random
+
+import pytest
+from conftest import execute
+from sqlalchemy.exc import DBAPIError
+
+from app.database import DuplicateRow
+from app.errors import InsufficientPoints, InvalidParameter
+from app.points import ledger
+from app.points.statement import get_balance
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from app.tasks.submit import Submission, submit_task
+from tests.makers import TEXT_MODEL, Maker
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    answers = await asyncio.gather(
+        *[ledger.grant(runtime.sessions, user_id=user.id, points=100, ref="order-1") for _ in range(20)]
+    )
+    assert sorted(applied for applied, _ in answers) == [False] * 19 + [True]
+    assert await make.balance(user) == (100, 0)
+
+
+async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -> None:
+    first, second = await make.user(), await make.user()
+    assert await ledger.grant(runtime.sessions, user_id=first.id, points=5, ref="r") == (True, 5)
+    assert await ledger.grant(runtime.sessions, user_id=second.id, points=5, ref="r") == (False, 0)
+
+
+@pytest.mark.parametrize("points", [0, -1, 2**53 + 1])
+async def test_a_grant_of_nonsense_is_refused(make: Maker, runtime: Runtime, points: int) -> None:
+    user = await make.user()
+    with pytest.raises(InvalidParameter):
+        await ledger.grant(runtime.sessions, user_id=user.id, points=points, ref="x")
+
+
+@pytest.mark.parametrize("ref", ["", "  ", "x" * 129])
+async def test_a_grant_needs_a_usable_reference(make: Maker, runtime: Runtime, ref: str) -> None:
+    with pytest.raises(InvalidParameter):
+        await ledger.grant(runtime.sessions, user_id=1, points=1, ref=ref)
+
+
+async def test_a_hundred_submits_on_a_balance_for_ten(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=300 + 29)
+
+    async def one() -> bool:
+        try:
+            await submit_task(runtime, user.id, Submission(TEXT_MODEL, "并发"))
+        except InsufficientPoints:
+            return False
+        return True
+
+    taken = await asyncio.gather(*[one() for _ in range(100)])
+    assert sum(taken) == 10
+    assert await make.balance(user) == (29, 300)
+
+
+async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runtime: Runtime, working: None) -> None:
+    users = [await make.user(points=random.randint(0, 200)) for _ in range(4)]
+
+    async def one(number: int) -> None:
+        user = users[number % len(users)]
+        if number % 5 == 0:
+            await ledger.grant(runtime.sessions, user_id=user.id, points=30, ref=f"n{number}")
+        answer = await make.submit(user, "失败 [[sandbox: end failed]]" if number % 3 == 0 else "成功")
+        if answer.status_code == 200:
+            await make.ended(user, answer.json()["data"]["taskNo"], 60)
+
+    await asyncio.gather(*[one(number) for number in range(40)])
+    for user in users:
+        assert (await make.balance(user))[1] == 0
+
+
+async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runtime) -> None:
+    """The database itself forbids the second close of a task and the second opening."""
+    user = await make.user(points=90)
+    row = await submit_task(runtime, user.id, Submission(TEXT_MODEL, "a"))
+    await submit_task(runtime, user.id, Submission(TEXT_MODEL, "b"))  # so that enough is held for a wrong second close
+    money = {"user_id": user.id, "task_id": row["id"], "cost": 30}
+    with pytest.raises(DuplicateRow):
+        async with runtime.sessions.begin() as session:
+            await ledger.refund(session, **money, remark="")
+            await ledger.settle(session, **money)
+    with pytest.raises(DuplicateRow):
+        async with runtime.sessions.begin() as session:
+            await ledger.deduct(session, **money, remark="")
+    with pytest.raises(ledger.BooksDisagree):
+        async with runtime.sessions.begin() as session:
+            await ledger.refund(session, user_id=user.id, task_id=row["id"], cost=61, remark="")
+    assert await make.balance(user) == (30, 60)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE points_ledger SET points = points + 1",
+        "DELETE FROM points_ledger",
+        "UPDATE points_accounts SET available = -1",
+        "UPDATE points_accounts SET available = available + 1",
+        "UPDATE points_accounts SET held = -1, available = available + 1",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, created_at)"
+        " VALUES (1, 99, 'grant', 5, 0, 5, '2026-01-01')",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, phase, task_id, created_at)"
+        " VALUES (1, 99, 'settle', 5, -5, 5, 'close', 7, '2026-01-01')",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, ref, created_at)"
+        " VALUES (1, 99, 'gift', 5, 0, 5, 'r', '2026-01-01')",
+    ],
+)
+async def test_the_database_forbids_what_must_not_be(make: Maker, runtime: Runtime, statement: str) -> None:
+    await make.user(points=10)
+    with pytest.raises((DBAPIError, DuplicateRow)):
+        await execute(runtime, statement)
+
+
+async def test_the_balance_is_seen_at_once_from_another_process(make: Maker, settings: Settings) -> None:
+    user = await make.user(points=100)
+    async with open_runtime(settings) as other:
+        for left in (70, 40, 10):
+            await make.task_no(user)
+            assert (await get_balance(other.sessions, user.id)).available == left
+
+
+async def test_a_free_model_moves_nothing(make: Maker, runtime: Runtime, working: None) -> None:
+    await execute(runtime, "UPDATE points_config SET points_cost = 0")
+    user = await make.user()
+    task = await make.ended(user, await make.task_no(user))
+    assert (task["status"], task["pointsCost"]) == ("completed", 0)
+    assert await make.balance(user) == (0, 0)

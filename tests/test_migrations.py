@@ -1,0 +1,150 @@
+"""Migrations on both databases: up, no drift, down, up again, and as SQL for a DBA."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from services import MISSING, MYSQL, RealServices, run_sql
+from sqlalchemy import create_engine, inspect, text
+
+import migrations
+from app.cli.migrate import migrate
+from app.tables import metadata
+from migrations.versions import __path__ as versions
+
+SEEDED = {
+    "sc_soraimg_text_auto": ("速创生图 文生图-自动比例", 30, "text_to_image", '{"aspectRatio":"auto"}'),
+    "sc_soraimg_text_1x1": ("速创生图 文生图-正方形(1:1)", 30, "text_to_image", '{"aspectRatio":"1:1"}'),
+    "sc_soraimg_text_2x3": ("速创生图 文生图-竖图(2:3)", 30, "text_to_image", '{"aspectRatio":"2:3"}'),
+    "sc_soraimg_text_3x2": ("速创生图 文生图-横图(3:2)", 30, "text_to_image", '{"aspectRatio":"3:2"}'),
+    "sc_soraimg_img2img_auto": ("速创生图 图生图-自动比例", 35, "image_to_image", '{"aspectRatio":"auto"}'),
+    "sc_soraimg_img2img_1x1": ("速创生图 图生图-正方形(1:1)", 35, "image_to_image", '{"aspectRatio":"1:1"}'),
+    "sc_soraimg_img2img_2x3": ("速创生图 图生图-竖图(2:3)", 35, "image_to_image", '{"aspectRatio":"2:3"}'),
+    "sc_soraimg_img2img_3x2": ("速创生图 图生图-横图(3:2)", 35, "image_to_image", '{"aspectRatio":"3:2"}'),
+}
+ROWS = "SELECT model_name, description, points_cost, task_type, params FROM points_config ORDER BY sort"
+
+
+def config_of(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["database_url"] = url
+    return config
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'm.db'}"
+        return
+    services: RealServices | None = request.getfixturevalue("real_services")
+    if services is None:
+        pytest.skip(MISSING)
+    name = f"{services.database_url.rpartition('/')[2]}_m"
+    asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))
+    yield MYSQL.rstrip("/") + f"/{name}"
+    asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))
+
+
+def count(url: str, query: str) -> int:
+    return int(asyncio.run(run_sql(url, query)) or 0)
+
+
+def test_up_without_drift_down_and_up_again(url: str) -> None:
+    config = config_of(url)
+    command.upgrade(config, "head")
+    command.check(config)  # raises where tables.py and the migrations disagree
+    assert count(url, "SELECT COUNT(*) FROM points_config") == len(SEEDED)
+    command.downgrade(config, "base")
+    command.upgrade(config, "head")
+    command.check(config)
+
+
+def test_each_step_down_undoes_exactly_its_step_up(url: str) -> None:
+    config = config_of(url)
+    command.upgrade(config, "head")
+    steps = len(list(Path(versions[0]).glob("0*.py")))
+    for _ in range(steps):
+        command.downgrade(config, "-1")
+        command.upgrade(config, "+1")
+        command.downgrade(config, "-1")
+
+
+def test_the_eight_models_are_seeded_as_the_guide_lists_them(tmp_path: Path) -> None:
+    migrate(f"sqlite+aiosqlite:///{tmp_path / 'm.db'}")
+    rows = sqlite3.connect(tmp_path / "m.db").execute(ROWS).fetchall()
+    assert {row[0]: row[1:] for row in rows} == SEEDED
+    assert [row[0] for row in rows] == list(SEEDED)
+
+
+def test_offline_sql_can_be_run_by_a_dba(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `--sql` prints for an empty database builds the same database, with the models in it."""
+    migrate(url, sql=True)
+    script = capsys.readouterr().out
+    assert script.count("INSERT INTO points_config") == len(SEEDED)
+    if url.startswith("sqlite"):
+        database = url.removeprefix("sqlite+aiosqlite:///")
+        connection = sqlite3.connect(database)
+        connection.executescript(script)
+        connection.close()
+    else:
+        statements = [part.strip() for part in re.split(r";\s*\n", re.sub(r"^--.*$", "", script, flags=re.MULTILINE))]
+        asyncio.run(run_sql(url, *[statement for statement in statements if statement]))
+    command.check(config_of(url))
+    assert count(url, "SELECT SUM(points_cost) FROM points_config") == 4 * 30 + 4 * 35
+
+
+def test_seeding_again_changes_nothing_and_repricing_changes_one(tmp_path: Path) -> None:
+    """The helper is an upsert: `created_at` stays, nothing is doubled."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    from migrations import seeding
+
+    migrate(f"sqlite+aiosqlite:///{tmp_path / 'm.db'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'm.db'}")
+    row = {
+        "model_name": "sc_soraimg_text_1x1",
+        "description": "新",
+        "points_cost": 31,
+        "task_type": "text_to_image",
+        "action": "see2ai_image_generation_fast_v1",
+    }
+    with engine.begin() as connection:
+        before = connection.execute(text("SELECT id, created_at FROM points_config WHERE sort = 20")).one()
+        with Operations.context(MigrationContext.configure(connection)):
+            seeding.upsert_models([row | {"params": {"aspectRatio": "1:1"}}])
+            seeding.reprice_model("sc_soraimg_text_2x3", 40)
+            seeding.disable_model("sc_soraimg_text_3x2")
+            with pytest.raises(Exception, match=r"params\.aspectRatio"):
+                seeding.upsert_models([row | {"params": {"aspectRatio": "7:5"}}])
+            with pytest.raises(ValueError, match="negative"):
+                seeding.reprice_model("sc_soraimg_text_2x3", -1)
+        after = connection.execute(
+            text("SELECT id, created_at, points_cost FROM points_config WHERE model_name = 'sc_soraimg_text_1x1'")
+        ).one()
+        assert tuple(after) == (*before, 31)
+        prices = dict(connection.execute(text("SELECT model_name, points_cost FROM points_config")).all())
+        assert prices["sc_soraimg_text_2x3"] == 40
+        assert len(prices) == len(SEEDED)
+        off = connection.execute(text("SELECT model_name FROM points_config WHERE enabled = 0")).scalars().all()
+        assert off == ["sc_soraimg_text_3x2"]
+
+
+def test_the_floor_plan_names_what_the_database_has(tmp_path: Path) -> None:
+    """CHECKs and triggers are not compared by Alembic: here they are."""
+    migrate(f"sqlite+aiosqlite:///{tmp_path / 'm.db'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'm.db'}")
+    found = inspect(engine)
+    for table in metadata.sorted_tables:
+        planned = {str(c.name) for c in table.constraints if c.__class__.__name__ == "CheckConstraint"}
+        built = {str(c["name"]) for c in found.get_check_constraints(table.name)}
+        assert planned == built, table.name
+    with engine.connect() as connection:
+        triggers = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars())
+    assert triggers == {"points_ledger_no_update", "points_ledger_no_delete"}
