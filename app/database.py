@@ -260,11 +260,16 @@ def insert_if_absent(dialect_name: str, table: Table, key: str) -> Insert:
 
 
 def insert_or_change(dialect_name: str, table: Table, key: str, values: dict[str, Any], kept: frozenset[str]) -> Insert:
-    """INSERT of one row that overwrites an existing one of the same `key`, but for the columns in `kept`."""
-    changed = {name: value for name, value in values.items() if name not in kept and name != key}
+    """INSERT of one row that overwrites an existing one of the same `key`, but for the columns in `kept`.
+
+    The new values are named, not repeated: Alembic's offline mode writes literals only into the first list.
+    """
+    changed = [name for name in values if name not in kept and name != key]
     if dialect_name == "sqlite":
-        return sqlite.insert(table).values(**values).on_conflict_do_update(index_elements=[key], set_=changed)
-    return mysql.insert(table).values(**values).on_duplicate_key_update(changed)
+        lite = sqlite.insert(table).values(**values)
+        return lite.on_conflict_do_update(index_elements=[key], set_={name: lite.excluded[name] for name in changed})
+    insert = mysql.insert(table).values(**values)
+    return insert.on_duplicate_key_update({name: insert.inserted[name] for name in changed})
 
 
 def containing(text: str) -> tuple[str, str]:

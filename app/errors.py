@@ -7,7 +7,7 @@
     ├── Forbidden                                        403
     ├── NotFound · MethodNotAllowed                      404 405
     ├── PayloadTooLarge · UnsupportedMedia               413 415
-    ├── RateLimited                                      429
+    ├── RateLimited · TooManyTasks                       429
     ├── Internal                                         500
     └── Unavailable                                      503
 
@@ -99,6 +99,14 @@ class RateLimited(GatewayError):
     status = 429
     error_code = "RATE_LIMITED"
     text = "请求过于频繁，请稍后再试"
+
+
+class TooManyTasks(GatewayError):
+    status = 429
+    error_code = "TOO_MANY_TASKS"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"进行中的任务过多，最多 {most} 个，请等待任务完成", retry_after_seconds=5)
 
 
 class Internal(GatewayError):

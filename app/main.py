@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.api import files, health, points, tasks
 from app.api.errors import install_error_handlers
 from app.api.limits import Limits
-from app.api.middleware import RequestId
+from app.api.middleware import BodyLimit, Net, RequestId
 from app.api.wire import ErrorData, JsonAnswer
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
@@ -37,13 +37,15 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         title="1818ai 积分网关",
         version="0.1.0",
         lifespan=lifespan,
-        max_body_size=LARGEST_BODY_BYTES,
+        redirect_slashes=False,  # a redirect would be an answer without the envelope
         default_response_class=JsonAnswer,
-        responses={code: {"model": ErrorData} for code in (400, 401, 402, 403, 404, 413, 429, 500, 503)},
+        responses={code: {"model": ErrorData} for code in (400, 401, 402, 403, 404, 413, 415, 429, 500, 503)},
     )
     for room in (tasks, points, health, files):
         app.include_router(room.router)
     install_error_handlers(app)
+    app.add_middleware(Net)
+    app.add_middleware(BodyLimit, most_bytes=LARGEST_BODY_BYTES)
     if settings.cors_allowed:
         app.add_middleware(
             CORSMiddleware,

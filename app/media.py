@@ -85,8 +85,6 @@ def _inspect(path: Path) -> Picture:
             mime, ext = KINDS[image.format or ""]
             _require_size(image)
             width, height = _shown_size(image)
-            image.verify()  # checksums; the picture cannot be used afterwards
-        with Image.open(path, formats=READERS) as image:
             image.draft(None, (1, 1))  # a JPEG then decodes to an eighth of its size: all is read, less is held
             image.load()
     except MediaError:
@@ -142,7 +140,7 @@ def _orientation(image: Image.Image) -> int:
         value = exif.get(ORIENTATION_TAG)
     except Exception:
         return 1
-    return value if isinstance(value, int) and value in TURNS else 1
+    return value if isinstance(value, int) else 1
 
 
 def _in_full_colour(image: Image.Image) -> Image.Image:

@@ -128,7 +128,7 @@ class ObjectStore:
         meta = await self._head(key)
         if meta is None:
             return None
-        start, end = min(start, meta["size"]), min(meta["size"] if end is None else end, meta["size"])
+        end = meta["size"] if end is None else min(end, meta["size"])
         if start >= end:
             return StoredObject(meta["size"], start, start, _nothing())
         return await self._open_range(key, (start, end))

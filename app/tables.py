@@ -244,6 +244,7 @@ tasks = Table(
     UniqueConstraint("action", "upstream_task_id"),
     Index("ix_tasks_due", "next_run_at"),
     Index("ix_tasks_newest", "user_id", "created_at"),
+    Index("ix_tasks_live", "user_id", "completed_at"),  # how many of a user's tasks run: completed_at is NULL
     CheckConstraint("status IN ('created', 'queued', 'processing', 'completed', 'failed')", name="status"),
     CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'host', 'done')", name="step"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),

@@ -123,6 +123,22 @@ def test_a_crooked_address_is_refused(url: str) -> None:
     assert len(problem) < 30
 
 
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("ftp://example.com/", "必须是 http 或 https 地址"),
+        ("http://u:p@example.com/", "不能包含用户名或密码"),
+        ("http://example.com:8080/", "端口只能是 80 或 443"),
+        ("http://127.0.0.1/", "不能指向内网地址"),
+        ("http://a b/", "含有空格或非法字符"),
+        ("http://a..b/", "主机名或端口无效"),
+        ("http://example.com/" + "a" * 2048, "不能超过 2048 个字符"),
+    ],
+)
+def test_the_caller_is_told_what_is_wrong(url: str, problem: str) -> None:
+    assert check_url_form(url) == problem
+
+
 @pytest.mark.parametrize("host", PRIVATE_HOSTS)
 def test_a_private_address_is_refused_in_every_spelling(host: str) -> None:
     assert check_url_form(f"http://{host}/x") is not None
@@ -411,7 +427,6 @@ CROOKED = {
     "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nshort",
     "redirect to nowhere": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
     "redirect to nonsense": b"HTTP/1.1 302 Found\r\nLocation: http://[/\r\nContent-Length: 0\r\n\r\n",
-    "announced as huge": b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\nx",
     "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
     "nothing": b"",
 }
@@ -447,6 +462,12 @@ async def test_an_endless_body_is_cut_with_flat_memory(chunked: bool, to: Path) 
         failure = await fails(f"http://{origin}/", to, origin=origin, max_bytes=200_000_000, seconds=20)
     assert "too large" in str(failure)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kilobytes
+
+
+@pytest.mark.anyio
+async def test_what_is_announced_as_too_large_is_not_begun(to: Path) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\nx") as origin:
+        assert "too large" in str(await fails(f"http://{origin}/", to, origin=origin, max_bytes=1_000_000))
 
 
 @pytest.mark.anyio

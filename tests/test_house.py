@@ -83,6 +83,7 @@ def test_the_shared_words_of_error_classes_are_unique() -> None:
         "PAYLOAD_TOO_LARGE": 413,
         "UNSUPPORTED_MEDIA": 415,
         "RATE_LIMITED": 429,
+        "TOO_MANY_TASKS": 429,
         "INTERNAL": 500,
         "UNAVAILABLE": 503,
     }

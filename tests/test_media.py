@@ -96,6 +96,14 @@ async def test_what_is_no_picture_fails(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_phones_jpeg_with_a_second_picture_behind_is_a_jpeg(tmp_path: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    picture = Image.effect_noise(SIZE, 80).convert("RGB")
+    picture.save(path, "MPO", save_all=True, append_images=[picture.resize((30, 20))])
+    assert await inspect_image(path) == Picture("image/jpeg", "jpg", *SIZE)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["BMP", "TIFF", "ICO", "PPM"])
 async def test_other_kinds_are_not_kept(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "picture.png"

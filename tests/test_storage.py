@@ -187,6 +187,16 @@ async def test_check_tells_a_lost_directory(tmp_path: Path) -> None:
         open_object_store(load_settings(storage_url=(tmp_path / "files" / "below").as_uri()))
 
 
+async def test_an_error_tells_the_status_and_no_key() -> None:
+    """S3 repeats the access key id in its XML."""
+    xml = b"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>planted-id</AWSAccessKeyId></Error>"
+    refusal = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(xml)}\r\n\r\n".encode() + xml
+    async with speaking({b"PUT": refusal}, []) as port:
+        with pytest.raises(StorageError, match="403") as caught:
+            await open_object_store(dead_settings(port)).put("key", b"x", "text/plain")
+    assert "planted" not in str(caught.value)
+
+
 async def test_a_closed_port_fails_soon() -> None:
     store = open_object_store(dead_settings(free_port()))
     began = time.monotonic()

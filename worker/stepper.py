@@ -68,7 +68,8 @@ class Stepper:
             for helper in helpers:
                 helper.cancel()
             await asyncio.wait(helpers)
-            await self._return_batch(self._drain())
+            while batch := self._drain():
+                await self._return_batch(batch)
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -200,7 +201,7 @@ class Stepper:
         await self._wait_for_visits(OTHERS_GRACE_SECONDS)
         for lane in self._lanes:
             for task, visit in list(lane.visits.items()):
-                if visit.step != "submitting":
+                if visit.step not in {"submit", "submitting"}:
                     task.cancel()
                     self._give_back(
                         visit, Later(0.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream)

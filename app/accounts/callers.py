@@ -45,7 +45,8 @@ async def _by_token(runtime: Runtime, token: str) -> Caller:
         return Caller(claims.user_id, "user")
     if user is None or user.status != "active":
         raise Unauthenticated
-    if user.tokens_valid_from and claims.issued_at < int(user.tokens_valid_from.timestamp()):
+    # A token says its second only: one of the very second of a ban counts as issued before it.
+    if user.tokens_valid_from and claims.issued_at <= int(user.tokens_valid_from.timestamp()):
         raise Unauthenticated
     return Caller(claims.user_id, user.role)
 

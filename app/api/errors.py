@@ -32,35 +32,39 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_anything)
+    app.add_exception_handler(Exception, on_anything)
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than what it is given)
     if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
-        return await _on_anything(request, error)
-    return _answer(request, error)
+        return await on_anything(request, error)
+    return answer(request, error)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return _answer(request, InvalidParameter(*tell(error.errors()[0])))
+    fault = error.errors()[0]
+    if fault["loc"] == ("body",) and isinstance(fault["input"], bytes):  # FastAPI parses only what is called JSON
+        return answer(request, UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json"))
+    return answer(request, InvalidParameter(*tell(fault)))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     kind = BY_STATUS.get(error.status_code)
     if kind is not None:
-        return _answer(request, kind(), headers=dict(error.headers or {}))
-    return _answer(request, InvalidParameter("请求体", "不是有效的 JSON"))
+        return answer(request, kind(), headers=dict(error.headers or {}))
+    return answer(request, InvalidParameter("请求体", "不是有效的 JSON"))
 
 
-async def _on_anything(request: Request, error: Exception) -> Response:
+async def on_anything(request: Request, error: Exception) -> Response:
     log.error("request_failed", path=request.url.path, exc_info=error)
-    return _answer(request, Internal())
+    return answer(request, Internal())
 
 
-def _answer(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
+def answer(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
+    """The error in the envelope, with the headers that belong to its kind."""
     headers = headers or {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -72,8 +76,8 @@ def _answer(request: Request, error: GatewayError, headers: dict[str, str] | Non
 
 def tell(fault: dict[str, Any]) -> tuple[str, str]:
     """A fault of pydantic's as (field as the caller wrote it, Chinese problem)."""
-    place = [str(part) for part in fault["loc"] if part not in {"body", "query", "path", "header"}]
-    field = ".".join(place)[:100] or "请求体"
+    # Behind the field's name pydantic puts names of its own: which branch of a union it tried.
+    field = str(fault["loc"][1])[:100] if len(fault["loc"]) > 1 else "请求体"
     problem = PROBLEMS.get(fault["type"], "类型或取值错误")
     context = fault.get("ctx", {})
     if "expected" in context:
@@ -88,6 +92,7 @@ PROBLEMS = {
     "dict_type": "须为 JSON 对象",
     "string_type": "须为字符串",
     "string_unicode": "包含无效字符",
+    "string_pattern_mismatch": "包含无效字符",
     "string_too_short": "不能为空",
     "string_too_long": "不能超过 {max_length} 个字符",
     "int_parsing": "须为整数",

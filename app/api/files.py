@@ -1,12 +1,11 @@
 """`/files/...`: results kept in `file://` storage, served by the gateway itself. Elsewhere the bucket serves them."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
 from app.api.deps import RuntimeDep
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
+from app.storage import StorageError
 
 router = APIRouter(tags=["文件"])
 
@@ -18,18 +17,19 @@ TYPES = {
     "gif": "image/gif",
     "mp4": "video/mp4",
 }
+LONGEST_KEY = 200  # ours have about 70; a file system refuses names above 255
 PERMANENT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 @router.api_route("/files/{key:path}", methods=["GET", "HEAD"], summary="读取结果文件", response_class=Response)
-async def get_file(key: Annotated[str, Path(max_length=300)], runtime: RuntimeDep) -> Response:
+async def get_file(key: str, runtime: RuntimeDep) -> Response:
     content_type = TYPES.get(key.rpartition(".")[2])
-    if content_type is None or not runtime.store.is_local:
+    if content_type is None or len(key) > LONGEST_KEY or not runtime.store.is_local:
         raise NotFound("文件不存在")
     try:
         found = await runtime.store.open(key)
-    except ValueError:
-        found = None
+    except StorageError as error:
+        raise Unavailable from error
     if found is None:
         raise NotFound("文件不存在")
     headers = PERMANENT | {"Content-Length": str(found.size)}

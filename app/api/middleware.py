@@ -1,11 +1,19 @@
-"""What wraps every request: its id, and headers that hold on every answer. Plain ASGI: it is on the hot path."""
+"""What wraps every request: its id and the headers of every answer, its body's limit, a net below all handlers.
+
+Plain ASGI, because it is on the hot path.
+"""
 
 import re
 import secrets
 from typing import Any
 
 import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import answer, on_anything
+from app.errors import PayloadTooLarge
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -32,6 +40,68 @@ class RequestId:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         await self.app(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """413 before a byte is parsed where `Content-Length` admits too much, else as soon as too much has come.
+
+    FastAPI's own `max_body_size` answers in plain text, outside every middleware.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self.app = app
+        self.most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if _announced_bytes(scope["headers"]) > self.most_bytes:
+            await answer(Request(scope), PayloadTooLarge())(scope, receive, send)
+            return
+        come_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal come_bytes
+            message = await receive()
+            come_bytes += len(message.get("body", b""))
+            if come_bytes > self.most_bytes:
+                raise HTTPException(PayloadTooLarge.status)  # the only kind FastAPI lets through while it reads a body
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+
+class Net:
+    """What no handler foresaw becomes our 500 here, inside the other middlewares. Starlette's own net hangs outside
+    of them: its answers have no request id, and no browser of another origin may read them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = scope["type"] != "http"
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except Exception as error:
+            if has_begun:
+                raise
+            fallen = await on_anything(Request(scope), error)
+            await fallen(scope, receive, send)
+
+
+def _announced_bytes(headers: Any) -> int:
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value[:19]) if value.isdigit() else 0
+    return 0
 
 
 def _asked_id(headers: Any) -> str | None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.deps import LimitsDep, RuntimeDep, TaskCaller
 from app.api.wire import Envelope, ModelData, Page, SubmittedData, TaskData
@@ -25,6 +25,13 @@ LOOK_AGAIN_SECONDS = 2.0  # while waiting for a task: notices may be lost, the c
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
+WITHOUT_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
+
+
+IMAGE_URL: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
+    "description": "图片链接，或 JSON 数组字符串，或数组",
+}
 
 
 class SubmitBody(BaseModel):
@@ -33,8 +40,8 @@ class SubmitBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     modelName: Annotated[str, Field(min_length=1, max_length=100)]
-    prompt: Annotated[str, Field(min_length=1)]
-    imageUrl: Annotated[str | list[Any] | None, Field(description="图片链接，或 JSON 数组字符串，或数组")] = None
+    prompt: Annotated[str, Field(min_length=1, pattern=WITHOUT_NUL)]
+    imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
 
 
@@ -58,7 +65,7 @@ async def list_(
     task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
     status: Annotated[Status | Literal[""] | None, Query()] = None,
     model_name: Annotated[str | None, Query(alias="modelName", max_length=100)] = None,
-    keyword: Annotated[str | None, Query(max_length=200)] = None,
+    keyword: Annotated[str | None, Query(max_length=200, pattern=WITHOUT_NUL)] = None,
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
 ) -> Envelope[Page[TaskData]]:
@@ -126,14 +133,13 @@ async def models(_: TaskCaller, runtime: RuntimeDep) -> Envelope[list[ModelData]
 
 
 def _moment(runtime: Runtime, field: str, text: str | None) -> datetime | None:
-    """An ISO time; without an offset it is local (`TIMEZONE`), as answers are."""
+    """An ISO time in UTC; without an offset it is local (`TIMEZONE`), as answers are."""
     if not text:
         return None
+    # The first blank may stand for the "T"; the "+" of an offset arrives as another where the caller did not encode it.
+    text = text.strip().replace(" ", "T", "T" not in text).replace(" ", "+")
     try:
-        # A "+" of an offset arrives as a blank where the caller did not encode it.
-        moment = datetime.fromisoformat(
-            text.strip().replace(" ", "T", 1) if "T" not in text else text.replace(" ", "+")
-        )
-        return moment if moment.tzinfo else moment.replace(tzinfo=runtime.settings.zone)
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=runtime.settings.zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidParameter(field, "须为 ISO 时间，例如 2025-10-26T15:30:45") from None

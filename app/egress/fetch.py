@@ -143,7 +143,7 @@ class Egress:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS),
                 headers=HEADERS,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
+                auto_decompress=False,  # or a bomb would swell before its header is refused
                 trust_env=False,
                 read_bufsize=READ_BUFFER_BYTES,
             )

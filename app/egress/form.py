@@ -102,10 +102,10 @@ def _read_authority(text: str, default_port: int) -> tuple[str, int]:
 
 
 def _read_name(text: str) -> str:
-    """Full-width digits, ideographic stops and invisible hyphens become what a browser would make of them."""
+    """Full-width letters and ideographic stops become what a browser would make of them."""
     name = unicodedata.normalize("NFKC", text).lower()
     if not name.isascii():
-        name = idna.encode(name, uts46=True).decode("ascii").lower()
+        name = idna.encode(name).decode("ascii")
     name = name.removesuffix(".")
     if not _NAME.fullmatch(name):
         raise BadFormError("主机名或端口无效")

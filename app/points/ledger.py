@@ -22,13 +22,15 @@ class BooksDisagree(GatewayError):
     """An account does not hold what its open tasks say it holds. The transaction is rolled back, nothing moves."""
 
 
-async def deduct(session: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> int:
-    """Takes `cost` points for a task that is being stored; the balance after it. InsufficientPoints takes nothing."""
+async def deduct(session: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
+    """Takes `cost` points for a task that is being stored. InsufficientPoints takes nothing.
+
+    From here to the commit the user's account row is locked: their submits pass one after the other.
+    """
     taken = await session.execute(_TAKE, {"user": user_id, "cost": cost})
     if not taken.rowcount:
         raise InsufficientPoints(await balance_of(session, user_id), cost)
     await _write(session, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
-    return await balance_of(session, user_id)
 
 
 async def settle(session: Session, *, user_id: int, task_id: int, cost: int) -> None:

@@ -52,6 +52,11 @@ class Circuit:
         metrics.CIRCUIT_OPEN.set(1)
         return max(self._closed_at - self._clock(), 0.0) + random.uniform(0, 1)  # noqa: S311
 
+    def unheard(self) -> None:
+        """A probe that told nothing (no connection, an error of SEE2AI's own): the same pause once more."""
+        if self.is_open:
+            self._closed_at = self._clock() + self._pause
+
     def answered(self) -> None:
         """SEE2AI took our key: closes."""
         if self.is_open:

@@ -125,7 +125,9 @@ def _heed_circuit(runtime: Runtime, verdict: Verdict) -> Verdict:
     if verdict.kind is Kind.OPERATOR:
         pause = runtime.circuit.refused(verdict.note)
         return Verdict(verdict.kind, verdict.note, retry_after_seconds=pause)
-    if verdict.kind not in {Kind.NOT_SENT, Kind.AMBIGUOUS, Kind.TROUBLE}:
+    if verdict.kind in {Kind.NOT_SENT, Kind.AMBIGUOUS, Kind.TROUBLE}:
+        runtime.circuit.unheard()
+    else:
         runtime.circuit.answered()
     return verdict
 

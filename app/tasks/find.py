@@ -61,7 +61,7 @@ def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
     if filters.start:
         wanted.append(tasks.c.created_at >= filters.start)
     if filters.end:
-        wanted.append(tasks.c.created_at <= filters.end)
+        wanted.append(tasks.c.created_at <= filters.end.replace(microsecond=999_999))
     return wanted
 
 

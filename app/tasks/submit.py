@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import insert, select
+from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app import metrics
 from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict
-from app.errors import InvalidParameter
+from app.errors import InvalidParameter, TooManyTasks
 from app.faults import fault_point
 from app.points import ledger
 from app.points.models import Model, get_model
@@ -19,7 +19,7 @@ from app.runtime import Runtime
 from app.see2ai.actions.action import fold_params
 from app.see2ai.actions.fast_image import AUTO
 from app.settings import Settings
-from app.tables import tasks
+from app.tables import points_accounts, tasks
 from app.tasks.references import FIELD, read_references
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class Submission:
 async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[str, Any]:
     """The stored task as a row, plus `balance` after the charge.
 
-    Raises InvalidParameter, ModelNotFound or InsufficientPoints, and then nothing is stored or taken.
+    Raises InvalidParameter, ModelNotFound, InsufficientPoints or TooManyTasks; then nothing is stored or taken.
     """
     for _ in range(REDRAWS):
         suffix = f"{secrets.randbelow(10**6):06d}"
@@ -65,17 +65,13 @@ async def _store(runtime: Runtime, user_id: int, asked: Submission, suffix: str)
             row = build_row(runtime.settings, user_id, asked, model, suffix)
             stored = await session.execute(_INSERT, row)
             row["id"] = stored.lastrowid
-            row["balance"] = 0
             if row["points_cost"]:
-                row["balance"] = await ledger.deduct(
-                    session,
-                    user_id=user_id,
-                    task_id=row["id"],
-                    cost=row["points_cost"],
-                    remark=model.description,
-                )
-            else:
-                row["balance"] = await ledger.balance_of(session, user_id)
+                money = {"user_id": user_id, "task_id": row["id"], "cost": row["points_cost"]}
+                await ledger.deduct(session, **money, remark=model.description)
+            standing = (await session.execute(_STANDING, {"user": user_id})).one()
+            if standing.running > runtime.settings.max_tasks_in_flight:
+                raise TooManyTasks(runtime.settings.max_tasks_in_flight)
+            row["balance"] = standing.balance or 0
             fault_point("submit.before_commit")
     except CommitUnknown:
         if row is None or not await _exists(runtime, row["task_no"]):
@@ -132,3 +128,13 @@ def task_number(local: datetime, suffix: str) -> str:
 
 
 _INSERT = insert(tasks)
+_user: BindParameter[int] = bindparam("user")
+# Read while the account row is locked, so the count is exact: a user's submits pass one after the other.
+_STANDING = select(
+    select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
+    select(func.count())
+    .select_from(tasks)
+    .where(tasks.c.user_id == _user, tasks.c.completed_at.is_(None))
+    .scalar_subquery()
+    .label("running"),
+)

@@ -68,6 +68,7 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
     )
     op.create_index("ix_tasks_due", "tasks", ["next_run_at"], unique=False)
+    op.create_index("ix_tasks_live", "tasks", ["user_id", "completed_at"], unique=False)
     op.create_index("ix_tasks_newest", "tasks", ["user_id", "created_at"], unique=False)
 
 

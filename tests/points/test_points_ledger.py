@@ -133,3 +133,15 @@ async def test_a_free_model_moves_nothing(make: Maker, runtime: Runtime, working
     task = await make.ended(user, await make.task_no(user))
     assert (task["status"], task["pointsCost"]) == ("completed", 0)
     assert await make.balance(user) == (0, 0)
+
+
+@pytest.mark.settings(max_tasks_in_flight=5)
+async def test_the_cap_on_running_tasks_is_exact_under_contention(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=3000)
+    answers = await asyncio.gather(*[make.submit(user, "并发") for _ in range(30)])
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200] * 5 + [429] * 25
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["errorCode"] == "TOO_MANY_TASKS"
+    assert refused.headers["Retry-After"] == "5"
+    assert await make.balance(user) == (3000 - 150, 150)

@@ -1,0 +1,144 @@
+"""The ground a benchmark stands on: a database and a Redis number of its own, the gateway's processes, their audit.
+
+Everything made here is gone afterwards. It measures nothing itself.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.services import MYSQL, REDIS, free_port, run_sql
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 30
+STOP_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the processes of one benchmark are told, as environment variables."""
+
+    environment: dict[str, str]
+    directory: Path
+
+    @property
+    def database_url(self) -> str:
+        return self.environment["DATABASE_URL"]
+
+    @asynccontextmanager
+    async def process(self, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A child process that is stopped when the block ends. Its standard error is ours."""
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            env=self.environment | environment,
+            cwd=self.directory,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**26,
+        )
+        try:
+            yield child
+        finally:
+            await _stop(child)
+
+    @asynccontextmanager
+    async def api(self, **environment: str) -> AsyncIterator[tuple[int, int]]:
+        """One `gateway serve`: (its process id, its port)."""
+        port = free_port()
+        async with self.process(gateway(), "serve", PORT=str(port), **environment) as child:
+            await wait_for_port(port)
+            yield child.pid, port
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Runs `gateway …` to its end: (exit status, standard output)."""
+        async with self.process(gateway(), *arguments) as child:
+            output, _ = await child.communicate()
+        return child.returncode or 0, output.decode()
+
+    async def violations(self) -> list[Any]:
+        """What `gateway audit` finds; an empty list is proof."""
+        _, output = await self.command("audit", "--json")
+        return list(json.loads(output)["violations"])
+
+
+@asynccontextmanager
+async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
+    """A migrated database that syncs every commit, and the first empty Redis database."""
+    name = f"gateway_bench_{os.getpid()}_{secrets.token_hex(3)}"
+    if await run_sql(MYSQL, "SELECT @@innodb_flush_log_at_trx_commit") != 1:
+        raise SystemExit(
+            "innodb_flush_log_at_trx_commit is not 1: commits would not be durable, figures not comparable"
+        )
+    await run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+    number = _empty_redis()
+    try:
+        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
+            own = {
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "DATABASE_URL": MYSQL.rstrip("/") + f"/{name}",
+                "REDIS_URL": f"{REDIS}/{number}",
+                "STORAGE_URL": Path(directory, "files").as_uri(),
+                "LOG_LEVEL": "WARNING",
+            }
+            ground = Ground(own | environment, Path(directory))
+            status, output = await ground.command("migrate")
+            if status:
+                raise SystemExit(f"gateway migrate failed: {output}")
+            yield ground
+    finally:
+        await run_sql(MYSQL, f"DROP DATABASE `{name}`")
+        redis.Redis.from_url(f"{REDIS}/{number}").flushdb()
+
+
+def gateway() -> str:
+    """The console script beside this interpreter."""
+    return str(Path(sys.executable).with_name("gateway"))
+
+
+def _empty_redis() -> int:
+    for number in range(16):
+        if redis.Redis.from_url(f"{REDIS}/{number}", socket_timeout=3).dbsize() == 0:
+            return number
+    raise SystemExit("no Redis database is empty")
+
+
+async def wait_for_port(port: int) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+    raise SystemExit(f"nothing listens on port {port} after {START_SECONDS} s")
+
+
+async def _stop(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            child.terminate()
+    try:
+        await asyncio.wait_for(child.wait(), STOP_SECONDS)
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,134 @@
+"""How many submits a second one API process takes, beside a bare loop of the same transaction in the same run.
+
+    python -m bench.submit [--seconds 5] [--pairs 3] [--users 1000] [--connections 32]
+
+The books must be clean afterwards: a fast gateway that miscounts is not fast.
+"""
+
+import argparse
+import asyncio
+from statistics import median
+
+import aiohttp
+
+from app.accounts.credentials import sign_token
+from app.accounts.users import create_user
+from app.database import Sessions, open_database
+from app.points import ledger
+from app.settings import Settings
+from bench.ground import Ground, cpu_seconds, lay_ground
+from bench.slices import Driver, Slice, drive, median_ratio, percentile
+from bench.submit_callers import BODY
+from bench.table import show
+from bench.wiretap import Wiretap, tap
+
+TARGET = 0.2
+POINTS = 10**9
+LIMITED_TO = 120_000  # submits a minute of all users together: the default limit times a thousand users
+COUNTED = 100
+
+
+async def main() -> None:
+    asked = arguments()
+    limit = str(max(LIMITED_TO // asked.users, 1))
+    async with lay_ground(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as ground:
+        settings = Settings(_env_file=None, database_url=ground.database_url)
+        await make_users(settings, asked.users)
+        ours, bare, cpu = await measure(ground, asked)
+        trips = await count_round_trips(ground, settings)
+        violations = await ground.violations()
+    latencies = [latency for one in ours for latency in one.latencies]
+    ratio = median_ratio(ours, bare)
+    show(
+        f"submits: one API process, {asked.connections} connections, {asked.users} users",
+        {
+            "gateway / bare": f"{ratio:.2f}   (mark: {TARGET}; pairs: {pairs(ours, bare)})",
+            "gateway": f"{median(one.rate for one in ours):.0f} /s",
+            "bare asyncmy loop": f"{median(one.rate for one in bare):.0f} /s",
+            "latency p50 p95 p99": " ".join(f"{percentile(latencies, p):.0f}" for p in (0.5, 0.95, 0.99)) + " ms",
+            "CPU of the API a submit": f"{cpu * 1e3:.2f} ms",
+            "round trips a submit": trips,
+            "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
+        },
+    )
+    if violations:
+        raise SystemExit(1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="of one slice")
+    parser.add_argument("--pairs", type=int, default=3, help="slices of each kind")
+    parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--connections", type=int, default=32)
+    return parser.parse_args()
+
+
+async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice], float]:
+    """Slices of the gateway and of the bare loop by turns, and the API's CPU seconds a submit."""
+    connections, users = str(asked.connections), str(asked.users)
+    ours, bare, cpu = [], [], []
+    async with (
+        ground.api() as (pid, port),
+        drive(ground, "bench.submit_callers", str(port), connections, users) as callers,
+        drive(ground, "bench.submit_bare", connections, users) as loop,
+    ):
+        await warm_up(callers, loop, asked.seconds / 2)
+        for _ in range(asked.pairs):
+            before = cpu_seconds(pid)
+            ours.append(await callers.run(asked.seconds))
+            cpu.append((cpu_seconds(pid) - before) / ours[-1].done)
+            bare.append(await loop.run(asked.seconds))
+    return ours, bare, median(cpu)
+
+
+async def warm_up(callers: Driver, loop: Driver, seconds: float) -> None:
+    """Fills pools, caches and buffers."""
+    await callers.run(seconds)
+    await loop.run(seconds)
+
+
+async def make_users(settings: Settings, number: int) -> None:
+    """Users 1 to `number` with points for ever."""
+    sessions, busy = open_database(settings), asyncio.Semaphore(16)
+    try:
+        await asyncio.gather(*(_make_user(sessions, busy, user_id) for user_id in range(1, number + 1)))
+    finally:
+        await sessions.close()
+
+
+async def _make_user(sessions: Sessions, busy: asyncio.Semaphore, user_id: int) -> None:
+    async with busy:
+        await create_user(sessions, user_id=user_id)
+        await ledger.grant(sessions, user_id=user_id, points=POINTS, ref=f"bench:{user_id}")
+
+
+async def count_round_trips(ground: Ground, settings: Settings) -> str:
+    """MySQL commands of a submit, counted on the wire around submits one after another."""
+    async with tap(ground.database_url) as tapped, ground.api(DATABASE_URL=tapped.url) as (_, port):
+        headers = {"Authorization": f"Bearer {sign_token(settings, 1)}", "Content-Type": "application/json"}
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as caller:
+            await _submit(caller, 5)
+            tapped.counts.clear()
+            await _submit(caller, COUNTED)
+            return told(tapped, COUNTED)
+
+
+async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
+    for _ in range(times):
+        async with caller.post("/user/ai/tasks/submit", data=BODY) as answer:
+            if answer.status != 200:
+                raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
+
+
+def told(tapped: Wiretap, number: int) -> str:
+    total, kinds = tapped.per(number)
+    return f"{total:.2f}   ({kinds})"
+
+
+def pairs(ours: list[Slice], bare: list[Slice]) -> str:
+    return " ".join(f"{a.rate:.0f}/{b.rate:.0f}" for a, b in zip(ours, bare, strict=True))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

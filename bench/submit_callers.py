@@ -1,0 +1,97 @@
+"""Callers who submit as fast as they are answered: raw HTTP on kept connections, so that they cost little themselves.
+
+python -m bench.submit_callers PORT CONNECTIONS USERS < seconds
+"""
+
+import asyncio
+import json
+import sys
+import time
+from itertools import cycle
+
+from app.accounts.credentials import sign_token
+from app.settings import load_settings
+from bench.slices import Slice, obey
+
+PROMPT = "一个可爱的橘猫在窗台上晒太阳,温馨的室内场景,柔和的光线"
+BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode()
+
+
+class Caller(asyncio.Protocol):
+    """One connection: the next request leaves when the last answer is whole."""
+
+    def __init__(self, requests: "cycle[bytes]", until: float, tally: Slice) -> None:
+        self._requests = requests
+        self._until = until
+        self._tally = tally
+        self._buffer = b""
+        self._sent_at = 0.0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._sent_at = time.perf_counter()
+        self._transport.write(next(self._requests))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found or len(body) < _content_length(head):
+            return
+        now = time.perf_counter()
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._tally.fault = self._tally.fault or body[:500].decode(errors="replace")
+            self._until = 0.0
+        self._tally.done += 1
+        self._tally.latencies.append(round((now - self._sent_at) * 1000, 2))
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None or self._buffer:
+            self._tally.fault = self._tally.fault or f"connection lost: {error!r}"
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _content_length(head: bytes) -> int:
+    start = head.lower().index(b"content-length:") + 15
+    return int(head[start : start + 12].split(b"\r\n", 1)[0])
+
+
+def request(token: str) -> bytes:
+    """A whole submit as bytes."""
+    return (
+        b"POST /user/ai/tasks/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+    )
+
+
+async def submit_for(seconds: float, port: int, connections: int, requests: "cycle[bytes]") -> Slice:
+    """Opens the connections anew each time: the server closes idle ones between slices."""
+    loop, tally, began = asyncio.get_running_loop(), Slice(), time.perf_counter()
+    callers = [
+        (await loop.create_connection(lambda: Caller(requests, began + seconds, tally), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
+    await asyncio.wait([caller.ended for caller in callers])
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+def main() -> None:
+    port, connections, users = map(int, sys.argv[1:])
+    settings = load_settings()
+    requests = cycle([request(sign_token(settings, user_id)) for user_id in range(1, users + 1)])
+    obey(lambda seconds: submit_for(seconds, port, connections, requests))
+
+
+if __name__ == "__main__":
+    main()

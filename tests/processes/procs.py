@@ -1,0 +1,176 @@
+"""Real processes for tests: started with an environment of their own, watched through their logs, never left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+START_SECONDS = 40.0  # two cores, many interpreters starting at once
+LOOK_SECONDS = 0.05
+LINES_SHOWN = 60
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+
+
+def script(name: str) -> str:
+    """A console script of this interpreter's environment, as an operator would start it."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def until(what: str, look: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first truthy answer of `look`; an AssertionError that says `what` where none comes in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = look()
+        if found:
+            return found
+        time.sleep(LOOK_SECONDS)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class Process:
+    """One process and its log file."""
+
+    def __init__(self, name: str, popen: "subprocess.Popen[bytes]", path: Path) -> None:
+        self.name = name
+        self._popen = popen
+        self._path = path
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it lives."""
+        return self._popen.poll()
+
+    def log(self) -> str:
+        return self._path.read_text("utf-8", "replace")
+
+    def says(self, text: str, seconds: float = START_SECONDS) -> Self:
+        """Waits for a text in the log; fails at once where the process ends without it."""
+        until(f"{self.name} says {text!r}", lambda: text in self.log() or self.code is not None, seconds)
+        assert text in self.log(), f"{self.name} ended with {self.code} without saying {text!r}"
+        return self
+
+    def answers(self, url: str, seconds: float = START_SECONDS) -> Self:
+        """Waits until `url` answers anything at all."""
+        until(f"{self.name} answers at {url}", lambda: _answers(url) or self.code is not None, seconds)
+        assert self.code is None, f"{self.name} ended with {self.code}"
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        if self.code is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and gone."""
+        self.send(signal.SIGKILL)
+        self._popen.wait(10)
+
+    def freeze(self) -> None:
+        self.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def is_frozen(self) -> bool:
+        """As the kernel sees it."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    def ends(self, seconds: float = 30.0) -> int:
+        """Waits for the end by itself; the exit code."""
+        return self._popen.wait(seconds)
+
+    def terminate(self, seconds: float = 30.0) -> int:
+        """SIGTERM, as every supervisor sends it; the exit code."""
+        self.send(signal.SIGTERM)
+        return self._popen.wait(seconds)
+
+
+class Processes:
+    """`with Processes(directory, environment) as processes:` everything started in it has ended after it."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self.environment |= {"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json"}
+        self.environment |= {name.upper(): str(value) for name, value in environment.items()}
+        self.started: list[Process] = []
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def start(self, *command: str, name: str = "", cwd: Path | None = None, **environment: Any) -> Process:
+        """Starts a command in the temporary directory; both its outputs go to one log file."""
+        name = f"{len(self.started):02d}-{name or '-'.join([Path(command[0]).name, *command[1:2]]).replace('/', '_')}"
+        path = self.directory / f"{name}.log"
+        own = {key.upper(): str(value) for key, value in environment.items()}
+        with path.open("wb") as log:
+            popen = subprocess.Popen(
+                command,
+                cwd=cwd or self.directory,
+                env=self.environment | own,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process = Process(name, popen, path)
+        self.started.append(process)
+        return process
+
+    def gateway(self, *arguments: str, **environment: Any) -> Process:
+        return self.start(script("gateway"), *arguments, name="gateway-" + arguments[0], **environment)
+
+    def worker(self, **environment: Any) -> Process:
+        """A worker that has begun to work."""
+        return self.gateway("worker", **environment).says("worker_started")
+
+    def command(self, *arguments: str, **environment: Any) -> str:
+        """A `gateway` command to its end: what it printed on standard output."""
+        own = {key.upper(): str(value) for key, value in environment.items()}
+        done = subprocess.run(
+            [script("gateway"), *arguments],
+            cwd=self.directory,
+            env=self.environment | own,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"gateway {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}"
+        return done.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for process in self.started:
+            if process.code is None:
+                # The whole session: `gateway serve --workers 2` has children.
+                os.killpg(process.pid, signal.SIGCONT)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.ends(10)
+        if error is not None:
+            print("\n".join(self._tails()))
+
+    def _tails(self) -> list[str]:
+        lines = []
+        for process in self.started:
+            tail = process.log().splitlines()[-LINES_SHOWN:]
+            lines += [f"----- {process.name} (exit {process.code})", *[line[:600] for line in tail]]
+        return lines
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=1, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return True

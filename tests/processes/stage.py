@@ -1,0 +1,118 @@
+"""What a test with real processes stands on: a database of its own, the services' settings, the books from outside."""
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from sandbox_server import KEY, Server
+from sqlalchemy import select
+
+from app.accounts.users import create_user
+from app.cli.migrate import migrate
+from app.points import ledger
+from app.points.audit import audit
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from app.tables import points_ledger, tasks
+from app.tasks.submit import Submission, submit_task
+from tests.makers import TEXT_MODEL
+from tests.services import MYSQL, RealServices, run_sql
+
+LEASE_SECONDS = 2
+JWT_SECRET = "a-secret-of-the-tests-with-real-processes"
+ENDED = frozenset({"completed", "failed"})
+_migrating = threading.Lock()  # Alembic keeps its context in module globals
+
+
+@contextmanager
+def own_database(*, empty: bool = False) -> Iterator[str]:
+    """The URL of a MariaDB database with the newest schema (or with none), dropped afterwards."""
+    name = f"gateway_test_processes_{secrets.token_hex(4)}"
+    url = MYSQL.rstrip("/") + f"/{name}"
+    asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))
+    try:
+        if not empty:
+            with _migrating:
+                migrate(url)
+        yield url
+    finally:
+        asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))
+
+
+def environment(services: RealServices, sandbox: Server, database_url: str) -> dict[str, Any]:
+    """The environment of a gateway on the real services, in a hurry to take over from the dead."""
+    return services.settings() | {
+        "database_url": database_url,
+        "see2ai_base_url": sandbox.origin,
+        "see2ai_api_key": KEY,
+        "egress_allow": sandbox.origin.removeprefix("http://"),
+        "jwt_secret": JWT_SECRET,
+        "lease_seconds": LEASE_SECONDS,
+        "submit_rate_per_minute": 100_000,
+        "read_rate_per_minute": 100_000,
+    }
+
+
+class Books:
+    """Looks at a gateway's database from outside its processes, and submits where no API process is needed."""
+
+    def __init__(self, runtime: Runtime, user_id: int) -> None:
+        self.runtime = runtime
+        self.user_id = user_id
+
+    async def submit(self, prompt: str, model: str = TEXT_MODEL) -> str:
+        row = await submit_task(self.runtime, self.user_id, Submission(model, prompt))
+        return str(row["task_no"])
+
+    async def row(self, task_no: str) -> dict[str, Any]:
+        return next(row for row in await self.rows() if row["task_no"] == task_no)
+
+    async def rows(self) -> list[dict[str, Any]]:
+        async with self.runtime.sessions.read() as session:
+            return [dict(row._mapping) for row in await session.execute(select(tasks).order_by(tasks.c.id))]
+
+    async def kinds(self, task_id: int) -> list[str]:
+        """The ledger's entries of one task, in order: ["deduct", "settle"] is a good life."""
+        entries = select(points_ledger.c.kind).where(points_ledger.c.task_id == task_id).order_by(points_ledger.c.id)
+        async with self.runtime.sessions.read() as session:
+            return list(await session.scalars(entries))
+
+    async def all_ended(self, seconds: float = 40.0) -> list[dict[str, Any]]:
+        """Every task's row once all have ended; fails where one has not in time."""
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    rows = await self.rows()
+                    if rows and all(row["status"] in ENDED for row in rows):
+                        return rows
+                    await asyncio.sleep(0.1)
+        shown = ("task_no", "status", "step", "version", "attempts", "crashes", "next_run_at", "lease_until", "steps")
+        raise AssertionError([{name: row[name] for name in shown} for row in rows if row["status"] not in ENDED])
+
+    async def prove(self) -> None:
+        """Each ended task was charged once and then settled or refunded once; and the audit finds nothing."""
+        ends = {"completed": "settle", "failed": "refund"}
+        for row in await self.rows():
+            end = [ends[row["status"]]] if row["status"] in ends else []
+            assert await self.kinds(row["id"]) == ["deduct", *end], row
+        assert await audit(self.runtime.sessions) == []
+
+
+@asynccontextmanager
+async def open_books(env: dict[str, Any], *, points: int = 1000, user_id: int | None = None) -> AsyncIterator[Books]:
+    """A user with points on a migrated database; with `user_id` one that is there already."""
+    async with open_runtime(Settings(_env_file=None, **env)) as runtime:
+        if user_id is None:
+            user_id = await create_user(runtime.sessions)
+            await ledger.grant(runtime.sessions, user_id=user_id, points=points, ref=f"test:{user_id}")
+        yield Books(runtime, user_id)
+
+
+def accepted(sandbox: Server, word: str) -> list[dict[str, Any]]:
+    """Jobs that SEE2AI's stand-in really made for prompts with this word in them."""
+    return [entry for entry in sandbox.journal(outcome="accepted") if word in str(entry["body"])]

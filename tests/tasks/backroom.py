@@ -1,0 +1,112 @@
+"""What no caller may see of a task, for the tests that prove it: its row, SEE2AI's journal, a deadline moved closer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sandbox_server import Server
+from sqlalchemy import update
+
+from app.database import utc_after
+from app.runtime import Runtime
+from app.tables import tasks
+from app.tasks.find import get_task_for_operator
+from tests.makers import Maker, User
+from worker.stepper import Stepper
+
+SECRET = "geheim"
+"""A word in SEE2AI's texts that must never reach a caller."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A task that has ended: as its caller sees it, word for word and parsed, and as its row is."""
+
+    task: dict[str, Any]
+    words: str
+    row: dict[str, Any]
+
+    @property
+    def outcome(self) -> str:
+        return "completed" if self.task["status"] == "completed" else str(self.task["errorCode"])
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
+    """An idle worker looks this often, instead of once a second."""
+    assert Stepper.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(Stepper.__init__.__kwdefaults__, "idle_seconds", seconds)
+
+
+@asynccontextmanager
+async def stepping(runtime: Runtime) -> AsyncIterator[None]:
+    """A worker without a bell, for tests that prepare their tasks before anybody works."""
+    stepper = Stepper(runtime, idle_seconds=0.05)
+    work = asyncio.create_task(stepper.run())
+    try:
+        yield
+    finally:
+        stepper.stop()
+        await work
+
+
+async def until(what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
+    """The first truthy answer of `look`, which may be a coroutine function."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = look()
+        found = await found if asyncio.iscoroutine(found) else found
+        if found:
+            return found
+        await asyncio.sleep(0.03)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+async def row_of(runtime: Runtime, task_no: str) -> dict[str, Any]:
+    return await get_task_for_operator(runtime.sessions, task_no)
+
+
+async def set_deadline(runtime: Runtime, task_no: str, seconds: float) -> None:
+    """From now on, by the database's clock; seen by the next visit that claims the task."""
+    async with runtime.sessions.begin() as session:
+        await session.execute(
+            update(tasks).where(tasks.c.task_no == task_no).values(deadline_at=utc_after(float(seconds)))
+        )
+
+
+async def ended(make: Maker, user: User, task_no: str, seconds: float = 40) -> Ended:
+    task = await make.ended(user, task_no, seconds)
+    one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
+    many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
+    return Ended(task, one.text + many.text, await row_of(make.runtime, task_no))
+
+
+async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 40) -> dict[str, Ended]:
+    """Submits all prompts, then waits for all ends; by prompt."""
+    numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
+    return {prompt: await ended(make, user, task_no, seconds) for prompt, task_no in numbers.items()}
+
+
+def submits(upstream: Server, prompt: str, outcome: str = "") -> list[dict[str, Any]]:
+    """The journal's submits of this very prompt, oldest first."""
+    return [
+        entry
+        for entry in upstream.journal()
+        if entry["method"] == "POST"
+        and isinstance(entry["body"], dict)
+        and entry["body"].get("prompt") == prompt
+        and outcome in {"", entry["outcome"]}
+    ]
+
+
+def polls(upstream: Server, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The journal's polls of the row's job, oldest first."""
+    return [entry for entry in upstream.journal() if entry["path"].endswith(f"/status/{row['upstream_task_id']}")]
+
+
+def fetches(upstream: Server, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The journal's downloads of the row's pictures, oldest first."""
+    return [entry for entry in upstream.journal() if entry["path"].startswith(f"/results/{row['upstream_task_id']}")]
