@@ -6,8 +6,10 @@ It lives beside ARQ in the worker process and needs no Redis: the bell only make
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
@@ -49,7 +51,8 @@ class Stepper:
         self._runtime = runtime
         self._idle_seconds = idle_seconds
         self._lanes = (Lane(("prepare", "submit", "submitting", "poll"), 256), Lane(("host",), 8))
-        self._returns: asyncio.Queue[Return] = asyncio.Queue()
+        self._returns: deque[Return] = deque()
+        self._has_returns = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_stopping = False
         self._one_suspect = asyncio.Lock()
@@ -68,8 +71,7 @@ class Stepper:
             for helper in helpers:
                 helper.cancel()
             await asyncio.wait(helpers)
-            while batch := self._drain():
-                await self._return_batch(batch)
+            await self._flush_returns()
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -150,7 +152,7 @@ class Stepper:
                 await finish_task(self._runtime, visit, move, visit.steps)
 
     def _give_back(self, visit: Visit, later: Later) -> None:
-        self._returns.put_nowait(
+        self._returns.append(
             Return(
                 visit=visit,
                 delay_seconds=later.delay_seconds,
@@ -161,28 +163,31 @@ class Stepper:
                 upstream=later.upstream,
             )
         )
+        self._has_returns.set()
 
     async def _return_rows(self) -> None:
         while True:
-            first = await self._returns.get()
+            await self._has_returns.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            await self._return_batch([first, *self._drain()])
+            self._has_returns.clear()
+            await self._flush_returns()
 
-    def _drain(self) -> list[Return]:
-        batch: list[Return] = []
-        while not self._returns.empty() and len(batch) < MOST_IN_A_RETURN:
-            batch.append(self._returns.get_nowait())
-        return batch
+    async def _flush_returns(self) -> None:
+        """Until the database took them, or their leases have run out and the rows come back by themselves.
 
-    async def _return_batch(self, batch: list[Return]) -> None:
-        """Until the database took it, or the leases have run out and the rows come back by themselves."""
-        while batch:
+        A row leaves the queue only once it is written: whoever is cancelled here loses none, and a row written
+        twice is refused by its version.
+        """
+        while self._returns:
+            batch = list(islice(self._returns, MOST_IN_A_RETURN))
             try:
                 await give_back(self._runtime.sessions, batch)
-                return
-            except Unavailable:
+            except Exception as error:
+                log.warning("rows_not_given_back", tasks=len(batch), error=repr(error)[:300])
+                batch = [one for one in batch if not one.visit.is_held()]
                 await asyncio.sleep(0.5)
-                batch = [one for one in batch if one.visit.is_held()]
+            for one in batch:
+                self._returns.remove(one)
 
     async def _keep_leases(self) -> None:
         lease_seconds = self._runtime.settings.lease_seconds

@@ -21,7 +21,7 @@ def boot_seconds() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Visit:
     """One task in this process's hands: the row as claimed, and how long it may be held.
 
@@ -99,7 +99,7 @@ async def keep(sessions: Sessions, visits: Sequence[Visit], lease_seconds: float
         held[task_id].held_until = began + lease_seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Return:
     """A row given back with the time of its next visit, and nothing else worth a transaction of its own."""
 

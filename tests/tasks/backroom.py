@@ -1,6 +1,7 @@
 """What no caller may see of a task, for the tests that prove it: its row, SEE2AI's journal, a deadline moved closer."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ SECRET = "geheim"
 
 @dataclass(frozen=True)
 class Ended:
-    """A task that has ended: as its caller sees it, word for word and parsed, and as its row is."""
+    """A task that has ended: as its caller sees it, all words a caller sees but the prompts, and its row."""
 
     task: dict[str, Any]
     words: str
@@ -81,7 +82,13 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 40) -> E
     task = await make.ended(user, task_no, seconds)
     one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
     many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
-    return Ended(task, one.text + many.text, await row_of(make.runtime, task_no))
+    told = [one.json()["data"], *many.json()["data"]["records"]]
+    # The prompt is the caller's own, and says what SEE2AI shall say.
+    words = json.dumps(
+        [{name: value for name, value in seen.items() if not name.startswith("prompt")} for seen in told],
+        ensure_ascii=False,
+    )
+    return Ended(task, words, await row_of(make.runtime, task_no))
 
 
 async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 40) -> dict[str, Ended]:

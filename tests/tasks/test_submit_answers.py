@@ -37,7 +37,7 @@ def untold(one: Ended) -> None:
     """The caller learns a Chinese reason and nothing of SEE2AI's."""
     assert "积分已退还" in one.task["errorMessage"]
     for word in (SECRET, "HTTP", "http://127", "see2ai", "SEE2AI", "circuit", "请充值"):
-        assert word not in one.words.replace(one.task["prompt"], "").replace(one.task["promptSnippet"], ""), word
+        assert word not in one.words, word
 
 
 # ------------------------------------------------------------------ the input is refused
@@ -53,9 +53,7 @@ async def test_a_refused_input_fails_at_once_and_only_the_operator_reads_why(mak
         assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_REJECTED", False), prompt
         assert one.row["operator_note"] == f"HTTP {code}: {SECRET} {code}"
         assert len(submits(upstream, prompt)) == 1
-        untold_words = one.words
-        assert f'"{SECRET}' not in untold_words.replace(f'submit {code} \\"', "")
-        assert "积分已退还" in one.task["errorMessage"]
+        untold(one)
     await refunded(make, user, 1000)
 
 

@@ -1,0 +1,159 @@
+"""What an answer means: every word, wrapping and error form; nothing readable or unreadable may raise."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.see2ai.states import FAILURE, SUCCESS, WAITING, Answer, Kind, error_text, read_poll, read_submit
+
+
+def poll(body: Any, status: int = 200) -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_poll(Answer(status, raw), "t1")
+
+
+def submit(body: Any, status: int = 200) -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_submit(Answer(status, raw))
+
+
+@pytest.mark.parametrize("field", ["status", "state"])
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, lambda word: f" {word} "])
+def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> None:
+    for word in SUCCESS:
+        assert poll({field: spell(word), "result_urls": ["https://x/1"]}).kind is Kind.DONE
+    for word in FAILURE:
+        assert poll({field: spell(word)}).kind is Kind.FAILED
+    for word in WAITING | {"running", "dreaming", "审核中"}:
+        assert poll({field: spell(word)}).kind is Kind.RUNNING
+
+
+def test_an_unknown_word_is_still_running_and_told() -> None:
+    assert poll({"status": "Dreaming"}).unknown_word == "dreaming"
+    assert poll({"status": "RUNNING"}).unknown_word == ""
+
+
+def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
+    assert poll({"status": "running", "state": "SUCCESS", "result_urls": ["u"]}).kind is Kind.DONE
+    assert poll({"status": "failed", "state": "running"}).kind is Kind.FAILED
+
+
+@pytest.mark.parametrize(
+    "urls", [None, [], "https://x/1", [None, 5, ""], {"0": "https://x/1"}], ids=["none", "empty", "text", "odd", "dict"]
+)
+def test_success_without_a_usable_url_has_no_urls(urls: Any) -> None:
+    verdict = poll({"state": "success", "result_urls": urls})
+    assert (verdict.kind, verdict.urls) == (Kind.DONE, ())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, Kind.OPERATOR), (402, Kind.OPERATOR), (403, Kind.OPERATOR), (404, Kind.MISSING), (429, Kind.BUSY)]
+    + [(status, Kind.TROUBLE) for status in (500, 502, 503, 504, 418, 302)],
+)
+def test_poll_statuses(status: int, kind: Kind) -> None:
+    assert poll({"detail": "x"}, status).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Kind.OPERATOR),
+        (402, Kind.OPERATOR),
+        (403, Kind.OPERATOR),
+        (400, Kind.REFUSED),
+        (422, Kind.REFUSED),
+        (404, Kind.REFUSED),
+        (429, Kind.BUSY),
+        (500, Kind.TROUBLE),
+        (502, Kind.TROUBLE),
+        (503, Kind.TROUBLE),
+        (504, Kind.GAVE_UP),
+        (302, Kind.AMBIGUOUS),
+        (501, Kind.AMBIGUOUS),
+        (520, Kind.AMBIGUOUS),
+    ],
+)
+def test_submit_statuses(status: int, kind: Kind) -> None:
+    assert submit({"task_id": "t"}, status).kind is kind
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"{", b"[]", b"null", {}, {"task_id": ""}, {"task_id": None}, {"task_id": ["t"]},
+             {"task_id": True}, {"task_id": "x" * 129}, {"task_id": "a\nb"}, b"[" * 100_000],
+)  # fmt: skip
+def test_a_2xx_without_a_readable_task_id_is_ambiguous(body: Any) -> None:
+    assert submit(body).kind is Kind.AMBIGUOUS
+
+
+@pytest.mark.parametrize("body", [{"task_id": "t9"}, {"data": {"task_id": "t9"}}, {"task_id": "t9", "status": "?"}])
+def test_an_accepted_submit(body: Any) -> None:
+    assert (submit(body).kind, submit(body).task_id) == (Kind.ACCEPTED, "t9")
+
+
+def test_a_numeric_task_id_is_taken_as_text() -> None:
+    assert submit({"task_id": 17}).task_id == "17"
+
+
+def test_an_answer_about_another_task_is_trouble() -> None:
+    assert poll({"task_id": "other", "state": "success", "result_urls": ["u"]}).kind is Kind.TROUBLE
+    assert poll({"task_id": "t1", "state": "success", "result_urls": ["u"]}).kind is Kind.DONE
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [(40, 40), (140, 100), (-3, 0), (39.9, 39), (None, None), ("40", None), (True, None), ([], None),
+     ([{"step": "a", "percent": 10}, {"step": "b", "percent": 55}], 55)],
+)  # fmt: skip
+def test_progress_in_its_forms(told: Any, read: int | None) -> None:
+    assert poll({"status": "running", "progress": told}).progress == read
+
+
+def test_a_nan_progress_is_no_progress() -> None:
+    assert poll(b'{"status": "running", "progress": NaN}').progress is None
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"detail": "余额不足，请充值"}, "余额不足，请充值"),
+        ({"detail": [{"loc": ["body"], "msg": "too long"}, {"msg": "bad"}]}, "too long; bad"),
+        ({"error": {"message": "no"}}, "no"),
+        ({"error": "plain"}, "plain"),
+        ({"message": "m"}, "m"),
+        ({"error_message": "em"}, "em"),
+        (b"<html>502</html>", "<html>502</html>"),
+    ],
+)
+def test_error_texts_in_all_their_places(body: Any, text: str) -> None:
+    assert error_text(body if isinstance(body, bytes) else json.dumps(body).encode()) == text
+
+
+@given(st.integers(100, 999), st.binary(max_size=300))
+def test_no_bytes_can_make_the_readers_raise(status: int, body: bytes) -> None:
+    assert read_submit(Answer(status, body)).kind in Kind
+    assert read_poll(Answer(status, body), "t").kind in Kind
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("status", "state", "task_id", "result_urls", "progress", "detail", "error", "message", "data")
+
+
+@given(st.sampled_from([200, 400, 401, 404, 422, 500]), st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_no_json_can_make_the_readers_raise(status: int, body: dict[str, Any]) -> None:
+    raw = json.dumps(body).encode("utf-8", "surrogatepass")
+    verdict = read_poll(Answer(status, raw), "t")
+    assert verdict.kind in Kind
+    assert read_submit(Answer(status, raw)).kind in Kind
+    if verdict.kind is Kind.FAILED:
+        words = {str(body.get("status")).strip().lower(), str(body.get("state")).strip().lower()}
+        inner = body.get("data")
+        words |= {str(inner.get(f)).strip().lower() for f in ("status", "state")} if isinstance(inner, dict) else set()
+        assert words & FAILURE

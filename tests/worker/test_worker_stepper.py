@@ -1,0 +1,291 @@
+"""The stepper and the fence: each step once, whoever else is working; faults end; leases hold; stopping is safe."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from conftest import execute
+from sandbox_server import Server
+
+from app.errors import Unavailable
+from app.runtime import Runtime, open_runtime
+from app.tasks import advance as advance_module
+from app.tasks import claim, host
+from app.tasks.advance import Stale, advance
+from app.tasks.claim import boot_seconds, claim_due, give_back, keep
+from tests.makers import Maker
+from worker import stepper as stepper_module
+from worker.stepper import Stepper
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
+
+ALL_STEPS = ("prepare", "submit", "submitting", "poll", "host")
+
+
+@asynccontextmanager
+async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Stepper]]:
+    steppers = [Stepper(runtime, idle_seconds=0.05) for _ in range(number)]
+    running = [asyncio.create_task(stepper.run()) for stepper in steppers]
+    yield steppers
+    for stepper in steppers:
+        stepper.stop()
+    await asyncio.gather(*running)
+
+
+def accepted(upstream: Server) -> list[dict[str, Any]]:
+    return upstream.journal(outcome="accepted")
+
+
+async def one_visit(runtime: Runtime, lease_seconds: float = 30) -> claim.Visit:
+    (visit,) = await claim_due(runtime.sessions, ALL_STEPS, 1, lease_seconds)
+    return visit
+
+
+async def lose_lease(runtime: Runtime) -> None:
+    """As if the lease had run out by the database's clock."""
+    await execute(runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at WHERE step <> 'done'")
+
+
+async def test_four_steppers_and_many_bells_take_each_step_once(
+    make: Maker, runtime: Runtime, upstream: Server
+) -> None:
+    user = await make.user(points=30 * 30)
+    numbers = await asyncio.gather(*[make.task_no(user, f"第{n}张") for n in range(30)])
+    async with stepping(runtime, 4) as steppers:
+        for _ in range(10):
+            for stepper in steppers:
+                stepper.wake()
+            await asyncio.sleep(0.02)
+        ended = await asyncio.gather(*[make.ended(user, number, 60) for number in numbers])
+    assert {task["status"] for task in ended} == {"completed"}
+    assert len(accepted(upstream)) == 30
+    assert await make.balance(user) == (0, 0)
+
+
+async def test_no_row_is_claimed_twice(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=600)
+    for _ in range(20):
+        await make.task_no(user)
+    batches = await asyncio.gather(*[claim_due(runtime.sessions, ALL_STEPS, 7, 30) for _ in range(6)])
+    ids = [visit.id for batch in batches for visit in batch]
+    assert len(ids) == len(set(ids)) == 20
+    assert {visit.status for batch in batches for visit in batch} == {"queued"}
+
+
+async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
+    make: Maker, runtime: Runtime, upstream: Server
+) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    frozen = await one_visit(runtime)
+    await lose_lease(runtime)
+    await one_visit(runtime)  # another worker has it now
+    with pytest.raises(Stale):
+        await advance(runtime, frozen)
+    assert accepted(upstream) == []
+    assert (await make.task(user, task_no))["status"] == "queued"
+
+
+async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
+    make: Maker, runtime: Runtime, upstream: Server
+) -> None:
+    """Nobody else came meanwhile, so the version is still its own: only the clock speaks against sending."""
+    user = await make.user(points=30)
+    await make.task_no(user)
+    frozen = await one_visit(runtime)
+    frozen.held_until = boot_seconds() - 1
+    with pytest.raises(Stale):
+        await advance(runtime, frozen)
+    assert accepted(upstream) == []
+
+
+async def test_a_late_success_after_the_refund_changes_nothing(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    late = await one_visit(runtime)
+    await lose_lease(runtime)
+    await execute(runtime, "UPDATE tasks SET step = 'submitting'")
+    assert await advance(runtime, await one_visit(runtime)) is None
+    assert (await make.task(user, task_no))["status"] == "failed"
+    late.step, late.upstream = "poll", {}
+    with pytest.raises(Stale):
+        await advance_module._end(runtime, late, advance_module.Complete([{"key": "k", "thumbnailKey": "t"}]))
+    assert (await make.task(user, task_no))["status"] == "failed"
+    assert await make.balance(user) == (30, 0)
+
+
+async def test_found_submitting_again_is_refunded_and_never_sent(
+    make: Maker, runtime: Runtime, upstream: Server
+) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    await execute(runtime, "UPDATE tasks SET step = 'submitting', lease_until = created_at")
+    async with stepping(runtime):
+        task = await make.ended(user, task_no)
+    assert (task["status"], task["errorCode"]) == ("failed", "UPSTREAM_UNCERTAIN")
+    assert accepted(upstream) == []
+    row = (await execute(runtime, "SELECT suspected_orphan FROM tasks")).scalar()
+    assert row == 1
+
+
+async def test_a_handler_that_raises_three_times_ends_its_task_with_a_refund(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits: list[str] = []
+
+    async def broken(_runtime: Runtime, visit: claim.Visit) -> None:
+        visits.append(visit.task_no)
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr(advance_module, "host_results", broken)
+    user = await make.user(points=60)
+    task_no = await make.task_no(user)
+    async with stepping(runtime):
+        task = await make.ended(user, task_no)
+    assert (task["status"], task["errorCode"]) == ("failed", "INTERNAL")
+    assert visits == [task_no] * 3
+    assert "ZeroDivision" not in str(task)
+
+
+async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=60)
+    first, second = await make.task_no(user), await make.task_no(user)
+    for _ in range(3):
+        assert await claim_due(runtime.sessions, ALL_STEPS, 9, 30)
+        await lose_lease(runtime)
+    visits = await claim_due(runtime.sessions, ALL_STEPS, 9, 30)
+    assert [visit.crashes for visit in visits] == [3, 3]
+    visits[1].crashes = 2
+    for visit in visits:
+        await advance(runtime, visit)
+    assert (await make.task(user, first))["errorCode"] == "INTERNAL"
+    assert (await make.task(user, second))["status"] == "processing"
+    assert (await execute(runtime, f"SELECT crashes FROM tasks WHERE task_no = '{second}'")).scalar() == 0
+
+
+async def test_tasks_left_by_a_crash_go_one_at_a_time(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=300)
+    numbers = [await make.task_no(user) for _ in range(5)]
+    await claim_due(runtime.sessions, ALL_STEPS, 9, 30)
+    await lose_lease(runtime)
+    together, most = 0, 0
+    real = advance_module._submit
+
+    async def watched(*args: Any) -> Any:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.02)
+        try:
+            return await real(*args)
+        finally:
+            together -= 1
+
+    monkeypatch.setattr(advance_module, "_submit", watched)
+    async with stepping(runtime):
+        for number in numbers:
+            assert (await make.ended(user, number))["status"] == "completed"
+    assert most == 1
+
+
+async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=60)
+    await make.task_no(user)
+    visit = await one_visit(runtime, lease_seconds=5)
+    before = visit.held_until
+    await keep(runtime.sessions, [visit], 60)
+    assert visit.held_until > before + 50
+    held = visit.held_until
+    visit.version -= 1  # as if another had claimed it since
+    await keep(runtime.sessions, [visit], 600)
+    assert visit.held_until == held
+
+
+@pytest.mark.settings(lease_seconds=2)
+async def test_work_longer_than_a_lease_is_not_taken_away(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = host._host
+
+    async def slow(*args: Any) -> Any:
+        await asyncio.sleep(4)
+        return await real(*args)
+
+    monkeypatch.setattr(host, "_host", slow)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    async with stepping(runtime, 2):
+        assert (await make.ended(user, task_no))["status"] == "completed"
+    crashes = (await execute(runtime, "SELECT crashes FROM tasks")).scalar()
+    assert (crashes, len(accepted(upstream))) == (0, 1)
+
+
+async def test_stopping_hears_a_submit_out(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "慢 [[sandbox: submit hang 1.5]]")
+    async with stepping(runtime):
+        while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "submitting":
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+    assert (await execute(runtime, "SELECT step FROM tasks")).scalar() == "poll"
+    async with stepping(runtime):
+        assert (await make.ended(user, task_no))["status"] == "completed"
+    assert len(accepted(upstream)) == 1
+
+
+async def test_stopping_gives_the_rest_back_at_once(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "挂 [[sandbox: poll hang 20 once]]")
+    async with stepping(runtime):
+        while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "poll":
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+    row = (await execute(runtime, "SELECT lease_until, crashes FROM tasks")).one()
+    assert tuple(row) == (None, 0)
+    async with stepping(runtime):
+        assert (await make.ended(user, task_no))["status"] == "completed"
+
+
+async def test_rows_are_given_back_once_the_database_is_there_again(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage shorter than the lease costs no crash."""
+    away = True
+    real: Callable[..., Any] = give_back
+
+    async def flaky(*args: Any) -> None:
+        if away:
+            raise Unavailable
+        await real(*args)
+
+    monkeypatch.setattr(stepper_module, "give_back", flaky)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
+    async with stepping(runtime):
+        await asyncio.sleep(1.5)
+        away = False
+        assert (await make.ended(user, task_no))["status"] == "completed"
+    assert (await execute(runtime, "SELECT crashes FROM tasks")).scalar() == 0
+
+
+@pytest.mark.parametrize("world", ["real"], indirect=True)
+async def test_the_work_goes_on_without_redis(make: Maker, runtime: Runtime) -> None:
+    """A runtime whose Redis is nowhere: submits answer, tasks end."""
+    settings = runtime.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    async with open_runtime(settings) as deaf, stepping(deaf):
+        maker = Maker(deaf, make.api)
+        user = await maker.user(points=30)
+        assert (await make.ended(user, await make.task_no(user)))["status"] == "completed"
+        with contextlib.suppress(Exception):
+            await deaf.notices.publish(user.id, "x")
