@@ -167,13 +167,18 @@ def repeat_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable
 def open_database(settings: Settings) -> Sessions:
     """Engines for `settings.database_url`. Nothing is dialled before the first statement."""
     url = make_url(settings.database_url)
-    return _open_sqlite(url) if settings.is_sqlite else _open_mysql(url, settings.database_pool_size)
+    return _open_sqlite(url) if settings.is_sqlite else _open_mysql(url, settings)
 
 
-def _open_mysql(url: URL, pool_size: int) -> Sessions:
-    """READ COMMITTED, UTC, strict. Readers run in autocommit: no BEGIN, no ROLLBACK on return."""
+def _open_mysql(url: URL, settings: Settings) -> Sessions:
+    """READ COMMITTED, UTC, strict. Readers run in autocommit: no BEGIN, no ROLLBACK on return.
+
+    A process that freezes inside a transaction would keep its locks for as long as it is frozen, and nobody could
+    take its tasks over: MariaDB ends such a transaction when a lease is over. MySQL, which has no such limit, reads
+    that part as a comment.
+    """
     options: dict[str, Any] = {
-        "pool_size": pool_size,
+        "pool_size": settings.database_pool_size,
         "max_overflow": 0,
         "pool_timeout": 5,
         "pool_recycle": 600,
@@ -181,12 +186,25 @@ def _open_mysql(url: URL, pool_size: int) -> Sessions:
             "charset": "utf8mb4",
             "connect_timeout": 5,
             "init_command": "SET time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
-            f" innodb_lock_wait_timeout={LOCK_WAIT_SECONDS}",
+            f" innodb_lock_wait_timeout={LOCK_WAIT_SECONDS}"
+            f" /*M!100300 , idle_transaction_timeout={settings.lease_seconds} */",
         },
     }
     writers = create_async_engine(url, isolation_level="READ COMMITTED", **options)
     readers = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
+    for engine in (writers, readers):
+        event.listen(engine.sync_engine, "do_connect", _connect)
     return Sessions(writers, readers)
+
+
+def _connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+    """asyncmy tells some broken handshakes as RuntimeError or IndexError; each is a database that is away."""
+    try:
+        return dialect.connect(*args, **options)
+    except (dialect.loaded_dbapi.Error, OSError):
+        raise
+    except Exception as error:
+        raise OSError(f"no connection: {error!r}") from error
 
 
 def _open_sqlite(url: URL) -> Sessions:

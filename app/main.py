@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -13,15 +14,21 @@ from app.api.middleware import BodyLimit, Net, RequestId
 from app.api.wire import ErrorData, JsonAnswer
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
-from app.settings import Settings, load_settings
+from app.settings import DEVELOPMENT_JWT_SECRET, Settings, load_settings
 
+log = structlog.get_logger()
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LARGEST_BODY_BYTES = 1_000_000
+ERRORS = (400, 401, 402, 403, 404, 413, 415, 429, 500, 503)
 
 
 def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
     """The application. A `runtime` given stays the giver's to close (`gateway up` shares one with its worker)."""
     settings = settings or load_settings()
     set_up_logs(settings)
+    if DEVELOPMENT_JWT_SECRET in settings.jwt_secrets and settings.host not in LOOPBACK:
+        log.warning("development_jwt_secret", host=settings.host, meaning="anybody who reaches this can be anybody")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,7 +46,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would be an answer without the envelope
         default_response_class=JsonAnswer,
-        responses={code: {"model": ErrorData} for code in (400, 401, 402, 403, 404, 413, 415, 429, 500, 503)},
+        # `default` keeps FastAPI from promising its own 422, which never comes.
+        responses={code: {"model": ErrorData} for code in (*ERRORS, "default")},
     )
     for room in (tasks, points, health, files):
         app.include_router(room.router)

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535)
 
     database_url: str = "sqlite+aiosqlite:///var/gateway.db"
-    database_pool_size: int = Field(32, ge=1, le=1000)
+    database_pool_size: int = Field(16, ge=1, le=1000)
     redis_url: str = "memory://"
 
     see2ai_base_url: str = "https://see2ai.com"

@@ -37,14 +37,17 @@ class Ground:
         return self.environment["DATABASE_URL"]
 
     @asynccontextmanager
-    async def process(self, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A child process that is stopped when the block ends. Its standard error is ours."""
+    async def process(
+        self, *command: str, stderr: int | None = None, **environment: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A child process that is stopped when the block ends. Its standard error is ours, unless told otherwise."""
         child = await asyncio.create_subprocess_exec(
             *command,
             env=self.environment | environment,
             cwd=self.directory,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
             limit=2**26,
         )
         try:
@@ -60,16 +63,17 @@ class Ground:
             await wait_for_port(port)
             yield child.pid, port
 
-    async def command(self, *arguments: str) -> tuple[int, str]:
-        """Runs `gateway …` to its end: (exit status, standard output)."""
-        async with self.process(gateway(), *arguments) as child:
-            output, _ = await child.communicate()
-        return child.returncode or 0, output.decode()
+    async def command(self, *arguments: str) -> str:
+        """Runs `gateway …` to its end: its standard output. SystemExit where it said nothing and failed."""
+        async with self.process(gateway(), *arguments, stderr=asyncio.subprocess.PIPE) as child:
+            output, errors = await child.communicate()
+        if child.returncode and not output:
+            raise SystemExit(f"gateway {' '.join(arguments)} failed: {errors.decode()}")
+        return output.decode()
 
     async def violations(self) -> list[Any]:
         """What `gateway audit` finds; an empty list is proof."""
-        _, output = await self.command("audit", "--json")
-        return list(json.loads(output)["violations"])
+        return list(json.loads(await self.command("audit", "--json"))["violations"])
 
 
 @asynccontextmanager
@@ -93,9 +97,7 @@ async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
                 "LOG_LEVEL": "WARNING",
             }
             ground = Ground(own | environment, Path(directory))
-            status, output = await ground.command("migrate")
-            if status:
-                raise SystemExit(f"gateway migrate failed: {output}")
+            await ground.command("migrate")
             yield ground
     finally:
         await run_sql(MYSQL, f"DROP DATABASE `{name}`")

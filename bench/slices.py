@@ -7,6 +7,7 @@ where their rates cannot.
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,13 +17,17 @@ import uvloop
 
 from bench.ground import Ground
 
+GRACE_SECONDS = 30
+
 
 @dataclass
 class Slice:
-    """What was done in one slice. Latencies are milliseconds; `fault` is the first thing that went wrong."""
+    """What was done in one slice: `cpu` is the seconds of the process that is measured, latencies are milliseconds,
+    `fault` is the first thing that went wrong."""
 
     done: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
     latencies: list[float] = field(default_factory=list)
     fault: str = ""
 
@@ -42,7 +47,7 @@ class Driver:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(f"{seconds}\n".encode())
-        line = await self._child.stdout.readline()
+        line = await asyncio.wait_for(self._child.stdout.readline(), seconds + GRACE_SECONDS)
         if not line:
             raise SystemExit("a child process of the benchmark ended")
         done = Slice(**json.loads(line))
@@ -65,12 +70,25 @@ def obey(work: Callable[[float], Awaitable[Slice]]) -> None:
 
 async def _obey(work: Callable[[float], Awaitable[Slice]]) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
-        print(json.dumps(asdict(await work(float(line)))), flush=True)
+        before = time.process_time()
+        done = await work(float(line))
+        done.cpu = time.process_time() - before
+        print(json.dumps(asdict(done)), flush=True)
+
+
+def cpu_milliseconds(slices: list[Slice]) -> float:
+    """CPU of one piece of work: on a busy machine steadier than any rate."""
+    return 1000 * sum(one.cpu for one in slices) / sum(one.done for one in slices)
 
 
 def percentile(values: list[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+def pairs(ours: list[Slice], bare: list[Slice]) -> str:
+    """The rates behind a ratio, pair by pair."""
+    return " ".join(f"{a.rate:.0f}/{b.rate:.0f}" for a, b in zip(ours, bare, strict=True))
 
 
 def median_ratio(ours: list[Slice], bare: list[Slice]) -> float:

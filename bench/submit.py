@@ -1,6 +1,6 @@
 """How many submits a second one API process takes, beside a bare loop of the same transaction in the same run.
 
-    python -m bench.submit [--seconds 5] [--pairs 3] [--users 1000] [--connections 32]
+    python -m bench.submit [--seconds 3] [--pairs 6] [--users 1000] [--connections 32]
 
 The books must be clean afterwards: a fast gateway that miscounts is not fast.
 """
@@ -17,7 +17,7 @@ from app.database import Sessions, open_database
 from app.points import ledger
 from app.settings import Settings
 from bench.ground import Ground, cpu_seconds, lay_ground
-from bench.slices import Driver, Slice, drive, median_ratio, percentile
+from bench.slices import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
 from bench.submit_callers import BODY
 from bench.table import show
 from bench.wiretap import Wiretap, tap
@@ -33,8 +33,8 @@ async def main() -> None:
     limit = str(max(LIMITED_TO // asked.users, 1))
     async with lay_ground(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as ground:
         settings = Settings(_env_file=None, database_url=ground.database_url)
-        await make_users(settings, asked.users)
-        ours, bare, cpu = await measure(ground, asked)
+        await make_users(settings, 2 * asked.users)
+        ours, bare = await measure(ground, asked)
         trips = await count_round_trips(ground, settings)
         violations = await ground.violations()
     latencies = [latency for one in ours for latency in one.latencies]
@@ -46,7 +46,7 @@ async def main() -> None:
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
             "bare asyncmy loop": f"{median(one.rate for one in bare):.0f} /s",
             "latency p50 p95 p99": " ".join(f"{percentile(latencies, p):.0f}" for p in (0.5, 0.95, 0.99)) + " ms",
-            "CPU of the API a submit": f"{cpu * 1e3:.2f} ms",
+            "CPU a submit": f"{cpu_milliseconds(ours):.2f} ms API, {cpu_milliseconds(bare):.2f} ms bare loop",
             "round trips a submit": trips,
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
@@ -57,17 +57,17 @@ async def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="of one slice")
-    parser.add_argument("--pairs", type=int, default=3, help="slices of each kind")
+    parser.add_argument("--seconds", type=float, default=3, help="of one slice")
+    parser.add_argument("--pairs", type=int, default=6, help="slices of each kind")
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--connections", type=int, default=32)
     return parser.parse_args()
 
 
-async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice], float]:
-    """Slices of the gateway and of the bare loop by turns, and the API's CPU seconds a submit."""
+async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+    """Slices of the gateway and of the bare loop, by turns."""
     connections, users = str(asked.connections), str(asked.users)
-    ours, bare, cpu = [], [], []
+    ours, bare = [], []
     async with (
         ground.api() as (pid, port),
         drive(ground, "bench.submit_callers", str(port), connections, users) as callers,
@@ -77,9 +77,9 @@ async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice
         for _ in range(asked.pairs):
             before = cpu_seconds(pid)
             ours.append(await callers.run(asked.seconds))
-            cpu.append((cpu_seconds(pid) - before) / ours[-1].done)
+            ours[-1].cpu = cpu_seconds(pid) - before
             bare.append(await loop.run(asked.seconds))
-    return ours, bare, median(cpu)
+    return ours, bare
 
 
 async def warm_up(callers: Driver, loop: Driver, seconds: float) -> None:
@@ -124,10 +124,6 @@ async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
 def told(tapped: Wiretap, number: int) -> str:
     total, kinds = tapped.per(number)
     return f"{total:.2f}   ({kinds})"
-
-
-def pairs(ours: list[Slice], bare: list[Slice]) -> str:
-    return " ".join(f"{a.rate:.0f}/{b.rate:.0f}" for a, b in zip(ours, bare, strict=True))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,18 @@
 
     python -m bench.submit_bare CONNECTIONS USERS < seconds
 
-It writes what the gateway writes, so the audit holds it to the same books.
+It writes what the gateway writes, so the audit holds it to the same books. Its users are its own, the second USERS.
 """
 
 import asyncio
 import json
 import os
+import random
 import secrets
 import sys
 import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from itertools import cycle
 from typing import Any
 
 import asyncmy
@@ -48,7 +48,7 @@ class Loop:
 
     def __init__(self, url: str, users: int) -> None:
         self._url = make_url(url)
-        self._users = cycle(range(1, users + 1))
+        self._first, self._last = users + 1, 2 * users
         self._auth: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
 
     async def run(self, seconds: float, connections: int) -> Slice:
@@ -77,7 +77,7 @@ class Loop:
 
     async def _submit_until(self, writer: Any, until: float, tally: Slice) -> None:
         while (began := time.perf_counter()) < until:
-            user_id = next(self._users)
+            user_id = random.randint(self._first, self._last)
             auth = await self._auth.get()
             async with auth.cursor() as cursor:
                 await cursor.execute(USER, (user_id,))

@@ -5,9 +5,10 @@ python -m bench.submit_callers PORT CONNECTIONS USERS < seconds
 
 import asyncio
 import json
+import random
 import sys
 import time
-from itertools import cycle
+from typing import Any
 
 from app.accounts.credentials import sign_token
 from app.settings import load_settings
@@ -20,7 +21,7 @@ BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode
 class Caller(asyncio.Protocol):
     """One connection: the next request leaves when the last answer is whole."""
 
-    def __init__(self, requests: "cycle[bytes]", until: float, tally: Slice) -> None:
+    def __init__(self, requests: list[bytes], until: float, tally: Slice) -> None:
         self._requests = requests
         self._until = until
         self._tally = tally
@@ -28,14 +29,13 @@ class Caller(asyncio.Protocol):
         self._sent_at = 0.0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._send()
 
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
-        self._transport.write(next(self._requests))
+        self._transport.write(random.choice(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -74,7 +74,7 @@ def request(token: str) -> bytes:
     )
 
 
-async def submit_for(seconds: float, port: int, connections: int, requests: "cycle[bytes]") -> Slice:
+async def submit_for(seconds: float, port: int, connections: int, requests: list[bytes]) -> Slice:
     """Opens the connections anew each time: the server closes idle ones between slices."""
     loop, tally, began = asyncio.get_running_loop(), Slice(), time.perf_counter()
     callers = [
@@ -89,7 +89,7 @@ async def submit_for(seconds: float, port: int, connections: int, requests: "cyc
 def main() -> None:
     port, connections, users = map(int, sys.argv[1:])
     settings = load_settings()
-    requests = cycle([request(sign_token(settings, user_id)) for user_id in range(1, users + 1)])
+    requests = [request(sign_token(settings, user_id)) for user_id in range(1, users + 1)]
     obey(lambda seconds: submit_for(seconds, port, connections, requests))
 
 

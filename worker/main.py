@@ -12,7 +12,6 @@ from typing import Any
 import arq.worker
 import structlog
 from arq.connections import RedisSettings
-from redis.exceptions import RedisError
 
 from app.logs import set_up_logs
 from app.metrics import serve_metrics
@@ -55,7 +54,7 @@ async def _listen(runtime: Runtime, stepper: Stepper) -> None:
         )
         try:
             await worker.async_run()
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever ARQ stumbles over, it is not worth going deaf for
             log.warning("bell_unheard", error=repr(error)[:200])
         finally:
             for task in worker.tasks.values():

@@ -17,7 +17,7 @@ from app import metrics
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.tasks.advance import Stale, advance, count_stale
-from app.tasks.claim import Return, Visit, claim_due, give_back, keep
+from app.tasks.claim import ClaimUnknown, Return, Visit, claim_due, give_back, keep
 from app.tasks.decide import Fail as FailMove
 from app.tasks.decide import Later, after_fault, backoff_seconds
 from app.tasks.finish import finish_task
@@ -34,10 +34,11 @@ OTHERS_GRACE_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Lane:
-    """A share of the worker's hands: downloads cannot starve polls."""
+    """A share of the worker's hands: downloads cannot starve polls, and what a crash left behind goes alone."""
 
     steps: tuple[str, ...]
     slots: int
+    suspects: bool = False
     visits: dict[asyncio.Task[None], Visit] = field(default_factory=dict)
 
     def free(self) -> int:
@@ -50,12 +51,17 @@ class Stepper:
     def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._runtime = runtime
         self._idle_seconds = idle_seconds
-        self._lanes = (Lane(("prepare", "submit", "submitting", "poll"), 256), Lane(("host",), 8))
+        # A task that was left by a crash may take the process down again: it is claimed alone among its like, so
+        # that at most one of them is counted a crash for it.
+        self._lanes = (
+            Lane(("prepare", "submit", "submitting", "poll"), 256),
+            Lane(("host",), 8),
+            Lane(("prepare", "submit", "submitting", "poll", "host"), 1, suspects=True),
+        )
         self._returns: deque[Return] = deque()
         self._has_returns = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_stopping = False
-        self._one_suspect = asyncio.Lock()
 
     def wake(self) -> None:
         """Look now."""
@@ -104,7 +110,14 @@ class Stepper:
         if limit <= 0:
             return False
         runtime = self._runtime
-        visits = await claim_due(runtime.sessions, lane.steps, limit, runtime.settings.lease_seconds)
+        try:
+            visits = await claim_due(
+                runtime.sessions, lane.steps, limit, runtime.settings.lease_seconds, suspects=lane.suspects
+            )
+        except ClaimUnknown as error:
+            for visit in error.visits:
+                self._give_back(visit, Later(0.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream))
+            raise
         for visit in visits:
             task = asyncio.create_task(self._visit(visit))
             lane.visits[task] = visit
@@ -121,13 +134,9 @@ class Stepper:
         return forget
 
     async def _visit(self, visit: Visit) -> None:
-        """One visit. A task that was left by a crash goes alone, so that it can take no other one down again."""
+        """One visit, and what becomes of the row after it."""
         try:
-            if visit.crashes:
-                async with self._one_suspect:
-                    later = await advance(self._runtime, visit)
-            else:
-                later = await advance(self._runtime, visit)
+            later = await advance(self._runtime, visit)
             if later is not None:
                 self._give_back(visit, later)
             elif visit.step == "host":
@@ -173,10 +182,11 @@ class Stepper:
             await self._flush_returns()
 
     async def _flush_returns(self) -> None:
-        """Until the database took them, or their leases have run out and the rows come back by themselves.
+        """Until the database took them; while stopping, or for a bug of ours, only as long as their leases hold.
 
         A row leaves the queue only once it is written: whoever is cancelled here loses none, and a row written
-        twice is refused by its version.
+        twice is refused by its version. So a row that another took meanwhile is left alone, and one that nobody
+        took does not count as left by a crash, however long the database was away.
         """
         while self._returns:
             batch = list(islice(self._returns, MOST_IN_A_RETURN))
@@ -184,7 +194,8 @@ class Stepper:
                 await give_back(self._runtime.sessions, batch)
             except Exception as error:
                 log.warning("rows_not_given_back", tasks=len(batch), error=repr(error)[:300])
-                batch = [one for one in batch if not one.visit.is_held()]
+                is_worth_waiting = isinstance(error, Unavailable) and not self._is_stopping
+                batch = [] if is_worth_waiting else [one for one in batch if not one.visit.is_held()]
                 await asyncio.sleep(0.5)
             for one in batch:
                 self._returns.remove(one)

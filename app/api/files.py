@@ -21,7 +21,8 @@ LONGEST_KEY = 200  # ours have about 70; a file system refuses names above 255
 PERMANENT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
-@router.api_route("/files/{key:path}", methods=["GET", "HEAD"], summary="读取结果文件", response_class=Response)
+@router.get("/files/{key:path}", summary="读取结果文件", response_class=Response)
+@router.head("/files/{key:path}", include_in_schema=False)
 async def get_file(key: str, runtime: RuntimeDep) -> Response:
     content_type = TYPES.get(key.rpartition(".")[2])
     if content_type is None or len(key) > LONGEST_KEY or not runtime.store.is_local:

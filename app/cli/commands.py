@@ -1,6 +1,7 @@
 """`gateway`: the commands that run something. Those that change users, points and models are in `admin.py`."""
 
 import asyncio
+import signal
 import sys
 from typing import Annotated
 
@@ -25,6 +26,8 @@ admin.add_to(app)
 
 log = structlog.get_logger()
 
+LAST_ANSWERS_SECONDS = 20  # after SIGTERM: for requests under way; those that wait for a task may be cut
+
 
 def main() -> None:
     """The console script. Errors become one line on standard error."""
@@ -47,6 +50,7 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
     if workers > 1 and settings.is_redis_embedded:
         finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
     serve_metrics(settings)
+    _end_well_on_sigterm()
     uvicorn.run(
         "app.main:create_app",
         factory=True,
@@ -56,7 +60,13 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )
+
+
+def _end_well_on_sigterm() -> None:
+    """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 @app.command()
@@ -86,7 +96,15 @@ def sandbox(
     """SEE2AI's fast-image action on this machine, for development and tests."""
     set_up_logs(settings_or_exit())
     print(f"sandbox: http://{host}:{port}  (Authorization: Bearer {api_key})", flush=True)
-    uvicorn.run(create_sandbox(api_key=api_key), host=host, port=port, access_log=False, log_config=None)
+    _end_well_on_sigterm()
+    uvicorn.run(
+        create_sandbox(api_key=api_key),
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=1,  # a client that is kept hanging on purpose must not hold up the end
+    )
 
 
 @app.command()

@@ -15,6 +15,8 @@ from app import metrics
 log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 2.0
+JITTER_SECONDS = 1.0
+PROBE_LOOK_SECONDS = 1.0  # how long the others stay away while one is asking
 PROBE_SECONDS = 70.0  # longer than the longest call, after which a lost probe is forgotten
 
 
@@ -26,6 +28,7 @@ class Circuit:
         self._clock = clock
         self._pause = 0.0
         self._closed_at = 0.0  # when the current pause ends
+        self._probe_until = 0.0  # past, or when the visit that was let through is given up
         self.reason = ""
 
     @property
@@ -36,31 +39,35 @@ class Circuit:
         """0 where the caller may ask SEE2AI now; while open, only one caller a pause is let through."""
         if not self.is_open:
             return 0.0
-        left = self._closed_at - self._clock()
-        if left > 0:
-            return left + random.uniform(0, 1)  # noqa: S311
-        self._closed_at = self._clock() + PROBE_SECONDS
+        now = self._clock()
+        if now < self._closed_at:
+            return self._closed_at - now + random.uniform(0, JITTER_SECONDS)  # noqa: S311
+        if now < self._probe_until:
+            # Its answer comes in a moment and decides: nobody should sleep as long as a lost probe is waited for.
+            return PROBE_LOOK_SECONDS + random.uniform(0, JITTER_SECONDS)  # noqa: S311
+        self._probe_until = now + PROBE_SECONDS
         return 0.0
 
     def refused(self, reason: str) -> float:
         """Opens, or keeps open for twice as long; the pause in seconds."""
-        if not self.is_open or self._closed_at - self._clock() > self._pause:
+        now = self._clock()
+        if not self.is_open or now < self._probe_until:
             self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), self._max_pause)
-            self._closed_at = self._clock() + self._pause
+            self._closed_at, self._probe_until = now + self._pause, 0.0
             log.error("see2ai_circuit_open", reason=reason, pause_seconds=self._pause)
         self.reason = reason
         metrics.CIRCUIT_OPEN.set(1)
-        return max(self._closed_at - self._clock(), 0.0) + random.uniform(0, 1)  # noqa: S311
+        return max(self._closed_at - now, 0.0) + random.uniform(0, JITTER_SECONDS)  # noqa: S311
 
     def unheard(self) -> None:
         """A probe that told nothing (no connection, an error of SEE2AI's own): the same pause once more."""
-        if self.is_open:
-            self._closed_at = self._clock() + self._pause
+        if self.is_open and self._clock() < self._probe_until:
+            self._closed_at, self._probe_until = self._clock() + self._pause, 0.0
 
     def answered(self) -> None:
         """SEE2AI took our key: closes."""
         if self.is_open:
             log.warning("see2ai_circuit_closed")
             metrics.CIRCUIT_OPEN.set(0)
-        self._pause = 0.0
+        self._pause = self._probe_until = 0.0
         self.reason = ""

@@ -35,7 +35,10 @@ class UnreadableAnswer(Exception):
 
 
 class See2ai:
-    """A client for one base URL and one key. The key goes to that origin only and never along a redirect."""
+    """A client for one base URL and one key. The key goes to that origin only and never along a redirect.
+
+    The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._base_url = settings.see2ai_base_url.rstrip("/")
@@ -56,7 +59,7 @@ class See2ai:
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._ask(self._fresh, "POST", action.submit_path, json=request)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, aiohttp.ClientError) as error:
             verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.AMBIGUOUS, _name(error))
         except (TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.AMBIGUOUS, _name(error))
@@ -72,7 +75,7 @@ class See2ai:
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 answer = await self._ask(self._kept, "GET", path)
-        except (httpx.HTTPError, TimeoutError, UnreadableAnswer) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.TROUBLE, _name(error))
         else:
             verdict = read_poll(answer, task_id)
@@ -117,7 +120,7 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
     )
 
 
-def _was_never_sent(error: httpx.HTTPError) -> bool:
+def _was_never_sent(error: Exception) -> bool:
     """Whether the request certainly stayed here.
 
     The transport reports a connection lost *after* sending as ConnectTimeout, too, so its own classes cannot be

@@ -117,7 +117,7 @@ def read_poll(answer: Answer, task_id: str) -> Verdict:
         return Verdict(Kind.TROUBLE, note)
     theirs = body.get("task_id")
     if theirs is not None and str(theirs) != task_id:
-        return Verdict(Kind.TROUBLE, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]}")
+        return Verdict(Kind.TROUBLE, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]!a}")
     return _by_word(body, answer)
 
 
@@ -131,7 +131,7 @@ def _by_word(body: dict[str, Any], answer: Answer) -> Verdict:
     return Verdict(
         Kind.RUNNING,
         progress=_progress(body.get("progress")),
-        unknown_word="" if known else word[:40],
+        unknown_word="" if known else word[:40].encode(errors="replace").decode(),
         waiting=word in WAITING,
     )
 
@@ -174,7 +174,14 @@ def _object(body: bytes) -> dict[str, Any] | None:
 
 
 def error_text(body: bytes) -> str:
-    """The reason in a body: `detail` (text or FastAPI's list), `error.message`, `message`, `error_message`, or raw."""
+    """The reason in a body: `detail` (text or FastAPI's list), `error.message`, `message`, `error_message`, or raw.
+
+    Always text that a database takes: JSON may hold half a surrogate pair, which no encoding of ours does.
+    """
+    return _reason(body).encode(errors="replace").decode()
+
+
+def _reason(body: bytes) -> str:
     value = _object(body)
     if value is None:
         return _shown(body)

@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy import select
 
 from app import metrics
-from app.database import DuplicateRow, repeat_on_conflict, utc_after
+from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict, utc_after
 from app.egress import EgressError
 from app.errors import TaskFailure, Unavailable
 from app.faults import fault_point
@@ -25,6 +26,7 @@ from app.runtime import Runtime
 from app.see2ai.actions import ACTIONS
 from app.see2ai.actions.fast_image import resolve_ratio
 from app.see2ai.states import Kind, Verdict
+from app.tables import tasks
 from app.tasks import decide
 from app.tasks.claim import Visit, boot_seconds, write
 from app.tasks.decide import Complete, Fail, Later, Move, Onward
@@ -114,7 +116,7 @@ async def _poll(runtime: Runtime, visit: Visit) -> Move:
     fault_point("poll.after_answer")
     verdict = _heed_circuit(runtime, verdict)
     now = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at)
-    move = decide.after_poll(visit, verdict, now)
+    move = decide.after_poll(visit, verdict, now, is_last_look=is_last_look)
     if isinstance(move, Onward) and not visit.upstream.get("relooked"):
         return replace(move, deadline_seconds=runtime.settings.hosting_deadline_seconds)
     return move
@@ -197,7 +199,17 @@ async def _write_onward(runtime: Runtime, visit: Visit, move: Onward) -> None:
         reused = Fail(TaskFailure.UPSTREAM_UNCERTAIN, f"a task id used before: {error.text[:200]}", is_orphan=True)
         await _end(runtime, visit, reused)
         raise Stale from error
+    except CommitUnknown:
+        if not await _stands(runtime, visit, move.step):
+            raise
     _remember(visit, move, changes, steps, began + lease_seconds)
+
+
+async def _stands(runtime: Runtime, visit: Visit, step: str) -> bool:
+    """After an unheard COMMIT: whether it happened. No other visit leads from this version to this step."""
+    async with runtime.sessions.read() as session:
+        found = await session.execute(select(tasks.c.version, tasks.c.step).where(tasks.c.id == visit.id))
+        return tuple(found.one()) == (visit.version + 1, step)
 
 
 def _remember(visit: Visit, move: Onward, changes: dict[str, Any], steps: list[Any], held_until: float) -> None:

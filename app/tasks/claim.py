@@ -1,7 +1,7 @@
 """Claims due rows for this process, keeps its leases alive, and gives rows back. The database's clock decides.
 
 A claim raises `version`: whoever writes later under an older version writes nothing. A row found with a lease
-still on it was left by a visit that never came back, and counts as a crash.
+still on it was left by a visit that never came back, and counts as a crash; from then on it is a suspect.
 """
 
 import time
@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, case, literal, select, update
 
-from app.database import Session, Sessions, repeat_on_conflict, utc_after, utc_now
+from app.database import CommitUnknown, Session, Sessions, repeat_on_conflict, utc_after, utc_now
+from app.errors import Unavailable
 from app.tables import tasks
 
 
@@ -63,20 +64,45 @@ class Visit:
         return (self.now - self.created_at).total_seconds() + boot_seconds() - self.claimed_at
 
 
+class ClaimUnknown(Unavailable):
+    """The COMMIT of a claim was not heard: whoever asked gives `visits` back, or they count as crashes later."""
+
+    def __init__(self, visits: "list[Visit]") -> None:
+        self.visits = visits
+        super().__init__()
+
+
 @repeat_on_conflict
-async def claim_due(sessions: Sessions, steps: Sequence[str], limit: int, lease_seconds: float) -> list[Visit]:
-    """Up to `limit` due tasks on one of `steps`, the longest due first; no row is handed to two processes."""
+async def claim_due(
+    sessions: Sessions, steps: Sequence[str], limit: int, lease_seconds: float, *, suspects: bool | None = None
+) -> list[Visit]:
+    """Up to `limit` due tasks on one of `steps`, the longest due first; no row is handed to two processes.
+
+    `suspects` narrows it to tasks that were (or were not) left by a crash; None takes both. Raises ClaimUnknown.
+    """
+    which = {"steps": list(steps), "most": limit, "suspect": suspects}
+    async with sessions.read() as session:
+        ids = list(await session.scalars(_LOOK[suspects is None], which))
+    if not ids:
+        return []
     began = boot_seconds()
-    async with sessions.begin() as session:
-        rows = (await session.execute(_DUE, {"steps": list(steps), "most": limit})).all()
-        if not rows:
-            return []
-        await session.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
+    rows: list[Row[*tuple[Any, ...]]] = []
+    try:
+        async with sessions.begin() as session:
+            # A scan for few rows among many would lock those it passes over, and hide them from other workers.
+            found = _DUE[suspects is None] if len(ids) == limit else _THESE
+            rows = [row for row in await session.execute(found, which | {"ids": ids}) if row.next_run_at is not None]
+            rows = [row for row in rows if row.next_run_at <= row.now and row.step in steps]
+            if rows:
+                await session.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
+    except CommitUnknown as error:
+        raise ClaimUnknown([_visit(row, began, lease_seconds) for row in rows]) from error
     return [_visit(row, began, lease_seconds) for row in rows]
 
 
 def _visit(row: Row[*tuple[Any, ...]], began: float, lease_seconds: float) -> Visit:
     columns = dict(row._mapping)
+    del columns["next_run_at"]
     columns["crashes"] += columns.pop("lease_until") is not None
     columns["version"] += 1
     if columns["status"] == "created":
@@ -164,14 +190,31 @@ _READ = [
     "created_at",
     "deadline_at",
     "lease_until",
+    "next_run_at",
 ]
 _ids = tasks.c.id.in_(bindparam("ids", expanding=True))
 
-_DUE = (
-    select(*[tasks.c[name] for name in _READ], utc_now().label("now"))
-    .where(tasks.c.next_run_at <= utc_now(), tasks.c.step.in_(bindparam("steps", expanding=True)))
+_is_due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(bindparam("steps", expanding=True))
+_is_suspect = (tasks.c.crashes > 0) | tasks.c.lease_until.is_not(None)
+_columns = [tasks.c[name] for name in _READ]
+# By whether both kinds are wanted.
+_WANTED = {True: _is_due, False: _is_due & (_is_suspect == bindparam("suspect"))}
+_LOOK = {
+    both: select(tasks.c.id).where(wanted).order_by(tasks.c.next_run_at).limit(bindparam("most"))
+    for both, wanted in _WANTED.items()
+}
+_DUE = {
+    both: select(*_columns, utc_now().label("now"))
+    .where(wanted)
     .order_by(tasks.c.next_run_at)
     .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+    for both, wanted in _WANTED.items()
+}
+_THESE = (
+    select(*_columns, utc_now().label("now"))
+    .where(_ids)
+    .order_by(tasks.c.next_run_at)
     .with_for_update(skip_locked=True)
 )
 # MySQL assigns from left to right and later terms see the new values: what looks at a column stands before it.

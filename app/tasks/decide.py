@@ -91,7 +91,8 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
     match verdict.kind:
         case Kind.ACCEPTED:
             changes = {"status": "processing", "upstream_task_id": verdict.task_id, "upstream": {"looks": 0}}
-            return Onward("poll", f"accepted as {verdict.task_id}", POLL_STAIRS[0][1], changes)
+            delay = within(POLL_STAIRS[0][1], visit.seconds_left())
+            return Onward("poll", f"accepted as {verdict.task_id}", delay, changes)
         case Kind.REFUSED:
             return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
         case Kind.GAVE_UP:
@@ -113,15 +114,18 @@ def _send_again(visit: Visit, verdict: Verdict, upstream: dict[str, Any]) -> Mov
     return Onward("submit", verdict.note, within(delay, visit.seconds_left()), changes)
 
 
-def after_poll(visit: Visit, verdict: Verdict, now: datetime) -> Move:
-    """The table "answer to a poll". `now` dates the first of several 404s."""
+def after_poll(visit: Visit, verdict: Verdict, now: datetime, *, is_last_look: bool) -> Move:
+    """The table "answer to a poll". `now` dates the first of several 404s.
+
+    `is_last_look`: it *began* at the deadline or later. One that only ended there is followed by a last one.
+    """
     if verdict.kind is Kind.FAILED:
         return Fail(TaskFailure.UPSTREAM_FAILED, verdict.note)
     if verdict.kind is Kind.DONE and verdict.urls:
         upstream = visit.upstream | {"urls": list(verdict.urls)}
         return Onward("host", "SEE2AI is done", changes={"upstream": upstream, "attempts": 0})
     move = _look_again(visit, verdict, now)
-    if isinstance(move, Later) and visit.seconds_left() <= 0:
+    if isinstance(move, Later) and is_last_look:
         return Fail(TaskFailure.TIMED_OUT, verdict.note or "still running at the deadline")
     return move
 
@@ -136,7 +140,8 @@ def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
             empty = upstream.get("empty", 0) + 1
             if empty >= MOST_EMPTY_LOOKS:
                 return Fail(TaskFailure.RESULT_LOST, "success without any result URL")
-            return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream | {"empty": empty})
+            upstream = _without_404s(upstream) | {"empty": empty}
+            return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream)
         case Kind.MISSING:
             since = upstream.get("missing_since") or now.isoformat()
             missing = upstream.get("missing", 0) + 1

@@ -30,7 +30,7 @@ async def get_task(sessions: Sessions, user_id: int, task_no: str) -> dict[str, 
     if len(task_no) <= LONGEST_TASK_NO:
         async with sessions.read() as session:
             row = (await session.execute(_ONE, {"task_no": task_no, "user": user_id})).one_or_none()
-        if row is not None:
+        if row is not None and row.task_no == task_no:  # to MySQL, "x" equals "x " under every padding collation
             return dict(row._mapping)
     raise NotFound("任务不存在")
 

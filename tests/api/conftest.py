@@ -1,14 +1,19 @@
 """What tests of the REST door share."""
 
 import io
-import sys
+from types import SimpleNamespace
 
 import pytest
+
+from app import logs
 
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """All that is logged to standard error by a door opened after this; ask for it before `api` and `make`."""
+    """All that is logged to standard error by a door opened after this; ask for it before `api` and `make`.
+
+    Not `capfd`: its stream is closed after the test, while the process' loggers still hold it.
+    """
     stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
     return stream

@@ -43,6 +43,47 @@ async def test_unknown_paths_and_wrong_methods_answer_in_chinese(api: httpx.Asyn
 
 
 @embedded
+async def test_the_document_promises_the_envelope_and_no_422(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/openapi.json")).json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert {"400", "401", "402", "404", "429", "503"} <= set(operation["responses"]), (method, path)
+            assert "422" not in operation["responses"]
+            for status, answer in operation["responses"].items():
+                schema = json.dumps(answer.get("content", {}))
+                assert ("Envelope" if status == "200" else "ErrorData") in schema or path.startswith("/files/")
+
+
+@embedded
+async def test_files_that_are_not_there(api: httpx.AsyncClient, runtime: Runtime) -> None:
+    await runtime.store.put("results/a.jpg", b"a picture", "image/jpeg")
+    await runtime.store.put("results/a.svg", b"<svg/>", "image/svg+xml")
+    found = await api.get("/files/results/a.jpg")
+    assert (found.content, found.headers["content-type"]) == (b"a picture", "image/jpeg")
+    assert found.headers["x-content-type-options"] == "nosniff"
+    names = [
+        "results/b.jpg",
+        "results/a.svg",
+        "results",
+        "",
+        "%00.jpg",
+        "猫.jpg",
+        "a" * 290 + ".jpg",
+        "a" * 5000 + ".jpg",
+    ]
+    escapes = [
+        "..%2F..%2Fgateway.db",
+        "results/..%2F..%2Fgateway.jpg",
+        "%2Fetc%2Fpasswd.jpg",
+        "results%2F%2Fa.jpg",
+        "./.jpg",
+    ]
+    for name in names + escapes:
+        assert refusal(await api.get(f"/files/{name}"))[:2] == (404, "NOT_FOUND"), name
+
+
+@embedded
 async def test_head_has_the_headers_and_no_body(api: httpx.AsyncClient) -> None:
     for path in (BALANCE, "/healthz", "/nope", "/files/results/none.jpg"):
         answer = await api.head(path)

@@ -151,14 +151,13 @@ class Processes:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        for process in self.started:
+        for process in reversed(self.started):
             if process.code is None:
                 # The whole session: `gateway serve --workers 2` has children.
                 os.killpg(process.pid, signal.SIGCONT)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.ends(10)
-        if error is not None:
-            print("\n".join(self._tails()))
+        print("\n".join(self._tails()))  # pytest shows it where a test has failed
 
     def _tails(self) -> list[str]:
         lines = []

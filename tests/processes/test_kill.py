@@ -28,13 +28,14 @@ from app.settings import Settings
 from tests.makers import TEXT_MODEL
 from tests.services import MISSING, RealServices, free_port
 
-SIDE_BY_SIDE = 6
+SIDE_BY_SIDE = 10
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
 WORKER_POINTS = sorted(POINTS - API_POINTS)
 NOBODY_KNOWS = frozenset({"send.after_intent", "send.after_answer"})
-FROZEN_POINTS = sorted(POINTS - API_POINTS - {"finish.after_commit"})
-UP_POINTS = ["submit.before_commit", "submit.after_commit", "send.after_intent", "send.after_answer"]
-UP_POINTS += ["poll.after_answer", "host.after_upload", "finish.before_commit", "finish.after_commit"]
+FROZEN_POINTS = ["visit.claimed", "send.before_intent", "send.after_intent", "send.after_answer"]
+FROZEN_POINTS += ["poll.after_answer", "host.after_upload", "finish.before_commit"]
+UP_POINTS = ["submit.before_commit", "submit.after_commit", "send.after_answer", "poll.after_answer"]
+UP_POINTS += ["host.after_upload", "finish.before_commit"]
 
 _words = itertools.count(1)
 
@@ -142,11 +143,6 @@ async def _freeze_worker(stage: Stage, point: str, env: dict[str, Any], processe
         until(f"{frozen.name} froze", frozen.is_frozen, 60)
         frozen_at = time.monotonic()
         other = processes.worker()
-        if point == "finish.before_commit":
-            # The row is locked by the open transaction, nobody can take it: the first one ends the task when it thaws.
-            await asyncio.sleep(max(LEASE_SECONDS + 1 - (time.monotonic() - frozen_at), 0))
-            frozen.thaw()
-            return await _proved(stage, books, task_no, word, [other, frozen])
         [ended] = await books.all_ended()
         assert time.monotonic() - frozen_at > LEASE_SECONDS * 0.9
         frozen.thaw()

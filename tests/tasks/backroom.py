@@ -1,6 +1,7 @@
 """What no caller may see of a task, for the tests that prove it: its row, SEE2AI's journal, a deadline moved closer."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +20,7 @@ from app.tasks.find import get_task_for_operator
 from tests.makers import Maker, User
 from worker.stepper import Stepper
 
+_numbers = itertools.count(1)
 SECRET = "geheim"
 """A word in SEE2AI's texts that must never reach a caller."""
 
@@ -30,6 +32,10 @@ class Ended:
     task: dict[str, Any]
     words: str
     row: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        return str(self.task["prompt"])
 
     @property
     def outcome(self) -> str:
@@ -54,7 +60,7 @@ async def stepping(runtime: Runtime) -> AsyncIterator[None]:
         await work
 
 
-async def until(what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
+async def until(what: str, look: Callable[[], Any], seconds: float = 20) -> Any:
     """The first truthy answer of `look`, which may be a coroutine function."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,7 +84,7 @@ async def set_deadline(runtime: Runtime, task_no: str, seconds: float) -> None:
         )
 
 
-async def ended(make: Maker, user: User, task_no: str, seconds: float = 40) -> Ended:
+async def ended(make: Maker, user: User, task_no: str, seconds: float = 20) -> Ended:
     task = await make.ended(user, task_no, seconds)
     one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
     many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
@@ -91,10 +97,17 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 40) -> E
     return Ended(task, words, await row_of(make.runtime, task_no))
 
 
-async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 40) -> dict[str, Ended]:
-    """Submits all prompts, then waits for all ends; by prompt."""
-    numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
+async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 20) -> dict[str, Ended]:
+    """Submits all prompts, each with a number of its own, then waits for all ends; by prompt without the number.
+
+    The sandbox counts the troubles of a submit by distinct prompt, and serves all tests of a run.
+    """
+    numbers = {prompt: await make.task_no(user, distinct(prompt)) for prompt in prompts}
     return {prompt: await ended(make, user, task_no, seconds) for prompt, task_no in numbers.items()}
+
+
+def distinct(prompt: str) -> str:
+    return f"{prompt} {next(_numbers)}"
 
 
 def submits(upstream: Server, prompt: str, outcome: str = "") -> list[dict[str, Any]]:

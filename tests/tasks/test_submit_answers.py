@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from backroom import SECRET, Ended, ended, hasten, polls, row_of, run_all, set_deadline, submits, until
+from backroom import SECRET, Ended, distinct, ended, hasten, polls, row_of, run_all, set_deadline, submits, until
 from sandbox_server import Server
 
 from app.see2ai import circuit, client
@@ -20,6 +20,8 @@ from tests.services import free_port
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")
 PRICE = 30
+DEAD = f"127.0.0.1:{free_port()}"
+"""Nobody listens there until a test does."""
 FORMS = ("string", "list", "error.message", "message", "error_message", "not-json", "html")
 
 
@@ -27,6 +29,8 @@ FORMS = ("string", "list", "error.message", "message", "error_message", "not-jso
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(circuit, "JITTER_SECONDS", 0.1)
+    monkeypatch.setattr(circuit, "PROBE_LOOK_SECONDS", 0.1)
 
 
 async def refunded(make: Maker, user: User, points: int) -> None:
@@ -36,7 +40,7 @@ async def refunded(make: Maker, user: User, points: int) -> None:
 def untold(one: Ended) -> None:
     """The caller learns a Chinese reason and nothing of SEE2AI's."""
     assert "积分已退还" in one.task["errorMessage"]
-    for word in (SECRET, "HTTP", "http://127", "see2ai", "SEE2AI", "circuit", "请充值"):
+    for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "circuit", "请充值"):
         assert word not in one.words, word
 
 
@@ -52,7 +56,7 @@ async def test_a_refused_input_fails_at_once_and_only_the_operator_reads_why(mak
         one = ends[prompt]
         assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_REJECTED", False), prompt
         assert one.row["operator_note"] == f"HTTP {code}: {SECRET} {code}"
-        assert len(submits(upstream, prompt)) == 1
+        assert len(submits(upstream, one.prompt)) == 1
         untold(one)
     await refunded(make, user, 1000)
 
@@ -90,7 +94,7 @@ async def test_errors_of_see2ai_are_tried_three_times_in_all(make: Maker, upstre
         "[[sandbox: submit 429 5 times; take 0]]": ("completed", 6),
     }
     ends = await run_all(make, user, expected)
-    assert {prompt: (one.outcome, len(submits(upstream, prompt))) for prompt, one in ends.items()} == expected
+    assert {prompt: (one.outcome, len(submits(upstream, one.prompt))) for prompt, one in ends.items()} == expected
     assert not any(one.row["suspected_orphan"] for one in ends.values())
     await refunded(make, user, 1000 - 2 * PRICE)
 
@@ -98,10 +102,13 @@ async def test_errors_of_see2ai_are_tried_three_times_in_all(make: Maker, upstre
 @working
 async def test_retry_after_is_honoured(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    prompts = ["[[sandbox: submit 429 retry-after 1 once; take 0]]", "[[sandbox: submit 503 retry-after 1 once; take 0]]"]
+    prompts = [
+        "[[sandbox: submit 429 retry-after 1 once; take 0]]",
+        "[[sandbox: submit 503 retry-after 1 once; take 0]]",
+    ]
     ends = await run_all(make, user, prompts)
     for prompt in prompts:
-        first, second = (entry["monotonic"] for entry in submits(upstream, prompt))
+        first, second = (entry["monotonic"] for entry in submits(upstream, ends[prompt].prompt))
         assert second - first >= 1.0
         assert ends[prompt].outcome == "completed"
 
@@ -109,7 +116,7 @@ async def test_retry_after_is_honoured(make: Maker, upstream: Server) -> None:
 @working
 async def test_too_fast_until_the_deadline_gives_the_points_back(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    task_no = await make.task_no(user, prompt := f'[[sandbox: submit 429 retry-after 2 "{SECRET}"]]')
+    task_no = await make.task_no(user, prompt := distinct(f'[[sandbox: submit 429 retry-after 2 "{SECRET}"]]'))
     await until("a first try", lambda: submits(upstream, prompt))
     await set_deadline(make.runtime, task_no, 0.5)
     one = await ended(make, user, task_no)
@@ -120,7 +127,7 @@ async def test_too_fast_until_the_deadline_gives_the_points_back(make: Maker, up
 
 
 @asynccontextmanager
-async def relay(port: int, origin: str) -> AsyncIterator[None]:
+async def relay(origin: str) -> AsyncIterator[None]:
     """The dead port comes alive: every connection is passed on to the sandbox."""
     there = urlsplit(origin)
 
@@ -133,20 +140,16 @@ async def relay(port: int, origin: str) -> AsyncIterator[None]:
         far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
         await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
 
-    server = await asyncio.start_server(join, "127.0.0.1", port)
+    server = await asyncio.start_server(join, *DEAD.split(":"))
     try:
         yield
     finally:
         server.close()
-        server.close_clients()
 
 
 @working
-async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(
-    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = free_port()
-    monkeypatch.setattr(make.runtime.see2ai, "_base_url", f"http://127.0.0.1:{port}")
+@pytest.mark.settings(see2ai_base_url=f"http://{DEAD}", egress_allow=DEAD)
+async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make: Maker, upstream: Server) -> None:
     user = await make.user(points=2 * PRICE)
     late, lost = await make.task_no(user, "[[sandbox: take 0]]"), await make.task_no(user, "not sent")
 
@@ -160,7 +163,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "Connect" in one.row["operator_note"]
     untold(one)
-    async with relay(port, upstream.origin):
+    async with relay(upstream.origin):
         assert (await ended(make, user, late)).outcome == "completed"
     assert len(submits(upstream, "[[sandbox: take 0]]")) == 1
     assert submits(upstream, "not sent") == []
@@ -171,21 +174,9 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(
 
 
 @working
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"balance": "empty"},
-        {"fail": 401, "where": "submit", "text": SECRET},
-        {"fail": 402, "where": "submit", "text": SECRET},
-        {"fail": 403, "where": "submit", "text": SECRET},
-    ],
-    ids=["empty purse", "401", "402", "403"],
-)
-async def test_a_refused_key_or_purse_parks_everybody_and_asks_with_one(
-    make: Maker, upstream: Server, rule: dict[str, object]
-) -> None:
+async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, upstream: Server) -> None:
     user = await make.user(points=300)
-    upstream.control(rule)
+    upstream.control({"balance": "empty"})
     first = await make.task_no(user, "[[sandbox: take 0]] 1")
     await until("the circuit", lambda: make.runtime.circuit.is_open)
     others = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(2, 8)]
@@ -208,8 +199,7 @@ async def test_a_refused_key_or_purse_parks_everybody_and_asks_with_one(
     assert not make.runtime.circuit.is_open
     one = await ended(make, user, lost)
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
-    assert str(rule.get("fail", 401)) in one.row["operator_note"]
-    assert ("请充值" if "balance" in rule else SECRET) in one.row["operator_note"]
+    assert "HTTP 401: 余额不足，请充值" in one.row["operator_note"]
     assert one.task["errorCode"] not in {"UNAUTHENTICATED", "INSUFFICIENT_POINTS"}
     untold(one)
     assert submits(upstream, "gives up", "accepted") == []
@@ -217,15 +207,31 @@ async def test_a_refused_key_or_purse_parks_everybody_and_asks_with_one(
 
 
 @working
-async def test_a_probe_that_meets_other_trouble_does_not_hold_everybody_up(make: Maker, upstream: Server) -> None:
-    """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
+async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_closes_it(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.1)
     user = await make.user(points=100)
-    upstream.control(
-        {"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1}
-    )
+    for code in (401, 402, 403):
+        upstream.control({"fail": code, "where": "submit", "times": 1})
+        task_no = await make.task_no(user, "[[sandbox: take 0]]")
+        await until(f"{code} opens", lambda code=code: f"HTTP {code}" in make.runtime.circuit.reason)
+        assert (await make.task(user, task_no))["status"] == "queued"
+        assert (await ended(make, user, task_no)).outcome == "completed"
+        assert not make.runtime.circuit.is_open
+
+
+@working
+async def test_a_probe_that_meets_other_trouble_does_not_hold_everybody_up(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
+    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.5)
+    user = await make.user(points=100)
+    upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
     ends = await run_all(make, user, ["[[sandbox: take 0]]"], seconds=20)
     assert ends["[[sandbox: take 0]]"].outcome == "completed"
-    assert len(submits(upstream, "[[sandbox: take 0]]")) == 3
+    assert len(submits(upstream, ends["[[sandbox: take 0]]"].prompt)) == 3
 
 
 # ------------------------------------------------------------------ nobody knows whether a job runs
@@ -247,8 +253,9 @@ async def test_after_an_ambiguous_answer_a_job_is_never_sent_again(
         assert one.row["upstream_task_id"] is None
         assert "积分已退还" in one.task["errorMessage"]
     await asyncio.sleep(0.3)
-    assert {prompt: len(submits(upstream, prompt)) for prompt in prompts} == dict.fromkeys(prompts, 1)
-    assert {prompt: len(submits(upstream, prompt, "accepted")) for prompt in prompts} == dict.fromkeys(prompts, 1)
+    for outcome in ("", "accepted"):
+        times = {prompt: len(submits(upstream, one.prompt, outcome)) for prompt, one in ends.items()}
+        assert times == dict.fromkeys(prompts, 1)
     assert not [entry for entry in upstream.journal() if "stolen" in entry["path"]]
     await refunded(make, user, 1000)
 
@@ -275,7 +282,7 @@ async def test_an_answer_wrapped_in_data_is_understood(make: Maker, upstream: Se
     prompt = "[[sandbox: submit wrapped; poll wrapped; take 0]]"
     one = (await run_all(make, user, [prompt]))[prompt]
     assert one.outcome == "completed"
-    assert len(submits(upstream, prompt)) == 1
+    assert len(submits(upstream, one.prompt)) == 1
     assert polls(upstream, one.row)
 
 
@@ -296,10 +303,10 @@ GARBAGE = {
     "nothing": b"",
     "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
     "a deep body": HEAD + b"Connection: close\r\n\r\n" + b"[" * 200_000,
-    "no utf-8": HEAD + b"Connection: close\r\n\r\n{\"task_id\": \"\xff\xfe\"}",
-    "a long number": HEAD + b"Connection: close\r\n\r\n{\"task_id\": " + b"9" * 9000 + b"}",
-    "a lone surrogate": HEAD + b"Connection: close\r\n\r\n{\"task_id\": \"\\ud800\"}",
-    "a long id": HEAD + b"Connection: close\r\n\r\n{\"task_id\": \"" + b"a" * 129 + b"\"}",
+    "no utf-8": HEAD + b'Connection: close\r\n\r\n{"task_id": "\xff\xfe"}',
+    "a long number": HEAD + b'Connection: close\r\n\r\n{"task_id": ' + b"9" * 9000 + b"}",
+    "a lone surrogate": HEAD + b'Connection: close\r\n\r\n{"task_id": "\\ud800"}',
+    "a long id": HEAD + b'Connection: close\r\n\r\n{"task_id": "' + b"a" * 129 + b'"}',
     "a list": HEAD + b"Connection: close\r\n\r\n[1, 2]",
     "a status of 299 without words": b"HTTP/1.1 299 Hm\r\nContent-Length: 0\r\n\r\n",
 }
@@ -353,6 +360,8 @@ async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -
     assert [entry["method"] for entry in upstream.journal()] == ["GET"]
 
 
-@pytest.mark.parametrize("body", [b'{"detail": "\\ud800 x"}', b'{"message": "\\udfff"}', b"\xff\xfe", b'{"detail": ["\\ud800"]}'])
+@pytest.mark.parametrize(
+    "body", [b'{"detail": "\\ud800 x"}', b'{"message": "\\udfff"}', b"\xff\xfe", b'{"detail": ["\\ud800"]}']
+)
 def test_a_reason_can_always_be_stored(body: bytes) -> None:
     read_submit(Answer(400, body)).note.encode()

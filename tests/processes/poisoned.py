@@ -1,0 +1,25 @@
+"""`gateway worker` with a bug planted: hosting for a prompt with this word in it takes the whole process down."""
+
+import os
+import signal
+from typing import Any
+
+from app.cli import main
+from app.runtime import Runtime
+from app.tasks import advance
+from app.tasks.claim import Visit
+
+WORD = "poison"
+_host_results = advance.host_results
+
+
+async def _crash(runtime: Runtime, visit: Visit) -> Any:
+    if WORD in visit.request["prompt"]:
+        print("poisoned:", visit.task_no, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await _host_results(runtime, visit)
+
+
+if __name__ == "__main__":
+    advance.host_results = _crash  # type: ignore[assignment]
+    main()

@@ -1,0 +1,194 @@
+"""MySQL away, hanging, cut off or unheard: submits answer 503 in bounded time, no process ends, later all ends well.
+
+The API and the worker each have a proxy of their own before the database.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from procs import Process, Processes
+from proxy import Proxy, proxied
+from sandbox_server import Server
+from sqlalchemy.engine import make_url
+from stage import Books, accepted, environment, open_books, own_database
+
+from app.accounts.credentials import sign_token
+from tests.makers import TEXT_MODEL
+from tests.services import MISSING, RealServices, free_port
+
+AWAY_SECONDS = 2.5
+LONGEST_ANSWER_SECONDS = 10.0
+LONGEST_HANG_SECONDS = 28.0  # a hanging database is given 25 s
+
+# What a worker commits, each known by a piece of its statement: a claim, the intent, what SEE2AI answered, a row given
+# back, the step to hosting, the end.
+WORKER_COMMITS = (
+    b"crashes=(tasks.crashes +",
+    b"step='submitting'",
+    b"upstream_task_id='",
+    b"lease_until=NULL, attempts",
+)
+WORKER_COMMITS += (b"step='host'", b"'settle'")
+
+
+@dataclass
+class Gateway:
+    """An API and a worker, each behind a proxy; the books look past both."""
+
+    env: dict[str, Any]
+    api_proxy: Proxy
+    worker_proxy: Proxy
+    api: Process
+    worker: Process
+    origin: str
+    sandbox: Server
+
+    @property
+    def word(self) -> str:
+        """By which the journal knows this gateway's prompts."""
+        return f"by-{self.api.pid}-"
+
+    async def submit(self, books: Books, prompt: str, seconds: float = LONGEST_ANSWER_SECONDS) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {sign_token(books.runtime.settings, books.user_id)}"}
+        body = {"modelName": TEXT_MODEL, "prompt": f"{self.word} {prompt}"}
+        async with httpx.AsyncClient(base_url=self.origin, headers=headers, timeout=seconds, trust_env=False) as client:
+            return await client.post("/user/ai/tasks/submit", json=body)
+
+    def set(self, mode: str) -> None:
+        self.api_proxy.set(mode)
+        self.worker_proxy.set(mode)
+
+    async def heal(self, books: Books) -> None:
+        """Afterwards submits are accepted again, soon."""
+        self.set("pass")
+        end = time.monotonic() + 10
+        while (answer := await self.submit(books, "好了 [[sandbox: take 0.1]]")).status_code != 200:
+            assert answer.status_code == 503
+            assert time.monotonic() < end, answer.text
+            await asyncio.sleep(0.2)
+
+
+@contextmanager
+def started(services: RealServices, sandbox: Server, folder: Path) -> Iterator[Gateway]:
+    port = free_port()
+    with ExitStack() as opened:
+        url = make_url(opened.enter_context(own_database()))
+        proxies = [opened.enter_context(proxied(url.host or "127.0.0.1", url.port or 3306)) for _ in range(2)]
+        env = environment(services, sandbox, url.render_as_string(hide_password=False))
+        through = [url.set(host="127.0.0.1", port=one.port).render_as_string(hide_password=False) for one in proxies]
+        processes = opened.enter_context(Processes(folder, env | {"port": port}))
+        worker = processes.gateway("worker", database_url=through[1])
+        api = processes.gateway("serve", database_url=through[0])
+        worker.says("worker_started")
+        api.answers(f"http://127.0.0.1:{port}/healthz")
+        yield Gateway(env, *proxies, api, worker, f"http://127.0.0.1:{port}", sandbox)
+        assert [worker.terminate(), api.terminate()] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def services(real_services: RealServices | None) -> RealServices:
+    if real_services is None:
+        pytest.skip(MISSING)
+    return real_services
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hanging(
+    services: RealServices, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[Future[None]]":
+    """The test of the hanging database, which is mostly waiting: it runs beside the others, on a gateway of its own."""
+
+    def run() -> None:
+        with started(services, sandbox_server, tmp_path_factory.mktemp("hanging")) as gateway:
+            asyncio.run(_away(gateway, "blackhole"))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(run)
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    services: RealServices, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    with started(services, sandbox_server, tmp_path_factory.mktemp("database")) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def proved(gateway: Gateway) -> AsyncIterator[Books]:
+    """Whatever happened: both processes live, every task ends, the books are right, nothing was sent twice."""
+    async with open_books(gateway.env) as books:
+        before = len(accepted(gateway.sandbox, gateway.word))
+        known = {row["id"] for row in await books.rows()}
+        yield books
+        assert [gateway.api.code, gateway.worker.code] == [None, None]
+        rows = [row for row in await books.all_ended() if row["id"] not in known]
+        await books.prove()
+        assert len(accepted(gateway.sandbox, gateway.word)) - before <= len(rows)
+
+
+@pytest.mark.parametrize("mode", ["refuse", "cut"])
+def test_submits_answer_503_and_everything_ends_when_it_is_back(gateway: Gateway, mode: str) -> None:
+    asyncio.run(_away(gateway, mode))
+
+
+async def _away(gateway: Gateway, mode: str) -> None:
+    seconds = LONGEST_HANG_SECONDS if mode == "blackhole" else LONGEST_ANSWER_SECONDS
+    async with proved(gateway) as books:
+        for number in range(4):
+            answer = await gateway.submit(books, f"前 {number} [[sandbox: take {number}]]")
+            assert answer.status_code == 200, answer.text
+        await asyncio.sleep(1)
+        gateway.set(mode)
+        end = time.monotonic() + AWAY_SECONDS
+        while time.monotonic() < end:
+            for answer in await asyncio.gather(*[gateway.submit(books, "不在", seconds) for _ in range(3)]):
+                assert answer.status_code == 503, answer.text
+                assert answer.json()["errorCode"] == "UNAVAILABLE"
+                assert int(answer.headers["retry-after"]) > 0
+            await asyncio.sleep(0.2)
+        await gateway.heal(books)
+        rows = await books.all_ended()
+        assert [row["status"] for row in rows if row["user_id"] == books.user_id] == ["completed"] * 5
+
+
+def test_an_unheard_commit_of_a_submit_is_one_task_and_one_deduction(gateway: Gateway) -> None:
+    asyncio.run(_unheard_submit(gateway))
+
+
+async def _unheard_submit(gateway: Gateway) -> None:
+    async with proved(gateway) as books:
+        gateway.api_proxy.lose = [b"INSERT INTO tasks"]
+        answer = await gateway.submit(books, "没听见 [[sandbox: take 0.1]]")
+        assert gateway.api_proxy.lost
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"]["balance"] == 970
+        rows = [row for row in await books.all_ended() if row["user_id"] == books.user_id]
+        assert [(row["task_no"], row["status"]) for row in rows] == [(answer.json()["data"]["taskNo"], "completed")]
+
+
+def test_a_worker_that_never_hears_of_its_commits_loses_no_task(gateway: Gateway) -> None:
+    asyncio.run(_unheard_worker(gateway))
+
+
+async def _unheard_worker(gateway: Gateway) -> None:
+    async with proved(gateway) as books:
+        gateway.worker_proxy.lose = list(WORKER_COMMITS)
+        for number in range(len(WORKER_COMMITS)):
+            await gateway.submit(books, f"听不见 {number} [[sandbox: take {number}]]")
+            await asyncio.sleep(0.3)
+        rows = [row for row in await books.all_ended() if row["user_id"] == books.user_id]
+        assert sorted(gateway.worker_proxy.lost) == sorted(WORKER_COMMITS)
+        assert {row["status"] for row in rows} == {"completed"}, [row["operator_note"] for row in rows]
+
+
+def test_a_database_that_hangs_is_one_that_is_away(hanging: "Future[None]") -> None:
+    hanging.result(timeout=120)

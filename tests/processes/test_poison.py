@@ -1,0 +1,76 @@
+"""A task whose handler kills its process each time: it ends after three visits with a refund, and no other with it."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import poisoned
+import pytest
+from procs import Process, Processes
+from sandbox_server import Server
+from stage import accepted, environment, open_books, own_database
+
+from tests.services import MISSING, RealServices
+
+OTHERS = 8
+
+
+@contextmanager
+def supervised(processes: Processes) -> Iterator[list[Process]]:
+    """Starts the worker again each time it dies, as every supervisor does."""
+    runs: list[Process] = []
+    over = threading.Event()
+
+    def supervise() -> None:
+        while not over.is_set():
+            run = processes.start(sys.executable, poisoned.__file__, "worker", name="poisoned")
+            runs.append(run)
+            while run.code is None and not over.wait(0.05):
+                pass
+
+    thread = threading.Thread(target=supervise)
+    thread.start()
+    try:
+        yield runs
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_task_that_crashes_its_process_ends_alone(
+    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
+) -> None:
+    if real_services is None:
+        pytest.skip(MISSING)
+    with own_database() as url:
+        env = environment(real_services, sandbox_server, url)
+        with Processes(tmp_path, env) as processes:
+            asyncio.run(_run(env, processes, sandbox_server))
+
+
+async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> None:
+    async with open_books(env) as books:
+        # All are hosted at the same moment, so that the first crash leaves them all behind.
+        for number in range(OTHERS // 2):
+            await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
+        bad = await books.submit(f"坏 {poisoned.WORD} [[sandbox: take 1]]")
+        for number in range(OTHERS // 2, OTHERS):
+            await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
+        with supervised(processes) as runs:
+            rows = {row["task_no"]: row for row in await books.all_ended()}
+            late = await books.submit("后 late [[sandbox: take 0.1]]")
+            await books.all_ended()
+            assert runs[-1].code is None
+        row = rows.pop(bad)
+        assert (row["status"], row["error_code"]) == ("failed", "INTERNAL"), row["steps"]
+        visits = [line for run in runs for line in run.log().splitlines() if line == f"poisoned: {bad}"]
+        assert len(visits) == 3
+        notes = [row["operator_note"] for row in rows.values()]
+        assert {row["status"] for row in rows.values()} == {"completed"}, notes
+        assert (await books.row(late))["status"] == "completed"
+        assert len(accepted(sandbox, poisoned.WORD)) == 1
+        await books.prove()

@@ -1,0 +1,300 @@
+"""What a task does next, without clock, network or database: the two tables as pure functions, and their properties."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import TaskFailure
+from app.see2ai.states import Kind, Verdict
+from app.tasks import decide
+from app.tasks.claim import Visit, boot_seconds
+from app.tasks.decide import Complete, Fail, Later, Onward
+
+NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)
+OVERSHOOT = 0.011
+"""A delay may pass the deadline by a hundredth, so that the last look comes after it."""
+UPSTREAM_KEYS = st.fixed_dictionaries(
+    {},
+    optional={
+        "troubles": st.integers(0, 2),
+        "empty": st.integers(0, 4),
+        "missing": st.integers(0, 9),
+        "looks": st.integers(0, 99),
+        "relooked": st.booleans(),
+        "told": st.booleans(),
+        "note": st.text(max_size=9),
+    },
+)
+
+
+def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **changes: Any) -> Visit:
+    visit = Visit(
+        id=1,
+        task_no="TASK-1",
+        user_id=1,
+        model_name="m",
+        task_type="text_to_image",
+        action="see2ai_image_generation_fast_v1",
+        request={"image_input": []},
+        points_cost=30,
+        status="queued",
+        step=step,
+        version=1,
+        progress=0,
+        attempts=0,
+        crashes=0,
+        steps=[],
+        upstream_task_id=None,
+        upstream={},
+        created_at=NOW - timedelta(seconds=age),
+        deadline_at=NOW + timedelta(seconds=left),
+        now=NOW,
+        claimed_at=boot_seconds(),
+        held_until=boot_seconds() + 30,
+    )
+    return replace(visit, **changes)
+
+
+def after_poll(visit: Visit, verdict: Verdict, now: datetime = NOW) -> decide.Move:
+    return decide.after_poll(visit, verdict, now, is_last_look=visit.seconds_left() <= 0)
+
+
+def delay_of(move: decide.Move) -> float:
+    return move.delay_seconds if isinstance(move, Later | Onward) else 0.0
+
+
+visits = st.builds(
+    make_visit,
+    st.sampled_from(["poll", "host", "submitting"]),
+    left=st.floats(-100, 4000),
+    age=st.floats(-600, 4000),  # a clock may be set back
+    attempts=st.integers(0, 10_000),
+    crashes=st.integers(0, 2),
+    progress=st.integers(0, 99),
+    upstream=UPSTREAM_KEYS,
+)
+verdicts = st.builds(
+    Verdict,
+    st.sampled_from(Kind),
+    st.text(max_size=20),
+    task_id=st.text(min_size=1, max_size=9),
+    urls=st.lists(st.text(min_size=1), max_size=3).map(tuple),
+    progress=st.none() | st.integers(0, 100),
+    retry_after_seconds=st.none() | st.floats(0, 3600),
+)
+
+
+# ------------------------------------------------------------------ properties
+
+
+@given(visits, verdicts)
+def test_no_delay_is_negative_or_passes_the_deadline(visit: Visit, verdict: Verdict) -> None:
+    left = max(visit.seconds_left(), 0)
+    for move in (
+        decide.after_submit(visit, verdict),
+        after_poll(visit, verdict),
+        decide.after_host_fault(visit, "x", is_our_storage=True),
+        decide.after_host_fault(visit, "x", is_our_storage=False),
+        decide.after_fault(visit, "x"),
+    ):
+        assert 0 <= delay_of(move) <= left + OVERSHOOT
+
+
+@given(visits, verdicts)
+def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_orphan(
+    visit: Visit, verdict: Verdict
+) -> None:
+    move = decide.after_submit(visit, verdict)
+    if isinstance(move, Fail):
+        ends = {
+            Kind.REFUSED: TaskFailure.UPSTREAM_REJECTED,
+            Kind.GAVE_UP: TaskFailure.TIMED_OUT,
+            Kind.TROUBLE: TaskFailure.UPSTREAM_UNAVAILABLE,
+        }
+        assert move.reason is ends.get(verdict.kind, TaskFailure.UPSTREAM_UNCERTAIN)
+        assert move.is_orphan == (verdict.kind not in ends)
+        assert verdict.kind not in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.ACCEPTED}
+    else:
+        assert isinstance(move, Onward), "a submit is never left in doubt"
+        assert (move.step == "poll") == (verdict.kind is Kind.ACCEPTED)
+        assert move.step in {"poll", "submit"}
+        if move.step == "submit":
+            assert verdict.kind in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.TROUBLE}
+
+
+@given(visits, verdicts, st.floats(0, 100))
+def test_before_the_deadline_only_the_rows_of_the_poll_table_end_a_task(
+    visit: Visit, verdict: Verdict, gone: float
+) -> None:
+    visit.upstream["missing_since"] = (NOW - timedelta(seconds=gone)).isoformat()
+    move = decide.after_poll(visit, verdict, NOW, is_last_look=False)
+    if isinstance(move, Fail):
+        assert not move.is_orphan
+        if verdict.kind is Kind.MISSING:
+            assert gone >= decide.MISSING_SECONDS
+            assert visit.upstream.get("missing", 0) + 1 >= decide.LEAST_MISSING_LOOKS
+        elif verdict.kind is Kind.DONE:
+            assert not verdict.urls
+            assert visit.upstream["empty"] + 1 >= decide.MOST_EMPTY_LOOKS
+        else:
+            assert verdict.kind is Kind.FAILED
+    else:
+        assert not isinstance(move, Complete), "only stored results complete a task"
+        assert isinstance(move, Onward) == (verdict.kind is Kind.DONE and bool(verdict.urls))
+
+
+@given(visits, verdicts)
+def test_the_last_look_ends_everything_but_a_success(visit: Visit, verdict: Verdict) -> None:
+    move = decide.after_poll(visit, verdict, NOW, is_last_look=True)
+    if verdict.kind is Kind.DONE and verdict.urls:
+        assert isinstance(move, Onward)
+    else:
+        assert isinstance(move, Fail)
+        assert not move.is_orphan
+
+
+@given(visits, verdicts)
+def test_progress_never_falls_and_leaves_100_to_the_end(visit: Visit, verdict: Verdict) -> None:
+    move = after_poll(visit, verdict)
+    if isinstance(move, Later):
+        assert visit.progress <= move.progress < 100
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+def test_within_is_a_delay(delay: float, left: float) -> None:
+    assert 0 <= decide.within(delay, left) <= max(left + 0.01, 0)
+
+
+@given(st.integers(0, 10**9), st.floats(0.1, 3600))
+def test_backoff_is_half_random_and_bounded(attempts: int, longest: float) -> None:
+    full = min(2.0 ** min(attempts, 10), longest)
+    assert full / 2 <= decide.backoff_seconds(attempts, longest) <= full
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1, 1e4))
+def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, usual: float) -> None:
+    early, late = sorted((one, two))
+    assert (
+        0
+        <= decide.estimate_progress(early, usual)
+        <= decide.estimate_progress(late, usual)
+        <= decide.ESTIMATE_CEILING
+        < 100
+    )
+
+
+# ------------------------------------------------------------------ examples
+
+
+@pytest.mark.parametrize(
+    ("age", "delay"), [(-5, 2), (0, 2), (1.9, 2), (2, 3), (4.9, 3), (5, 5), (15, 8), (39, 8), (40, 10), (4000, 10)]
+)
+def test_the_stairs_of_polling(age: float, delay: float) -> None:
+    for _ in range(20):
+        assert delay * 0.85 <= decide.poll_delay_seconds(age) <= delay * 1.15
+
+
+def test_what_is_found_on_arrival() -> None:
+    assert decide.on_arrival(make_visit("submit")) is None
+    assert decide.on_arrival(make_visit("poll", left=-1)) is None, "there is one last look"
+    assert decide.on_arrival(make_visit("host", left=-1)) is None, "there is one last try"
+    assert decide.on_arrival(make_visit("poll", crashes=decide.MOST_CRASHES - 1)) is None
+    crashed = decide.on_arrival(make_visit("poll", crashes=decide.MOST_CRASHES))
+    assert isinstance(crashed, Fail)
+    assert (crashed.reason, crashed.is_orphan) == (TaskFailure.INTERNAL, False)
+    for visit in (make_visit("submitting"), make_visit("submitting", crashes=9, left=-1)):
+        found = decide.on_arrival(visit)
+        assert isinstance(found, Fail)
+        assert (found.reason, found.is_orphan) == (TaskFailure.UPSTREAM_UNCERTAIN, True)
+    for step in ("prepare", "submit"):
+        late = decide.on_arrival(make_visit(step, left=-1, upstream={"note": "HTTP 429"}))
+        assert isinstance(late, Fail)
+        assert (late.reason, late.note, late.is_orphan) == (TaskFailure.UPSTREAM_UNAVAILABLE, "HTTP 429", False)
+
+
+def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
+    upstream: dict[str, Any] = {}
+    heard = [Kind.TROUBLE, Kind.BUSY, Kind.NOT_SENT, Kind.TROUBLE, Kind.OPERATOR, Kind.TROUBLE]
+    for number, kind in enumerate(heard):
+        move = decide.after_submit(make_visit("submitting", attempts=number, upstream=upstream), Verdict(kind, "why"))
+        if number < len(heard) - 1:
+            assert isinstance(move, Onward)
+            assert move.changes["attempts"] == number + 1
+            upstream = move.changes["upstream"]
+    assert isinstance(move, Fail)
+    assert move.reason is TaskFailure.UPSTREAM_UNAVAILABLE
+
+
+def test_an_accepted_job_starts_with_a_clean_slate() -> None:
+    visit = make_visit("submitting", attempts=7, upstream={"troubles": 2, "note": "HTTP 503"})
+    move = decide.after_submit(visit, Verdict(Kind.ACCEPTED, task_id="t-1"))
+    assert isinstance(move, Onward)
+    assert (move.changes["status"], move.changes["upstream_task_id"]) == ("processing", "t-1")
+    assert not {"troubles", "note"} & set(move.changes["upstream"])
+
+
+@pytest.mark.parametrize(
+    "between", [Verdict(Kind.RUNNING), Verdict(Kind.TROUBLE), Verdict(Kind.BUSY), Verdict(Kind.DONE)]
+)
+def test_404s_count_in_a_row_only(between: Verdict) -> None:
+    upstream: dict[str, Any] = {}
+    now = NOW
+    for verdict in (Verdict(Kind.MISSING), Verdict(Kind.MISSING), between, Verdict(Kind.MISSING)):
+        move = after_poll(make_visit(upstream=upstream), verdict, now)
+        assert isinstance(move, Later), verdict
+        upstream, now = move.upstream, now + timedelta(seconds=50)
+    assert upstream["missing"] == 1
+
+
+def test_a_404_is_believed_at_the_third_and_after_a_minute() -> None:
+    for missing, gone, is_believed in ((2, 60, True), (2, 59.9, False), (1, 500, False), (9, 61, True)):
+        since = (NOW - timedelta(seconds=gone)).isoformat()
+        visit = make_visit(upstream={"missing": missing, "missing_since": since})
+        assert isinstance(after_poll(visit, Verdict(Kind.MISSING)), Fail) == is_believed
+
+
+def test_a_pause_that_was_asked_for_is_kept() -> None:
+    for kind in (Kind.BUSY, Kind.OPERATOR):
+        asked = Verdict(kind, retry_after_seconds=33.0)
+        assert delay_of(after_poll(make_visit(attempts=5), asked)) == 33.0
+        assert delay_of(decide.after_submit(make_visit("submitting"), asked)) == 33.0
+
+
+def test_a_figure_of_see2ai_is_kept_and_said_to_be_its_own() -> None:
+    move = after_poll(make_visit(progress=40), Verdict(Kind.RUNNING, progress=30))
+    assert isinstance(move, Later)
+    assert (move.progress, move.upstream["told"]) == (40, True)
+    unsaid = after_poll(make_visit(progress=40), Verdict(Kind.RUNNING))
+    assert isinstance(unsaid, Later)
+    assert (unsaid.progress, unsaid.upstream["told"]) == (40, False)
+
+
+def test_a_lost_result_is_looked_for_once_then_waited_for_then_refunded() -> None:
+    first = decide.after_host_fault(make_visit("host"), "404", is_our_storage=False)
+    assert isinstance(first, Onward)
+    assert (first.step, first.delay_seconds) == ("poll", 0.0)
+    again = make_visit("host", attempts=3, upstream=first.changes["upstream"])
+    second = decide.after_host_fault(again, "404", is_our_storage=False)
+    assert isinstance(second, Later)
+    assert second.attempts == 4
+    storage = decide.after_host_fault(make_visit("host"), "down", is_our_storage=True)
+    assert isinstance(storage, Later), "SEE2AI has no part in our storage"
+    assert "relooked" not in storage.upstream
+    for is_our_storage in (True, False):
+        late = decide.after_host_fault(make_visit("host", left=-1), "404", is_our_storage=is_our_storage)
+        assert isinstance(late, Fail)
+        assert late.reason is TaskFailure.RESULT_LOST
+
+
+def test_a_handler_that_raises_has_three_visits() -> None:
+    crashes = 0
+    for _ in range(decide.MOST_CRASHES - 1):
+        move = decide.after_fault(make_visit(crashes=crashes, progress=40, upstream={"looks": 3}), "boom")
+        assert isinstance(move, Later)
+        assert (move.progress, move.upstream) == (40, {"looks": 3})
+        crashes = move.crashes
+    assert isinstance(decide.after_fault(make_visit(crashes=crashes), "boom"), Fail)

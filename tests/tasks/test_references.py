@@ -1,0 +1,159 @@
+"""Reference pictures on their way to SEE2AI: in order, in all three forms, and as the judge of an `auto` ratio."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from backroom import ended, hasten, submits
+from PIL import Image
+from sandbox_server import Server
+
+from app.settings import Settings
+from tests.makers import IMAGE_MODEL, Maker
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
+AUTO_MODEL = "sc_soraimg_img2img_auto"
+REFERENCES = ["https://example.com/b.png", "https://example.com/a.jpg?x=1", "https://example.org/参考.webp"]
+
+
+@dataclass
+class Pictures:
+    """A picture server of ours; `seen` are the paths asked for."""
+
+    origin: str
+    files: dict[str, bytes]
+    redirects: dict[str, str]
+    seen: list[str] = field(default_factory=list)
+
+    def add(self, name: str, size: tuple[int, int], kind: str = "PNG", **options: Any) -> str:
+        file = io.BytesIO()
+        Image.new("RGB", size, "navy").save(file, kind, **options)
+        self.files[f"/{name}"] = file.getvalue()
+        return f"{self.origin}/{name}"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[Pictures]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kept.seen.append(self.path)
+            body = kept.files.get(self.path)
+            if self.path in kept.redirects:
+                self.send_response(302)
+                self.send_header("Location", kept.redirects[self.path])
+            else:
+                self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    kept = Pictures(f"http://127.0.0.1:{server.server_port}", {}, {})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield kept
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(settings: Settings, pictures: Pictures) -> Settings:
+    """The picture server is one of the exempt origins."""
+    allowed = f"{settings.egress_allow},{pictures.origin.removeprefix('http://')}"
+    return Settings(_env_file=None, **(settings.model_dump() | {"egress_allow": allowed}))
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
+
+
+async def sent(make: Maker, upstream: Server, **fields: Any) -> dict[str, Any]:
+    """What SEE2AI got for a submit with these fields."""
+    upstream.client.delete("/journal")
+    user = await make.user(points=100)
+    task_no = await make.task_no(user, "[[sandbox: take 0]]", **fields)
+    assert (await ended(make, user, task_no)).outcome == "completed"
+    (only,) = submits(upstream, "[[sandbox: take 0]]")
+    return dict(only["body"])
+
+
+async def test_references_arrive_in_order_in_all_three_forms(make: Maker, upstream: Server) -> None:
+    forms = {
+        REFERENCES[0]: REFERENCES[:1],
+        json.dumps(REFERENCES): REFERENCES,
+        json.dumps(REFERENCES[::-1], ensure_ascii=False): REFERENCES[::-1],
+    }
+    for given, expected in forms.items():
+        assert (await sent(make, upstream, model=IMAGE_MODEL, imageUrl=given))["image_input"] == expected
+    got = await sent(make, upstream, model=IMAGE_MODEL, imageUrl=REFERENCES)
+    assert got == {
+        "prompt": "[[sandbox: take 0]]",
+        "image_input": REFERENCES,
+        "aspect_ratio": "1:1",
+        "resolution": "1K",
+        "output_format": "jpg",
+    }
+
+
+async def test_a_text_without_references_says_so_and_auto_is_square(make: Maker, upstream: Server) -> None:
+    for nothing in ({}, {"imageUrl": None}, {"imageUrl": ""}, {"imageUrl": []}):
+        got = await sent(make, upstream, model="sc_soraimg_text_auto", **nothing)
+        assert (got["image_input"], got["aspect_ratio"]) == ([], "1:1")
+
+
+async def test_auto_becomes_the_ratio_nearest_to_the_first_reference(
+    make: Maker, upstream: Server, pictures: Pictures
+) -> None:
+    on_its_side = Image.Exif()
+    on_its_side[0x0112] = 6
+    # A first reference, and what its own bytes make of `auto`.
+    expected = {
+        pictures.add("wide.png", (1600, 900)): "16:9",
+        pictures.add("tall.webp", (100, 790), "WEBP"): "1:8",
+        pictures.add("nearly.jpg", (1010, 1000), "JPEG"): "1:1",
+        pictures.add("ultra.jpg", (2300, 1000), "JPEG"): "21:9",
+        pictures.add("turned.jpg", (900, 600), "JPEG", exif=on_its_side): "2:3",
+        pictures.add("endless.png", (4000, 10)): "8:1",
+        pictures.add("large.png", (3000, 4000)): "3:4",
+    }
+    other = pictures.add("other.png", (300, 900))
+    for first, ratio in expected.items():
+        got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=[first, other])
+        assert (got["aspect_ratio"], got["image_input"]) == (ratio, [first, other]), first
+    assert "/other.png" not in pictures.seen, "only the first is looked at"
+
+
+async def test_a_reference_that_cannot_be_read_makes_a_square(
+    make: Maker, upstream: Server, pictures: Pictures
+) -> None:
+    secret = pictures.add("secret.png", (1600, 900)).replace("127.0.0.1", "localhost")  # not the exempt spelling
+    pictures.files["/text.png"] = b"no picture at all"
+    pictures.files["/empty.png"] = b""
+    pictures.redirects |= {"/away.png": "http://169.254.169.254/latest/", "/home.png": secret}
+    for name in ("text.png", "empty.png", "none.png", "away.png", "home.png"):
+        got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=f"{pictures.origin}/{name}")
+        assert got["aspect_ratio"] == "1:1", name
+        assert got["image_input"] == [f"{pictures.origin}/{name}"]
+    assert "/secret.png" not in pictures.seen
+
+
+async def test_a_private_or_crooked_reference_is_refused_before_a_point_is_taken(make: Maker, upstream: Server) -> None:
+    user = await make.user(points=100)
+    for bad in (
+        *("http://169.254.169.254/x.png", "http://localhost/x.png", "http://10.1.2.3/x.png", "ftp://example.com/x"),
+        *([REFERENCES[0], "http://127.0.0.1/x.png"], '["http://[::1]/x.png"]', "[", "[1]", [None], [[]], "", []),
+        *([REFERENCES[0]] * 15, json.dumps([REFERENCES[0]] * 15)),
+    ):
+        answer = await make.submit(user, model=IMAGE_MODEL, imageUrl=bad)
+        assert answer.status_code == 400, bad
+        assert "imageUrl" in answer.json()["message"], bad
+    assert await make.balance(user) == (100, 0)
+    assert upstream.journal() == []
