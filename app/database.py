@@ -190,7 +190,8 @@ def _open_mysql(url: URL, settings: Settings) -> Sessions:
             f" /*M!100300 , idle_transaction_timeout={settings.lease_seconds} */",
         },
     }
-    writers = create_async_engine(url, isolation_level="READ COMMITTED", **options)
+    # `begin` always ends what it began, so the pool need not send a ROLLBACK behind every COMMIT.
+    writers = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=None, **options)
     readers = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
     for engine in (writers, readers):
         event.listen(engine.sync_engine, "do_connect", _connect)

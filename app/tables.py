@@ -66,6 +66,8 @@ class Json(TypeDecorator[Any]):
 
 # A prompt of 20,000 characters is up to 80 KB in UTF-8: more than MySQL's TEXT holds.
 LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+# Searched by callers: the default collation holds all emoji for equal, this one (on MySQL and MariaDB) does not.
+PROMPT = Text().with_variant(mysql.MEDIUMTEXT(collation="utf8mb4_unicode_520_ci"), "mysql", "mariadb")
 ID = BigInteger().with_variant(Integer(), "sqlite")
 POINTS = BigInteger
 
@@ -212,7 +214,7 @@ tasks = Table(
     Column("model_name", exact(100), nullable=False),
     Column("task_type", String(32), nullable=False),
     Column("action", exact(64), nullable=False),
-    Column("prompt", LONG_TEXT, nullable=False),
+    Column("prompt", PROMPT, nullable=False),
     Column("image_url", Json, nullable=True),  # as submitted: a string, or a list
     Column("params", Json, nullable=False),  # the caller's own
     Column("request", Json, nullable=False),  # the body for SEE2AI, fixed at submit

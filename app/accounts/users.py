@@ -18,8 +18,8 @@ async def create_user(
     """A new user's id; `user_id` imports one as it is. InvalidParameter where id or name is taken or unusable."""
     if user_id is not None and not 0 < user_id <= HIGHEST_USER_ID:
         raise InvalidParameter("id", f"必须在 1 到 {HIGHEST_USER_ID} 之间")
-    if username is not None and not 0 < len(username.strip()) <= LONGEST_NAME:
-        raise InvalidParameter("username", "不能为空且最多 64 个字符")
+    if username is not None and not (username == username.strip() and 0 < len(username) <= LONGEST_NAME):
+        raise InvalidParameter("username", "不能为空、首尾不能有空格且最多 64 个字符")
     row = {"username": username, "role": "admin" if admin else "user"}
     try:
         async with sessions.begin() as session:

@@ -61,8 +61,8 @@ async def grant(sessions: Sessions, *, user_id: int, points: int, ref: str, rema
     """Tops a user up once per `ref`: (applied, balance). A known ref changes nothing and answers applied False."""
     if not 0 < points <= MOST_POINTS:
         raise InvalidParameter("points", "须为正整数")
-    if not ref.strip() or len(ref) > LONGEST_REF:
-        raise InvalidParameter("ref", f"不能为空且最多 {LONGEST_REF} 个字符")
+    if not ref or ref != ref.strip() or len(ref) > LONGEST_REF:
+        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {LONGEST_REF} 个字符")
     try:
         async with sessions.begin() as session:
             absent = insert_if_absent(session.dialect.name, accounts, "user_id")

@@ -36,9 +36,9 @@ class Model:
 
 
 async def get_model(session: Session, model_name: str) -> Model:
-    """An enabled model by its exact name; ModelNotFound otherwise."""
+    """An enabled model by its exact name; ModelNotFound otherwise. To MySQL `x` and `x ` are equal: not to us."""
     row = (await session.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
-    if row is None or not row.enabled or row.action not in ACTIONS:
+    if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
         raise ModelNotFound
     return _model(row)
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, LONG_TEXT, Json, UtcTime, exact
+from migrations.types import ID, LONG_TEXT, PROMPT, Json, UtcTime, exact
 
 revision = "0007"
 down_revision = "0006"
@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("model_name", exact(100), nullable=False),
         sa.Column("task_type", sa.String(length=32), nullable=False),
         sa.Column("action", exact(64), nullable=False),
-        sa.Column("prompt", LONG_TEXT, nullable=False),
+        sa.Column("prompt", PROMPT, nullable=False),
         sa.Column("image_url", Json(), nullable=True),
         sa.Column("params", Json(), nullable=False),
         sa.Column("request", Json(), nullable=False),

@@ -19,6 +19,13 @@ UNLOCK = (
     "DROP TRIGGER points_ledger_no_delete",
     "PRAGMA ignore_check_constraints=ON",
 )
+ENDED = "step = 'done', next_run_at = NULL, completed_at = created_at"
+SECOND_CLOSE = """
+    INSERT INTO points_ledger
+        (user_id, seq, kind, points, held, balance_after, task_id, phase, remark, created_at)
+    SELECT user_id, 3, 'settle', 0, -30, 70, task_id, 'close', '', created_at
+    FROM points_ledger WHERE kind = 'deduct'
+"""
 DAMAGE = [
     ("I1", "UPDATE points_accounts SET granted = granted + 1"),
     ("I1", "UPDATE points_accounts SET available = available + 1, granted = granted + 1"),
@@ -31,14 +38,13 @@ DAMAGE = [
     ("I3", "UPDATE points_ledger SET held = 29, points = -29 WHERE kind = 'deduct'"),
     ("I3", "UPDATE points_ledger SET task_id = 999 WHERE kind = 'deduct'"),
     ("I3", "UPDATE tasks SET user_id = 77"),
-    ("I4", "UPDATE tasks SET status = 'failed', step = 'done', error_code = 'X', next_run_at = NULL, completed_at = created_at"),
-    ("I4", "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, task_id, phase, remark, created_at)"
-           " SELECT user_id, 3, 'settle', 0, -30, 70, task_id, 'close', '', created_at FROM points_ledger WHERE kind = 'deduct'"),
-    ("I5", "UPDATE tasks SET status = 'completed', step = 'done', completed_at = created_at, next_run_at = NULL"),
+    ("I4", f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED}"),
+    ("I4", SECOND_CLOSE),
+    ("I5", f"UPDATE tasks SET status = 'completed', {ENDED}"),
     ("I5", "UPDATE tasks SET status = 'failed'"),
     ("I9", "UPDATE tasks SET next_run_at = NULL"),
     ("I9", "UPDATE tasks SET deadline_at = '2020-01-01 00:00:00.000000'"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

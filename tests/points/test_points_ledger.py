@@ -41,7 +41,7 @@ async def test_a_grant_of_nonsense_is_refused(make: Maker, runtime: Runtime, poi
         await ledger.grant(runtime.sessions, user_id=user.id, points=points, ref="x")
 
 
-@pytest.mark.parametrize("ref", ["", "  ", "x" * 129])
+@pytest.mark.parametrize("ref", ["", "  ", "x ", " x", "x" * 129])
 async def test_a_grant_needs_a_usable_reference(make: Maker, runtime: Runtime, ref: str) -> None:
     with pytest.raises(InvalidParameter):
         await ledger.grant(runtime.sessions, user_id=1, points=1, ref=ref)
@@ -84,10 +84,14 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
     row = await submit_task(runtime, user.id, Submission(TEXT_MODEL, "a"))
     await submit_task(runtime, user.id, Submission(TEXT_MODEL, "b"))  # so that enough is held for a wrong second close
     money = {"user_id": user.id, "task_id": row["id"], "cost": 30}
-    with pytest.raises(DuplicateRow):
+
+    async def close_twice() -> None:
         async with runtime.sessions.begin() as session:
             await ledger.refund(session, **money, remark="")
             await ledger.settle(session, **money)
+
+    with pytest.raises(DuplicateRow):
+        await close_twice()
     with pytest.raises(DuplicateRow):
         async with runtime.sessions.begin() as session:
             await ledger.deduct(session, **money, remark="")

@@ -14,7 +14,7 @@ import httpx
 START_SECONDS = 40.0  # two cores, many interpreters starting at once
 LOOK_SECONDS = 0.05
 LINES_SHOWN = 60
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 
 
 def script(name: str) -> str:
@@ -101,7 +101,8 @@ class Processes:
     def __init__(self, directory: Path, environment: Mapping[str, Any]) -> None:
         self.directory = directory
         self.environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        self.environment |= {"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json"}
+        # What a killed process leaves in its temporary folder goes with the test's own.
+        self.environment |= {"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json", "TMPDIR": str(directory)}
         self.environment |= {name.upper(): str(value) for name, value in environment.items()}
         self.started: list[Process] = []
         directory.mkdir(parents=True, exist_ok=True)

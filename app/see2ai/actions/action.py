@@ -9,6 +9,8 @@ from pydantic.alias_generators import to_camel
 
 from app.errors import InvalidParameter
 
+LONGEST_FIELD = 100  # of a field's name said back to a caller, who made it up
+
 
 class CallerParams(BaseModel):
     """What a caller may set: camelCase outside, strict types, nothing unknown."""
@@ -50,21 +52,21 @@ def fold_params(action: Action, fixed: dict[str, Any], defaults: dict[str, Any],
     try:
         return action.params.model_validate({**defaults, **asked, **fixed})
     except ValidationError as error:
-        raise InvalidParameter(*_told(error, action.params)) from None
+        raise InvalidParameter(*_told(error, action.params, fixed)) from None
 
 
-def _told(error: ValidationError, params: type[CallerParams]) -> tuple[str, str]:
+def _told(error: ValidationError, params: type[CallerParams], fixed: dict[str, Any]) -> tuple[str, str]:
     fault = error.errors(include_url=False)[0]
-    field = ".".join(["params", *(str(part) for part in fault["loc"])])
+    field = ".".join(["params", *(str(part) for part in fault["loc"])])[:LONGEST_FIELD]
     if fault["type"] == "extra_forbidden":
-        known = "、".join(caller_schema(params, ()).get("properties", {}))
+        known = "、".join(caller_schema(params, fixed)["properties"])
         return field, f"不支持，可用参数: {known}"
     if fault["type"] in {"literal_error", "enum"}:
         return field, f"取值无效，可选: {fault.get('ctx', {}).get('expected', '')}".replace(" or ", ", ")
     return field, "类型或取值错误"
 
 
-def caller_schema(params: type[CallerParams], fixed: tuple[str, ...] | dict[str, Any]) -> dict[str, Any]:
+def caller_schema(params: type[CallerParams], fixed: dict[str, Any]) -> dict[str, Any]:
     """JSON Schema of what a caller may set on a model that fixes the names in `fixed`."""
     schema = params.model_json_schema(by_alias=True)
     properties = {name: rule for name, rule in schema.get("properties", {}).items() if name not in fixed}

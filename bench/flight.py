@@ -1,0 +1,93 @@
+"""Tasks in flight: written straight into the tables, on step poll, with books that pass the audit.
+
+Thousands of submits would take longer than what is measured with them.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, text, update
+
+from app.accounts.users import create_user
+from app.database import open_database, repeat_on_conflict, utc_now
+from app.points import ledger
+from app.points.models import get_model
+from app.settings import Settings
+from app.tables import points_accounts, points_ledger, tasks
+from app.tasks.submit import Submission, build_row
+from bench.submit_callers import PROMPT
+
+OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks
+FAR = timedelta(days=1)
+AT_ONCE = 2000
+_PARK = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"
+_CALL = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until IS NULL"
+
+
+class Flight:
+    """`number` tasks of one user, in a database of their own. `ids` are how SEE2AI would know them."""
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        self._settings = settings
+        self._sessions = open_database(settings)
+        self.ids = [f"bench-{place:08d}" for place in range(number)]
+
+    async def take_off(self) -> None:
+        """Writes the tasks, none of them due, and what they hold."""
+        user_id = await create_user(self._sessions)
+        async with self._sessions.read() as session:
+            model = await get_model(session, "sc_soraimg_text_1x1")
+        number, cost = len(self.ids), model.points_cost
+        await ledger.grant(self._sessions, user_id=user_id, points=cost * number, ref="bench")
+        common = build_row(self._settings, user_id, Submission(model.model_name, PROMPT), model, "000000")
+        now = datetime.now(UTC)
+        common |= {"status": "processing", "step": "poll", "upstream": {}, "next_run_at": now + FAR}
+        common |= {"created_at": now - OLD, "deadline_at": now + FAR}
+        rows = [
+            common | {"id": place, "task_no": f"BENCH-{place}", "upstream_task_id": upstream_id}
+            for place, upstream_id in enumerate(self.ids, 1)
+        ]
+        entries = [_deduction(user_id, place, cost, number) for place in range(1, number + 1)]
+        for start in range(0, number, AT_ONCE):
+            await self._write(insert(tasks), rows[start : start + AT_ONCE])
+            await self._write(insert(points_ledger).values(created_at=utc_now()), entries[start : start + AT_ONCE])
+        await self._write(
+            update(points_accounts).values(available=0, held=cost * number, seq=number + 1, updated_at=utc_now()), {}
+        )
+
+    async def call(self) -> None:
+        """Makes every task due that is in nobody's hands."""
+        await self._write(text(_CALL), {})
+
+    async def park(self) -> None:
+        """Makes none due for an hour."""
+        await self._write(text(_PARK), {})
+
+    async def in_flight(self) -> int:
+        async with self._sessions.read() as session:
+            return int(await session.scalar(func.count(tasks.c.id).select().where(tasks.c.step == "poll")))
+
+    async def land(self) -> None:
+        await self._sessions.close()
+
+    async def _write(self, statement: Any, values: Any) -> None:
+        await repeat_on_conflict(self._write_once)(statement, values)
+
+    async def _write_once(self, statement: Any, values: Any) -> None:
+        async with self._sessions.begin() as session:
+            await session.execute(statement, values)
+
+
+def _deduction(user_id: int, task_id: int, cost: int, number: int) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "seq": task_id + 1,
+        "kind": "deduct",
+        "points": -cost,
+        "held": cost,
+        "balance_after": cost * (number - task_id),
+        "task_id": task_id,
+        "phase": "open",
+        "ref": None,
+        "remark": "",
+    }
