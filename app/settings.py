@@ -158,7 +158,15 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("\n".join(_readable(error))) from None
+        faults = _readable(error)
+        unreadable = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+    # A value of the wrong type keeps pydantic from looking further: with defaults in their places it does.
+    try:
+        defaults = {name: field.default for name, field in Settings.model_fields.items() if name in unreadable}
+        Settings(**(overrides | defaults))  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults += [line for line in _readable(error) if line not in faults]
+    raise SettingsError("\n".join(faults))
 
 
 def _readable(error: ValidationError) -> list[str]:

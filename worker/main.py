@@ -14,7 +14,6 @@ import structlog
 from arq.connections import RedisSettings
 
 from app.logs import set_up_logs
-from app.metrics import serve_metrics
 from app.queue import QUEUE, pack, unpack
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
@@ -85,7 +84,6 @@ async def serve_worker(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    serve_metrics(settings)
     async with open_runtime(settings) as runtime:
         log.info("worker_started", database=settings.database_url, redis=settings.redis_url)
         await run_worker(runtime, stop)

@@ -18,10 +18,11 @@ from app.logs import set_up_logs
 from app.metrics import serve_metrics
 from app.points.audit import audit as run_audit
 from app.sandbox import create_sandbox
-from app.settings import SANDBOX_API_KEY
+from app.settings import SANDBOX_API_KEY, Settings
 from worker.main import serve_worker
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 admin.add_to(app)
 
 log = structlog.get_logger()
@@ -49,7 +50,9 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
     settings = settings_or_exit()
     if workers > 1 and settings.is_redis_embedded:
         finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
-    serve_metrics(settings)
+    if workers > 1 and settings.metrics_port:
+        finish_badly("METRICS_PORT shows one process: start `gateway serve` several times, each with a port of its own")
+    _show_metrics(settings)
     _end_well_on_sigterm()
     uvicorn.run(
         "app.main:create_app",
@@ -64,6 +67,13 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
     )
 
 
+def _show_metrics(settings: Settings) -> None:
+    try:
+        serve_metrics(settings)
+    except OSError as error:
+        finish_badly(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
+
+
 def _end_well_on_sigterm() -> None:
     """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -76,6 +86,7 @@ def worker() -> None:
     if settings.is_redis_embedded:
         finish_badly("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
     set_up_logs(settings)
+    _show_metrics(settings)
     asyncio.run(serve_worker(settings))
 
 

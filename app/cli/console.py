@@ -15,6 +15,7 @@ from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
 
+PIPED_WIDTH = 200  # a file or a pipe has no width of its own
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer")]
 
 
@@ -54,7 +55,7 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_column(name, no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 
 def finish_badly(reason: str) -> NoReturn:

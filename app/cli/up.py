@@ -18,6 +18,7 @@ from app.cli.console import finish_badly, settings_or_exit
 from app.cli.migrate import migrate
 from app.logs import set_up_logs
 from app.main import create_app
+from app.metrics import serve_metrics
 from app.points import ledger
 from app.runtime import Runtime, open_runtime
 from app.sandbox import create_sandbox
@@ -49,6 +50,7 @@ async def up() -> None:
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
             servers.append((_server(create_sandbox(api_key=SANDBOX_API_KEY)), sandbox_socket))
         set_up_logs(settings)
+        serve_metrics(settings)
         await asyncio.to_thread(migrate, settings.database_url)
         async with open_runtime(settings) as runtime:
             servers.append((_server(create_app(settings, runtime)), api_socket))

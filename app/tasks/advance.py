@@ -147,7 +147,7 @@ def _with_estimate(visit: Visit, move: Later) -> Later:
     """Where SEE2AI gives no figure of its own, progress follows the model's usual time."""
     if visit.step != "poll" or move.upstream.get("told"):
         return move
-    guess = decide.estimate_progress(visit.age_seconds(), ACTIONS[visit.action].usual_seconds)
+    guess = decide.estimate_progress(decide.job_seconds(visit), ACTIONS[visit.action].usual_seconds)
     return replace(move, progress=max(move.progress, guess))
 
 

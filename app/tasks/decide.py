@@ -90,7 +90,8 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
     """The table "answer to a submit"."""
     match verdict.kind:
         case Kind.ACCEPTED:
-            changes = {"status": "processing", "upstream_task_id": verdict.task_id, "upstream": {"looks": 0}}
+            upstream = {"accepted_age": round(visit.age_seconds(), 1)}
+            changes = {"status": "processing", "upstream_task_id": verdict.task_id, "upstream": upstream}
             delay = within(POLL_STAIRS[0][1], visit.seconds_left())
             return Onward("poll", f"accepted as {verdict.task_id}", delay, changes)
         case Kind.REFUSED:
@@ -156,11 +157,10 @@ def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
 
 
 def _still_running(visit: Visit, verdict: Verdict) -> Later:
-    looks = visit.upstream.get("looks", 0) + 1
     return Later(
-        within(poll_delay_seconds(visit.age_seconds()), visit.seconds_left()),
+        within(poll_delay_seconds(job_seconds(visit)), visit.seconds_left()),
         progress=max(visit.progress, min(verdict.progress or 0, ESTIMATE_CEILING + 4)),
-        upstream=_without_404s(visit.upstream) | {"looks": looks, "told": verdict.progress is not None},
+        upstream=_without_404s(visit.upstream) | {"told": verdict.progress is not None},
     )
 
 
@@ -192,8 +192,13 @@ def after_fault(visit: Visit, note: str) -> Move:
     )
 
 
+def job_seconds(visit: Visit) -> float:
+    """How long SEE2AI has had the job: a task that waited long for it is looked after as closely as any other."""
+    return visit.age_seconds() - float(visit.upstream.get("accepted_age", 0))
+
+
 def poll_delay_seconds(age_seconds: float) -> float:
-    """2, 3, 5, 8, then 10 seconds, jittered, by the age of the task."""
+    """2, 3, 5, 8, then 10 seconds, jittered, by the age of the job."""
     for below, delay in POLL_STAIRS:
         if age_seconds < below:
             return delay * random.uniform(0.85, 1.15)  # noqa: S311

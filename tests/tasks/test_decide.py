@@ -23,7 +23,7 @@ UPSTREAM_KEYS = st.fixed_dictionaries(
         "troubles": st.integers(0, 2),
         "empty": st.integers(0, 4),
         "missing": st.integers(0, 9),
-        "looks": st.integers(0, 99),
+        "accepted_age": st.integers(0, 99),
         "relooked": st.booleans(),
         "told": st.booleans(),
         "note": st.text(max_size=9),
