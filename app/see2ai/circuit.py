@@ -1,4 +1,4 @@
-"""A circuit breaker for the provider: opened by 401, 402 and 403, which no waiting user can mend.
+"""A circuit breaker for the provider: opened by 401, 402 and 403, which no waiting user can mend; slowed by 429.
 
 While it is open nothing is asked; when a pause is over one visit goes first, and its answer closes the circuit or
 doubles the pause. It lives in one process: every worker finds out for itself with a single refused call.
@@ -15,6 +15,7 @@ from app import metrics
 log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 2.0
+BUSY_SECONDS = 2.0
 JITTER_SECONDS = 1.0
 PROBE_LOOK_SECONDS = 1.0  # how long the others stay away while one is asking
 PROBE_SECONDS = 70.0  # longer than the longest call, after which a lost probe is forgotten
@@ -29,6 +30,7 @@ class Circuit:
         self._pause = 0.0
         self._closed_at = 0.0  # when the current pause ends
         self._probe_until = 0.0  # past, or when the visit that was let through is given up
+        self._polls_from = 0.0  # a 429 keeps this provider's polls away until then
         self.reason = ""
 
     @property
@@ -47,6 +49,15 @@ class Circuit:
             return PROBE_LOOK_SECONDS + random.uniform(0, JITTER_SECONDS)  # noqa: S311
         self._probe_until = now + PROBE_SECONDS
         return 0.0
+
+    def poll_pause_seconds(self) -> float:
+        """As `pause_seconds`, and while the provider finds our polls too many: 0 where one may go."""
+        hold = self._polls_from - self._clock()
+        return hold + random.uniform(0, JITTER_SECONDS) if hold > 0 else self.pause_seconds()  # noqa: S311
+
+    def slow_polls(self, seconds: float | None) -> None:
+        """A poll was answered 429: all polls of this provider wait, as long as it said or a moment."""
+        self._polls_from = self._clock() + min(seconds or BUSY_SECONDS, self._max_pause)
 
     def refused(self, reason: str) -> float:
         """Opens, or keeps open for twice as long; the pause in seconds."""

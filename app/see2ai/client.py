@@ -6,8 +6,10 @@ knowing whether the job was taken. Polls share kept connections, because asking 
 
 import asyncio
 import ssl
+import time
 import zlib
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -152,12 +154,17 @@ async def _read_capped(response: httpx.Response) -> bytes:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds; the HTTP-date form is left to our own backoff."""
-    try:
-        seconds = float(value) if value else -1.0
-    except ValueError:
+    """Seconds from now, of either form; None for what is neither."""
+    if not value:
         return None
-    return min(seconds, LONGEST_PAUSE_SECONDS) if seconds >= 0 else None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS) if seconds == seconds else None  # noqa: PLR0124 (NaN)
 
 
 def _name(error: Exception) -> str:

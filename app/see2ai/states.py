@@ -113,7 +113,8 @@ def read_poll(answer: Answer, task_id: str) -> Verdict:
         case 429:
             return Verdict(Kind.BUSY, note, retry_after_seconds=answer.retry_after_seconds)
     body = _object(answer.body)
-    if body is None or not (_word(body) and 200 <= answer.status < 300):  # noqa: PLR2004
+    # 422 with a word is how `needs_repair` arrives.
+    if body is None or not _word(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
         return Verdict(Kind.TROUBLE, note)
     theirs = body.get("task_id")
     if theirs is not None and str(theirs) != task_id:

@@ -108,13 +108,15 @@ async def _submit(runtime: Runtime, visit: Visit) -> Move:
 
 async def _poll(runtime: Runtime, visit: Visit) -> Move:
     is_last_look = visit.seconds_left() <= 0
-    pause = 0.0 if is_last_look else runtime.circuit.pause_seconds()
+    pause = 0.0 if is_last_look else runtime.circuit.poll_pause_seconds()
     if pause:
-        return _parked(visit, pause, runtime.circuit.reason)
+        return _parked(visit, pause, runtime.circuit.reason or "429")
     fault_point("poll.before")
     verdict = await runtime.see2ai.poll(ACTIONS[visit.action], visit.upstream_task_id or "")
     fault_point("poll.after_answer")
     verdict = _heed_circuit(runtime, verdict)
+    if verdict.kind is Kind.BUSY:
+        runtime.circuit.slow_polls(verdict.retry_after_seconds)
     now = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at)
     move = decide.after_poll(visit, verdict, now, is_last_look=is_last_look)
     if isinstance(move, Onward) and not visit.upstream.get("relooked"):
@@ -139,7 +141,7 @@ def _parked(visit: Visit, pause_seconds: float, reason: str) -> Later:
         decide.within(pause_seconds, visit.seconds_left()),
         visit.attempts,
         visit.progress,
-        upstream=visit.upstream | {"note": f"circuit open: {reason}"[:500]},
+        upstream=visit.upstream | {"note": f"SEE2AI is not asked: {reason}"[:500]},
     )
 
 

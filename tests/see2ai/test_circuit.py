@@ -1,6 +1,6 @@
 """The circuit: what opens it, how long it waits, who may probe, what closes it."""
 
-from app.see2ai.circuit import FIRST_PAUSE_SECONDS, PROBE_SECONDS, Circuit
+from app.see2ai.circuit import BUSY_SECONDS, FIRST_PAUSE_SECONDS, PROBE_SECONDS, Circuit
 
 
 class Clock:
@@ -67,3 +67,17 @@ def test_a_probe_that_heard_nothing_waits_the_same_again_and_a_lost_one_is_forgo
     assert circuit.pause_seconds() == 0.0
     clock.now += PROBE_SECONDS
     assert circuit.pause_seconds() == 0.0
+
+
+def test_a_429_keeps_all_polls_away_for_a_while_and_submits_not() -> None:
+    clock = Clock()
+    circuit = Circuit(60, clock)
+    circuit.slow_polls(7)
+    assert 7 <= circuit.poll_pause_seconds() <= 8
+    assert circuit.pause_seconds() == 0.0
+    clock.now += 7
+    assert circuit.poll_pause_seconds() == 0.0
+    circuit.slow_polls(None)
+    assert circuit.poll_pause_seconds() >= BUSY_SECONDS
+    circuit.slow_polls(9999)
+    assert circuit.poll_pause_seconds() <= 61

@@ -31,6 +31,11 @@ def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> 
         assert poll({field: spell(word)}).kind is Kind.RUNNING
 
 
+def test_needs_repair_arrives_as_422_with_a_word() -> None:
+    assert poll({"state": "needs_repair", "message": "prompt"}, 422).kind is Kind.FAILED
+    assert poll({"detail": "x"}, 422).kind is Kind.TROUBLE
+
+
 def test_an_unknown_word_is_still_running_and_told() -> None:
     assert poll({"status": "Dreaming"}).unknown_word == "dreaming"
     assert poll({"status": "RUNNING"}).unknown_word == ""
