@@ -51,8 +51,8 @@ class Stepper:
     def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._runtime = runtime
         self._idle_seconds = idle_seconds
-        # A task that was left by a crash may take the process down again: it is claimed alone among its like, so
-        # that at most one of them is counted a crash for it.
+        # A task that was left by two crashes may take the process down again: it is claimed alone among its like,
+        # so that no other can be counted a third crash for it.
         self._lanes = (
             Lane(("prepare", "submit", "submitting", "poll"), 256),
             Lane(("host",), 8),

@@ -1,5 +1,6 @@
 """From a credential to a caller. Every refusal is the same `Unauthenticated`, after the same one query."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import Row, bindparam, select, update
 from app.accounts import users
 from app.accounts.credentials import KEY_PREFIX, LONGEST_CREDENTIAL, digest_key, read_token
 from app.database import utc_now
-from app.errors import Unauthenticated
+from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.tables import api_keys
 from app.tables import users as users_table
@@ -62,8 +63,10 @@ async def _by_key(runtime: Runtime, api_key: str) -> Caller:
 
 
 async def _note_use(runtime: Runtime, key: Row[Any]) -> None:
-    async with runtime.sessions.begin() as session:
-        await session.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
+    """Best effort: a good request is not refused because this could not be written."""
+    with suppress(Unavailable):
+        async with runtime.sessions.begin() as session:
+            await session.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
 
 
 _USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(

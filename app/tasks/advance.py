@@ -96,7 +96,7 @@ async def _submit(runtime: Runtime, visit: Visit) -> Move:
     """Writes the intent, then sends. Between the two nobody else may send, and after them nobody ever will."""
     pause = runtime.circuit.pause_seconds()
     if pause:
-        return _parked(visit, pause, runtime.circuit.reason)
+        return _parked(visit, pause, f"circuit open: {runtime.circuit.reason}")
     fault_point("send.before_intent")
     await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))
     fault_point("send.after_intent")
@@ -110,7 +110,7 @@ async def _poll(runtime: Runtime, visit: Visit) -> Move:
     is_last_look = visit.seconds_left() <= 0
     pause = 0.0 if is_last_look else runtime.circuit.poll_pause_seconds()
     if pause:
-        return _parked(visit, pause, runtime.circuit.reason or "429")
+        return _parked(visit, pause, "polls slowed or circuit open: " + runtime.circuit.reason)
     fault_point("poll.before")
     verdict = await runtime.see2ai.poll(ACTIONS[visit.action], visit.upstream_task_id or "")
     fault_point("poll.after_answer")
@@ -141,7 +141,7 @@ def _parked(visit: Visit, pause_seconds: float, reason: str) -> Later:
         decide.within(pause_seconds, visit.seconds_left()),
         visit.attempts,
         visit.progress,
-        upstream=visit.upstream | {"note": f"SEE2AI is not asked: {reason}"[:500]},
+        upstream=visit.upstream | {"note": reason[:500]},
     )
 
 

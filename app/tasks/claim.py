@@ -1,7 +1,7 @@
 """Claims due rows for this process, keeps its leases alive, and gives rows back. The database's clock decides.
 
 A claim raises `version`: whoever writes later under an older version writes nothing. A row found with a lease
-still on it was left by a visit that never came back, and counts as a crash; from then on it is a suspect.
+still on it was left by a visit that never came back, and counts as a crash; after two in a row it is a suspect.
 """
 
 import time
@@ -15,6 +15,8 @@ from sqlalchemy import Row, bindparam, case, literal, select, update
 from app.database import CommitUnknown, Session, Sessions, repeat_on_conflict, utc_after, utc_now
 from app.errors import Unavailable
 from app.tables import tasks
+
+SUSPECT_CRASHES = 2  # one is what every task in a killed worker's hands has
 
 
 def boot_seconds() -> float:
@@ -78,7 +80,8 @@ async def claim_due(
 ) -> list[Visit]:
     """Up to `limit` due tasks on one of `steps`, the longest due first; no row is handed to two processes.
 
-    `suspects` narrows it to tasks that were (or were not) left by a crash; None takes both. Raises ClaimUnknown.
+    `suspects` narrows it to tasks that were (or were not) left by two crashes in a row; None takes both.
+    Raises ClaimUnknown.
     """
     which = {"steps": list(steps), "most": limit, "suspect": suspects}
     async with sessions.read() as session:
@@ -195,7 +198,7 @@ _READ = [
 _ids = tasks.c.id.in_(bindparam("ids", expanding=True))
 
 _is_due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(bindparam("steps", expanding=True))
-_is_suspect = (tasks.c.crashes > 0) | tasks.c.lease_until.is_not(None)
+_is_suspect = tasks.c.crashes + case((tasks.c.lease_until.is_not(None), 1), else_=0) >= SUSPECT_CRASHES
 _columns = [tasks.c[name] for name in _READ]
 # By whether both kinds are wanted.
 _WANTED = {True: _is_due, False: _is_due & (_is_suspect == bindparam("suspect"))}
