@@ -1,4 +1,4 @@
-"""What routes ask for: the runtime, and who is calling."""
+"""What routes ask for: the runtime, and who is calling. All `async`: FastAPI sends plain functions to a thread."""
 
 from typing import Annotated
 
@@ -10,12 +10,12 @@ from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 
 
-def get_runtime(request: Request) -> Runtime:
+async def get_runtime(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
 
 
-def get_limits(request: Request) -> Limits:
+async def get_limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
 
