@@ -11,7 +11,7 @@ from app.api import files, health, points, tasks
 from app.api.errors import install_error_handlers
 from app.api.limits import Limits
 from app.api.middleware import BodyLimit, Net, RequestId
-from app.api.wire import ErrorData, JsonAnswer
+from app.api.wire import ErrorData
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import DEVELOPMENT_JWT_SECRET, Settings, load_settings
@@ -45,7 +45,6 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         version="0.1.0",
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would be an answer without the envelope
-        default_response_class=JsonAnswer,
         # `default` keeps FastAPI from promising its own 422, which never comes.
         responses={code: {"model": ErrorData} for code in (*ERRORS, "default")},
     )

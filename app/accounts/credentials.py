@@ -1,6 +1,6 @@
 """Keys and tokens as pure functions: make, sign, digest, read. The only file that knows python-jose.
 
-It holds no state and asks no database; whether a readable token still counts is decided in `callers.py`.
+It asks no database; whether a readable token still counts is decided in `callers.py`.
 """
 
 import hashlib
@@ -8,6 +8,8 @@ import secrets
 import string
 import time
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from jose import jwt
 
@@ -21,6 +23,7 @@ SHOWN_CHARACTERS = 10
 LONGEST_CREDENTIAL = 4096
 HIGHEST_USER_ID = 2**63 - 1
 CLOCK_LEEWAY_SECONDS = 5
+TOKENS_REMEMBERED = 10_000
 
 _CHECKS = {
     "require_sub": True,
@@ -36,10 +39,11 @@ _CHECKS = {
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says: whose it is, and since when (Unix seconds)."""
+    """What a valid token says: whose it is, since when and until when (Unix seconds)."""
 
     user_id: int
     issued_at: int
+    expires_at: int
 
 
 def new_api_key() -> str:
@@ -71,34 +75,33 @@ def read_token(settings: Settings, token: str) -> Claims:
         keys = settings.jwt_secrets
     else:
         keys = (settings.jwt_public_key.replace("\\n", "\n"),)
+    claims = _verified(token, keys, settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer)
+    if claims.expires_at < int(time.time()) - CLOCK_LEEWAY_SECONDS:
+        raise Unauthenticated
+    return claims
+
+
+@lru_cache(maxsize=TOKENS_REMEMBERED)
+def _verified(token: str, keys: tuple[str, ...], algorithm: str, audience: str, issuer: str) -> Claims:
+    """What does not change about a token, however often it comes: its signature and its claims.
+
+    Only good tokens are remembered, because a refusal raises. Whether it has expired meanwhile is asked each time,
+    and whether its user is still welcome is asked of the database.
+    """
+    options = _CHECKS | {"verify_aud": bool(audience), "require_aud": bool(audience), "require_iss": bool(issuer)}
     for key in keys:
-        claims = _decode(settings, token, key)
-        if claims is not None:
-            return _checked(claims)
+        try:
+            # One literal algorithm: `none` and HS/RS confusion have nowhere to enter.
+            claims = jwt.decode(
+                token, key, algorithms=[algorithm], options=options, audience=audience or None, issuer=issuer or None
+            )
+        except Exception:  # noqa: S112  python-jose stumbles over forged tokens in many ways, deep nesting for one
+            continue
+        return _checked(claims)
     raise Unauthenticated
 
 
-def _decode(settings: Settings, token: str, key: str) -> dict[str, object] | None:
-    options = _CHECKS | {
-        "verify_aud": bool(settings.jwt_audience),
-        "require_aud": bool(settings.jwt_audience),
-        "require_iss": bool(settings.jwt_issuer),
-    }
-    try:
-        # One literal algorithm: `none` and HS/RS confusion have nowhere to enter.
-        return jwt.decode(  # type: ignore[no-any-return]
-            token,
-            key,
-            algorithms=[settings.jwt_algorithm],
-            options=options,
-            audience=settings.jwt_audience or None,
-            issuer=settings.jwt_issuer or None,
-        )
-    except Exception:  # python-jose stumbles over forged tokens in many ways, a thousand nested lists for one
-        return None
-
-
-def _checked(claims: dict[str, object]) -> Claims:
+def _checked(claims: dict[str, Any]) -> Claims:
     subject, issued_at = claims.get("sub"), claims.get("iat")
     if not isinstance(subject, str) or not subject.isascii() or not subject.isdigit():
         raise Unauthenticated
@@ -106,4 +109,4 @@ def _checked(claims: dict[str, object]) -> Claims:
         raise Unauthenticated
     if not 0 < int(subject) <= HIGHEST_USER_ID or issued_at > time.time() + CLOCK_LEEWAY_SECONDS:
         raise Unauthenticated
-    return Claims(user_id=int(subject), issued_at=int(issued_at))
+    return Claims(user_id=int(subject), issued_at=int(issued_at), expires_at=int(claims["exp"]))

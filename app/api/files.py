@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
-from app.api.deps import RuntimeDep
+from app.api.deps import AnyRuntime
 from app.errors import NotFound, Unavailable
 from app.storage import StorageError
 
@@ -23,7 +23,7 @@ PERMANENT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 @router.get("/files/{key:path}", summary="读取结果文件", response_class=Response)
 @router.head("/files/{key:path}", include_in_schema=False)
-async def get_file(key: str, runtime: RuntimeDep) -> Response:
+async def get_file(key: str, runtime: AnyRuntime) -> Response:
     content_type = TYPES.get(key.rpartition(".")[2])
     if content_type is None or len(key) > LONGEST_KEY or not runtime.store.is_local:
         raise NotFound("文件不存在")

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter
 from redis.exceptions import RedisError
 
-from app.api.deps import RuntimeDep
+from app.api.deps import AnyRuntime
 from app.api.wire import Envelope
 from app.database import ping
 
@@ -20,7 +20,7 @@ async def healthz() -> Envelope[dict[str, str]]:
 
 
 @router.get("/readyz", summary="可否服务")
-async def readyz(runtime: RuntimeDep) -> Envelope[dict[str, str]]:
+async def readyz(runtime: AnyRuntime) -> Envelope[dict[str, str]]:
     """503 where the database is away. Redis away is a warning: submits still answer and tasks still end."""
     await ping(runtime.sessions)
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from app.api.deps import LimitsDep, RuntimeDep, TaskCaller
+from app.api.deps import SubmitDesk, TaskDesk
 from app.api.wire import Envelope, ModelData, Page, SubmittedData, TaskData
 from app.errors import InvalidParameter
 from app.points.models import list_models
@@ -46,20 +46,15 @@ class SubmitBody(BaseModel):
 
 
 @router.post("/tasks/submit", summary="提交任务，立即扣除积分")
-async def submit(
-    body: SubmitBody, caller: TaskCaller, runtime: RuntimeDep, limits: LimitsDep
-) -> Envelope[SubmittedData]:
-    await limits.check("submit", caller.user_id, runtime.settings.submit_rate_per_minute)
+async def submit(body: SubmitBody, desk: SubmitDesk) -> Envelope[SubmittedData]:
     asked = Submission(body.modelName, body.prompt, body.imageUrl, body.params or {})
-    row = await submit_task(runtime, caller.user_id, asked)
-    return Envelope(data=SubmittedData.model_construct(**view_task(runtime, row), balance=row["balance"]))
+    row = await submit_task(desk.runtime, desk.user_id, asked)
+    return Envelope(data=SubmittedData.model_construct(**view_task(desk.runtime, row), balance=row["balance"]))
 
 
 @router.get("/tasks/list", summary="任务列表，最新的在前")
 async def list_(
-    caller: TaskCaller,
-    runtime: RuntimeDep,
-    limits: LimitsDep,
+    desk: TaskDesk,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
@@ -69,7 +64,7 @@ async def list_(
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
 ) -> Envelope[Page[TaskData]]:
-    await limits.check("read", caller.user_id, runtime.settings.read_rate_per_minute)
+    runtime = desk.runtime
     filters = Filters(
         task_type=task_type or None,
         status=status or None,
@@ -78,7 +73,7 @@ async def list_(
         start=_moment(runtime, "startTime", start_time),
         end=_moment(runtime, "endTime", end_time),
     )
-    rows, total = await list_tasks(runtime.sessions, caller.user_id, filters, page=page, size=size)
+    rows, total = await list_tasks(runtime.sessions, desk.user_id, filters, page=page, size=size)
     records = [TaskData.model_construct(**view_task(runtime, row)) for row in rows]
     return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
@@ -86,16 +81,13 @@ async def list_(
 @router.get("/tasks/{task_no}", summary="查询单个任务")
 async def get(
     task_no: str,
-    caller: TaskCaller,
-    runtime: RuntimeDep,
-    limits: LimitsDep,
+    desk: TaskDesk,
     wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
 ) -> Envelope[TaskData]:
-    await limits.check("read", caller.user_id, runtime.settings.read_rate_per_minute)
-    row = await get_task(runtime.sessions, caller.user_id, task_no)
+    row = await get_task(desk.runtime.sessions, desk.user_id, task_no)
     if wait and row["status"] not in ENDED:
-        row = await _wait_for_end(runtime, caller.user_id, task_no, wait)
-    return Envelope(data=TaskData.model_construct(**view_task(runtime, row)))
+        row = await _wait_for_end(desk.runtime, desk.user_id, task_no, wait)
+    return Envelope(data=TaskData.model_construct(**view_task(desk.runtime, row)))
 
 
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
@@ -116,7 +108,7 @@ async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: i
 
 
 @router.get("/models", summary="可用模型与价格")
-async def models(_: TaskCaller, runtime: RuntimeDep) -> Envelope[list[ModelData]]:
+async def models(desk: TaskDesk) -> Envelope[list[ModelData]]:
     return Envelope(
         data=[
             ModelData(
@@ -127,7 +119,7 @@ async def models(_: TaskCaller, runtime: RuntimeDep) -> Envelope[list[ModelData]
                 aspectRatio=model.params.get("aspectRatio"),
                 params=caller_schema(model.spec().params, model.params),
             )
-            for model in await list_models(runtime.sessions)
+            for model in await list_models(desk.runtime.sessions)
         ]
     )
 
