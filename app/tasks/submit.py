@@ -1,6 +1,6 @@
 """Submit: the price, the task and the deduction in one transaction, before SEE2AI hears of it; then the bell."""
 
-import secrets
+import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from app.tasks.references import FIELD, read_references
 log = structlog.get_logger()
 
 REDRAWS = 5
+_DIGITS_ALONE = str.maketrans("", "", "-T:.")
 NEED_REFERENCES = frozenset({"image_to_image", "image_to_video", "image_normalize"})
 
 
@@ -44,7 +45,7 @@ async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict
     Raises InvalidParameter, ModelNotFound, InsufficientPoints or TooManyTasks; then nothing is stored or taken.
     """
     for _ in range(REDRAWS):
-        suffix = f"{secrets.randbelow(10**6):06d}"
+        suffix = f"{random.randrange(10**6):06d}"  # noqa: S311  unique, not secret: the owner is asked for
         try:
             row = await _store(runtime, user_id, asked, suffix)
         except DuplicateRow:
@@ -124,7 +125,8 @@ def build_row(settings: Settings, user_id: int, asked: Submission, model: Model,
 
 def task_number(local: datetime, suffix: str) -> str:
     """`TASK-` + local time to the millisecond + `-` + digits that keep it unique (the guide's form)."""
-    return f"TASK-{local:%Y%m%d%H%M%S}{local.microsecond // 1000:03d}-{suffix}"
+    digits = local.isoformat(timespec="milliseconds")[:23].translate(_DIGITS_ALONE)
+    return f"TASK-{digits}-{suffix}"
 
 
 _INSERT = insert(tasks)

@@ -49,4 +49,5 @@ def snippet(prompt: str) -> str:
 
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
-    return None if moment is None else moment.astimezone(zone).strftime("%Y-%m-%dT%H:%M:%S")
+    """ISO to the second, without an offset."""
+    return None if moment is None else moment.astimezone(zone).isoformat(timespec="seconds")[:19]
