@@ -10,16 +10,13 @@ a `runtime` the books are audited.
 import asyncio
 import contextlib
 import os
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sandbox_server import KEY, Server, serve
-from sqlalchemy import text
 
 from app.cli.migrate import migrate
 from app.main import create_app
@@ -29,6 +26,7 @@ from app.settings import Settings
 from app.tasks import decide
 from tests.makers import Maker
 from tests.services import MISSING, RealServices, start_real_services
+from tests.worlds import World, embedded_world
 from worker.main import run_worker
 
 WORLDS = ("embedded", "real")
@@ -38,15 +36,6 @@ STATE: dict[str, str] = {}
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@dataclass(frozen=True)
-class World:
-    """Settings that lead to one world, and how to empty it."""
-
-    name: str
-    settings: dict[str, Any]
-    empty: Callable[[], None]
 
 
 @pytest.fixture(scope="session")
@@ -82,17 +71,6 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         pytest.skip(MISSING)
     services.empty()
     return World("real", services.settings(), services.empty)
-
-
-def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
-    database = tmp_path / "gateway.db"
-    shutil.copy(empty_sqlite, database)
-    settings = {
-        "database_url": f"sqlite+aiosqlite:///{database}",
-        "redis_url": "memory://",
-        "storage_url": (tmp_path / "files").as_uri(),
-    }
-    return World("embedded", settings, lambda: None)
 
 
 @pytest.fixture(scope="session")
@@ -178,9 +156,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says which worlds ran, so that a green run cannot hide a missing one."""
     for world in WORLDS:
         terminalreporter.write_line(f"world {world:<9} {STATE.get(world, 'not asked for')}")
-
-
-async def execute(runtime: Runtime, statement: str, **values: Any) -> Any:
-    """Raw SQL for a test that must break something on purpose."""
-    async with runtime.sessions.begin() as session:
-        return await session.execute(text(statement), values)

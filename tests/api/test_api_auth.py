@@ -24,8 +24,8 @@ from app.main import create_app
 from app.runtime import Runtime, open_runtime
 from app.tables import metadata
 from tests.api.answers import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
-from tests.conftest import execute
 from tests.makers import IMAGE_MODEL, Maker, User
+from tests.worlds import execute
 
 pytestmark = pytest.mark.anyio
 embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)

@@ -12,8 +12,8 @@ from app.main import LARGEST_BODY_BYTES
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.api.answers import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
-from tests.conftest import execute
 from tests.makers import TEXT_MODEL, Maker
+from tests.worlds import execute
 
 pytestmark = pytest.mark.anyio
 embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)

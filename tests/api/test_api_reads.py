@@ -19,8 +19,8 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.view import snippet
 from tests.api.answers import BALANCE, LIST, MODELS, data, door, refusal
-from tests.conftest import execute
 from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.worlds import execute
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio

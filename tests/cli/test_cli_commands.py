@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from typer.testing import CliRunner, Result
 
 from app.cli.commands import app
 from app.errors import GatewayError
+from tests.worlds import World
 
 Run = Callable[..., Result]
 

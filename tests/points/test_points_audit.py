@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import execute
 
 from app.points import ledger
 from app.points.audit import audit
@@ -11,6 +10,7 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.submit import Submission, submit_task
 from tests.makers import TEXT_MODEL
+from tests.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
 

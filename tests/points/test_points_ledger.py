@@ -4,7 +4,6 @@ import asyncio
 import random
 
 import pytest
-from conftest import execute
 from sqlalchemy.exc import DBAPIError
 
 from app.database import DuplicateRow
@@ -15,6 +14,7 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.submit import Submission, submit_task
 from tests.makers import TEXT_MODEL, Maker
+from tests.worlds import execute
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from conftest import execute
 from sandbox_server import Server
 
 from app.errors import Unavailable
@@ -17,6 +16,7 @@ from app.tasks import claim, host
 from app.tasks.advance import Stale, advance
 from app.tasks.claim import boot_seconds, claim_due, give_back, keep
 from tests.makers import Maker
+from tests.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
 

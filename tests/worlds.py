@@ -1,0 +1,37 @@
+"""One of the two worlds as settings, and raw SQL for tests that must break something on purpose."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from app.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class World:
+    """Settings that lead to one world, and how to empty it."""
+
+    name: str
+    settings: dict[str, Any]
+    empty: Callable[[], None]
+
+
+def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
+    database = tmp_path / "gateway.db"
+    shutil.copy(empty_sqlite, database)
+    settings = {
+        "database_url": f"sqlite+aiosqlite:///{database}",
+        "redis_url": "memory://",
+        "storage_url": (tmp_path / "files").as_uri(),
+    }
+    return World("embedded", settings, lambda: None)
+
+
+async def execute(runtime: Runtime, statement: str, **values: Any) -> Any:
+    """Raw SQL for a test that must break something on purpose."""
+    async with runtime.sessions.begin() as session:
+        return await session.execute(text(statement), values)
