@@ -25,6 +25,7 @@ lint: $(DEV)
 bench: $(DEV)
 	$(BIN)/python -m bench.submit
 	$(BIN)/python -m bench.poll
+	$(BIN)/python -m bench.memory
 
 # `--system-site-packages` is not used: what runs is what the lock files say.
 $(VENV)/bin/python:
