@@ -63,6 +63,7 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here asks for the caller's address
         timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )
 
