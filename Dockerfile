@@ -28,7 +28,7 @@ ENV PATH=/opt/gateway/bin:$PATH \
     LOG_FORMAT=json
 USER gateway
 EXPOSE 8081
-# For the API. A worker listens on nothing: switch this off there, as docker-compose.yml does.
+# For the API. A worker serves no /healthz: switch this off there, as docker-compose.yml does.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
   CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=3); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
 CMD ["gateway", "serve"]

@@ -1,6 +1,6 @@
 """Structured logs without secrets: what is set up once a process, and the filter every line passes.
 
-The guide promises that logs hold the whole submit payload and SEE2AI's answers. They never hold a credential, a
+They hold the whole submit payload and the start of SEE2AI's answers. They never hold a credential, a
 ticket or a signed query string.
 """
 

@@ -28,7 +28,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     """The application. A `runtime` given stays the giver's to close (`gateway up` shares one with its worker)."""
     settings = settings or load_settings()
     set_up_logs(settings)
-    if DEVELOPMENT_JWT_SECRET in settings.jwt_secrets and settings.host not in LOOPBACK:
+    is_default = settings.jwt_algorithm == "HS256" and DEVELOPMENT_JWT_SECRET in settings.jwt_secrets
+    if is_default and settings.host not in LOOPBACK:
         log.warning("development_jwt_secret", host=settings.host, meaning="anybody who reaches this can be anybody")
 
     @asynccontextmanager

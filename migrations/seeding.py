@@ -25,7 +25,8 @@ def upsert_models(rows: list[dict[str, Any]]) -> None:
             "sort": 0,
             **row,
         }
-        check_model(full["model_name"], full["points_cost"], full["task_type"], full["action"], full["params"])
+        checked = ("model_name", "points_cost", "task_type", "action", "params", "defaults")
+        check_model(**{name: full[name] for name in checked})
         stamped = {**full, "created_at": utc_now(), "updated_at": utc_now()}
         dialect = op.get_context().dialect.name
         op.execute(insert_or_change(dialect, points_config, "model_name", stamped, kept=frozenset({"created_at"})))

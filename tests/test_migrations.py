@@ -123,6 +123,8 @@ def test_seeding_again_changes_nothing_and_repricing_changes_one(tmp_path: Path)
             seeding.disable_model("sc_soraimg_text_3x2")
             with pytest.raises(Exception, match=r"params\.aspectRatio"):
                 seeding.upsert_models([row | {"params": {"aspectRatio": "7:5"}}])
+            with pytest.raises(Exception, match=r"params\.resolution"):
+                seeding.upsert_models([row | {"defaults": {"resolution": "9K"}}])
             with pytest.raises(ValueError, match="negative"):
                 seeding.reprice_model("sc_soraimg_text_2x3", -1)
         after = connection.execute(

@@ -134,7 +134,8 @@ class Stepper:
         return forget
 
     async def _visit(self, visit: Visit) -> None:
-        """One visit, and what becomes of the row after it."""
+        """One visit, and what becomes of the row after it. Every line it logs has the task's number."""
+        structlog.contextvars.bind_contextvars(task_no=visit.task_no)
         try:
             later = await advance(self._runtime, visit)
             if later is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import structlog
 import typer
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli import admin
 from app.cli.console import Json, answer, finish_badly, open_for_command, settings_or_exit
@@ -19,6 +20,7 @@ from app.metrics import serve_metrics
 from app.points.audit import audit as run_audit
 from app.sandbox import create_sandbox
 from app.settings import SANDBOX_API_KEY, Settings
+from app.storage import StorageError
 from worker.main import serve_worker
 
 HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
@@ -34,8 +36,10 @@ def main() -> None:
     """The console script. Errors become one line on standard error."""
     try:
         app()
-    except (GatewayError, SettingsError) as error:
+    except (GatewayError, SettingsError, StorageError) as error:
         finish_badly(str(error))
+    except SQLAlchemyError as error:
+        finish_badly(f"database: {getattr(error, 'orig', None) or error} (is it migrated? `gateway migrate`)")
 
 
 @app.command()

@@ -45,7 +45,7 @@ async def up() -> None:
     with _alone(), contextlib.ExitStack() as sockets:
         api_socket = sockets.enter_context(_listen(settings.host, settings.port))
         servers = []
-        if not settings.see2ai_api_key:
+        if settings.see2ai_api_key in {"", SANDBOX_API_KEY}:
             sandbox_socket = sockets.enter_context(_listen("127.0.0.1", SANDBOX_PORT, or_any=True))
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
             servers.append((_server(create_sandbox(api_key=SANDBOX_API_KEY)), sandbox_socket))

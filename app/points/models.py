@@ -54,7 +54,14 @@ def _model(row: Row[*tuple[Any, ...]]) -> Model:
     return Model(**row._mapping)
 
 
-def check_model(model_name: str, points_cost: int, task_type: str, action: str, params: dict[str, Any]) -> None:
+def check_model(
+    model_name: str,
+    points_cost: int,
+    task_type: str,
+    action: str,
+    params: dict[str, Any],
+    defaults: dict[str, Any],
+) -> None:
     """The rules of a row, asked when it is written and never at submit. InvalidParameter names the column."""
     if not 0 < len(model_name) <= LONGEST_NAME or not model_name.isascii() or model_name != model_name.strip():
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
@@ -65,6 +72,7 @@ def check_model(model_name: str, points_cost: int, task_type: str, action: str, 
     if task_type not in ACTIONS[action].task_types:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(ACTIONS[action].task_types))}")
     fold_params(ACTIONS[action], {}, {}, params)
+    fold_params(ACTIONS[action], {}, params, defaults)
 
 
 @repeat_on_conflict
@@ -77,8 +85,7 @@ async def set_model(sessions: Sessions, model_name: str, changes: dict[str, Any]
         for required in ("points_cost", "task_type", "action"):
             if new[required] is None:
                 raise InvalidParameter(required, "不能为空")
-        check_model(model_name, new["points_cost"], new["task_type"], new["action"], new["params"])
-        fold_params(ACTIONS[new["action"]], {}, new["params"], new["defaults"])
+        check_model(model_name, new["points_cost"], new["task_type"], new["action"], new["params"], new["defaults"])
         if row is None:
             statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
         else:

@@ -11,7 +11,7 @@ LONGEST_JOB_SECONDS = 6.0
 PENDING_SHARE = 0.15
 JOBS_KEPT = 50_000
 COST_POINTS = {"1K": 25_000, "2K": 40_000}
-"""The sandbox's own prices in platform tokens; seed 000 only says that they depend on the resolution."""
+"""The sandbox's own prices in platform tokens; SEE2AI only says that they depend on the resolution."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The shapes of SEE2AI's fast-image action (seed 000) and the many spellings of its errors. No state."""
+"""The shapes of SEE2AI's fast-image action (SEE2AI's published schema), and how its errors are spelt. No state."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -32,7 +32,7 @@ AspectRatio = Literal[
 
 
 class FastImageInput(BaseModel):
-    """Seed 000's input, and what SEE2AI refuses beyond it: a blank prompt, `auto` as a ratio, webp."""
+    """SEE2AI's published input, and what SEE2AI refuses beyond it: a blank prompt, `auto` as a ratio, webp."""
 
     prompt: Annotated[str, StringConstraints(max_length=20_000, pattern=r"\S")]
     image_input: Annotated[list[str], Field(max_length=14)] | None = None
@@ -73,7 +73,7 @@ def _fault(kind: str, where: list[str], message: str) -> dict[str, Any]:
 
 
 def job_answer(job: Job, look: Look, urls: list[str], now: float) -> dict[str, Any]:
-    """Seed 000's output plus `status`, `progress` and `error_message`, which SEE2AI shows beside it."""
+    """SEE2AI's published output plus `status`, `progress` and `error_message`, which SEE2AI shows beside it."""
     answer: dict[str, Any] = {
         "input_tokens": 0,
         "output_tokens": 0,

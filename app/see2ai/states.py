@@ -65,7 +65,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came over the wire: HTTP status, the body's bytes, `Retry-After` in seconds where it was a number."""
+    """What came over the wire: HTTP status, the body's bytes, `Retry-After` in seconds from now where readable."""
 
     status: int
     body: bytes

@@ -1,4 +1,4 @@
-"""The running sandbox as fixtures, and the two schemas of seed 000."""
+"""The running sandbox as fixtures, and the two schemas of SEE2AI's published schema."""
 
 import contextlib
 import json
