@@ -56,8 +56,9 @@ class Limits:
                 pipe.expire(key, 2 * WINDOW_SECONDS)
                 count.told = max(int((await pipe.execute())[0]), count.told)
         except (RedisError, OSError) as error:
+            if time.monotonic() >= self._silent_until:  # of many that failed together one says so
+                log.warning("rates_not_shared", error=repr(error)[:200])
             self._silent_until = time.monotonic() + SILENT_SECONDS
-            log.warning("rates_not_shared", error=repr(error)[:200])
 
 
 @dataclass(slots=True)
