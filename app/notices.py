@@ -59,7 +59,7 @@ class Notices:
                         message = await channel.get_message(timeout=5.0)
                         if message is not None:
                             self._deliver(message["data"])
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, going deaf for good is worse
                 log.warning("notices_interrupted", error=repr(error)[:200])
                 await asyncio.sleep(RETRY_SECONDS)
 

@@ -3,8 +3,8 @@
 Plain ASGI, because it is on the hot path.
 """
 
-import random
 import re
+import secrets
 from typing import Any
 
 import structlog
@@ -28,7 +28,7 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _asked_id(scope["headers"]) or f"{random.getrandbits(64):016x}"
+        request_id = _asked_id(scope["headers"]) or secrets.token_hex(8)
         scope["request_id"] = request_id
         added = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 

@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx
 import structlog
+from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
 
 from app import metrics
@@ -61,7 +63,7 @@ class See2ai:
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._ask(self._fresh, "POST", action.submit_path, json=request)
-        except (httpx.HTTPError, aiohttp.ClientError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, UnicodeError) as error:
             verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.AMBIGUOUS, _name(error))
         except (TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.AMBIGUOUS, _name(error))
@@ -73,11 +75,11 @@ class See2ai:
 
     async def poll(self, action: Action, task_id: str) -> Verdict:
         """Looks after one job. Anything unreadable is trouble, to be looked at again."""
-        path = action.status_path.format(task_id=httpx.URL(path=f"/{task_id}").raw_path.decode()[1:])
+        path = action.status_path.format(task_id=quote(task_id, safe=""))
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 answer = await self._ask(self._kept, "GET", path)
-        except (httpx.HTTPError, aiohttp.ClientError, TimeoutError, UnreadableAnswer) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, UnicodeError, TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.TROUBLE, _name(error))
         else:
             verdict = read_poll(answer, task_id)
@@ -104,6 +106,15 @@ class See2ai:
         await self._kept.aclose()
 
 
+class _WithoutReason(aiohttp.ClientResponse):
+    """Forgets the reason phrase: one that is no UTF-8 would make httpx's transport raise over a good answer."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        answer = await super().start(connection)
+        answer.reason = None
+        return answer
+
+
 def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
     def session() -> aiohttp.ClientSession:
         # `force_close` and a keep-alive time exclude each other in aiohttp's connector.
@@ -112,7 +123,9 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
             if keep_connections
             else aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True)
         )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        return aiohttp.ClientSession(
+            response_class=_WithoutReason, connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
 
     return httpx.AsyncClient(
         transport=AiohttpTransport(client=session, trust_env=False),

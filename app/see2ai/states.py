@@ -152,7 +152,7 @@ def _urls(body: dict[str, Any]) -> tuple[str, ...]:
     urls = body.get("result_urls")
     if not isinstance(urls, list):
         return ()
-    return tuple(url for url in urls if isinstance(url, str) and url)[:MOST_RESULTS]
+    return tuple(url for url in urls if isinstance(url, str) and url.isprintable() and url)[:MOST_RESULTS]
 
 
 def _progress(value: Any) -> int | None:

@@ -202,7 +202,7 @@ async def _write_onward(runtime: Runtime, visit: Visit, move: Onward) -> None:
         await _end(runtime, visit, reused)
         raise Stale from error
     except CommitUnknown:
-        if not await _stands(runtime, visit, move.step):
+        if not await _until_heard(visit, lambda: _stands(runtime, visit, move.step)):
             raise
     _remember(visit, move, changes, steps, began + lease_seconds)
 

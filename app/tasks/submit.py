@@ -1,6 +1,6 @@
 """Submit: the price, the task and the deduction in one transaction, before SEE2AI hears of it; then the bell."""
 
-import random
+import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +45,7 @@ async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict
     Raises InvalidParameter, ModelNotFound, InsufficientPoints or TooManyTasks; then nothing is stored or taken.
     """
     for _ in range(REDRAWS):
-        suffix = f"{random.randrange(10**6):06d}"  # noqa: S311  unique, not secret: the owner is asked for
+        suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed from others: result links hold it
         try:
             row = await _store(runtime, user_id, asked, suffix)
         except DuplicateRow:
@@ -132,6 +132,7 @@ def task_number(local: datetime, suffix: str) -> str:
 _INSERT = insert(tasks)
 _user: BindParameter[int] = bindparam("user")
 # Read while the account row is locked, so the count is exact: a user's submits pass one after the other.
+# Where nothing is deducted (a price of 0) nothing is locked, and submits at the same moment may pass the cap.
 _STANDING = select(
     select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
     select(func.count())
