@@ -74,4 +74,4 @@ class Notices:
     async def close(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-            await asyncio.wait([self._reader])
+            await asyncio.wait([self._reader], timeout=2)

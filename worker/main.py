@@ -38,9 +38,16 @@ async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
         stepper.stop()
         await work
     finally:
-        for task in (bell, stopped):
+        await _cancel(bell, stopped)
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Until they have ended: a client library under a time-out of its own may swallow the first cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.wait([bell, stopped])
+        _, pending = await asyncio.wait(pending, timeout=1)
 
 
 async def _listen(runtime: Runtime, stepper: Stepper) -> None:
