@@ -165,5 +165,5 @@ def _read_webp_size(start: bytes) -> tuple[int, int] | None:
             width, height = struct.unpack_from("<HH", body, 6)
             return width & 0x3FFF, height & 0x3FFF
     except (IndexError, struct.error):
-        pass
+        return None  # the start was cut before the size: as good as no WebP
     return None

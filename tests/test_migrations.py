@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from services import MISSING, MYSQL, RealServices, run_sql
 from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import migrations
 from app.cli.migrate import migrate
@@ -51,6 +52,19 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))
 
 
+def tables_of(url: str) -> set[str]:
+    """The names of all tables, with the database's own left out."""
+
+    async def look() -> set[str]:
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        await engine.dispose()
+        return set(names)
+
+    return asyncio.run(look())
+
+
 def count(url: str, query: str) -> int:
     return int(asyncio.run(run_sql(url, query)) or 0)
 
@@ -71,8 +85,11 @@ def test_each_step_down_undoes_exactly_its_step_up(url: str) -> None:
     steps = len(list(Path(versions[0]).glob("0*.py")))
     for _ in range(steps):
         command.downgrade(config, "-1")
+        before = tables_of(url)
         command.upgrade(config, "+1")
         command.downgrade(config, "-1")
+        assert tables_of(url) == before
+    assert tables_of(url) == {"alembic_version"}
 
 
 def test_the_eight_models_are_seeded_as_the_guide_lists_them(tmp_path: Path) -> None:
