@@ -19,7 +19,7 @@ from app.runtime import Runtime
 from app.tasks.advance import Stale, advance, count_stale
 from app.tasks.claim import ClaimUnknown, Return, Visit, claim_due, give_back, keep
 from app.tasks.decide import Fail as FailMove
-from app.tasks.decide import Later, after_fault, backoff_seconds
+from app.tasks.decide import Later, after_fault, as_it_was, backoff_seconds
 from app.tasks.finish import finish_task
 
 log = structlog.get_logger()
@@ -116,7 +116,7 @@ class Stepper:
             )
         except ClaimUnknown as error:
             for visit in error.visits:
-                self._give_back(visit, Later(0.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream))
+                self._give_back(visit, as_it_was(visit, 0.0))
             raise
         for visit in visits:
             task = asyncio.create_task(self._visit(visit))
@@ -145,7 +145,7 @@ class Stepper:
         except Stale:
             count_stale(visit)
         except Unavailable:
-            self._give_back(visit, Later(1.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream))
+            self._give_back(visit, as_it_was(visit, 1.0))
         except Exception as error:
             metrics.VISIT_FAULTS.labels(visit.step).inc()
             log.exception("visit_failed", task_no=visit.task_no, step=visit.step)
@@ -169,7 +169,7 @@ class Stepper:
                 attempts=later.attempts,
                 crashes=later.crashes,
                 progress=later.progress,
-                status=later.status or visit.status,
+                status=visit.status,
                 upstream=later.upstream,
             )
         )
@@ -220,9 +220,7 @@ class Stepper:
             for task, visit in list(lane.visits.items()):
                 if visit.step not in {"submit", "submitting"}:
                     task.cancel()
-                    self._give_back(
-                        visit, Later(0.0, visit.attempts, visit.progress, visit.crashes, None, visit.upstream)
-                    )
+                    self._give_back(visit, as_it_was(visit, 0.0))
         await self._wait_for_visits(SEND_GRACE_SECONDS)
 
     async def _wait_for_visits(self, seconds: float) -> None:

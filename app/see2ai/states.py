@@ -60,7 +60,6 @@ class Verdict:
     progress: int | None = None
     retry_after_seconds: float | None = None
     unknown_word: str = ""
-    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,6 @@ def _by_word(body: dict[str, Any], answer: Answer) -> Verdict:
         Kind.RUNNING,
         progress=_progress(body.get("progress")),
         unknown_word="" if known else word[:40].encode(errors="replace").decode(),
-        waiting=word in WAITING,
     )
 
 

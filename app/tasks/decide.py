@@ -38,7 +38,6 @@ class Later:
     attempts: int = 0
     progress: int = 0
     crashes: int = 0
-    status: str | None = None
     upstream: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +69,11 @@ class Fail:
     reason: TaskFailure
     note: str = ""
     is_orphan: bool = False
+
+
+def as_it_was(visit: Visit, delay_seconds: float) -> Later:
+    """Back to the queue with nothing learnt and nothing held against it."""
+    return Later(delay_seconds, visit.attempts, visit.progress, visit.crashes, visit.upstream)
 
 
 Move = Later | Onward | Complete | Fail

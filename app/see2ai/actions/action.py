@@ -38,7 +38,6 @@ class Action:
     usual_seconds: float
     most_references: int
     longest_prompt: int
-    ratios: tuple[str, ...] = ()  # what `auto` may become
 
 
 def fold_params(action: Action, fixed: dict[str, Any], defaults: dict[str, Any], asked: dict[str, Any]) -> CallerParams:

@@ -94,5 +94,4 @@ FAST_IMAGE = Action(
     usual_seconds=60,
     most_references=MOST_REFERENCES,
     longest_prompt=LONGEST_PROMPT,
-    ratios=RATIOS,
 )
