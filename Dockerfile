@@ -11,7 +11,7 @@ RUN printf '%s\n' '#!/opt/gateway/bin/python' 'from app.cli import main' 'main()
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --home-dir /srv/gateway --shell /usr/sbin/nologin gateway \
- && install -d -o gateway -g gateway /var/lib/gateway/files
+ && install -d -o gateway -g gateway /var/lib/gateway/files /var/lib/gateway/spool
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /srv/gateway
 COPY pyproject.toml ./

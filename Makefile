@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.run-installed
 
-.PHONY: run test install lint lock bench clean
+.PHONY: run test install lint lock bench chaos simulate clean
 
 run: $(RUN)
 	PORT=$(PORT) $(BIN)/gateway up
@@ -26,6 +26,15 @@ bench: $(DEV)
 	$(BIN)/python -m bench.submit
 	$(BIN)/python -m bench.poll
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.push
+
+MINUTES ?= 10
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
+
+SEEDS ?= 0:2000
+simulate: $(DEV)
+	$(BIN)/python -m tests.simulator --seeds $(SEEDS) --coverage
 
 # `--system-site-packages` is not used: what runs is what the lock files say.
 $(VENV)/bin/python:

@@ -2,11 +2,15 @@
 
     GatewayError
     ├── InvalidParameter · ModelNotFound                 400
+    ├── CodeNotRedeemable                                400
     ├── Unauthenticated                                  401
     ├── InsufficientPoints                               402
     ├── Forbidden                                        403
     ├── NotFound · MethodNotAllowed                      404 405
+    ├── IdempotencyConflict · NotCancellable             409
+    ├── GrantConflict                                    409
     ├── PayloadTooLarge · UnsupportedMedia               413 415
+    ├── RangeNotSatisfiable                              416
     ├── RateLimited · TooManyTasks                       429
     ├── Internal                                         500
     └── Unavailable                                      503
@@ -49,6 +53,14 @@ class ModelNotFound(GatewayError):
     text = "模型不存在或已停用"
 
 
+class CodeNotRedeemable(GatewayError):
+    """Unknown and void codes sound the same."""
+
+    status = 400
+    error_code = "CODE_NOT_REDEEMABLE"
+    text = "兑换码无效"
+
+
 class Unauthenticated(GatewayError):
     """One text for every reason, so that nobody learns which part of a credential was wrong."""
 
@@ -83,6 +95,26 @@ class MethodNotAllowed(GatewayError):
     text = "请求方法不支持"
 
 
+class IdempotencyConflict(GatewayError):
+    status = 409
+    error_code = "IDEMPOTENCY_CONFLICT"
+    text = "Idempotency-Key 已用于另一个请求，请更换"
+
+
+class NotCancellable(GatewayError):
+    status = 409
+    error_code = "NOT_CANCELLABLE"
+    text = "任务已开始生成或已结束，不能取消"
+
+
+class GrantConflict(GatewayError):
+    """A top-up's reference is known for another user, other points or another time: a fault on the caller's side."""
+
+    status = 409
+    error_code = "GRANT_CONFLICT"
+    text = "ref 已用于其他用户、其他数额或其他有效期的充值"
+
+
 class PayloadTooLarge(GatewayError):
     status = 413
     error_code = "PAYLOAD_TOO_LARGE"
@@ -93,6 +125,12 @@ class UnsupportedMedia(GatewayError):
     status = 415
     error_code = "UNSUPPORTED_MEDIA"
     text = "不支持的内容类型"
+
+
+class RangeNotSatisfiable(GatewayError):
+    status = 416
+    error_code = "RANGE_NOT_SATISFIABLE"
+    text = "请求的范围超出文件"
 
 
 class RateLimited(GatewayError):
@@ -141,11 +179,17 @@ class TaskFailure(Enum):
     UPSTREAM_UNCERTAIN = "生成服务未确认该请求，任务已终止，积分已退还"
     """It is unknown whether SEE2AI accepted the job. It is never sent again."""
 
+    APPROVAL_EXPIRED = "该视频需要平台方授权，未在时限内获得授权，任务已终止，积分已退还"
+    """SEE2AI waited for a person's approval, which a user of the gateway cannot give."""
+
     TIMED_OUT = "生成超时，积分已退还"
     """The task's deadline passed, or SEE2AI gave up waiting."""
 
     RESULT_LOST = "生成结果保存失败，积分已退还"
     """SEE2AI finished, but the result could not be fetched, read or stored until the hosting deadline."""
+
+    CANCELLED = "任务已取消，积分已退还"
+    """Its caller took it back before SEE2AI was asked for it."""
 
     INTERNAL = "服务器错误，积分已退还"
     """A handler of ours failed three times on this task."""

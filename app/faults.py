@@ -13,6 +13,7 @@ POINTS = frozenset(
         "submit.before_commit",
         "submit.after_commit",
         "visit.claimed",
+        "prepare.after_answer",
         "send.before_intent",
         "send.after_intent",
         "send.after_answer",
@@ -24,6 +25,7 @@ POINTS = frozenset(
         "host.after_upload",
         "finish.before_commit",
         "finish.after_commit",
+        "deliver.after_send",
     }
 )
 _name, _, _rest = os.environ.get("GATEWAY_FAULT", "").partition(":")

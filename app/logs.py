@@ -47,6 +47,25 @@ def set_up_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=before))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in ("uvicorn.access", "uvicorn.error"):
+        logging.getLogger(name).addFilter(_WITHOUT_QUERIES)
+
+
+class _WithoutQueries(logging.Filter):
+    """Uvicorn logs paths with their queries, and in a query a ticket may stand. Records keep the form it knows."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_without_query(arg) for arg in record.args)
+        return True
+
+
+def _without_query(arg: object) -> object:
+    is_path = isinstance(arg, str) and arg.startswith("/") and "?" in arg
+    return f"{str(arg).partition('?')[0]}?{HIDDEN}" if is_path else arg
+
+
+_WITHOUT_QUERIES = _WithoutQueries()
 
 
 def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -1,14 +1,18 @@
 """The API process: `uvicorn app.main:create_app --factory`, or `gateway serve`."""
 
+import asyncio
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import files, health, points, tasks
+from app.api import admin, files, health, points, push, sockets, tasks, uploads, webhooks
 from app.api.errors import install_error_handlers
 from app.api.limits import Limits
 from app.api.middleware import BodyLimit, Net, RequestId
@@ -21,7 +25,7 @@ log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LARGEST_BODY_BYTES = 1_000_000
-ERRORS = (400, 401, 402, 403, 404, 413, 415, 429, 500, 503)
+ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 429, 500, 503)
 
 
 def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
@@ -41,7 +45,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         async with open_runtime(settings) as opened:
             _lay_out(app, opened)
             _spare_the_collector()
-            yield
+            with _end_overheard(opened.notices.end_listening):
+                yield
 
     app = FastAPI(
         title="1818ai 积分网关",
@@ -51,11 +56,12 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         # `default` keeps FastAPI from promising its own 422, which never comes.
         responses={code: {"model": ErrorData} for code in (*ERRORS, "default")},
     )
-    for room in (tasks, points, health, files):
+    # `push` before `tasks`: /tasks/events is no task's number.
+    for room in (push, sockets, tasks, points, uploads, webhooks, admin, health, files):
         app.include_router(room.router)
     install_error_handlers(app)
     app.add_middleware(Net)
-    app.add_middleware(BodyLimit, most_bytes=LARGEST_BODY_BYTES)
+    app.add_middleware(BodyLimit, most_bytes=LARGEST_BODY_BYTES, elsewhere=uploads.BODY_LIMIT)
     if settings.cors_allowed:
         app.add_middleware(
             CORSMiddleware,
@@ -69,6 +75,32 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     return app
 
 
+@contextmanager
+def _end_overheard(tell: Callable[[], None]) -> Iterator[None]:
+    """Uvicorn winds down once all answers are out, and tells nobody: a stream, which has no end, would never learn.
+
+    So the signals it listens for are heard here as well, each passed on to it.
+    """
+    loop, replaced = asyncio.get_running_loop(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                replaced[number] = handler
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(tell)
+        replaced[signal.Signals(number)](number, frame)
+
+    for number in replaced:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+
+
 def _spare_the_collector() -> None:
     """What was loaded at start stays to the end: the collector need not walk it every few hundred requests."""
     gc.collect()
@@ -79,3 +111,4 @@ def _spare_the_collector() -> None:
 def _lay_out(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
     app.state.limits = Limits(runtime.redis)
+    app.state.seats = push.Seats()

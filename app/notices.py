@@ -1,25 +1,79 @@
 """Publish and subscribe per user: "this task changed". A notice carries no truth, only a reason to look again.
 
 Best effort through Redis, so that it works between many processes; whoever waits for a notice also looks by the
-clock. Queues are bounded: a listener that does not listen loses its oldest notices, nothing else.
+clock. Nobody waits for Redis here, and nothing grows: notices go out from the background, many as one message, and a
+listener that falls behind is told that it missed some instead of which.
 """
 
 import asyncio
-import contextlib
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.client import PubSub
 
 log = structlog.get_logger()
 
 CHANNEL = "gateway:notices"
-MOST_QUEUED = 100
-PUBLISH_SECONDS = 0.2
+MOST_QUEUED = 100  # of one listener
+MOST_UNTOLD = 10_000  # of one process, while Redis is away
+MOST_IN_A_MESSAGE = 1000
+PUBLISH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
+QUIET_SECONDS = 5.0  # without a word from Redis it is asked for one, and after as long again it counts as gone
+LOOK_SECONDS = 30.0  # how often whoever listens should look by itself, because a notice may be lost
+DEAF_LOOK_SECONDS = 2.0  # the same while no notice can be heard at all
+MOST_LOOKING = 8
+
+
+class Listener:
+    """What changed for one user since `take` was last called, and whether there is more than can be told."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, None] = {}
+        self._has_missed = False
+        self._is_woken = asyncio.Event()
+        self.is_over = False
+
+    def tell(self, task_no: str) -> None:
+        self._numbers[task_no] = None
+        if len(self._numbers) > MOST_QUEUED:
+            self.miss()
+        self.wake()
+
+    def miss(self) -> None:
+        """Notices were lost, or may have been: only a look at everything tells what changed."""
+        self._numbers.clear()
+        self._has_missed = True
+        self.wake()
+
+    def wake(self) -> None:
+        self._is_woken.set()
+
+    def end(self) -> None:
+        """There is nothing more to come: this process winds down."""
+        self.is_over = True
+        self.wake()
+
+    async def wait(self, seconds: float) -> None:
+        """Until there is something to take or another reason to look up, at most so long."""
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._is_woken.wait()
+        except TimeoutError:
+            pass
+
+    def take(self) -> tuple[list[str], bool]:
+        """The numbers of the tasks that changed, and whether others may have as well."""
+        taken = list(self._numbers), self._has_missed
+        self._numbers, self._has_missed = {}, False
+        if not self.is_over:
+            self._is_woken.clear()
+        return taken
 
 
 class Notices:
@@ -27,51 +81,121 @@ class Notices:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._listeners: defaultdict[int, set[asyncio.Queue[str]]] = defaultdict(set)
+        self._listeners: defaultdict[int, set[Listener]] = defaultdict(set)
         self._reader: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._untold: dict[tuple[int, str], None] = {}
+        self._is_hearing = False
+        self._is_over = False
+        # Who listens looks at the database, too, and after an interruption all do at once: requests come first.
+        self.looking = asyncio.Semaphore(MOST_LOOKING)
 
-    async def publish(self, user_id: int, task_no: str) -> None:
-        """Tells every process; never raises, never waits long."""
-        with contextlib.suppress(RedisError, OSError):
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._redis.publish(CHANNEL, f"{user_id} {task_no}")
+    @property
+    def look_seconds(self) -> float:
+        """How long a listener may go without a look of its own."""
+        return LOOK_SECONDS if self._is_hearing else DEAF_LOOK_SECONDS
+
+    # ------------------------------------------------------------------ publish
+
+    def publish(self, user_id: int, task_no: str) -> None:
+        """Returns at once; notices that come together go out as one message."""
+        if len(self._untold) < MOST_UNTOLD:
+            self._untold[user_id, task_no] = None
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        is_failing = False
+        while self._untold:
+            batch = list(self._untold)[:MOST_IN_A_MESSAGE]
+            for one in batch:
+                del self._untold[one]
+            try:
+                async with asyncio.timeout(PUBLISH_SECONDS):
+                    await self._redis.publish(CHANNEL, "\n".join(f"{user_id} {task_no}" for user_id, task_no in batch))
+                is_failing = False
+            except Exception as error:  # whatever it is, it is not worth a task's visit
+                if not is_failing:
+                    log.warning("notices_not_sent", error=repr(error)[:200])
+                is_failing = True
+                self._untold = dict.fromkeys(batch) | self._untold
+                await asyncio.sleep(RETRY_SECONDS)
+
+    # ------------------------------------------------------------------ subscribe
 
     @asynccontextmanager
-    async def listen(self, user_id: int) -> AsyncIterator[asyncio.Queue[str]]:
-        """A queue of the task numbers of this user that changed while the block runs."""
-        if self._reader is None:
+    async def listen(self, user_id: int) -> AsyncIterator[Listener]:
+        """What changes of this user's tasks while the block runs."""
+        if self._reader is None and not self._is_over:
             self._reader = asyncio.create_task(self._read())
-        queue: asyncio.Queue[str] = asyncio.Queue(MOST_QUEUED)
-        self._listeners[user_id].add(queue)
+        listener = Listener()
+        if self._is_over:
+            listener.end()
+        self._listeners[user_id].add(listener)
         try:
-            yield queue
+            yield listener
         finally:
-            self._listeners[user_id].discard(queue)
+            self._listeners[user_id].discard(listener)
             if not self._listeners[user_id]:
                 del self._listeners[user_id]
 
     async def _read(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
+                async with self._redis.pubsub() as channel:
                     await channel.subscribe(CHANNEL)
-                    while True:
-                        message = await channel.get_message(timeout=5.0)
-                        if message is not None:
-                            self._deliver(message["data"])
+                    await self._hear(channel)
             except Exception as error:  # whatever it is, going deaf for good is worse
                 log.warning("notices_interrupted", error=repr(error)[:200])
+                self._is_hearing = False
+                for listener in self._everybody():
+                    listener.wake()  # its next look is due sooner now
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def _hear(self, channel: PubSub) -> None:
+        """A Redis that is frozen or cut off says nothing either, so silence is questioned."""
+        asked_at: float | None = None
+        while True:
+            message: dict[str, Any] | None = await channel.get_message(timeout=QUIET_SECONDS)
+            if message is None and asked_at is not None and time.monotonic() - asked_at >= QUIET_SECONDS:
+                raise TimeoutError("Redis has gone silent")
+            if message is None:
+                await channel.ping()
+                asked_at = asked_at or time.monotonic()
+                continue
+            asked_at = None
+            if message["type"] == "message":
+                self._deliver(message["data"])
+            elif message["type"] == "subscribe":
+                # At the first, and whenever the library has quietly connected anew: what was said before is lost.
+                self._is_hearing = True
+                for listener in self._everybody():
+                    listener.miss()
+
     def _deliver(self, data: bytes | str) -> None:
-        text = data.decode() if isinstance(data, bytes) else data
-        user_id, _, task_no = text.partition(" ")
-        for queue in self._listeners.get(int(user_id), ()) if user_id.isdigit() else ():
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(task_no)
+        text = data.decode(errors="replace") if isinstance(data, bytes) else data
+        for line in text.split("\n"):
+            user_id, _, task_no = line.partition(" ")
+            for listener in self._listeners.get(int(user_id), ()) if user_id.isdecimal() else ():
+                listener.tell(task_no)
+
+    def _everybody(self) -> list[Listener]:
+        return [listener for listeners in self._listeners.values() for listener in listeners]
+
+    # ------------------------------------------------------------------ the end
+
+    def end_listening(self) -> None:
+        """Everybody who listens, now or later, is told that there is nothing more to come."""
+        self._is_over = True
+        for listener in self._everybody():
+            listener.end()
 
     async def close(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader], timeout=2)
+        """Waits a moment for notices on their way."""
+        self.end_listening()
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=PUBLISH_SECONDS)
+        for task in (self._sender, self._reader):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task], timeout=2)

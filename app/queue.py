@@ -11,7 +11,9 @@ from typing import Any
 import fakeredis
 import structlog
 from arq.connections import ArqRedis
-from redis.asyncio import ConnectionPool
+from redis.asyncio import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
 from app import metrics
@@ -56,7 +58,27 @@ def open_redis(settings: Settings) -> ArqRedis:
         socket_timeout=5,
         health_check_interval=30,
     )
+    pool.connection_class = _PLAIN_WORDED.get(pool.connection_class, pool.connection_class)
     return ArqRedis(pool, **options)
+
+
+class _PlainWords(AbstractConnection):
+    """Says of a connection that closed as we wrote what everybody expects: uvloop calls it a RuntimeError."""
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **kwargs)
+        except RuntimeError as error:
+            raise ConnectionLost(str(error)) from error
+
+
+class _PlainConnection(_PlainWords, Connection): ...
+
+
+class _TlsConnection(_PlainWords, SSLConnection): ...
+
+
+_PLAIN_WORDED: dict[type, type] = {Connection: _PlainConnection, SSLConnection: _TlsConnection}
 
 
 class Bell:

@@ -1,22 +1,24 @@
 """The one composition root: what a process needs, opened once and closed in order. API, worker, CLI, tests use it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from arq.connections import ArqRedis
 
 from app.database import Sessions, open_database
-from app.egress import Egress
+from app.egress import Egress, check_url_form
 from app.notices import Notices
 from app.queue import Bell, open_redis
-from app.see2ai.circuit import Circuit
+from app.see2ai.actions import Action, actions_of
+from app.see2ai.circuit import Circuits
 from app.see2ai.client import See2ai
 from app.settings import Settings
 from app.storage import ObjectStore, open_object_store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Runtime:
     """Everything with a connection behind it. Passed down; nothing is global."""
 
@@ -28,7 +30,16 @@ class Runtime:
     store: ObjectStore
     egress: Egress
     see2ai: See2ai
-    circuit: Circuit
+    actions: Mapping[str, Action]
+    circuits: Circuits
+    durations: dict[str, float] = field(default_factory=dict)  # seconds by model, kept by tasks/durations
+
+    @cached_property
+    def hands_over(self) -> bool:
+        """Whether SEE2AI cannot fetch our stored files by their links, so that they must be uploaded to it first."""
+        if self.settings.see2ai_uploads == "auto":
+            return check_url_form(self.store.public_url("x")) is not None
+        return self.settings.see2ai_uploads == "always"
 
 
 @asynccontextmanager
@@ -47,6 +58,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         opened.push_async_callback(egress.close)
         see2ai = See2ai(settings)
         opened.push_async_callback(see2ai.close)
+        actions = actions_of(settings.see2ai_video_fields)
         yield Runtime(
             settings=settings,
             sessions=sessions,
@@ -56,5 +68,6 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             store=open_object_store(settings),
             egress=egress,
             see2ai=see2ai,
-            circuit=Circuit(settings.circuit_max_pause_seconds),
+            actions=actions,
+            circuits=Circuits(settings.circuit_max_pause_seconds, {action.provider for action in actions.values()}),
         )

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     see2ai_base_url: str = "https://see2ai.com"
     see2ai_api_key: str = ""
     see2ai_video_fields: Literal["seed", "2026-04"] = "seed"
+    see2ai_uploads: Literal["auto", "always", "never"] = "auto"
 
     storage_url: str = ""
     storage_endpoint: str = ""
@@ -60,10 +61,11 @@ class Settings(BaseSettings):
     hosting_deadline_seconds: int = Field(1800, ge=5)
     lease_seconds: int = Field(30, ge=2)
     circuit_max_pause_seconds: int = Field(60, ge=1)
+    audit_every_seconds: int = Field(3600, ge=0)
     submit_rate_per_minute: int = Field(120, ge=1)
     read_rate_per_minute: int = Field(1200, ge=1)
     max_tasks_in_flight: int = Field(100, ge=1)
-    refund_grace_days: int = Field(7, ge=0)
+    refund_grace_days: int = Field(7, ge=0, le=3650)
 
     egress_allow: str = ""
     cors_origins: str = ""

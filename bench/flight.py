@@ -12,9 +12,11 @@ from app.accounts.users import create_user
 from app.database import open_database, repeat_on_conflict, utc_now
 from app.points import ledger
 from app.points.models import get_model
+from app.runtime import open_runtime
 from app.settings import Settings
 from app.tables import points_accounts, points_ledger, tasks
-from app.tasks.submit import Submission, build_row
+from app.tasks.order import Submission
+from app.tasks.submit import build_row
 from bench.submit_callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks
@@ -39,7 +41,8 @@ class Flight:
             model = await get_model(session, "sc_soraimg_text_1x1")
         number, cost = len(self.ids), model.points_cost
         await ledger.grant(self._sessions, user_id=user_id, points=cost * number, ref="bench")
-        common = build_row(self._settings, user_id, Submission(model.model_name, PROMPT), model, "000000")
+        async with open_runtime(self._settings) as runtime:
+            common = build_row(runtime, user_id, Submission(model.model_name, PROMPT), model, "000000")
         now = datetime.now(UTC)
         common |= {"status": "processing", "step": "poll", "upstream": {}, "next_run_at": now + FAR}
         common |= {"created_at": now - OLD, "deadline_at": now + FAR}

@@ -23,7 +23,7 @@ from bench.table import show
 from bench.wiretap import tap
 from tests.services import free_port
 
-CONCURRENCY = 256  # the stepper's own
+CONCURRENCY = 128  # the stepper's own
 START_SECONDS = 20
 SETTLE_SECONDS = 0.5
 

@@ -28,6 +28,9 @@ def run_with(connection: Connection) -> None:
 async def run_online(url: str) -> None:
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":  # kept in the file; two connections that switch it at once would collide
+            await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            await connection.rollback()
         await connection.run_sync(run_with)
         await connection.commit()
     await engine.dispose()

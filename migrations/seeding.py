@@ -10,8 +10,12 @@ import sqlalchemy as sa
 from alembic import op
 
 from app.database import insert_or_change, utc_now
-from app.points.models import check_model
+from app.points.models import CHECKED, check_model
+from app.points.prices import MOST_POINTS, check_rules
+from app.see2ai.actions import ACTIONS
 from app.tables import points_config
+
+KEPT: Any = object()
 
 
 def upsert_models(rows: list[dict[str, Any]]) -> None:
@@ -25,18 +29,38 @@ def upsert_models(rows: list[dict[str, Any]]) -> None:
             "sort": 0,
             **row,
         }
-        checked = ("model_name", "points_cost", "task_type", "action", "params", "defaults")
-        check_model(**{name: full[name] for name in checked})
+        check_model(**{name: full[name] for name in ("model_name", *CHECKED)})
+        full["price_rules"] = full["price_rules"] or None
         stamped = {**full, "created_at": utc_now(), "updated_at": utc_now()}
         dialect = op.get_context().dialect.name
         op.execute(insert_or_change(dialect, points_config, "model_name", stamped, kept=frozenset({"created_at"})))
 
 
-def reprice_model(model_name: str, points_cost: int) -> None:
-    """A new price from now on; tasks already submitted carry their own."""
-    if points_cost < 0:
-        raise ValueError(f"{model_name}: points_cost must not be negative")
-    _change(model_name, points_cost=points_cost)
+def reprice_model(
+    model_name: str,
+    points_cost: int | None = None,
+    price_rules: Any = KEPT,
+    *,
+    action: str | None = None,
+    task_type: str | None = None,
+) -> None:
+    """A new price from now on; tasks already submitted carry their own. `price_rules=None` ends the rules there were.
+
+    New rules are checked without the row, because `--sql` has no database to read it from: say its `action` and
+    `task_type`, and name every value of a param, also where the row fixes it.
+    """
+    if points_cost is not None and not 0 <= points_cost <= MOST_POINTS:
+        raise ValueError(f"{model_name}: points_cost must not be negative or beyond {MOST_POINTS}")
+    changed: dict[str, Any] = {} if points_cost is None else {"points_cost": points_cost}
+    if price_rules is not KEPT:
+        if price_rules:
+            if action not in ACTIONS or task_type not in ACTIONS[action].params:
+                raise ValueError(f"{model_name}: price_rules need the row's action and task_type")
+            check_rules(price_rules, ACTIONS[action].params[task_type], {}, points_cost or 0)
+        changed["price_rules"] = price_rules or None
+    if not changed:
+        raise ValueError(f"{model_name}: neither points_cost nor price_rules")
+    _change(model_name, **changed)
 
 
 def disable_model(model_name: str) -> None:

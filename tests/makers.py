@@ -61,7 +61,7 @@ class Maker:
         assert answer.status_code == 200, answer.text
         return dict(answer.json()["data"])
 
-    async def ended(self, user: User, task_no: str, seconds: float = 30) -> dict[str, Any]:
+    async def ended(self, user: User, task_no: str, seconds: float = 120) -> dict[str, Any]:
         """The task once it has ended; fails the test where it does not."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-START_SECONDS = 15
+START_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,19 @@ def _wait_for(port: int, server: S3Server) -> None:
 MISSING = "the real services are not here"
 MYSQL = os.environ.get("TEST_MYSQL_URL", "mysql+asyncmy://root:@127.0.0.1:3306/")
 REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
-EMPTIED = ("api_keys", "users", "points_ledger", "points_accounts", "tasks", "points_config")
+POINTS = ("points_ledger", "points_accounts", "points_lots", "points_lot_uses", "points_codes")
+WEBHOOKS = ("webhook_secrets", "webhook_endpoints", "webhook_deliveries")
+EMPTIED = (
+    "api_keys",
+    "users",
+    *POINTS,
+    "tasks",
+    "points_config",
+    "provider_state",
+    "chores",
+    "model_durations",
+    *WEBHOOKS,
+)
 
 
 @dataclass
@@ -140,7 +154,7 @@ def start_real_services(directory: Path) -> RealServices | str:
     except (OSError, SQLAlchemyError) as error:
         return f"MariaDB at {MYSQL}: {type(error).__name__}"
     try:
-        client = redis.Redis.from_url(redis_url, socket_timeout=3)
+        client = redis.Redis.from_url(redis_url, socket_timeout=20)
         client.flushdb()
         redis_version = client.info("server")["redis_version"]
     except (OSError, redis.RedisError) as error:
@@ -161,3 +175,14 @@ async def run_sql(url: str, *statements: str) -> Any:
             return result.scalar() if result.returns_rows else None
     finally:
         await engine.dispose()
+
+
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """The URL of a MariaDB database without a table, dropped afterwards."""
+    name = f"gateway_test_own_{secrets.token_hex(4)}"
+    asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))
+    try:
+        yield MYSQL.rstrip("/") + f"/{name}"
+    finally:
+        asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))

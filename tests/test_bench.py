@@ -11,8 +11,9 @@ from tests.services import MISSING, RealServices
 ROOT = Path(__file__).parent.parent
 TINY = {
     "bench.submit": ["--seconds", "0.3", "--pairs", "1", "--users", "5", "--connections", "4"],
-    "bench.poll": ["--seconds", "0.2", "--pairs", "1", "--tasks", "2000"],
+    "bench.poll": ["--seconds", "1.5", "--pairs", "1", "--tasks", "2000"],
     "bench.memory": ["--seconds", "0.5", "--tasks", "50"],
+    "bench.push": ["--ends", "5", "--pairs", "1", "--streams", "2"],
 }
 
 

@@ -84,7 +84,7 @@ def test_a_service_runs_a_command_that_exists_with_settings_that_exist(name: str
     service = OURS[name]
     assert service["command"][0] == "gateway"
     assert service["command"][1] in commands_of_the_cli()
-    assert set(service["environment"]) <= SETTINGS
+    assert set(service["environment"]) <= SETTINGS | {"TMPDIR"}
     assert service["environment"]["ENVIRONMENT"] == "production"
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CODE = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py")])
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 70
-BEGINNERS = ("app/tasks/", "app/accounts/", "app/points/", "app/cli/", "app/database/")
+BEGINNERS = ("app/tasks/", "app/accounts/", "app/points/", "app/webhooks/", "app/cli/", "app/database/")
 
 
 def name_of(path: Path) -> str:
@@ -75,12 +75,17 @@ def test_the_shared_words_of_error_classes_are_unique() -> None:
     assert {kind.error_code: kind.status for kind in kinds if kind is not errors.GatewayError} == {
         "INVALID_PARAMETER": 400,
         "MODEL_NOT_FOUND": 400,
+        "CODE_NOT_REDEEMABLE": 400,
         "UNAUTHENTICATED": 401,
         "INSUFFICIENT_POINTS": 402,
         "FORBIDDEN": 403,
         "NOT_FOUND": 404,
         "METHOD_NOT_ALLOWED": 405,
+        "IDEMPOTENCY_CONFLICT": 409,
+        "NOT_CANCELLABLE": 409,
+        "GRANT_CONFLICT": 409,
         "PAYLOAD_TOO_LARGE": 413,
+        "RANGE_NOT_SATISFIABLE": 416,
         "UNSUPPORTED_MEDIA": 415,
         "RATE_LIMITED": 429,
         "TOO_MANY_TASKS": 429,

@@ -1,6 +1,4 @@
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +6,7 @@ from PIL import Image, ImageOps
 
 from app import media
 from app.media import MediaError, Picture, inspect_image, make_thumbnail, read_size
+from tests.footage import png_claiming
 
 SIZE = (300, 200)
 UPRIGHT_ALREADY, ON_ITS_SIDE = 1, 6
@@ -24,17 +23,6 @@ def turned(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[media.ORIENTATION_TAG] = orientation
     return exif.tobytes()
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A tiny file whose header promises a huge picture."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 KINDS = [

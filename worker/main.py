@@ -13,10 +13,15 @@ import arq.worker
 import structlog
 from arq.connections import RedisSettings
 
+from app.endings import end
 from app.logs import set_up_logs
 from app.queue import QUEUE, pack, unpack
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
+from app.tasks.durations import watch_durations
+from app.tasks.providers import ProviderWatch
+from worker.chores import ChoreLoop, chores_of
+from worker.courier import Courier
 from worker.jobs import wake_stepper
 from worker.stepper import Stepper
 
@@ -30,7 +35,7 @@ RESTART_SECONDS = 1.0
 async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
     """Works until `stop` is set, then winds down. Redis may be away from the start."""
     stepper = Stepper(runtime)
-    bell = asyncio.create_task(_listen(runtime, stepper))
+    beside = [*_start_beside(runtime), asyncio.create_task(_listen(runtime, stepper))]
     work = asyncio.create_task(stepper.run())
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -38,16 +43,17 @@ async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
         stepper.stop()
         await work
     finally:
-        await _cancel(bell, stopped)
+        await end(*beside, stopped)
 
 
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Until they have ended: a client library under a time-out of its own may swallow the first cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=1)
+def _start_beside(runtime: Runtime) -> "list[asyncio.Task[None]]":
+    """What a worker does beside the tasks. Each goes on by itself after whatever goes wrong in it."""
+    return [
+        asyncio.create_task(ProviderWatch(runtime, asks=True).run()),
+        asyncio.create_task(watch_durations(runtime)),
+        asyncio.create_task(ChoreLoop(runtime, chores_of(runtime.settings)).run()),
+        asyncio.create_task(Courier(runtime).run()),
+    ]
 
 
 async def _listen(runtime: Runtime, stepper: Stepper) -> None:
@@ -107,11 +113,13 @@ async def _start(ctx: dict[str, Any]) -> None:
     runtime = await ctx["stack"].enter_async_context(open_runtime(settings))
     ctx["stepper"] = Stepper(runtime)
     ctx["work"] = asyncio.create_task(ctx["stepper"].run())
+    ctx["beside"] = _start_beside(runtime)
 
 
 async def _stop(ctx: dict[str, Any]) -> None:
     ctx["stepper"].stop()
     await ctx["work"]
+    await end(*ctx["beside"])
     await ctx["stack"].aclose()
 
 

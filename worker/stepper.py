@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,8 +16,9 @@ import structlog
 from app import metrics
 from app.errors import Unavailable
 from app.runtime import Runtime
+from app.see2ai.actions import Action
 from app.tasks.advance import Stale, advance, count_stale
-from app.tasks.claim import ClaimUnknown, Return, Visit, claim_due, give_back, keep
+from app.tasks.claim import ClaimUnknown, Return, Share, Visit, claim_due, find_work, give_back, keep
 from app.tasks.decide import Fail as FailMove
 from app.tasks.decide import Later, after_fault, as_it_was, backoff_seconds
 from app.tasks.finish import finish_task
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 
 IDLE_SECONDS = 1.0  # how often an idle worker looks without a bell
 MOST_IN_A_CLAIM = 100
+QUICK_HANDS = 128
+SLOW_HANDS = 64
 GATHER_SECONDS = 0.02  # how long returned rows wait for company
 MOST_IN_A_RETURN = 200
 SEND_GRACE_SECONDS = 65.0  # a submit on its way must be heard out, or the job is paid for and lost
@@ -34,15 +37,32 @@ OTHERS_GRACE_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Lane:
-    """A share of the worker's hands: downloads cannot starve polls, and what a crash left behind goes alone."""
+    """Some of the worker's hands, and the share of the tasks that they are for."""
 
-    steps: tuple[str, ...]
+    share: Share
     slots: int
-    suspects: bool = False
     visits: dict[asyncio.Task[None], Visit] = field(default_factory=dict)
+    claiming: int = 0  # hands that wait for what a claim brings
 
     def free(self) -> int:
-        return self.slots - len(self.visits)
+        return self.slots - len(self.visits) - self.claiming
+
+
+def lanes_of(actions: Mapping[str, Action]) -> Iterator[Lane]:
+    """Nothing slow takes the hands of others: neither a provider those of another, nor submits those of looks.
+
+    A submit may hang for a minute, and downloads and references wait for strangers for longer. What they do to pictures
+    and films once those are here is bounded where it is done. A lane leaves out what is another provider's, so a task
+    whose action no release knows any more is still taken, and ends. A task that was left by two crashes may take the
+    process down again: it is claimed alone among its like, so that no other is counted a third crash for it.
+    """
+    for provider in sorted({action.provider for action in actions.values()}):
+        others = tuple(name for name, action in actions.items() if action.provider != provider)
+        yield Lane(Share(("submit", "submitting"), False, others), QUICK_HANDS)
+        yield Lane(Share(("poll",), False, others), QUICK_HANDS)
+        yield Lane(Share(("prepare",), False, others), SLOW_HANDS)
+        yield Lane(Share(("host",), False, others), SLOW_HANDS)
+    yield Lane(Share(("prepare", "submit", "submitting", "poll", "host"), True), 1)
 
 
 class Stepper:
@@ -51,13 +71,7 @@ class Stepper:
     def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._runtime = runtime
         self._idle_seconds = idle_seconds
-        # A task that was left by two crashes may take the process down again: it is claimed alone among its like,
-        # so that no other can be counted a third crash for it.
-        self._lanes = (
-            Lane(("prepare", "submit", "submitting", "poll"), 256),
-            Lane(("host",), 8),
-            Lane(("prepare", "submit", "submitting", "poll", "host"), 1, suspects=True),
-        )
+        self._lanes = tuple(lanes_of(runtime.actions))
         self._returns: deque[Return] = deque()
         self._has_returns = asyncio.Event()
         self._woken = asyncio.Event()
@@ -88,7 +102,7 @@ class Stepper:
         while not self._is_stopping:
             self._woken.clear()
             try:
-                claimed = [await self._claim(lane) for lane in self._lanes]
+                may_be_more = await self._claim_once()
                 failures = 0
             except Unavailable:
                 failures += 1
@@ -99,45 +113,74 @@ class Stepper:
                 log.exception("claim_failed")
                 await asyncio.sleep(backoff_seconds(failures, 30.0))
                 continue
-            if not any(claimed):
+            if not may_be_more:
                 with contextlib.suppress(TimeoutError):
                     wait = self._idle_seconds * random.uniform(0.8, 1.2)  # noqa: S311
                     await asyncio.wait_for(self._woken.wait(), wait)
 
+    async def _claim_once(self) -> bool:
+        """Each lane's hands are filled. Whether there may be more: a full batch was had and there are hands left."""
+        if len(self._returns) >= MOST_IN_A_RETURN:
+            return False  # more is done than can be written: it would wait here until its lease runs out
+        lanes = [lane for lane in self._lanes if lane.free() > 0]
+        found = await find_work(self._runtime.sessions, [lane.share for lane in lanes])
+        claimed = [await self._claim(lane) for lane, is_due in zip(lanes, found, strict=True) if is_due]
+        return any(claimed)
+
     async def _claim(self, lane: Lane) -> bool:
-        """Whether there may be more: a full batch was had and there are hands left."""
+        runtime = self._runtime
         limit = min(lane.free(), MOST_IN_A_CLAIM)
         if limit <= 0:
-            return False
-        runtime = self._runtime
+            return False  # a visit went on to this lane meanwhile
+        lane.claiming = limit
         try:
-            visits = await claim_due(
-                runtime.sessions, lane.steps, limit, runtime.settings.lease_seconds, suspects=lane.suspects
-            )
+            visits = await claim_due(runtime.sessions, lane.share, limit, runtime.settings.lease_seconds)
         except ClaimUnknown as error:
             for visit in error.visits:
                 self._give_back(visit, as_it_was(visit, 0.0))
             raise
+        finally:
+            lane.claiming = 0
         for visit in visits:
+            if visit.version == 1:  # the first claim of all: `created` became `queued`
+                runtime.notices.publish(visit.user_id, visit.task_no)
             task = asyncio.create_task(self._visit(visit))
             lane.visits[task] = visit
-            task.add_done_callback(self._forget_in(lane))
+            task.add_done_callback(self._forget)
         return len(visits) == limit and lane.free() > 0
 
-    def _forget_in(self, lane: Lane) -> "Callable[[asyncio.Task[None]], None]":
-        def forget(task: asyncio.Task[None]) -> None:
-            was_full = lane.free() == 0
-            lane.visits.pop(task, None)
-            if was_full:
-                self.wake()
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        for lane in self._lanes:
+            if task in lane.visits:
+                self._leave(lane, task)
 
-        return forget
+    def _leave(self, lane: Lane, task: asyncio.Task[None]) -> None:
+        if lane.free() == 0:
+            self.wake()
+        del lane.visits[task]
+
+    def _may_go_on(self, visit: Visit) -> Callable[[str], bool]:
+        """A visit takes its next step where that step's lane has a hand free; else the row waits for one."""
+
+        def move(step: str) -> bool:
+            task = asyncio.current_task()
+            mine = next((lane for lane in self._lanes if task in lane.visits), None)
+            if task is None or mine is None or mine.share.has(step, visit.action):
+                return True
+            to = next(lane for lane in self._lanes if lane.share.has(step, visit.action))
+            if to.free() <= 0:
+                return False
+            self._leave(mine, task)
+            to.visits[task] = visit
+            return True
+
+        return move
 
     async def _visit(self, visit: Visit) -> None:
         """One visit, and what becomes of the row after it. Every line it logs has the task's number."""
         structlog.contextvars.bind_contextvars(task_no=visit.task_no)
         try:
-            later = await advance(self._runtime, visit)
+            later = await advance(self._runtime, visit, self._may_go_on(visit))
             if later is not None:
                 self._give_back(visit, later)
             elif visit.step == "host":
@@ -160,6 +203,7 @@ class Stepper:
         elif isinstance(move, FailMove):
             with contextlib.suppress(Unavailable):
                 await finish_task(self._runtime, visit, move, visit.steps)
+                self._runtime.notices.publish(visit.user_id, visit.task_no)
 
     def _give_back(self, visit: Visit, later: Later) -> None:
         self._returns.append(
@@ -193,13 +237,22 @@ class Stepper:
             batch = list(islice(self._returns, MOST_IN_A_RETURN))
             try:
                 await give_back(self._runtime.sessions, batch)
+                self._tell(batch)
             except Exception as error:
                 log.warning("rows_not_given_back", tasks=len(batch), error=repr(error)[:300])
                 is_worth_waiting = isinstance(error, Unavailable) and not self._is_stopping
                 batch = [] if is_worth_waiting else [one for one in batch if not one.visit.is_held()]
                 await asyncio.sleep(0.5)
+            if len(self._returns) >= MOST_IN_A_RETURN:
+                self.wake()
             for one in batch:
                 self._returns.remove(one)
+
+    def _tell(self, returned: list[Return]) -> None:
+        """Most rows come back as they were claimed."""
+        for one in returned:
+            if one.progress != one.visit.progress:
+                self._runtime.notices.publish(one.visit.user_id, one.visit.task_no)
 
     async def _keep_leases(self) -> None:
         lease_seconds = self._runtime.settings.lease_seconds

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 
 from app.accounts import users
-from app.accounts.credentials import KEY_PREFIX, LONGEST_CREDENTIAL, digest_key, read_token
+from app.accounts.credentials import KEY_PREFIX, LONGEST_CREDENTIAL, Claims, check_expiry, digest_key, read_token
 from app.database import utc_now
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
@@ -20,12 +20,16 @@ LAST_USE_PRECISION = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is. `scopes` is empty for a JWT, which may do all its user may."""
+    """Whose request it is. `scopes` is empty for a JWT, which may do all its user may; `claims` are a JWT's."""
 
     user_id: int
     role: str
     key_id: int | None = None
     scopes: tuple[str, ...] = ()
+    claims: Claims | None = None
+
+    def may(self, scope: str) -> bool:
+        return self.key_id is None or scope in self.scopes
 
 
 async def identify(runtime: Runtime, credential: str) -> Caller:
@@ -33,28 +37,35 @@ async def identify(runtime: Runtime, credential: str) -> Caller:
     if not credential or len(credential) > LONGEST_CREDENTIAL:
         raise Unauthenticated
     if credential.startswith(KEY_PREFIX):
-        return await _by_key(runtime, credential)
-    return await _by_token(runtime, credential)
+        return await _by_key(runtime, _KEY, {"digest": digest_key(credential)})
+    return await _by_claims(runtime, read_token(runtime.settings, credential))
 
 
-async def _by_token(runtime: Runtime, token: str) -> Caller:
-    claims = read_token(runtime.settings, token)
+async def identify_again(runtime: Runtime, caller: Caller) -> Caller:
+    """The same caller later, without the credential: Unauthenticated once it is revoked, expired or its user banned."""
+    if caller.claims is None:
+        return await _by_key(runtime, _KEY_AGAIN, {"id": caller.key_id})
+    check_expiry(caller.claims)
+    return await _by_claims(runtime, caller.claims)
+
+
+async def _by_claims(runtime: Runtime, claims: Claims) -> Caller:
     async with runtime.sessions.read() as session:
         user = (await session.execute(_USER, {"user_id": claims.user_id})).one_or_none()
     if user is None and runtime.settings.jwt_auto_provision:
         await users.provision(runtime.sessions, claims.user_id)
-        return Caller(claims.user_id, "user")
+        return Caller(claims.user_id, "user", claims=claims)
     if user is None or user.status != "active":
         raise Unauthenticated
     # A token says its second only: one of the very second of a ban counts as issued before it.
     if user.tokens_valid_from and claims.issued_at <= int(user.tokens_valid_from.timestamp()):
         raise Unauthenticated
-    return Caller(claims.user_id, user.role)
+    return Caller(claims.user_id, user.role, claims=claims)
 
 
-async def _by_key(runtime: Runtime, api_key: str) -> Caller:
+async def _by_key(runtime: Runtime, wanted: Select[Any], which: dict[str, Any]) -> Caller:
     async with runtime.sessions.read() as session:
-        key = (await session.execute(_KEY, {"digest": digest_key(api_key)})).one_or_none()
+        key = (await session.execute(wanted, which)).one_or_none()
     if key is None or key.revoked_at or key.status != "active" or (key.expires_at and key.expires_at <= key.now):
         raise Unauthenticated
     if key.last_used_at is None or key.now - key.last_used_at > LAST_USE_PRECISION:
@@ -72,18 +83,16 @@ async def _note_use(runtime: Runtime, key: Row[Any]) -> None:
 _USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
     users_table.c.id == bindparam("user_id")
 )
-_KEY = (
-    select(
-        api_keys.c.id,
-        api_keys.c.user_id,
-        api_keys.c.scopes,
-        api_keys.c.expires_at,
-        api_keys.c.last_used_at,
-        api_keys.c.revoked_at,
-        users_table.c.role,
-        users_table.c.status,
-        utc_now().label("now"),
-    )
-    .join(users_table, users_table.c.id == api_keys.c.user_id)
-    .where(api_keys.c.digest == bindparam("digest"))
-)
+_ANY_KEY = select(
+    api_keys.c.id,
+    api_keys.c.user_id,
+    api_keys.c.scopes,
+    api_keys.c.expires_at,
+    api_keys.c.last_used_at,
+    api_keys.c.revoked_at,
+    users_table.c.role,
+    users_table.c.status,
+    utc_now().label("now"),
+).join(users_table, users_table.c.id == api_keys.c.user_id)
+_KEY = _ANY_KEY.where(api_keys.c.digest == bindparam("digest"))
+_KEY_AGAIN = _ANY_KEY.where(api_keys.c.id == bindparam("id"))

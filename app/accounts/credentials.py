@@ -76,9 +76,14 @@ def read_token(settings: Settings, token: str) -> Claims:
     else:
         keys = (settings.jwt_public_key.replace("\\n", "\n"),)
     claims = _verified(token, keys, settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer)
+    check_expiry(claims)
+    return claims
+
+
+def check_expiry(claims: Claims) -> None:
+    """Unauthenticated once their time is over."""
     if claims.expires_at < int(time.time()) - CLOCK_LEEWAY_SECONDS:
         raise Unauthenticated
-    return claims
 
 
 @lru_cache(maxsize=TOKENS_REMEMBERED)

@@ -10,7 +10,9 @@ from app.errors import NotFound
 from app.tables import api_keys
 
 ALL_SCOPES = ("tasks", "points")
-"""What a key may reach: `tasks` submits and reads tasks, `points` reads the balance."""
+"""What a key may reach: `tasks` submits and reads tasks, `points` reads the balance and redeems codes."""
+ADMIN_SCOPE = "admin"
+"""Asked for by name alone, and of use only while the key's user is an admin."""
 
 
 @repeat_on_conflict

@@ -9,8 +9,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.accounts.callers import Caller, identify
+from app.accounts.keys import ADMIN_SCOPE
+from app.accounts.tickets import redeem_ticket
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
+
+REDEEMS_A_MINUTE = 10
+WEBHOOK_TESTS_A_MINUTE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,11 @@ class Desk:
     """The runtime, and whose request it is."""
 
     runtime: Runtime
-    user_id: int
+    caller: Caller
+
+    @property
+    def user_id(self) -> int:
+        return self.caller.user_id
 
 
 async def get_runtime(request: Request) -> Runtime:
@@ -33,12 +42,54 @@ async def get_submit_desk(request: Request) -> Desk:
     return desk
 
 
+async def get_upload_desk(request: Request) -> Desk:
+    """As many a minute as submits, and counted apart: a task may need several files."""
+    desk = await _open_desk(request, "tasks")
+    await request.app.state.limits.check("upload", desk.user_id, desk.runtime.settings.submit_rate_per_minute)
+    return desk
+
+
 async def get_task_desk(request: Request) -> Desk:
     return await _open_reading_desk(request, "tasks")
 
 
+async def get_stream_desk(request: Request) -> Desk:
+    """As for reading tasks; `?ticket=` stands in for a header where none can be sent."""
+    ticket = request.query_params.get("ticket")
+    if ticket is None:
+        return await _open_reading_desk(request, "tasks")
+    runtime: Runtime = request.app.state.runtime
+    caller = await redeem_ticket(runtime, ticket)
+    await request.app.state.limits.check("read", caller.user_id, runtime.settings.read_rate_per_minute)
+    return Desk(runtime, caller)
+
+
 async def get_points_desk(request: Request) -> Desk:
     return await _open_reading_desk(request, "points")
+
+
+async def get_redeem_desk(request: Request) -> Desk:
+    """Counted apart, and strictly: nobody has many codes, but somebody may try many."""
+    desk = await _open_desk(request, "points")
+    await request.app.state.limits.check("redeem", desk.user_id, REDEEMS_A_MINUTE)
+    return desk
+
+
+async def get_webhook_test_desk(request: Request) -> Desk:
+    """Counted apart, and strictly: each makes the gateway call an address of the caller's choice."""
+    desk = await _open_desk(request, "tasks")
+    await request.app.state.limits.check("webhook-test", desk.user_id, WEBHOOK_TESTS_A_MINUTE)
+    return desk
+
+
+async def get_admin_desk(request: Request) -> Desk:
+    """A user of role admin; a key of theirs only where it was made for this. Everybody else is forbidden."""
+    runtime: Runtime = request.app.state.runtime
+    caller = await _identify(runtime, request)
+    if caller.role != "admin" or (caller.key_id is not None and ADMIN_SCOPE not in caller.scopes):
+        raise Forbidden
+    await request.app.state.limits.check("admin", caller.user_id, runtime.settings.read_rate_per_minute)
+    return Desk(runtime, caller)
 
 
 async def _open_reading_desk(request: Request, scope: str) -> Desk:
@@ -50,9 +101,13 @@ async def _open_reading_desk(request: Request, scope: str) -> Desk:
 async def _open_desk(request: Request, scope: str) -> Desk:
     runtime: Runtime = request.app.state.runtime
     caller = await _identify(runtime, request)
-    if caller.key_id is not None and scope not in caller.scopes:
+    check_scope(caller, scope)
+    return Desk(runtime, caller)
+
+
+def check_scope(caller: Caller, scope: str) -> None:
+    if not caller.may(scope):
         raise Forbidden("该密钥无权访问此接口")
-    return Desk(runtime, caller.user_id)
 
 
 async def _identify(runtime: Runtime, request: Request) -> Caller:
@@ -69,5 +124,10 @@ async def _identify(runtime: Runtime, request: Request) -> Caller:
 
 AnyRuntime = Annotated[Runtime, Depends(get_runtime)]
 SubmitDesk = Annotated[Desk, Depends(get_submit_desk)]
+UploadDesk = Annotated[Desk, Depends(get_upload_desk)]
 TaskDesk = Annotated[Desk, Depends(get_task_desk)]
+StreamDesk = Annotated[Desk, Depends(get_stream_desk)]
 PointsDesk = Annotated[Desk, Depends(get_points_desk)]
+RedeemDesk = Annotated[Desk, Depends(get_redeem_desk)]
+WebhookTestDesk = Annotated[Desk, Depends(get_webhook_test_desk)]
+AdminDesk = Annotated[Desk, Depends(get_admin_desk)]

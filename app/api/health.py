@@ -1,17 +1,39 @@
 """`/healthz` says that the process lives; `/readyz` whether it can serve: the database decides, the rest warns."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI, Request
 from redis.exceptions import RedisError
 
 from app.api.deps import AnyRuntime
 from app.api.wire import Envelope
 from app.database import ping
-
-router = APIRouter(tags=["健康检查"])
+from app.endings import end
+from app.runtime import Runtime
+from app.see2ai.tenant import Standing, TenantWatch
+from app.tasks.durations import watch_durations
+from app.tasks.providers import ProviderWatch
 
 REDIS_SECONDS = 1.0
+SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it
+
+
+@asynccontextmanager
+async def _watching(app: FastAPI) -> AsyncIterator[None]:
+    """Lives inside the application's own lifespan, which has laid the runtime out by then."""
+    runtime: Runtime = app.state.runtime
+    watch = app.state.tenant_watch = TenantWatch(runtime.see2ai)
+    if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
+        watch.keep_looking()
+    providers = asyncio.create_task(ProviderWatch(runtime, asks=False).run())
+    durations = asyncio.create_task(watch_durations(runtime))
+    yield
+    await asyncio.gather(end(providers, durations), watch.close())
+
+
+router = APIRouter(tags=["健康检查"], lifespan=_watching)
 
 
 @router.get("/healthz", summary="进程存活")
@@ -20,13 +42,39 @@ async def healthz() -> Envelope[dict[str, str]]:
 
 
 @router.get("/readyz", summary="可否服务")
-async def readyz(runtime: AnyRuntime) -> Envelope[dict[str, str]]:
-    """503 where the database is away. Redis away is a warning: submits still answer and tasks still end."""
+async def readyz(request: Request, runtime: AnyRuntime) -> Envelope[dict[str, str]]:
+    """503 where the database is away. Redis away is a warning: submits still answer and tasks still end.
+
+    So is all that may be wrong with SEE2AI: tasks wait for it, and end refunded where it does not come back.
+    """
     await ping(runtime.sessions)
+    redis, see2ai = await asyncio.gather(_look_at_redis(runtime), _look_at_see2ai(runtime, request))
+    told = {"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": _look_at_circuits(runtime)}
+    return Envelope(data=told)
+
+
+def _look_at_circuits(runtime: Runtime) -> str:
+    """What the workers have found out, at most some seconds ago: no provider is asked here."""
+    circuits = sorted(runtime.circuits.items())
+    opened = [f"{name} for {circuit.open_seconds():.0f} s" for name, circuit in circuits if circuit.is_open]
+    return f"warning: open ({', '.join(opened)})" if opened else "ok"
+
+
+async def _look_at_redis(runtime: Runtime) -> str:
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             await runtime.redis.ping()
-        redis = "ok"
     except (RedisError, OSError):
-        redis = "warning: unreachable"
-    return Envelope(data={"status": "ok", "database": "ok", "redis": redis})
+        return "warning: unreachable"
+    return "ok"
+
+
+async def _look_at_see2ai(runtime: Runtime, request: Request) -> str:
+    """No name and no figure of the tenant: anybody may ask here."""
+    if not runtime.settings.see2ai_api_key:
+        return "warning: no key"
+    watch: TenantWatch = request.app.state.tenant_watch
+    tenant = await watch.look(SEE2AI_SECONDS)
+    if tenant is None:
+        return "warning: no answer yet"
+    return "ok" if tenant.standing is Standing.USABLE else f"warning: {tenant.standing}"

@@ -5,6 +5,7 @@ Plain ASGI, because it is on the hot path.
 
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -25,7 +26,7 @@ class RequestId:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self.app(scope, receive, send)
             return
         request_id = _asked_id(scope["headers"]) or secrets.token_hex(8)
@@ -33,7 +34,7 @@ class RequestId:
         added = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in {"http.response.start", "websocket.accept"}:
                 message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
@@ -45,19 +46,22 @@ class RequestId:
 class BodyLimit:
     """413 before a byte is parsed where `Content-Length` admits too much, else as soon as too much has come.
 
-    FastAPI's own `max_body_size` answers in plain text, outside every middleware.
+    `elsewhere`: paths with a limit and a text of their own. FastAPI's `max_body_size` answers in plain text, outside
+    every middleware.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, most_bytes: int, elsewhere: Mapping[str, tuple[int, str]]) -> None:
         self.app = app
         self.most_bytes = most_bytes
+        self.elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _announced_bytes(scope["headers"]) > self.most_bytes:
-            await answer(Request(scope), PayloadTooLarge())(scope, receive, send)
+        most_bytes, text = self.elsewhere.get(scope["path"], (self.most_bytes, None))
+        if _announced_bytes(scope["headers"]) > most_bytes:
+            await answer(Request(scope), PayloadTooLarge(text))(scope, receive, send)
             return
         come_bytes = 0
 
@@ -65,7 +69,7 @@ class BodyLimit:
             nonlocal come_bytes
             message = await receive()
             come_bytes += len(message.get("body", b""))
-            if come_bytes > self.most_bytes:
+            if come_bytes > most_bytes:
                 raise HTTPException(PayloadTooLarge.status)  # the only kind FastAPI lets through while it reads a body
             return message
 

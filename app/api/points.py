@@ -1,15 +1,67 @@
-"""`/user/points/...`: the balance."""
+"""`/user/points/...`: the balance, the records it is made of, and codes for more."""
 
-from fastapi import APIRouter
+import math
+from typing import Annotated, Literal
 
-from app.api.deps import PointsDesk
-from app.api.wire import BalanceData, Envelope
-from app.points.statement import get_balance
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.deps import PointsDesk, RedeemDesk
+from app.api.wire import BalanceData, Envelope, Page, RecordData, RedeemedData
+from app.points.codes import redeem_code
+from app.points.statement import get_balance, list_records
+from app.times import local_time
 
 router = APIRouter(prefix="/user/points", tags=["积分"])
+
+Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
 
 
 @router.get("/consumption/balance", summary="查询积分余额")
 async def balance(desk: PointsDesk) -> Envelope[BalanceData]:
     found = await get_balance(desk.runtime.sessions, desk.user_id)
-    return Envelope(data=BalanceData(userId=desk.user_id, balance=found.available, expireTime=None, held=found.held))
+    expires = local_time(found.expires, desk.runtime.settings.zone)
+    return Envelope(data=BalanceData(userId=desk.user_id, balance=found.available, expireTime=expires, held=found.held))
+
+
+@router.get("/consumption/records", summary="积分明细，最新的在前")
+async def records(
+    desk: PointsDesk,
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    size: Annotated[int, Query(ge=1, le=100)] = 10,
+    kind: Annotated[Kind | Literal[""] | None, Query()] = None,
+    task_no: Annotated[str | None, Query(alias="taskNo", max_length=40)] = None,
+) -> Envelope[Page[RecordData]]:
+    rows, total = await list_records(
+        desk.runtime.sessions, desk.user_id, kind=kind or None, task_no=task_no or None, page=page, size=size
+    )
+    told = [
+        RecordData(
+            id=row["id"],
+            kind=row["kind"],
+            points=row["points"],
+            balanceAfter=row["balance_after"],
+            taskNo=row["task_no"],
+            remark=row["remark"],
+            createTime=str(local_time(row["created_at"], desk.runtime.settings.zone)),
+        )
+        for row in rows
+    ]
+    return Envelope(data=Page(records=told, total=total, page=page, size=size, pages=math.ceil(total / size)))
+
+
+class RedeemBody(BaseModel):
+    """Money: no field is guessed and none is ignored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    code: Annotated[str, Field(min_length=1, max_length=100, description="不区分大小写，分隔符可省略")]
+
+
+@router.post("/redeem", summary="使用兑换码")
+async def redeem(body: RedeemBody, desk: RedeemDesk) -> Envelope[RedeemedData]:
+    sessions = desk.runtime.sessions
+    points = await redeem_code(sessions, desk.user_id, body.code)
+    found = await get_balance(sessions, desk.user_id)
+    expires = local_time(found.expires, desk.runtime.settings.zone)
+    return Envelope(data=RedeemedData(points=points, balance=found.available, expireTime=expires))

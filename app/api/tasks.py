@@ -1,23 +1,26 @@
 """`/user/ai/...`: models, submit, one task, the list of tasks."""
 
-import asyncio
 import math
-from datetime import UTC, datetime
+import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.deps import SubmitDesk, TaskDesk
-from app.api.wire import Envelope, ModelData, Page, SubmittedData, TaskData
-from app.errors import InvalidParameter
-from app.points.models import list_models
-from app.points.prices import quote
+from app.api.wire import Envelope, ModelData, Page, QuoteData, SubmittedData, TaskData
+from app.egress import LONGEST_URL
+from app.notices import Listener
+from app.points.models import aspect_ratio, list_models
 from app.runtime import Runtime
 from app.see2ai.actions.action import caller_schema
+from app.tasks.cancel import cancel_task
 from app.tasks.find import Filters, get_task, list_tasks
-from app.tasks.submit import Submission, submit_task
+from app.tasks.idempotency import FIELD, check_key
+from app.tasks.order import Submission, starting_price
+from app.tasks.submit import quote_task, submit_task
 from app.tasks.view import view_task
+from app.times import read_moment
 
 router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
 
@@ -25,6 +28,7 @@ LOOK_AGAIN_SECONDS = 2.0  # while waiting for a task: notices may be lost, the c
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
+REPLAYED = "Idempotency-Replayed"
 WITHOUT_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
 
 
@@ -40,16 +44,41 @@ class SubmitBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     modelName: Annotated[str, Field(min_length=1, max_length=100)]
-    prompt: Annotated[str, Field(min_length=1, pattern=WITHOUT_NUL)]
+    prompt: Annotated[str, Field(pattern=WITHOUT_NUL, description="除图片标准化外必填")] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
+    callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
+
+    def asked(self, key: str | None = None) -> Submission:
+        callback_url = self.callbackUrl or None
+        return Submission(self.modelName, self.prompt, self.imageUrl, self.params or {}, key, callback_url)
 
 
-@router.post("/tasks/submit", summary="提交任务，立即扣除积分")
-async def submit(body: SubmitBody, desk: SubmitDesk) -> Envelope[SubmittedData]:
-    asked = Submission(body.modelName, body.prompt, body.imageUrl, body.params or {})
-    row = await submit_task(desk.runtime, desk.user_id, asked)
+IdempotencyKey = Annotated[str | None, Header(alias=FIELD, description="同一键加同一请求体，24 小时内只创建一个任务")]
+Replayed = {"headers": {REPLAYED: {"schema": {"type": "string"}, "description": "true: 该键之前已创建此任务"}}}
+
+
+@router.post("/tasks/submit", summary="提交任务，立即扣除积分", responses={200: Replayed})
+async def submit(
+    body: SubmitBody, desk: SubmitDesk, response: Response, key: IdempotencyKey = None
+) -> Envelope[SubmittedData]:
+    row = await submit_task(desk.runtime, desk.user_id, body.asked(check_key(key)))
+    if "replayed" in row:
+        response.headers[REPLAYED] = "true"
     return Envelope(data=SubmittedData.model_construct(**view_task(desk.runtime, row), balance=row["balance"]))
+
+
+@router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")
+async def cancel(task_no: str, desk: SubmitDesk) -> Envelope[TaskData]:
+    row = await cancel_task(desk.runtime, desk.user_id, task_no)
+    return Envelope(data=TaskData.model_construct(**view_task(desk.runtime, row)))
+
+
+@router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
+async def quote(body: SubmitBody, desk: TaskDesk) -> Envelope[QuoteData]:
+    """The body is that of submit, and so are the refusals; the same function charges there."""
+    told = await quote_task(desk.runtime, desk.user_id, body.asked())
+    return Envelope(data=QuoteData(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"]))
 
 
 @router.get("/tasks/list", summary="任务列表，最新的在前")
@@ -64,14 +93,14 @@ async def list_(
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
 ) -> Envelope[Page[TaskData]]:
-    runtime = desk.runtime
+    runtime, zone = desk.runtime, desk.runtime.settings.zone
     filters = Filters(
         task_type=task_type or None,
         status=status or None,
         model_name=model_name or None,
         keyword=keyword or None,
-        start=_moment(runtime, "startTime", start_time),
-        end=_moment(runtime, "endTime", end_time),
+        start=read_moment("startTime", start_time or None, zone),
+        end=read_moment("endTime", end_time or None, zone),
     )
     rows, total = await list_tasks(runtime.sessions, desk.user_id, filters, page=page, size=size)
     records = [TaskData.model_construct(**view_task(runtime, row)) for row in rows]
@@ -92,46 +121,42 @@ async def get(
 
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
     """Woken by the task's notices; looks by itself now and then, because a notice may be lost."""
-    until = asyncio.get_running_loop().time() + seconds
+    until = time.monotonic() + seconds
     async with runtime.notices.listen(user_id) as changed:
         while True:
             row = await get_task(runtime.sessions, user_id, task_no)
-            left = until - asyncio.get_running_loop().time()
-            if row["status"] in ENDED or left <= 0:
+            now = time.monotonic()
+            if row["status"] in ENDED or now >= until or changed.is_over:
                 return row
-            try:
-                async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
-                    while await changed.get() != task_no:
-                        pass
-            except TimeoutError:
-                continue
+            await _named(changed, task_no, min(until - now, LOOK_AGAIN_SECONDS))
+
+
+async def _named(changed: Listener, task_no: str, seconds: float) -> None:
+    """Until this task may have changed, at most so long: the user's others are no reason to look."""
+    until = time.monotonic() + seconds
+    while not changed.is_over and (left := until - time.monotonic()) > 0:
+        await changed.wait(left)
+        numbers, has_missed = changed.take()
+        if task_no in numbers or has_missed:
+            return
 
 
 @router.get("/models", summary="可用模型与价格")
 async def models(desk: TaskDesk) -> Envelope[list[ModelData]]:
-    return Envelope(
-        data=[
+    runtime, offered = desk.runtime, []
+    for model in await list_models(runtime.sessions):
+        points_cost = starting_price(runtime, model)
+        if points_cost is None:
+            continue
+        offered.append(
             ModelData(
                 modelName=model.model_name,
                 description=model.description,
                 taskType=model.task_type,
-                pointsCost=quote(model),
-                aspectRatio=model.params.get("aspectRatio"),
-                params=caller_schema(model.spec().params, model.params),
+                pointsCost=points_cost,
+                priceRules=model.price_rules or [],
+                aspectRatio=aspect_ratio(model),
+                params=caller_schema(runtime.actions[model.action].params[model.task_type], model.fixed),
             )
-            for model in await list_models(desk.runtime.sessions)
-        ]
-    )
-
-
-def _moment(runtime: Runtime, field: str, text: str | None) -> datetime | None:
-    """An ISO time in UTC; without an offset it is local (`TIMEZONE`), as answers are."""
-    if not text:
-        return None
-    # The first blank may stand for the "T"; the "+" of an offset arrives as another where the caller did not encode it.
-    text = text.strip().replace(" ", "T", "T" not in text).replace(" ", "+")
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=runtime.settings.zone)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidParameter(field, "须为 ISO 时间，例如 2025-10-26T15:30:45") from None
+        )
+    return Envelope(data=offered)

@@ -1,10 +1,11 @@
 """The envelope, and the shapes of what is answered. Every JSON answer is `{"code", "message", "data"}`."""
 
 import json
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
+from typing_extensions import TypedDict
 
 T = TypeVar("T")
 
@@ -27,6 +28,17 @@ class Page(BaseModel, Generic[T]):
     pages: int
 
 
+class ResultData(TypedDict):
+    """One stored result, known by its own bytes. Sizes in pixels; `durationSeconds` is null for a picture."""
+
+    url: str
+    type: Annotated[str, Field(description="MIME 类型")]
+    bytes: int
+    width: int
+    height: int
+    durationSeconds: float | None
+
+
 class TaskData(BaseModel):
     """A task as its owner sees it. Times are local (`TIMEZONE`), to the second; links are permanent."""
 
@@ -34,14 +46,16 @@ class TaskData(BaseModel):
     modelName: str
     status: str = Field(description="created, queued, processing, completed, failed")
     taskType: str
-    progress: int = Field(description="0-100，仅完成时为 100")
+    progress: int = Field(description="0-100，不会变小，仅完成时为 100")
+    estimatedSecondsLeft: int | None = Field(description="预计剩余秒数，仅供参考；结束后为 null")
     promptSnippet: str
     prompt: str
     imageUrl: str | list[str] | None
     params: dict[str, Any]
     resultUrl: str | None
     resultUrls: list[str]
-    thumbnailUrls: list[str]
+    thumbnailUrls: list[str] = Field(description="图片的缩略图；视频没有")
+    results: list[ResultData]
     pointsCost: int
     pointsRefunded: int
     createTime: str
@@ -49,6 +63,33 @@ class TaskData(BaseModel):
     completeTime: str | None
     errorCode: str | None
     errorMessage: str | None
+
+
+class UploadData(BaseModel):
+    """What is stored under `url`: a converted picture differs from what was sent."""
+
+    url: str = Field(description="链接，可用作 imageUrl 等参数")
+    type: str = Field(description="MIME 类型")
+    bytes: int
+    width: int | None
+    height: int | None
+    durationSeconds: float | None
+    kind: str = Field(description="image, video, audio")
+
+
+class TicketData(BaseModel):
+    """Opens one stream of tasks: `?ticket=`, once, within `expiresIn` seconds."""
+
+    ticket: str
+    expiresIn: int
+
+
+class QuoteData(BaseModel):
+    """What a submit of the same body would take now, and what the caller has."""
+
+    modelName: str
+    pointsCost: int
+    balance: int
 
 
 class SubmittedData(TaskData):
@@ -66,15 +107,105 @@ class BalanceData(BaseModel):
     held: int
 
 
+class RecordData(BaseModel):
+    """One entry of the caller's ledger: what happened to the balance, and what it was then."""
+
+    id: int
+    kind: str = Field(description="grant, deduct, settle, refund, expire, adjust")
+    points: int = Field(description="余额的变化，带正负号；settle 为 0")
+    balanceAfter: int
+    taskNo: str | None
+    remark: str
+    createTime: str
+
+
+class RedeemedData(BaseModel):
+    """What the code was worth, and the balance with it; `expireTime` is when the next points of the balance lapse."""
+
+    points: int
+    balance: int
+    expireTime: str | None
+
+
+class GrantData(BaseModel):
+    """The top-up's user, their balance, and whether this request applied it (false: an earlier one did)."""
+
+    userId: int
+    balance: int
+    applied: bool
+
+
 class ModelData(BaseModel):
-    """A model a caller may name. `params` is the JSON Schema of what may be set on it."""
+    """A model a caller may name. `params` is the JSON Schema of what may be set on it.
+
+    `pointsCost` is the price with nothing set; where `priceRules` is not empty, ask `/user/ai/tasks/quote`.
+    """
 
     modelName: str
     description: str
     taskType: str
     pointsCost: int
+    priceRules: list[dict[str, Any]]
     aspectRatio: str | None
     params: dict[str, Any]
+
+
+class SecretData(BaseModel):
+    """What signs from now on; until `previousExpireTime` the secret before it signs as well."""
+
+    secret: str
+    previousExpireTime: str | None
+
+
+class EndpointData(BaseModel):
+    """A standing receiver of the caller's ends of tasks."""
+
+    id: int
+    url: str
+    events: list[str] = Field(description="task.completed, task.failed")
+    enabled: bool
+    disabledReason: str | None = Field(description="manual, failing（连续失败 24 小时）, gone（返回 410）")
+    disabledTime: str | None
+    createTime: str
+
+
+class NewEndpointData(EndpointData):
+    """The endpoint with its secret, which no list shows."""
+
+    secret: str
+
+
+class DeliveryData(BaseModel):
+    """One message to one receiver. `endpointId` is null for the task's own callbackUrl; `url` once it is deleted.
+
+    `messageId` is what the receiver reads as `webhook-id`. The outcome is of the newest attempt.
+    """
+
+    id: int
+    messageId: str
+    type: str
+    taskNo: str
+    endpointId: int | None
+    url: str | None
+    status: str = Field(description="pending, delivered, failed")
+    attempts: int
+    nextAttemptTime: str | None
+    outcome: str | None = Field(
+        description="delivered, redirect, rejected, gone, error, timeout, broken, unreachable, disabled, internal"
+    )
+    statusCode: int | None
+    durationMs: int | None
+    createTime: str
+    deliveredTime: str | None
+
+
+class WebhookTestData(BaseModel):
+    """What became of the test; the outcomes are those of deliveries."""
+
+    delivered: bool
+    statusCode: int | None
+    durationMs: int | None
+    outcome: str
 
 
 class ErrorData(BaseModel):

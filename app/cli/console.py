@@ -1,19 +1,22 @@
 """What commands share: settings, a runtime, answers as JSON or for people, and a one-line end."""
 
+import asyncio
 import json as json_module
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.errors import SettingsError
+from app.errors import InvalidParameter, SettingsError
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
+from app.times import read_moment
 
 PIPED_WIDTH = 200  # a file or a pipe has no width of its own
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer")]
@@ -36,6 +39,16 @@ async def open_for_command() -> AsyncIterator[Runtime]:
         yield runtime
 
 
+def run_with_runtime(work: Callable[[Runtime], Awaitable[Any]]) -> Any:
+    """What `work` returns, in a loop and with a runtime of its own."""
+
+    async def run() -> Any:
+        async with open_for_command() as runtime:
+            return await work(runtime)
+
+    return asyncio.run(run())
+
+
 def answer(data: dict[str, Any], as_json: bool) -> None:
     """One record."""
     if as_json:
@@ -56,6 +69,14 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """An option that is a time, ISO and local where it has no offset; bad usage where it is none."""
+    try:
+        return read_moment(option, text, settings_or_exit().zone)
+    except InvalidParameter:
+        raise typer.BadParameter("must be an ISO time, as in 2026-12-31T23:59:59", param_hint=option) from None
 
 
 def finish_badly(reason: str) -> NoReturn:

@@ -15,6 +15,7 @@ from app.accounts.credentials import sign_token
 from app.accounts.keys import create_key, revoke_named
 from app.accounts.users import create_user, find_user_id
 from app.cli.console import finish_badly, settings_or_exit
+from app.cli.listening import OPTIONS, listen
 from app.cli.migrate import migrate
 from app.logs import set_up_logs
 from app.main import create_app
@@ -43,16 +44,18 @@ async def up() -> None:
     """Until SIGINT or SIGTERM. With SEE2AI_API_KEY set it speaks to the real SEE2AI instead of the sandbox."""
     settings = settings_or_exit()
     with _alone(), contextlib.ExitStack() as sockets:
-        api_socket = sockets.enter_context(_listen(settings.host, settings.port))
+        api_socket = sockets.enter_context(listen(settings.host, settings.port))
         servers = []
         if settings.see2ai_api_key in {"", SANDBOX_API_KEY}:
-            sandbox_socket = sockets.enter_context(_listen("127.0.0.1", SANDBOX_PORT, or_any=True))
+            sandbox_socket = sockets.enter_context(listen("127.0.0.1", SANDBOX_PORT, or_any=True))
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
-            servers.append((_server(create_sandbox(api_key=SANDBOX_API_KEY)), sandbox_socket))
+            sandbox = create_sandbox(api_key=SANDBOX_API_KEY, video_fields=settings.see2ai_video_fields)
+            servers.append((_server(sandbox), sandbox_socket))
         set_up_logs(settings)
         serve_metrics(settings)
         await asyncio.to_thread(migrate, settings.database_url)
         async with open_runtime(settings) as runtime:
+            await runtime.sessions.prove()
             servers.append((_server(create_app(settings, runtime)), api_socket))
             await _say_hello(runtime)
             await _run(runtime, servers)
@@ -70,15 +73,14 @@ async def _run(runtime: Runtime, servers: list[tuple[QuietServer, socket.socket]
         stop.set()
         await working
     finally:
+        runtime.notices.end_listening()
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
 
 
 def _server(app: object) -> QuietServer:
-    return QuietServer(
-        uvicorn.Config(app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=2)  # type: ignore[arg-type]
-    )
+    return QuietServer(uvicorn.Config(app, timeout_graceful_shutdown=2, **OPTIONS))  # type: ignore[arg-type]
 
 
 def _with_sandbox(settings: Settings, port: int) -> Settings:
@@ -88,21 +90,6 @@ def _with_sandbox(settings: Settings, port: int) -> Settings:
         see2ai_api_key=SANDBOX_API_KEY,
         egress_allow=",".join(filter(None, [settings.egress_allow, origin])),
     )
-
-
-def _listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
-    """A bound socket, so that a taken port is said before anything else starts."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        if not or_any:
-            finish_badly(f"port {port} cannot be had ({error.strerror}): try PORT={port + 1}")
-        sock.bind((host, 0))
-    sock.listen(2048)
-    return sock
 
 
 @contextlib.contextmanager

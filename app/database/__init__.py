@@ -1,7 +1,10 @@
 """The database: sessions, engines, and all that differs between MySQL and SQLite."""
 
 from app.database.engines import open_database
+from app.database.proof import DatabaseUnfit
 from app.database.sessions import (
+    LONGEST_COMMIT_SECONDS,
+    LONGEST_TRANSACTION_SECONDS,
     CommitUnknown,
     Conflict,
     DuplicateRow,
@@ -13,8 +16,11 @@ from app.database.sessions import (
 from app.database.spelling import containing, insert_if_absent, insert_or_change, utc_after, utc_now
 
 __all__ = [
+    "LONGEST_COMMIT_SECONDS",
+    "LONGEST_TRANSACTION_SECONDS",
     "CommitUnknown",
     "Conflict",
+    "DatabaseUnfit",
     "DuplicateRow",
     "Session",
     "Sessions",

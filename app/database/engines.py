@@ -11,6 +11,7 @@ from app.database.sessions import Sessions
 from app.settings import Settings
 
 LOCK_WAIT_SECONDS = 5
+POOL_WAIT_SECONDS = 5
 
 
 def open_database(settings: Settings) -> Sessions:
@@ -29,7 +30,7 @@ def _open_mysql(url: URL, settings: Settings) -> Sessions:
     options: dict[str, Any] = {
         "pool_size": settings.database_pool_size,
         "max_overflow": 0,
-        "pool_timeout": 5,
+        "pool_timeout": POOL_WAIT_SECONDS,
         "pool_recycle": 600,
         "connect_args": {
             "charset": "utf8mb4",
@@ -73,7 +74,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # Without this the driver begins transactions by itself, and late: read-then-write would lose updates.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
+    pragmas = ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+    # With the last of them what REPLACE deletes meets the ledger's triggers, too.
+    for pragma in (*pragmas, "recursive_triggers=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

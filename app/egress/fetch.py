@@ -1,10 +1,8 @@
-"""Fetching strangers' files: bounded in bytes, time and slowness; no cookies, credentials or proxies."""
+"""Fetching strangers' files, and posting to strangers: bounded in bytes, time and slowness; no cookies or proxies."""
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -12,10 +10,11 @@ from urllib.parse import urljoin
 
 import aiohttp
 import anyio
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from app.egress.form import BadFormError, is_public, read_url
+from app.egress.errors import EgressFailed, EgressRefused, NoConnection, TimedOut
+from app.egress.form import BadFormError, read_url
+from app.egress.resolver import DNS_THREADS, CheckedResolver, Lookup
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -24,34 +23,12 @@ STALL_SECONDS = 20
 """A body must bring STALL_BYTES in every such stretch: slower, it is a drip that only holds us."""
 STALL_BYTES = 16 * 1024
 READ_BUFFER_BYTES = 256 * 1024
-DNS_THREADS = 16
+HEARD_OUT_BYTES = 4096
+HEARD_OUT_SECONDS = 1.0
 LONGEST_LINK = 8192
 """Looser than for callers: storage services sign results and redirects with long tokens."""
 
 HEADERS = {"User-Agent": "points-gateway", "Accept": "*/*", "Accept-Encoding": "identity"}
-
-Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""Host and port to addresses, as the system's resolver gives them."""
-
-
-class EgressError(Exception):
-    """Something could not be fetched. The text is for logs and never holds a URL's path or query."""
-
-
-class EgressRefused(EgressError):
-    """Not an address we call. One text for every cause, so that nobody maps our network by asking."""
-
-    def __init__(self) -> None:
-        super().__init__("the address is refused")
-
-
-class EgressFailed(EgressError):
-    """An address we may call did not deliver; `status` is the HTTP status where there was one."""
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        self.reason = reason
-        self.status = status
-        super().__init__(reason)
 
 
 @dataclass(frozen=True)
@@ -62,15 +39,25 @@ class Download:
     content_type: str
 
 
+@dataclass(frozen=True)
+class Posted:
+    """The answer to a POST: any status at all, and its Retry-After as it came."""
+
+    status: int
+    retry_after: str | None
+
+
 class Egress:
     """`allowed`: exact `host:port` origins exempt from the public-address and port rules.
 
     `lookup` stands in for the system's resolver. Open one for the life of the process and close it.
     """
 
-    def __init__(self, allowed: frozenset[str], *, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self, allowed: frozenset[str], *, lookup: Lookup | None = None, dns_threads: int = DNS_THREADS
+    ) -> None:
         self._allowed = allowed
-        self._resolver = CheckedResolver(allowed, lookup)
+        self._resolver = CheckedResolver(allowed, lookup, dns_threads)
         self._session: aiohttp.ClientSession | None = None
 
     async def download(self, url: str, to: Path, *, max_bytes: int, timeout_seconds: float) -> Download:
@@ -106,6 +93,21 @@ class Egress:
         if not start:
             raise EgressFailed("empty body", response.status)
         return bytes(start[:max_bytes])
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float) -> Posted:
+        """One POST to exactly this address: a redirect is an answer like any other, and nobody follows it.
+
+        Raises EgressRefused, or EgressFailed where no answer came.
+        """
+        async with _bounded(timeout_seconds):
+            response = await self._open_session().post(
+                self._judge(url), data=body, headers=headers, allow_redirects=False
+            )
+        try:
+            await _hear_out(response)
+            return Posted(response.status, response.headers.get("Retry-After"))
+        finally:
+            response.close()
 
     async def close(self) -> None:
         if self._session is not None:
@@ -150,50 +152,6 @@ class Egress:
         return self._session
 
 
-class CheckedResolver(AbstractResolver):
-    """Answers with addresses that are all public, or raises EgressRefused; aiohttp dials what it answers.
-
-    aiohttp asks no resolver about literal addresses: those are judged by their form.
-    """
-
-    def __init__(self, allowed: frozenset[str], lookup: Lookup | None = None) -> None:
-        self._allowed = allowed
-        self._lookup = lookup or self._ask_system
-        # A pool of its own: names with slow servers must not hold threads that others wait for.
-        self._threads = ThreadPoolExecutor(max_workers=DNS_THREADS, thread_name_prefix="egress-dns")
-
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  every family is looked up and checked
-    ) -> list[ResolveResult]:
-        addresses = await self._lookup(host, port)
-        exempt = f"{host}:{port}" in self._allowed
-        if not addresses or not (exempt or all(is_public(address) for address in addresses)):
-            raise EgressRefused
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _ask_system(self, host: str, port: int) -> list[str]:
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return [str(address[0]) for *_, address in found]
-
-
 @asynccontextmanager
 async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
     """One deadline over everything within, and our own errors instead of aiohttp's, whose texts hold URLs."""
@@ -201,11 +159,20 @@ async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_seconds):
             yield
     except TimeoutError:
-        raise EgressFailed("timed out") from None
+        raise TimedOut("timed out") from None
+    except aiohttp.ClientSSLError as error:
+        raise EgressFailed(f"no TLS ({type(error).__name__})") from None
     except aiohttp.ClientConnectorError:
-        raise EgressFailed("cannot connect") from None
+        raise NoConnection("cannot connect") from None
     except (aiohttp.ClientError, ConnectionError) as error:
         raise EgressFailed(f"broken answer ({type(error).__name__})") from None
+
+
+async def _hear_out(response: aiohttp.ClientResponse) -> None:
+    """A little of a body nobody wants, so that who answers briefly is not cut off; who does not is."""
+    with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+        async with asyncio.timeout(HEARD_OUT_SECONDS):
+            await response.content.read(HEARD_OUT_BYTES)
 
 
 def _require_plain_body(response: aiohttp.ClientResponse, *, ranged: bool) -> None:

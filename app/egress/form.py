@@ -48,6 +48,11 @@ def check_url_form(url: str, allowed: frozenset[str] = frozenset()) -> str | Non
     return None
 
 
+def spell_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
+    """A caller's URL in the one spelling in which it is dialled: `scheme://host[:port]/…`. Raises BadFormError."""
+    return str(read_url(url, allowed, longest=LONGEST_URL))
+
+
 def read_url(url: str, allowed: frozenset[str], *, longest: int) -> URL:
     """The URL as it is dialled, host in lower-case ASCII: aiohttp sees to the letter what is judged here.
 

@@ -9,10 +9,12 @@ from typing import Any
 from sqlalchemy import bindparam, select, text
 
 from app.database import Sessions, utc_after
-from app.tables import tasks
+from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
+from app.tables import tasks, webhook_deliveries
 
 MOST_SHOWN = 20
 LONGEST_SECONDS = 3600.0
+LATELY_SECONDS = 24 * 3600.0  # deliveries are forgotten after a month
 OVERDUE_GRACE_SECONDS = 600.0  # a worker may be down for a while; a task nobody ends must still be seen
 
 
@@ -29,11 +31,13 @@ async def audit(sessions: Sessions) -> list[Violation]:
     """All violations, at most MOST_SHOWN of each kind; an empty list is proof."""
     found: list[Violation] = []
     async with sessions.read(LONGEST_SECONDS) as session:
-        for invariant, meaning, statement in CHECKS:
+        for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS):
             rows = await session.execute(text(f"{statement} LIMIT {MOST_SHOWN}"))
             found += [Violation(invariant, meaning, _plain(row._mapping)) for row in rows]
         late = await session.execute(_OVERDUE, {"grace": -OVERDUE_GRACE_SECONDS})
         found += [Violation("I9", "every task ends within its deadline and a grace", _plain(r._mapping)) for r in late]
+        untold = await session.execute(_UNTOLD, {"lately": -LATELY_SECONDS})
+        found += [Violation("I16", "an end that wants telling is in the outbox", _plain(r._mapping)) for r in untold]
     return found
 
 
@@ -53,11 +57,8 @@ _RUNNING = """
            ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY seq) AS place
     FROM points_ledger
 """
-_OPENS = "SELECT task_id, COUNT(*) AS n, SUM(held) AS held FROM points_ledger WHERE phase = 'open' GROUP BY task_id"
-_CLOSES = (
-    "SELECT task_id, COUNT(*) AS n, MIN(kind) AS kind, SUM(-held) AS held"
-    " FROM points_ledger WHERE phase = 'close' GROUP BY task_id"
-)
+_OPENS = "SELECT task_id, COUNT(*) AS n FROM points_ledger WHERE phase = 'open' GROUP BY task_id"
+_CLOSES = "SELECT task_id, COUNT(*) AS n, MIN(kind) AS kind FROM points_ledger WHERE phase = 'close' GROUP BY task_id"
 
 CHECKS: tuple[tuple[str, str, str], ...] = (
     (
@@ -92,9 +93,15 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "I3",
-        "a task with a price has exactly one deduction, of that price",
-        f"SELECT t.task_no, t.points_cost, o.n, o.held FROM tasks t LEFT JOIN ({_OPENS}) o ON o.task_id = t.id"  # noqa: S608
-        " WHERE t.points_cost > 0 AND (o.n IS NULL OR o.n <> 1 OR o.held <> t.points_cost)",
+        "a task with a price has exactly one deduction",
+        f"SELECT t.task_no, t.points_cost, o.n FROM tasks t LEFT JOIN ({_OPENS}) o ON o.task_id = t.id"  # noqa: S608
+        " WHERE t.points_cost > 0 AND (o.n IS NULL OR o.n <> 1)",
+    ),
+    (
+        "I3",
+        "a deduction, settle or refund is of the price of its task, which is not free",
+        "SELECT l.*, t.task_no, t.points_cost FROM points_ledger l JOIN tasks t ON t.id = l.task_id"
+        " WHERE l.phase IS NOT NULL AND (t.points_cost = 0 OR ABS(l.held) <> t.points_cost)",
     ),
     (
         "I3",
@@ -104,9 +111,9 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "I4",
-        "a finished task has exactly one settle or refund, of what was deducted; a live one has none",
-        f"SELECT t.task_no, t.status, c.n, c.held FROM tasks t LEFT JOIN ({_CLOSES}) c ON c.task_id = t.id"  # noqa: S608
-        " WHERE t.points_cost > 0 AND ((t.step = 'done' AND (c.n IS NULL OR c.n <> 1 OR c.held <> t.points_cost))"
+        "a finished task has exactly one settle or refund; a live one has none",
+        f"SELECT t.task_no, t.status, c.n FROM tasks t LEFT JOIN ({_CLOSES}) c ON c.task_id = t.id"  # noqa: S608
+        " WHERE t.points_cost > 0 AND ((t.step = 'done' AND (c.n IS NULL OR c.n <> 1))"
         " OR (t.step <> 'done' AND c.n IS NOT NULL))",
     ),
     (
@@ -126,6 +133,12 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
         " OR (step = 'done') <> (completed_at IS NOT NULL)",
     ),
     (
+        "I7",
+        "no two tasks of a user have one key",
+        "SELECT user_id, idempotency_key, COUNT(*) AS n FROM tasks WHERE idempotency_key IS NOT NULL"
+        " GROUP BY user_id, idempotency_key HAVING COUNT(*) > 1",
+    ),
+    (
         "I8",
         "no two tasks share one job of SEE2AI",
         "SELECT action, upstream_task_id, COUNT(*) AS n FROM tasks WHERE upstream_task_id IS NOT NULL"
@@ -136,10 +149,28 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
         "a live task has its next visit",
         "SELECT task_no, status, step FROM tasks WHERE step <> 'done' AND next_run_at IS NULL",
     ),
+    (
+        "I13",
+        "points come by a reference, and no two entries have the same",
+        "SELECT ref, COUNT(*) AS n FROM points_ledger WHERE kind IN ('grant', 'adjust') OR ref IS NOT NULL"
+        " GROUP BY ref HAVING ref IS NULL OR COUNT(*) > 1",
+    ),
 )
 
 _OVERDUE = (
     select(tasks.c.task_no, tasks.c.status, tasks.c.step, tasks.c.deadline_at)
     .where(tasks.c.step != "done", tasks.c.deadline_at < utc_after(bindparam("grace")))
+    .limit(MOST_SHOWN)
+)
+_UNTOLD = (
+    select(tasks.c.task_no, tasks.c.status, tasks.c.completed_at)
+    .outerjoin(
+        webhook_deliveries, (webhook_deliveries.c.task_id == tasks.c.id) & (webhook_deliveries.c.endpoint_id == 0)
+    )
+    .where(
+        tasks.c.callback_url.is_not(None),
+        tasks.c.completed_at > utc_after(bindparam("lately")),
+        webhook_deliveries.c.id.is_(None),
+    )
     .limit(MOST_SHOWN)
 )

@@ -1,18 +1,26 @@
 """Models a caller may name, as rows of `points_config`: read them, list them, write them by the same rules."""
 
+import json
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, insert, select, update
+import structlog
+from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
 from app.database import Session, Sessions, repeat_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
-from app.see2ai.actions import ACTIONS, Action
-from app.see2ai.actions.action import fold_params
+from app.points.prices import check_rules
+from app.see2ai.actions import ACTIONS
+from app.see2ai.actions.action import IMAGE_URL, Order, build_request, fold_params
 from app.tables import points_config
 
+log = structlog.get_logger()
+
 LONGEST_NAME = 100
+CHECKED = ("points_cost", "task_type", "action", "params", "defaults", "price_rules")  # beside the name
+NORMALIZE_REFERENCES = "normalizeReferences"  # in `params`, for the row alone: callers neither see nor set it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +39,75 @@ class Model:
     sort: int
     now: datetime
 
-    def spec(self) -> Action:
-        return ACTIONS[self.action]
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What callers cannot change, by the action's own names."""
+        return {name: value for name, value in self.params.items() if name != NORMALIZE_REFERENCES}
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether SEE2AI normalizes the reference pictures before it is asked for the real thing."""
+        return self.params.get(NORMALIZE_REFERENCES) is True
 
 
 async def get_model(session: Session, model_name: str) -> Model:
-    """An enabled model by its exact name; ModelNotFound otherwise. To MySQL `x` and `x ` are equal: not to us."""
+    """An enabled model by its exact name; ModelNotFound otherwise, also where its row cannot be read.
+
+    To MySQL `x` and `x ` are equal: not to us.
+    """
     row = (await session.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
         raise ModelNotFound
-    return _model(row)
+    try:
+        return _read(row)
+    except InvalidParameter as error:
+        log.error("model_unreadable", model=model_name, error=error.message)
+        raise ModelNotFound from error
 
 
 async def list_models(sessions: Sessions, *, only_enabled: bool = True) -> list[Model]:
-    """All models in their display order."""
+    """All models in their display order. A row that cannot be read is left out, loudly."""
+    models, unreadable = await read_models(sessions)
+    for name, reason in unreadable.items():
+        log.error("model_unreadable", model=name, error=reason)
+    return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
+
+
+async def read_models(sessions: Sessions) -> tuple[list[Model], dict[str, str]]:
+    """All rows in their display order, but for those that hold what is no JSON: by name, what is wrong with them."""
     async with sessions.read() as session:
-        rows = await session.execute(_ALL)
-        return [_model(row) for row in rows if (row.enabled and row.action in ACTIONS) or not only_enabled]
+        rows = (await session.execute(_ALL)).all()
+    models, unreadable = [], {}
+    for row in rows:
+        try:
+            models.append(_read(row))
+        except InvalidParameter as error:
+            unreadable[row.model_name] = error.message
+    return models, unreadable
 
 
-def _model(row: Row[*tuple[Any, ...]]) -> Model:
-    return Model(**row._mapping)
+def _read(row: Row[*tuple[Any, ...]]) -> Model:
+    return Model(**{name: _read_column(name, value) for name, value in row._mapping.items()})
+
+
+def _read_column(name: str, value: Any) -> Any:
+    """What the column holds; InvalidParameter where that should be JSON and is none: written past the gateway."""
+    if name not in _JSON or value is None:
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidParameter(name, "不是 JSON") from None
+
+
+def aspect_ratio(model: Model) -> str | None:
+    """The ratio a row fixes, by name or by its canvas in pixels."""
+    named = model.params.get("aspectRatio")
+    width, height = model.params.get("canvasW"), model.params.get("canvasH")
+    if named or not (width and height):
+        return named
+    shared = math.gcd(width, height)
+    return f"{width // shared}:{height // shared}"
 
 
 def check_model(
@@ -61,6 +117,7 @@ def check_model(
     action: str,
     params: dict[str, Any],
     defaults: dict[str, Any],
+    price_rules: list[dict[str, Any]] | None = None,
 ) -> None:
     """The rules of a row, asked when it is written and never at submit. InvalidParameter names the column."""
     if not 0 < len(model_name) <= LONGEST_NAME or not model_name.isascii() or model_name != model_name.strip():
@@ -69,10 +126,21 @@ def check_model(
         raise InvalidParameter("points_cost", "不能为负数或过大")
     if action not in ACTIONS:
         raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
-    if task_type not in ACTIONS[action].task_types:
-        raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(ACTIONS[action].task_types))}")
-    fold_params(ACTIONS[action], {}, {}, params)
-    fold_params(ACTIONS[action], {}, params, defaults)
+    spec = ACTIONS[action]
+    if task_type not in spec.params:
+        raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
+    if NORMALIZE_REFERENCES in params and not (spec.profile and isinstance(params[NORMALIZE_REFERENCES], bool)):
+        raise InvalidParameter(f"params.{NORMALIZE_REFERENCES}", "须为布尔值，且 action 须使用参考图")
+    fixed = {name: value for name, value in params.items() if name != NORMALIZE_REFERENCES}
+    fold_params(spec, task_type, {}, {}, fixed)
+    folded = fold_params(spec, task_type, fixed, {}, defaults)
+    pictures = () if task_type.startswith("text_to_") else ("https://example.com/picture.jpg",)
+    try:
+        build_request(spec, Order(task_type, "a prompt", pictures, folded))
+    except InvalidParameter as error:
+        if error.field != IMAGE_URL:  # which and how many pictures is the caller's business
+            raise
+    check_rules(price_rules, spec.params[task_type], fixed, points_cost)
 
 
 @repeat_on_conflict
@@ -80,12 +148,14 @@ async def set_model(sessions: Sessions, model_name: str, changes: dict[str, Any]
     """Creates the model or changes some of its columns. Tasks already submitted keep their price."""
     async with sessions.begin() as session:
         row = (await session.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
-        old = {} if row is None else {name: getattr(row, name) for name in _WRITABLE}
+        kept = [name for name in _WRITABLE if changes.get(name) is None]
+        old = {} if row is None else {name: _read_column(name, getattr(row, name)) for name in kept}
         new = _BLANK | old | {name: value for name, value in changes.items() if value is not None}
         for required in ("points_cost", "task_type", "action"):
             if new[required] is None:
                 raise InvalidParameter(required, "不能为空")
-        check_model(model_name, new["points_cost"], new["task_type"], new["action"], new["params"], new["defaults"])
+        check_model(model_name, **{name: new[name] for name in CHECKED})
+        new["price_rules"] = new["price_rules"] or None  # no rules are NULL, however they were written
         if row is None:
             statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
         else:
@@ -115,6 +185,10 @@ _BLANK: dict[str, Any] = {
     "sort": 0,
 }
 _WRITABLE = tuple(_BLANK)
-_COLUMNS = [points_config.c[name] for name in ("model_name", *_WRITABLE)]
+_JSON = frozenset({"params", "defaults", "price_rules"})  # read as the text they are, each for itself
+_COLUMNS = [
+    type_coerce(points_config.c[name], Text).label(name) if name in _JSON else points_config.c[name]
+    for name in ("model_name", *_WRITABLE)
+]
 _BY_NAME = select(*_COLUMNS, utc_now().label("now")).where(points_config.c.model_name == bindparam("model_name"))
 _ALL = select(*_COLUMNS, utc_now().label("now")).order_by(points_config.c.sort, points_config.c.id)

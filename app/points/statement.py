@@ -1,28 +1,61 @@
-"""What a user reads of their points."""
+"""What a user reads of their points: the balance, and the records it is made of."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, bindparam, func, select
 
 from app.database import Sessions
-from app.tables import points_accounts
+from app.points.lots import next_lapse, spendable
+from app.tables import points_accounts, tasks
+from app.tables import points_ledger as ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`available` can be spent now; `held` belongs to tasks still running."""
+    """`available` can be spent now; `held` belongs to tasks still running; `expires` is when the next points lapse."""
 
     available: int
     held: int
+    expires: datetime | None = None
 
 
 async def get_balance(sessions: Sessions, user_id: int) -> Balance:
     """The newest committed balance, from any process; zeros for a user who never had points."""
     async with sessions.read() as session:
         row = (await session.execute(_ACCOUNT, {"user": user_id})).one_or_none()
-    return Balance(0, 0) if row is None else Balance(row.available, row.held)
+    return Balance(0, 0) if row is None else Balance(row.available, row.held, row.expires)
 
 
-_ACCOUNT = select(points_accounts.c.available, points_accounts.c.held).where(
-    points_accounts.c.user_id == bindparam("user")
+async def list_records(
+    sessions: Sessions, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
+) -> tuple[list[dict[str, Any]], int]:
+    """One page of the user's ledger, newest first, and the total number."""
+    wanted: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
+    if kind:
+        wanted.append(ledger.c.kind == kind)
+    if task_no:
+        wanted.append(tasks.c.task_no == task_no)
+    newest = select(*_SHOWN).select_from(_ENTRIES).where(*wanted).order_by(ledger.c.seq.desc())
+    counted = select(func.count()).select_from(_ENTRIES if task_no else ledger).where(*wanted)
+    async with sessions.read() as session:
+        total = int(await session.scalar(counted) or 0)
+        rows = await session.execute(newest.limit(size).offset((page - 1) * size))
+        return [dict(row._mapping) for row in rows], total
+
+
+_user: BindParameter[int] = bindparam("user")
+_ACCOUNT = select(
+    spendable(_user).label("available"), points_accounts.c.held, next_lapse(_user).label("expires")
+).where(points_accounts.c.user_id == _user)
+_ENTRIES = ledger.outerjoin(tasks, tasks.c.id == ledger.c.task_id)
+_SHOWN = (
+    ledger.c.id,
+    ledger.c.kind,
+    ledger.c.points,
+    ledger.c.balance_after,
+    tasks.c.task_no,
+    ledger.c.remark,
+    ledger.c.created_at,
 )

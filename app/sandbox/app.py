@@ -6,11 +6,15 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app.sandbox.actions import VideoFields, make_actions
+from app.sandbox.actions.routes import actions
 from app.sandbox.desk import ENTRY, Desk
 from app.sandbox.journal import Entry
+from app.sandbox.operators import operators
 from app.sandbox.results import results
-from app.sandbox.routes import actions, operators
+from app.sandbox.tenant import tenant
 from app.sandbox.trouble import TRANSPORT
+from app.sandbox.uploads import UPLOAD_PATH, uploads
 
 BODY_LIMIT_BYTES = 2 << 20
 UNRECORDED = ("/journal", "/control")
@@ -22,12 +26,13 @@ def create_sandbox(
     public_url: str | None = None,
     seconds_scale: float = 1.0,
     signing_secret: str | None = None,
+    video_fields: VideoFields = "seed",
 ) -> FastAPI:
-    """SEE2AI's fast-image action on this machine, to be served by uvicorn in one process.
+    """SEE2AI's actions on this machine, to be served by uvicorn in one process.
 
     `public_url` is the origin of result URLs (default: the request's own Host). `seconds_scale` scales the
     three to six seconds a job takes, but not a marker's `take`. `signing_secret` signs result URLs (default:
-    derived from the key).
+    derived from the key). `video_fields` is the form in which the video action takes its input.
     """
     sandbox = Sandbox(title="SEE2AI sandbox", docs_url=None, redoc_url=None)
     sandbox.state.desk = Desk(
@@ -36,7 +41,9 @@ def create_sandbox(
         public_url=(public_url or "").rstrip("/"),
         seconds_scale=seconds_scale,
     )
-    for router in (actions, operators, results):
+    sandbox.state.actions = make_actions(video_fields)
+    # The upload goes before the actions, whose path would take its name for one of theirs.
+    for router in (uploads, actions, tenant, operators, results):
         sandbox.include_router(router)
     return sandbox
 
@@ -48,7 +55,9 @@ class Sandbox(FastAPI):
         if scope["type"] != "http" or scope["path"].startswith(UNRECORDED):
             await super().__call__(scope, receive, send)
             return
-        body = await _read_body(receive)
+        # An upload is read as it comes, and never as a whole.
+        is_upload = scope["path"] == UPLOAD_PATH
+        body = b"" if is_upload else await _read_body(receive)
         if body is None:
             refused = JSONResponse({"detail": "Request body too large"}, 413, {"connection": "close"})
             await refused(scope, receive, send)
@@ -57,7 +66,8 @@ class Sandbox(FastAPI):
         # uvicorn's send is bound to its request cycle, which holds the connection: the way to a real reset.
         transport = getattr(getattr(send, "__self__", None), "transport", None)
         scope = {**scope, ENTRY: entry, TRANSPORT: transport}
-        await super().__call__(scope, _replay(body, receive), _noting(entry, send))
+        receive = receive if is_upload else _replay(body, receive)
+        await super().__call__(scope, receive, _noting(entry, send))
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -5,8 +5,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from app.sandbox.markers import DETAIL_FORMS, Trouble, parse_trouble
-from app.sandbox.wire import EMPTY_PURSE
+from app.sandbox.markers import parse_trouble
+from app.sandbox.names import NAMES
+from app.sandbox.plan import DETAIL_FORMS, Trouble
+from app.sandbox.refusals import EMPTY_PURSE
 
 _CHANCE = random.SystemRandom()
 
@@ -15,7 +17,7 @@ class Rule(BaseModel):
     """One rule of /control. `times` counts down, null means until cleared; `share` is a probability.
 
     `fail` is a status code; `marker` a clause of the prompt's grammar (`"poll reset"`), which says where
-    itself; a rule with neither only delays.
+    itself; a rule with neither only delays. `action` narrows it to one action.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -23,7 +25,8 @@ class Rule(BaseModel):
     fail: int | None = Field(None, ge=400, le=599)
     marker: str | None = None
     balance: Literal["empty"] | None = None
-    where: Literal["submit", "poll", "result", "all"] = "all"
+    where: Literal["submit", "poll", "result", "upload", "all"] = "all"
+    action: Literal[NAMES] | None = None  # type: ignore[valid-type]
     times: int | None = Field(None, ge=0)
     share: float = Field(1.0, ge=0, le=1)
     delay_seconds: float = Field(0.0, ge=0)
@@ -68,11 +71,13 @@ class Control:
     def is_purse_empty(self) -> bool:
         return any(rule.balance == "empty" and rule.times != 0 for rule in self.rules)
 
-    def strike(self, where: str) -> tuple[float, Trouble | None]:
-        """Seconds to wait and the trouble to make for one arrival; counts the rules it used."""
+    def strike(self, where: str, action: str | None) -> tuple[float, Trouble | None]:
+        """Seconds to wait and the trouble to make for one arrival at an action; counts the rules it used."""
         delay_seconds, trouble = 0.0, None
         for rule in self.rules:
-            if rule.where not in {where, "all"} or rule.times == 0 or trouble is not None:
+            if rule.where not in {where, "all"} or rule.action not in {action, None}:
+                continue
+            if rule.times == 0 or trouble is not None:
                 continue
             if rule.share < 1 and _CHANCE.random() >= rule.share:
                 continue

@@ -9,6 +9,7 @@ from fastapi import HTTPException, Request
 from app.sandbox.control import Control
 from app.sandbox.jobs import JobBook
 from app.sandbox.journal import Entry, Journal
+from app.sandbox.shelf import Shelf
 
 ENTRY = "sandbox.entry"
 DRAWN_AT_ONCE = 4
@@ -25,6 +26,7 @@ class Desk:
     jobs: JobBook = field(default_factory=JobBook)
     control: Control = field(default_factory=Control)
     journal: Journal = field(default_factory=Journal)
+    shelf: Shelf = field(default_factory=Shelf)
     pens: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(DRAWN_AT_ONCE))
 
 
@@ -37,6 +39,11 @@ def get_entry(request: Request) -> Entry:
     """The journal's entry for this request."""
     entry: Entry = request.scope[ENTRY]
     return entry
+
+
+def get_origin(request: Request) -> str:
+    """Scheme, host and port of the URLs handed out: the one set, or the one the request came to."""
+    return get_desk(request).public_url or str(request.base_url).rstrip("/")
 
 
 async def require_key(request: Request) -> None:

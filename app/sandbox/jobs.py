@@ -3,68 +3,94 @@
 import hashlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
-from app.sandbox.markers import Plan, Trouble
+from app.sandbox.plan import Plan, Trouble
+from app.sandbox.works import Work
 
-SHORTEST_JOB_SECONDS = 3.0
-LONGEST_JOB_SECONDS = 6.0
+USUAL_SECONDS = (3.0, 6.0)
 PENDING_SHARE = 0.15
 JOBS_KEPT = 50_000
-COST_POINTS = {"1K": 25_000, "2K": 40_000}
-"""The sandbox's own prices in platform tokens; SEE2AI only says that they depend on the resolution."""
+AWAITING = "awaiting_user_approval"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """An action's own words for its states, in small letters. `shouts`: `status` shows them in capitals."""
+
+    pending: str
+    running: str
+    success: str
+    shouts: bool = False
 
 
 @dataclass(slots=True)
 class Job:
-    """An accepted job. Times are monotonic seconds; `text` is what the picture shows, already shortened."""
+    """An accepted job. Times are monotonic seconds; `work` is what it makes, `prompt_digest` tells prompts apart.
+
+    `facts` are what its answers say beside what all answers of its action say.
+    """
 
     task_id: str
+    action: str
     plan: Plan
-    text: str
+    work: Work
+    words: Words
     prompt_digest: str
-    aspect_ratio: str
-    resolution: str
-    output_format: str
-    references: int
+    cost_points: int
     submitted_at: float
     take_seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
     used: Counter[int] = field(default_factory=Counter)
     looks_at_success: int = 0
 
     @property
-    def ends_at(self) -> float | None:
-        """The moment it ends; None where it never does."""
-        return None if self.plan.never_finishes else self.submitted_at + self.take_seconds
+    def begins_at(self) -> float:
+        """The moment the work begins: at once, or when the approval is given."""
+        return self.submitted_at + (self.plan.approval_seconds or 0.0)
 
     @property
-    def cost_points(self) -> int:
-        return COST_POINTS[self.resolution]
+    def ends_at(self) -> float | None:
+        """The moment it ends; None where it never does."""
+        if self.plan.expires_unapproved:
+            return self.begins_at
+        return None if self.plan.never_finishes else self.begins_at + self.take_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is visible of a job at one moment. `status` and `state` are the same word in two cases."""
+    """What is visible of a job at one moment. `status` and `state` are the same word, perhaps in two cases."""
 
     status: str
     state: str
     progress: int
-    has_ended: bool
-    has_succeeded: bool
+    has_ended: bool = False
+    has_succeeded: bool = False
+    approval_left_seconds: float | None = None
+
+
+def first_look(job: Job) -> Look:
+    """What the answer to a submit shows: nothing has begun, however short the job may be."""
+    left = job.plan.approval_seconds
+    return Look(*_words(job, job.words.pending if left is None else AWAITING), 0, approval_left_seconds=left)
 
 
 def look_at(job: Job, now: float) -> Look:
-    """PENDING, then RUNNING, then the end the plan asks for (SUCCESS where it asks for none)."""
+    """Waiting for approval where the plan asks for it, then pending, then running, then the end the plan asks for."""
     plan = job.plan
     if job.ends_at is not None and now >= job.ends_at:
-        words = _words("SUCCESS", plan.end_word)
+        usual = "expired" if plan.expires_unapproved else job.words.success
+        words = _words(job, usual, "" if plan.expires_unapproved else plan.end_word)
         return Look(*words, 100 if plan.succeeds else _progress(plan, 0.99), True, plan.succeeds)
-    done_share = min((now - job.submitted_at) / job.take_seconds, 0.99) if job.take_seconds else 0.99
-    words = _words("PENDING" if done_share < PENDING_SHARE else "RUNNING", plan.running_word)
-    return Look(*words, _progress(plan, done_share), has_ended=False, has_succeeded=False)
+    if now < job.begins_at:
+        return Look(*_words(job, AWAITING), 0, approval_left_seconds=job.begins_at - now)
+    done_share = min((now - job.begins_at) / job.take_seconds, 0.99) if job.take_seconds else 0.99
+    usual = job.words.pending if done_share < PENDING_SHARE else job.words.running
+    return Look(*_words(job, usual, plan.running_word), _progress(plan, done_share))
 
 
-def _words(usual: str, asked: str) -> tuple[str, str]:
-    return (asked, asked) if asked else (usual, usual.lower())
+def _words(job: Job, usual: str, asked: str = "") -> tuple[str, str]:
+    return (asked, asked) if asked else (usual.upper() if job.words.shouts else usual, usual)
 
 
 def _progress(plan: Plan, done_share: float) -> int:
@@ -73,10 +99,10 @@ def _progress(plan: Plan, done_share: float) -> int:
     return int(done_share * 100)
 
 
-def usual_seconds(task_id: str) -> float:
-    """Three to six seconds, the same for the same task."""
+def usual_seconds(task_id: str, between: tuple[float, float] = USUAL_SECONDS) -> float:
+    """Some time between the two, the same for the same task."""
     share = hashlib.sha256(task_id.encode()).digest()[0] / 255
-    return SHORTEST_JOB_SECONDS + share * (LONGEST_JOB_SECONDS - SHORTEST_JOB_SECONDS)
+    return between[0] + share * (between[1] - between[0])
 
 
 def next_trouble(troubles: tuple[Trouble, ...], where: str, used: Counter[int]) -> Trouble | None:
@@ -89,27 +115,32 @@ def next_trouble(troubles: tuple[Trouble, ...], where: str, used: Counter[int]) 
 
 
 class JobBook:
-    """The newest jobs, and how often each distinct prompt met its submit troubles. Forgets the oldest."""
+    """The newest jobs, what each action consumed, and how often a prompt met its submit troubles. Forgets the oldest.
+
+    A job is paid when it is accepted, where its plan lets it succeed.
+    """
 
     def __init__(self, limit: int = JOBS_KEPT) -> None:
         self._limit = limit
         self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._newest_ids: dict[str, str] = {}
         self._used_by_prompt: OrderedDict[str, Counter[int]] = OrderedDict()
-        self.accepted = 0
-        self.cost_points = 0
+        self.requests: Counter[str] = Counter()
+        self.cost_points: Counter[str] = Counter()
 
     def open(self, job: Job) -> None:
         self._jobs[job.task_id] = job
-        self.accepted += 1
-        self.cost_points += job.cost_points if job.plan.succeeds else 0
+        self._newest_ids[job.action] = job.task_id
+        self.requests[job.action] += 1
+        self.cost_points[job.action] += job.cost_points if job.plan.succeeds else 0
         if len(self._jobs) > self._limit:
             self._jobs.popitem(last=False)
 
     def find(self, task_id: str) -> Job | None:
         return self._jobs.get(task_id)
 
-    def newest_id(self) -> str | None:
-        return next(reversed(self._jobs), None)
+    def newest_id(self, action: str) -> str | None:
+        return self._newest_ids.get(action)
 
     def used_by(self, prompt_digest: str) -> Counter[int]:
         """How often each submit trouble of this prompt was used, by its place among the plan's troubles."""

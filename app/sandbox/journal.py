@@ -1,6 +1,7 @@
 """The journal: everything that arrived at the sandbox, bounded, in memory, and without secrets."""
 
 import json
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,16 @@ from app.sandbox import clock
 JOURNAL_LENGTH = 10_000
 JOURNAL_BYTES = 64 << 20
 BODY_KEPT_BYTES = 128 << 10
+ACTION = re.compile(r"/api/v1/actions/([^/]+)")
 SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization"}
 
 
 @dataclass(slots=True)
 class Entry:
-    """One arrival. `outcome`: accepted (a job was made), refused, looked, served, told, or still empty."""
+    """One arrival. `outcome`: accepted (a job was made), refused, looked, stored, served, told, or still empty.
+
+    `upload` tells of an uploaded file what no body is kept for.
+    """
 
     number: int
     at: float
@@ -28,6 +33,8 @@ class Entry:
     body: bytes
     outcome: str = ""
     status: int | None = None
+    action: str | None = None
+    upload: dict[str, Any] | None = None
     task_id: str | None = None
     trouble: str | None = None
 
@@ -40,7 +47,8 @@ class Entry:
             "path": self.path,
             "headers": self.headers,
             "has_authorization": self.has_authorization,
-            "body": _readable(self.body),
+            "action": self.action,
+            "body": self.upload or _readable(self.body),
             "outcome": self.outcome,
             "status": self.status,
             "task_id": self.task_id,
@@ -61,6 +69,7 @@ class Journal:
         """Notes a request before anything is done with it; not its query string: it may be signed."""
         self._written += 1
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        action = ACTION.match(scope["path"])
         entry = Entry(
             number=self._written,
             at=clock.now(),
@@ -69,6 +78,7 @@ class Journal:
             headers={name: value for name, value in headers.items() if name not in SECRET_HEADERS},
             has_authorization="authorization" in headers,
             body=body[:BODY_KEPT_BYTES],
+            action=action[1] if action else None,
         )
         self._entries.append(entry)
         self._bytes += len(entry.body)
@@ -76,11 +86,13 @@ class Journal:
             self._bytes -= len(self._entries.popleft().body)
         return entry
 
-    def read(self, *, outcome: str | None = None, task_id: str | None = None) -> list[dict[str, Any]]:
+    def read(
+        self, *, outcome: str | None = None, action: str | None = None, task_id: str | None = None
+    ) -> list[dict[str, Any]]:
         return [
             entry.as_json()
             for entry in self._entries
-            if outcome in {None, entry.outcome} and task_id in {None, entry.task_id}
+            if outcome in {None, entry.outcome} and action in {None, entry.action} and task_id in {None, entry.task_id}
         ]
 
     def clear(self) -> None:

@@ -1,7 +1,7 @@
 """Draws the pictures: a gradient from the prompt's digest, the prompt itself, the word SANDBOX. Pure CPU.
 
-A picture has exactly the asked ratio and about one megapixel at 1K: its sides are the ratio's numbers times a
-multiple of eight. 2K has both sides doubled. The same Picture always gives the same bytes.
+`measure` gives a fast image's size, exactly of the asked ratio and about one megapixel at 1K: its sides are the ratio's
+numbers times a multiple of eight; 2K has both sides doubled. The same Picture always gives the same bytes.
 """
 
 import colorsys
@@ -37,8 +37,7 @@ class Picture:
     text: str
     digest: str
     label: str
-    aspect_ratio: str
-    resolution: str
+    size: tuple[int, int]
     output_format: str
     index: int = 0
 
@@ -46,16 +45,21 @@ class Picture:
 @lru_cache(maxsize=PICTURES_CACHED)
 def draw(picture: Picture) -> bytes:
     """The encoded picture. Takes tens of milliseconds: call it in a thread."""
-    size = measure(picture.aspect_ratio, picture.resolution)
+    file = io.BytesIO()
+    paint(picture).save(file, FORMATS[picture.output_format], quality=88)
+    return file.getvalue()
+
+
+def paint(picture: Picture) -> Image.Image:
+    """The picture before it is encoded, in RGB."""
+    size = picture.size
     image = _background(size, picture.digest, picture.index)
     brush = ImageDraw.Draw(image)
     unit = max(12, round(sqrt(size[0] * size[1]) / 40))
     margin = min(unit * 3, min(size) // 10)
     _write_badge(brush, size, margin, unit, picture.label)
     _write_text(brush, size, margin, unit, picture.text)
-    file = io.BytesIO()
-    image.save(file, FORMATS[picture.output_format], quality=88)
-    return file.getvalue()
+    return image
 
 
 def measure(aspect_ratio: str, resolution: str) -> tuple[int, int]:
@@ -90,7 +94,7 @@ def _write_text(brush: Brush, size: tuple[int, int], margin: int, unit: int, tex
     shown = text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
     width, height = size[0] - 2 * margin, size[1] - 2 * margin - unit * 4
     for font_size in range(unit * 3, 9, -max(1, unit // 6)):
-        font = _font(font_size)
+        font = load_font(font_size)
         block = "\n".join(_wrap(shown, font, width))
         if font_size * 1.45 * (block.count("\n") + 1) <= height:
             break
@@ -115,11 +119,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _fitting(font_size: int, text: str, width: int) -> ImageFont.FreeTypeFont:
-    font = _font(font_size)
-    return _font(max(8, int(font_size * min(1.0, width / font.getlength(text)))))
+    font = load_font(font_size)
+    return load_font(max(8, int(font_size * min(1.0, width / font.getlength(text)))))
 
 
-def _font(font_size: int) -> ImageFont.FreeTypeFont:
+def load_font(font_size: int) -> ImageFont.FreeTypeFont:
     """A fresh face each time: FreeType's faces are not to be shared between threads."""
     return ImageFont.truetype(FONT, font_size, layout_engine=ImageFont.Layout.BASIC)
 

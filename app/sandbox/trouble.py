@@ -16,7 +16,7 @@ import anyio.lowlevel
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from app.sandbox.markers import Trouble
+from app.sandbox.plan import Trouble
 
 TRANSPORT = "sandbox.transport"
 HUGE_BYTES = 1 << 30
@@ -96,8 +96,9 @@ class Miscounted(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del send  # it would refuse a wrong length
         transport = _transport(scope)
-        transport.write(self._wire)
-        transport.close()
+        if not transport.is_closing():  # who asked may have left meanwhile
+            transport.write(self._wire)
+            transport.close()
         await _gone(receive)
 
 
@@ -107,15 +108,14 @@ class Stream(Response):
     def __init__(self, chunks: Callable[[], AsyncIterator[bytes]], headers: dict[str, str]) -> None:
         super().__init__()
         self._chunks = chunks
-        self._raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self.raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope
-
         async def pour() -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": self._raw_headers})
-            async for chunk in self._chunks():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if scope["method"] != "HEAD":
+                async for chunk in self._chunks():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await _until_gone(receive, pour)

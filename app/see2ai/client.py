@@ -6,10 +6,10 @@ knowing whether the job was taken. Polls share kept connections, because asking 
 
 import asyncio
 import ssl
-import time
 import zlib
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,8 +21,10 @@ from httpx_aiohttp import AiohttpTransport
 
 from app import metrics
 from app.see2ai.actions import Action
-from app.see2ai.states import Answer, Kind, Verdict, read_poll, read_submit
+from app.see2ai.actions.action import list_urls
+from app.see2ai.states import Answer, Kind, Verdict, read_poll, read_result, read_submit
 from app.settings import Settings
+from app.times import read_retry_after
 
 log = structlog.get_logger()
 
@@ -31,18 +33,31 @@ POLL_SECONDS = 30
 CONNECT_SECONDS = 10
 LONGEST_BODY = 1_000_000
 LONGEST_PAUSE_SECONDS = 3600
-CHUNK = 65_536
+UPLOAD_PATH = "/api/v1/actions/see2ai_storage_upload_v1"
+UPLOAD_SECONDS = 300  # the vendor's own clients wait as long
 
 
 class UnreadableAnswer(Exception):
     """The body is too long, or not what its encoding says."""
 
 
-class See2ai:
-    """A client for one base URL and one key. The key goes to that origin only and never along a redirect.
+class Unheard(Exception):
+    """SEE2AI could not be asked, or what it answered could not be read; the text says why, for the operator."""
 
-    The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP.
-    """
+
+class _LeaseOver(Exception):
+    """The connection stands, and the visit that wanted it may not send any more."""
+
+
+_may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send", default=lambda: True)
+"""Of the submit that is under way in this context."""
+
+_LOST = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
+"""The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP."""
+
+
+class See2ai:
+    """A client for one base URL and one key. The key goes to that origin only and never along a redirect."""
 
     def __init__(self, settings: Settings) -> None:
         self._base_url = settings.see2ai_base_url.rstrip("/")
@@ -56,44 +71,73 @@ class See2ai:
         self._told_words: set[str] = set()
 
     async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> Verdict:
-        """Sends one job. `may_send` is asked at the last moment: a visit whose lease has run out sends nothing."""
+        """Sends one job. `may_send` is asked first and once more when the connection stands, which may have taken long:
+        a visit whose lease has run out sends nothing."""
         if not may_send():
             return Verdict(Kind.NOT_SENT, "the lease ran out before sending")
         log.info("see2ai_submit", action=action.name, payload=request)
+        asked = _may_send.set(may_send)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._ask(self._fresh, "POST", action.submit_path, json=request)
-        except (httpx.HTTPError, aiohttp.ClientError, UnicodeError) as error:
+        except _LeaseOver:
+            verdict = Verdict(Kind.NOT_SENT, "the lease ran out before sending")
+        except _LOST as error:
             verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.AMBIGUOUS, _name(error))
         except (TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.AMBIGUOUS, _name(error))
         else:
-            verdict = read_submit(answer)
+            verdict = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
             log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
+        finally:
+            _may_send.reset(asked)
         metrics.UPSTREAM_ANSWERS.labels("submit", verdict.kind).inc()
         return verdict
 
     async def poll(self, action: Action, task_id: str) -> Verdict:
         """Looks after one job. Anything unreadable is trouble, to be looked at again."""
-        path = action.status_path.format(task_id=quote(task_id, safe=""))
+        path = (action.status_path or "").format(task_id=quote(task_id, safe=""))
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 answer = await self._ask(self._kept, "GET", path)
-        except (httpx.HTTPError, aiohttp.ClientError, UnicodeError, TimeoutError, UnreadableAnswer) as error:
+        except (*_LOST, TimeoutError, UnreadableAnswer) as error:
             verdict = Verdict(Kind.TROUBLE, _name(error))
         else:
-            verdict = read_poll(answer, task_id)
+            verdict = read_poll(answer, task_id, action.read_urls)
             if verdict.kind is not Kind.RUNNING:
                 log.info("see2ai_answer", task_id=task_id, status=answer.status, body=answer.body[:4000])
         metrics.UPSTREAM_ANSWERS.labels("poll", verdict.kind).inc()
         self._note_unknown_word(verdict.unknown_word)
         return verdict
 
-    async def _ask(self, client: httpx.AsyncClient, method: str, path: str, json: Any = None) -> Answer:
+    async def upload(self, path: Path) -> Verdict:
+        """Hands a file to SEE2AI's own storage: DONE with its link. Doing it twice is harmless."""
+        try:
+            with path.open("rb") as file:
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    answer = await self._ask(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
+        except (*_LOST, TimeoutError, UnreadableAnswer) as error:
+            verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.TROUBLE, _name(error))
+        else:
+            verdict = read_result(answer, lambda body: list_urls(body.get("url")))
+        log.info("see2ai_upload", name=path.name, verdict=verdict.kind, note=verdict.note[:300])
+        metrics.UPSTREAM_ANSWERS.labels("upload", verdict.kind).inc()
+        return verdict
+
+    async def ask(self, method: str, path: str) -> Answer:
+        """A question that may be repeated without harm. Raises Unheard."""
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                return await self._ask(self._kept, method, path)
+        except (*_LOST, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
+            raise Unheard(_name(error)) from error
+
+    async def _ask(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> Answer:
         url = self._base_url + path
-        async with client.stream(method, url, headers=self._headers, json=json) as response:
-            body = await _read_capped(response)
-        return Answer(response.status_code, body, _retry_after(response.headers.get("Retry-After")))
+        async with client.stream(method, url, headers=self._headers, **body) as response:
+            content = await _read_capped(response)
+        pause = read_retry_after(response.headers.get("Retry-After"), LONGEST_PAUSE_SECONDS)
+        return Answer(response.status_code, content, pause)
 
     def _note_unknown_word(self, word: str) -> None:
         if word and word not in self._told_words and len(self._told_words) < 100:  # noqa: PLR2004
@@ -115,6 +159,15 @@ class _WithoutReason(aiohttp.ClientResponse):
         return answer
 
 
+class _Leased(aiohttp.ClientRequest):
+    """Asks at the very last moment, with the connection made and not a byte on it, whether it may go."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if not _may_send.get()():
+            raise _LeaseOver
+        return await super().send(conn)
+
+
 def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
     def session() -> aiohttp.ClientSession:
         # `force_close` and a keep-alive time exclude each other in aiohttp's connector.
@@ -124,7 +177,11 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
             else aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True)
         )
         return aiohttp.ClientSession(
-            response_class=_WithoutReason, connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            request_class=_Leased,
+            response_class=_WithoutReason,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
         )
 
     return httpx.AsyncClient(
@@ -164,20 +221,6 @@ async def _read_capped(response: httpx.Response) -> bytes:
     if unpacker.unconsumed_tail:
         raise UnreadableAnswer("the unpacked body is too long")
     return plain
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from now, of either form; None for what is neither."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS) if seconds == seconds else None  # noqa: PLR0124 (NaN)
 
 
 def _name(error: Exception) -> str:

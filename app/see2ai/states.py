@@ -5,19 +5,24 @@ running* and never fails a task. Bodies may be wrapped once as `{"data": {...}}`
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+AWAITING_APPROVAL = "awaiting_user_approval"
+NEEDS_REPAIR = "needs_repair"
 SUCCESS = frozenset({"success", "succeeded", "completed", "complete", "done", "finished"})
 FAILURE = frozenset(
-    {"failed", "failure", "error", "cancelled", "canceled", "expired", "rejected", "timeout", "needs_repair"}
+    {"failed", "failure", "error", "cancelled", "canceled", "expired", "rejected", "timeout", NEEDS_REPAIR}
 )
 WAITING = frozenset({"queued", "pending", "submitted", "created", "waiting"})
-RUNNING = frozenset({"running", "processing", "in_progress", "generating", "awaiting_user_approval"})
+RUNNING = frozenset({"running", "processing", "in_progress", "generating", AWAITING_APPROVAL})
 LONGEST_TASK_ID = 128
 LONGEST_NOTE = 2000
-MOST_RESULTS = 16
+
+ReadUrls = Callable[[dict[str, Any]], tuple[str, ...]]
+"""Where an action has its results in the body of an answer."""
 
 
 class Kind(StrEnum):
@@ -28,7 +33,7 @@ class Kind(StrEnum):
     NOT_SENT = "not_sent"
     """Nothing left this machine: trying again is harmless."""
     REFUSED = "refused"
-    """The input is refused for good."""
+    """The input is refused for good; a poll says so of a video that "needs repair"."""
     OPERATOR = "operator"
     """Our key is bad or the tenant's purse is empty: the operator's fault, never the user's."""
     BUSY = "busy"
@@ -42,7 +47,7 @@ class Kind(StrEnum):
     RUNNING = "running"
     """The job goes on; `progress` may say how far it is."""
     DONE = "done"
-    """The job succeeded; `urls` may still be empty, which is not success yet."""
+    """The job succeeded; `urls` may still be empty, which is not success yet. Also a submit that brought its result."""
     FAILED = "failed"
     """The job ended badly."""
     MISSING = "missing"
@@ -56,6 +61,7 @@ class Verdict:
     kind: Kind
     note: str = ""
     task_id: str = ""
+    awaits_approval: bool = False
     urls: tuple[str, ...] = ()
     progress: int | None = None
     retry_after_seconds: float | None = None
@@ -91,6 +97,18 @@ def read_submit(answer: Answer) -> Verdict:
     return Verdict(Kind.AMBIGUOUS, note)
 
 
+def read_result(answer: Answer, read_urls: ReadUrls) -> Verdict:
+    """The verdict on the answer to a submit that blocks until the result is there."""
+    verdict = read_submit(answer)
+    if not 200 <= answer.status < 300:  # noqa: PLR2004
+        return verdict
+    body = _object(answer.body)
+    urls = read_urls(body) if body is not None and _word(body) not in FAILURE else ()
+    if not urls:
+        return Verdict(Kind.AMBIGUOUS, f"HTTP {answer.status} without a result: {_shown(answer.body)}")
+    return Verdict(Kind.DONE, _shown(answer.body), urls=urls)
+
+
 def _accepted(answer: Answer) -> Verdict:
     body = _object(answer.body)
     task_id = body.get("task_id") if body is not None else None
@@ -98,10 +116,11 @@ def _accepted(answer: Answer) -> Verdict:
         task_id = str(task_id)
     if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_TASK_ID or not task_id.isprintable():
         return Verdict(Kind.AMBIGUOUS, f"HTTP {answer.status} without a readable task_id: {_shown(answer.body)}")
-    return Verdict(Kind.ACCEPTED, _shown(answer.body), task_id=task_id)
+    waits = body is not None and _word(body) == AWAITING_APPROVAL
+    return Verdict(Kind.ACCEPTED, _shown(answer.body), task_id=task_id, awaits_approval=waits)
 
 
-def read_poll(answer: Answer, task_id: str) -> Verdict:
+def read_poll(answer: Answer, task_id: str, read_urls: ReadUrls) -> Verdict:
     """The verdict on the answer to a poll of `task_id`, by the table "answer to a poll"."""
     note = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
@@ -118,18 +137,21 @@ def read_poll(answer: Answer, task_id: str) -> Verdict:
     theirs = body.get("task_id")
     if theirs is not None and str(theirs) != task_id:
         return Verdict(Kind.TROUBLE, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]!a}")
-    return _by_word(body, answer)
+    return _by_word(body, answer, read_urls)
 
 
-def _by_word(body: dict[str, Any], answer: Answer) -> Verdict:
+def _by_word(body: dict[str, Any], answer: Answer, read_urls: ReadUrls) -> Verdict:
     word = _word(body)
+    if word == NEEDS_REPAIR:
+        return Verdict(Kind.REFUSED, f"{word}: {error_text(answer.body)}")
     if word in FAILURE:
         return Verdict(Kind.FAILED, f"{word}: {error_text(answer.body)}")
     if word in SUCCESS:
-        return Verdict(Kind.DONE, _shown(answer.body), urls=_urls(body))
+        return Verdict(Kind.DONE, _shown(answer.body), urls=read_urls(body))
     known = word in WAITING or word in RUNNING
     return Verdict(
         Kind.RUNNING,
+        awaits_approval=word == AWAITING_APPROVAL,
         progress=_progress(body.get("progress")),
         unknown_word="" if known else word[:40].encode(errors="replace").decode(),
     )
@@ -144,13 +166,6 @@ def _word(body: dict[str, Any]) -> str:
         if word in SUCCESS or word in FAILURE:
             return word
     return words[0] if words else ""
-
-
-def _urls(body: dict[str, Any]) -> tuple[str, ...]:
-    urls = body.get("result_urls")
-    if not isinstance(urls, list):
-        return ()
-    return tuple(url for url in urls if isinstance(url, str) and url.isprintable() and url)[:MOST_RESULTS]
 
 
 def _progress(value: Any) -> int | None:
@@ -190,7 +205,8 @@ def _reason(body: bytes) -> str:
         return "; ".join(parts)[:LONGEST_NOTE]
     error = value.get("error")
     nested = error.get("message") if isinstance(error, dict) else error
-    for text in (detail, nested, value.get("error_message"), value.get("message")):
+    guidance = (value.get("repair_summary"), value.get("user_facing_message"))
+    for text in (detail, nested, value.get("error_message"), value.get("message"), *guidance):
         if isinstance(text, str) and text:
             return text[:LONGEST_NOTE]
     return _shown(body)

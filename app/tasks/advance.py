@@ -1,7 +1,7 @@
 """One visit to one task: exactly one outside thing, then one commit fenced by `version`.
 
-prepare      look at the first reference's size      → submit
-submit       write the intent → POST to SEE2AI       → poll | submit again | failed
+prepare      settle a ratio, hand over, normalize    → prepare again | submit
+submit       write the intent → POST to SEE2AI       → poll | host | submit again | failed
 submitting   found again: its owner died in between  → failed, refunded, never sent twice
 poll         GET the status                          → poll again | host | failed
 host         egress → storage                        → completed | host again | one fresh poll | failed
@@ -10,7 +10,7 @@ host         egress → storage                        → completed | host agai
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import structlog
@@ -18,36 +18,38 @@ from sqlalchemy import select
 
 from app import metrics
 from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict, utc_after
-from app.egress import EgressError
 from app.errors import TaskFailure, Unavailable
 from app.faults import fault_point
-from app.media import read_size
 from app.runtime import Runtime
-from app.see2ai.actions import ACTIONS
-from app.see2ai.actions.fast_image import resolve_ratio
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import Kind
 from app.tables import tasks
 from app.tasks import decide
 from app.tasks.claim import Visit, boot_seconds, write
 from app.tasks.decide import Complete, Fail, Later, Move, Onward
-from app.tasks.finish import finish_task
+from app.tasks.durations import usual_seconds
+from app.tasks.finish import finish_task, with_step
 from app.tasks.host import host_results
+from app.tasks.prepare import prepare
+from app.tasks.providers import ask_leave
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-MOST_STEPS_KEPT = 40
-START_BYTES = 65_536
-PREPARE_SECONDS = 10.0
+AT_ONCE_SECONDS = 0.001  # a delay, so that the row is given back, but none to speak of
 
 
 class Stale(Exception):
     """Another visit was first: whatever this one found out changes nothing."""
 
 
-async def advance(runtime: Runtime, visit: Visit) -> Later | None:
-    """Takes the task one step on, and further while it is due at once.
+def always(_step: str) -> bool:
+    """Every step is this visit's own."""
+    return True
+
+
+async def advance(runtime: Runtime, visit: Visit, may_go_on: Callable[[str], bool] = always) -> Later | None:
+    """Takes the task one step on, and further while it is due at once and `may_go_on` to the next.
 
     Returns a Later for the caller to give back in a batch; None where everything is written. Raises Stale.
     """
@@ -55,13 +57,15 @@ async def advance(runtime: Runtime, visit: Visit) -> Later | None:
         fault_point("visit.claimed")
         move = decide.on_arrival(visit) or await _take_step(runtime, visit)
         if isinstance(move, Later):
-            return _with_estimate(visit, move)
+            return decide.with_estimate(visit, move, usual_seconds(runtime, visit.model_name, visit.action))
         if isinstance(move, Complete | Fail):
             await _end(runtime, visit, move)
             return None
+        if move.step != visit.step and not move.delay_seconds and not may_go_on(move.step):
+            move = replace(move, delay_seconds=AT_ONCE_SECONDS)
         await _until_heard(visit, lambda: _write_onward(runtime, visit, move))  # noqa: B023 (awaited at once)
         fault_point("onward.after_commit")
-        await runtime.notices.publish(visit.user_id, visit.task_no)
+        runtime.notices.publish(visit.user_id, visit.task_no)
         if move.delay_seconds > 0:
             return None
 
@@ -69,7 +73,7 @@ async def advance(runtime: Runtime, visit: Visit) -> Later | None:
 async def _take_step(runtime: Runtime, visit: Visit) -> Move:
     match visit.step:
         case "prepare":
-            return await _prepare(runtime, visit)
+            return await prepare(runtime, visit, lambda intent: _write_onward(runtime, visit, intent))
         case "submit":
             return await _submit(runtime, visit)
         case "poll":
@@ -79,86 +83,55 @@ async def _take_step(runtime: Runtime, visit: Visit) -> Move:
     raise AssertionError(f"no step {visit.step}")
 
 
-async def _prepare(runtime: Runtime, visit: Visit) -> Move:
-    """`auto` becomes the allowed ratio nearest to the first reference's own, 1:1 where it cannot be read."""
-    url = visit.request["image_input"][0]
-    try:
-        start = await runtime.egress.read_start(url, max_bytes=START_BYTES, timeout_seconds=PREPARE_SECONDS)
-        size = read_size(start)
-    except EgressError as error:
-        log.info("reference_unreadable", task_no=visit.task_no, error=str(error))
-        size = None
-    ratio = resolve_ratio(size)
-    return Onward("submit", f"auto is {ratio}", changes={"request": visit.request | {"aspect_ratio": ratio}})
-
-
 async def _submit(runtime: Runtime, visit: Visit) -> Move:
     """Writes the intent, then sends. Between the two nobody else may send, and after them nobody ever will."""
-    pause = runtime.circuit.pause_seconds()
-    if pause:
-        return _parked(visit, pause, f"circuit open: {runtime.circuit.reason}")
-    fault_point("send.before_intent")
-    await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))
-    fault_point("send.after_intent")
-    verdict = await runtime.see2ai.submit(ACTIONS[visit.action], visit.request, may_send=visit.is_held)
-    fault_point("send.after_answer")
-    verdict = _heed_circuit(runtime, verdict)
-    return decide.after_submit(visit, verdict)
+    action = runtime.actions[visit.action]
+    circuit = runtime.circuits[action.provider]
+    if pause := await ask_leave(runtime, circuit):
+        return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
+    with circuit.asking():
+        fault_point("send.before_intent")
+        await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))
+        fault_point("send.after_intent")
+        verdict = await runtime.see2ai.submit(action, visit.request, may_send=visit.is_held)
+        fault_point("send.after_answer")
+        verdict = circuit.heed(verdict)
+    return _with_hosting_deadline(runtime, visit, decide.after_submit(visit, verdict))
 
 
 async def _poll(runtime: Runtime, visit: Visit) -> Move:
+    action = runtime.actions[visit.action]
+    circuit = runtime.circuits[action.provider]
     is_last_look = visit.seconds_left() <= 0
-    pause = 0.0 if is_last_look else runtime.circuit.poll_pause_seconds()
+    is_asked_anyway = is_last_look or visit.upstream.get("relooked")  # of a job that is done, its links only
+    pause = 0.0 if is_asked_anyway else await ask_leave(runtime, circuit, is_poll=True)
     if pause:
-        return _parked(visit, pause, "polls slowed or circuit open: " + runtime.circuit.reason)
-    fault_point("poll.before")
-    verdict = await runtime.see2ai.poll(ACTIONS[visit.action], visit.upstream_task_id or "")
-    fault_point("poll.after_answer")
-    verdict = _heed_circuit(runtime, verdict)
+        return decide.parked(visit, pause, "polls slowed or circuit open: " + circuit.reason)
+    with circuit.asking(is_look=True):
+        fault_point("poll.before")
+        verdict = await runtime.see2ai.poll(action, visit.upstream_task_id or "")
+        fault_point("poll.after_answer")
+        verdict = circuit.heed(verdict, is_look=True)
     if verdict.kind is Kind.BUSY:
-        runtime.circuit.slow_polls(verdict.retry_after_seconds)
+        circuit.slow_polls(verdict.retry_after_seconds)
     now = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at)
-    move = decide.after_poll(visit, verdict, now, is_last_look=is_last_look)
-    if isinstance(move, Onward) and not visit.upstream.get("relooked"):
+    return _with_hosting_deadline(runtime, visit, decide.after_poll(visit, verdict, now, is_last_look=is_last_look))
+
+
+def _with_hosting_deadline(runtime: Runtime, visit: Visit, move: Move) -> Move:
+    """Hosting has a time of its own, counted from the first word that there is a result."""
+    if isinstance(move, Onward) and move.step == "host" and not visit.upstream.get("relooked"):
         return replace(move, deadline_seconds=runtime.settings.hosting_deadline_seconds)
     return move
 
 
-def _heed_circuit(runtime: Runtime, verdict: Verdict) -> Verdict:
-    """401, 402 and 403 open the circuit, and its pause becomes the task's; any real answer closes it."""
-    if verdict.kind is Kind.OPERATOR:
-        pause = runtime.circuit.refused(verdict.note)
-        return Verdict(verdict.kind, verdict.note, retry_after_seconds=pause)
-    if verdict.kind in {Kind.NOT_SENT, Kind.AMBIGUOUS, Kind.TROUBLE}:
-        runtime.circuit.unheard()
-    else:
-        runtime.circuit.answered()
-    return verdict
-
-
-def _parked(visit: Visit, pause_seconds: float, reason: str) -> Later:
-    return Later(
-        decide.within(pause_seconds, visit.seconds_left()),
-        visit.attempts,
-        visit.progress,
-        upstream=visit.upstream | {"note": reason[:500]},
-    )
-
-
-def _with_estimate(visit: Visit, move: Later) -> Later:
-    """Where SEE2AI gives no figure of its own, progress follows the model's usual time."""
-    if visit.step != "poll" or move.upstream.get("told"):
-        return move
-    guess = decide.estimate_progress(decide.job_seconds(visit), ACTIONS[visit.action].usual_seconds)
-    return replace(move, progress=max(move.progress, guess))
-
-
 async def _end(runtime: Runtime, visit: Visit, end: Complete | Fail) -> None:
     note = "completed" if isinstance(end, Complete) else f"failed: {end.reason.name} {end.note}"
-    steps = with_step(visit, "done", note)
-    if not await _until_heard(visit, lambda: finish_task(runtime, visit, end, steps)):
+    steps = with_step(visit.steps, "done", note)
+    is_ours = await _until_heard(visit, lambda: finish_task(runtime, visit, end, steps))
+    runtime.notices.publish(visit.user_id, visit.task_no)  # if another was first, that may be our own unheard COMMIT
+    if not is_ours:
         raise Stale
-    await runtime.notices.publish(visit.user_id, visit.task_no)
 
 
 async def _until_heard(visit: Visit, write_it: Callable[[], Awaitable[T]]) -> T:
@@ -191,7 +164,7 @@ async def _write_onward(runtime: Runtime, visit: Visit, move: Onward) -> None:
         changes["attempts"] = visit.attempts
         if not visit.is_held():
             raise Stale
-    steps = with_step(visit, move.step, move.note)
+    steps = with_step(visit.steps, move.step, move.note)
     try:
         async with runtime.sessions.begin() as session:
             if not await write(session, visit, step=move.step, steps=steps, **changes):
@@ -220,15 +193,9 @@ def _remember(visit: Visit, move: Onward, changes: dict[str, Any], steps: list[A
     visit.step, visit.steps, visit.held_until = move.step, steps, held_until
     if move.deadline_seconds is not None:
         visit.deadline_at = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at + move.deadline_seconds)
-    for name in ("attempts", "crashes", "request", "status", "upstream", "upstream_task_id"):
+    for name in ("attempts", "crashes", "progress", "request", "status", "upstream", "upstream_task_id"):
         if name in changes:
             setattr(visit, name, changes[name])
-
-
-def with_step(visit: Visit, step: str, note: str) -> list[dict[str, Any]]:
-    """The task's history with one more line, for `gateway tasks show`."""
-    line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "step": step, "note": note[:300]}
-    return [*visit.steps, line][-MOST_STEPS_KEPT:]
 
 
 def count_stale(visit: Visit) -> None:

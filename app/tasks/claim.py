@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, case, literal, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, case, literal, select, update
 
 from app.database import CommitUnknown, Session, Sessions, repeat_on_conflict, utc_after, utc_now
 from app.errors import Unavailable
@@ -74,18 +74,40 @@ class ClaimUnknown(Unavailable):
         super().__init__()
 
 
-@repeat_on_conflict
-async def claim_due(
-    sessions: Sessions, steps: Sequence[str], limit: int, lease_seconds: float, *, suspects: bool | None = None
-) -> list[Visit]:
-    """Up to `limit` due tasks on one of `steps`, the longest due first; no row is handed to two processes.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Some of the tasks: those on one of `steps`, but none of `not_actions`.
 
     `suspects` narrows it to tasks that were (or were not) left by two crashes in a row; None takes both.
+    """
+
+    steps: tuple[str, ...]
+    suspects: bool | None = None
+    not_actions: tuple[str, ...] = ()
+
+    def has(self, step: str, action: str) -> bool:
+        return step in self.steps and action not in self.not_actions
+
+
+async def find_work(sessions: Sessions, shares: Sequence[Share]) -> list[bool]:
+    """Which of `shares` have a task that is due: one pass for all, as most looks find nothing in most of them."""
+    async with sessions.read() as session:
+        due = (await session.execute(_KINDS)).all()
+    return [
+        any(share.has(kind.step, kind.action) and share.suspects in {None, bool(kind.is_suspect)} for kind in due)
+        for share in shares
+    ]
+
+
+@repeat_on_conflict
+async def claim_due(sessions: Sessions, share: Share, limit: int, lease_seconds: float) -> list[Visit]:
+    """Up to `limit` due tasks of a share, the longest due first; no row is handed to two processes.
+
     Raises ClaimUnknown.
     """
-    which = {"steps": list(steps), "most": limit, "suspect": suspects}
+    due, most = _is_due(share), {"most": limit}
     async with sessions.read() as session:
-        ids = list(await session.scalars(_LOOK[suspects is None], which))
+        ids = list(await session.scalars(_LOOK.where(due), most))
     if not ids:
         return []
     began = boot_seconds()
@@ -93,9 +115,9 @@ async def claim_due(
     try:
         async with sessions.begin() as session:
             # A scan for few rows among many would lock those it passes over, and hide them from other workers.
-            found = _DUE[suspects is None] if len(ids) == limit else _THESE
-            rows = [row for row in await session.execute(found, which | {"ids": ids}) if row.next_run_at is not None]
-            rows = [row for row in rows if row.next_run_at <= row.now and row.step in steps]
+            found = _ROWS.where(due).limit(bindparam("most")) if len(ids) == limit else _ROWS.where(_ids)
+            rows = [row for row in await session.execute(found, most | {"ids": ids}) if row.next_run_at is not None]
+            rows = [row for row in rows if row.next_run_at <= row.now and row.step in share.steps]
             if rows:
                 await session.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
     except CommitUnknown as error:
@@ -143,7 +165,11 @@ class Return:
 
 @repeat_on_conflict
 async def give_back(sessions: Sessions, returns: Sequence[Return]) -> None:
-    """Many rows in one transaction. A row that has another version by now is left alone."""
+    """Many rows in one transaction. A row that has another version or step by now is left alone.
+
+    The version alone would not do: after a claim whose COMMIT was not heard and did not happen, a cancel leads from
+    the same version to the next as well.
+    """
     async with sessions.begin() as session:
         await session.execute(
             _GIVE_BACK,
@@ -151,6 +177,7 @@ async def give_back(sessions: Sessions, returns: Sequence[Return]) -> None:
                 {
                     "b_id": r.visit.id,
                     "b_version": r.visit.version,
+                    "b_step": r.visit.step,
                     "b_delay": round(r.delay_seconds, 3),
                     "b_attempts": r.attempts,
                     "b_crashes": r.crashes,
@@ -197,26 +224,26 @@ _READ = [
 ]
 _ids = tasks.c.id.in_(bindparam("ids", expanding=True))
 
-_is_due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(bindparam("steps", expanding=True))
 _is_suspect = tasks.c.crashes + case((tasks.c.lease_until.is_not(None), 1), else_=0) >= SUSPECT_CRASHES
-_columns = [tasks.c[name] for name in _READ]
-# By whether both kinds are wanted.
-_WANTED = {True: _is_due, False: _is_due & (_is_suspect == bindparam("suspect"))}
-_LOOK = {
-    both: select(tasks.c.id).where(wanted).order_by(tasks.c.next_run_at).limit(bindparam("most"))
-    for both, wanted in _WANTED.items()
-}
-_DUE = {
-    both: select(*_columns, utc_now().label("now"))
-    .where(wanted)
-    .order_by(tasks.c.next_run_at)
-    .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
-    for both, wanted in _WANTED.items()
-}
-_THESE = (
-    select(*_columns, utc_now().label("now"))
-    .where(_ids)
+
+
+def _is_due(share: Share) -> ColumnElement[bool]:
+    due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(share.steps)
+    if share.suspects is not None:
+        due &= _is_suspect if share.suspects else ~_is_suspect
+    if share.not_actions:
+        due &= tasks.c.action.not_in(share.not_actions)
+    return due
+
+
+_KINDS = (
+    select(tasks.c.step, tasks.c.action, _is_suspect.label("is_suspect"))
+    .where(tasks.c.next_run_at <= utc_now())
+    .distinct()
+)
+_LOOK = select(tasks.c.id).order_by(tasks.c.next_run_at).limit(bindparam("most"))
+_ROWS = (
+    select(*[tasks.c[name] for name in _READ], utc_now().label("now"))
     .order_by(tasks.c.next_run_at)
     .with_for_update(skip_locked=True)
 )
@@ -241,7 +268,11 @@ _PROLONG = (
 )
 _GIVE_BACK = (
     update(tasks)
-    .where(tasks.c.id == bindparam("b_id"), tasks.c.version == bindparam("b_version"))
+    .where(
+        tasks.c.id == bindparam("b_id"),
+        tasks.c.version == bindparam("b_version"),
+        tasks.c.step == bindparam("b_step"),
+    )
     .ordered_values(
         (
             tasks.c.updated_at,

@@ -5,7 +5,7 @@ The tables "answer to a submit" and "answer to a poll" of the README live here, 
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ MOST_TROUBLES = 3  # tries of a submit that SEE2AI answers with 500, 502 or 503,
 MOST_EMPTY_LOOKS = 5  # looks at a success without any result URL
 LEAST_MISSING_LOOKS = 3
 MISSING_SECONDS = 60.0
-ESTIMATE_CEILING = 95
+PROGRESS_CEILING = 95  # of a task whose result is not stored yet, whoever's figure it is
 POLL_STAIRS = (
     (2.0, 2.0),
     (5.0, 3.0),
@@ -76,6 +76,12 @@ def as_it_was(visit: Visit, delay_seconds: float) -> Later:
     return Later(delay_seconds, visit.attempts, visit.progress, visit.crashes, visit.upstream)
 
 
+def parked(visit: Visit, pause_seconds: float, reason: str) -> Later:
+    """Back to the queue until SEE2AI may be asked again; `reason` is what the task fails with at its deadline."""
+    upstream = visit.upstream | {"note": reason[:500]}
+    return Later(within(pause_seconds, visit.seconds_left()), visit.attempts, visit.progress, upstream=upstream)
+
+
 Move = Later | Onward | Complete | Fail
 
 
@@ -94,10 +100,27 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
     """The table "answer to a submit"."""
     match verdict.kind:
         case Kind.ACCEPTED:
-            upstream = {"accepted_age": round(visit.age_seconds(), 1)}
-            changes = {"status": "processing", "upstream_task_id": verdict.task_id, "upstream": upstream}
+            changes = {
+                "status": "processing",
+                "upstream_task_id": verdict.task_id,
+                "upstream": {
+                    "accepted_age": round(visit.age_seconds(), 1),
+                    "approval": verdict.awaits_approval,
+                },
+            }
             delay = within(POLL_STAIRS[0][1], visit.seconds_left())
             return Onward("poll", f"accepted as {verdict.task_id}", delay, changes)
+        case Kind.DONE:
+            # Nothing to poll for a fresh look: a result that cannot be fetched is only tried again.
+            return Onward(
+                "host",
+                "SEE2AI answered with the result",
+                changes={
+                    "status": "processing",
+                    "progress": PROGRESS_CEILING,
+                    "upstream": {"urls": list(verdict.urls), "relooked": True},
+                },
+            )
         case Kind.REFUSED:
             return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
         case Kind.GAVE_UP:
@@ -112,6 +135,19 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
     return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.note, is_orphan=True)
 
 
+def after_chore(visit: Visit, verdict: Verdict) -> Move:
+    """What is asked of SEE2AI before the job itself did not work out. Asking again is harmless, so it is."""
+    upstream = visit.upstream | {"note": verdict.note[:500]}
+    if verdict.kind is Kind.REFUSED:
+        return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
+    if verdict.kind in {Kind.TROUBLE, Kind.AMBIGUOUS, Kind.GAVE_UP}:
+        upstream["troubles"] = visit.upstream.get("troubles", 0) + 1
+        if upstream["troubles"] >= MOST_TROUBLES:
+            return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.note)
+    delay = verdict.retry_after_seconds or backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS)
+    return Later(within(delay, visit.seconds_left()), visit.attempts + 1, visit.progress, upstream=upstream)
+
+
 def _send_again(visit: Visit, verdict: Verdict, upstream: dict[str, Any]) -> Move:
     """Back from the intent to `submit`: SEE2AI has certainly not taken the job."""
     delay = verdict.retry_after_seconds or backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS)
@@ -124,15 +160,34 @@ def after_poll(visit: Visit, verdict: Verdict, now: datetime, *, is_last_look: b
 
     `is_last_look`: it *began* at the deadline or later. One that only ended there is followed by a last one.
     """
-    if verdict.kind is Kind.FAILED:
-        return Fail(TaskFailure.UPSTREAM_FAILED, verdict.note)
+    if verdict.kind in {Kind.FAILED, Kind.REFUSED}:
+        return _ended_badly(visit, verdict)
     if verdict.kind is Kind.DONE and verdict.urls:
         upstream = visit.upstream | {"urls": list(verdict.urls)}
-        return Onward("host", "SEE2AI is done", changes={"upstream": upstream, "attempts": 0})
+        changes = {"upstream": upstream, "attempts": 0, "progress": PROGRESS_CEILING}
+        return Onward("host", "SEE2AI is done", changes=changes)
+    if visit.upstream.get("relooked"):
+        return _back_to_known_links(visit, verdict, is_last_look=is_last_look)
     move = _look_again(visit, verdict, now)
     if isinstance(move, Later) and is_last_look:
-        return Fail(TaskFailure.TIMED_OUT, verdict.note or "still running at the deadline")
+        reason = TaskFailure.APPROVAL_EXPIRED if move.upstream.get("approval") else TaskFailure.TIMED_OUT
+        return Fail(reason, verdict.note or "still running at the deadline")
     return move
+
+
+def _ended_badly(visit: Visit, verdict: Verdict) -> Fail:
+    if visit.upstream.get("approval"):
+        return Fail(TaskFailure.APPROVAL_EXPIRED, verdict.note)
+    is_refused = verdict.kind is Kind.REFUSED
+    return Fail(TaskFailure.UPSTREAM_REJECTED if is_refused else TaskFailure.UPSTREAM_FAILED, verdict.note)
+
+
+def _back_to_known_links(visit: Visit, verdict: Verdict, *, is_last_look: bool) -> Move:
+    """The fresh look brought no links: those known from before are tried on, until the hosting deadline."""
+    if is_last_look:
+        return Fail(TaskFailure.RESULT_LOST, visit.upstream.get("note") or verdict.note)
+    delay = within(backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS), visit.seconds_left())
+    return Onward("host", f"no news: {verdict.note}", delay, {"attempts": visit.attempts + 1})
 
 
 def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
@@ -163,8 +218,9 @@ def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
 def _still_running(visit: Visit, verdict: Verdict) -> Later:
     return Later(
         within(poll_delay_seconds(job_seconds(visit)), visit.seconds_left()),
-        progress=max(visit.progress, min(verdict.progress or 0, ESTIMATE_CEILING + 4)),
-        upstream=_without_404s(visit.upstream) | {"told": verdict.progress is not None},
+        progress=max(visit.progress, min(verdict.progress or 0, PROGRESS_CEILING)),
+        upstream=_without_404s(visit.upstream)
+        | {"told": verdict.progress is not None, "approval": verdict.awaits_approval},
     )
 
 
@@ -219,6 +275,18 @@ def within(delay_seconds: float, seconds_left: float) -> float:
     return max(min(delay_seconds, seconds_left + 0.01), 0.0)
 
 
+def with_estimate(visit: Visit, move: Later, usual_seconds: float) -> Later:
+    """While SEE2AI works and gives no figure of its own, progress follows the time that the model lately took."""
+    if visit.step != "poll" or move.upstream.get("told"):
+        return move
+    return replace(move, progress=max(move.progress, estimate_progress(job_seconds(visit), usual_seconds)))
+
+
 def estimate_progress(age_seconds: float, usual_seconds: float) -> int:
-    """A guess from the usual time: half of it is about 60 %, and it never reaches the ceiling."""
-    return min(int(ESTIMATE_CEILING * (1 - math.exp(-2 * max(age_seconds, 0) / usual_seconds))), ESTIMATE_CEILING)
+    """A guess from the usual time: half of it is about 60 %, and it never passes the ceiling."""
+    return min(int(PROGRESS_CEILING * (1 - math.exp(-2 * max(age_seconds, 0) / usual_seconds))), PROGRESS_CEILING)
+
+
+def estimate_seconds_left(progress: int, age_seconds: float, usual_seconds: float) -> int:
+    """What `progress` leaves of the usual time, less the time since it was told; 0 says "any moment"."""
+    return math.ceil(max(usual_seconds * (100 - progress) / 100 - max(age_seconds, 0), 0))

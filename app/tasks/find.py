@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, select
 
-from app.database import Sessions, containing
+from app.database import Sessions, containing, utc_now
 from app.errors import NotFound
 from app.tables import tasks
 
@@ -40,7 +40,7 @@ async def list_tasks(
 ) -> tuple[list[dict[str, Any]], int]:
     """One page, newest first, and the total number."""
     wanted = _conditions(user_id, filters)
-    newest = select(*_VISIBLE).where(*wanted).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    newest = select(*VISIBLE).where(*wanted).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
     async with sessions.read() as session:
         total = int(await session.scalar(select(func.count()).select_from(tasks).where(*wanted)) or 0)
         rows = await session.execute(newest.limit(size).offset((page - 1) * size))
@@ -74,24 +74,28 @@ async def get_task_for_operator(sessions: Sessions, task_no: str) -> dict[str, A
     return dict(row._mapping)
 
 
-_VISIBLE = [
-    tasks.c[name]
-    for name in [
-        "task_no",
-        "model_name",
-        "status",
-        "task_type",
-        "progress",
-        "prompt",
-        "image_url",
-        "params",
-        "results",
-        "points_cost",
-        "created_at",
-        "updated_at",
-        "completed_at",
-        "error_code",
-        "error_message",
-    ]
+VISIBLE: list[ColumnElement[Any]] = [
+    utc_now().label("now"),
+    *(
+        tasks.c[name]
+        for name in [
+            "task_no",
+            "model_name",
+            "status",
+            "task_type",
+            "action",
+            "progress",
+            "prompt",
+            "image_url",
+            "params",
+            "results",
+            "points_cost",
+            "created_at",
+            "updated_at",
+            "completed_at",
+            "error_code",
+            "error_message",
+        ]
+    ),
 ]
-_ONE = select(*_VISIBLE).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))
+_ONE = select(*VISIBLE).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))

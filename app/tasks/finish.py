@@ -1,18 +1,23 @@
 """Ends a task: its status and its settle or refund in one transaction, fenced; then everybody is told."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from app import metrics
 from app.database import repeat_on_conflict, utc_now
+from app.errors import TaskFailure
 from app.faults import fault_point
 from app.points import ledger
 from app.runtime import Runtime
 from app.tasks.claim import Visit, write
 from app.tasks.decide import Complete, Fail
+from app.webhooks import outbox
 
 log = structlog.get_logger()
+
+MOST_STEPS_KEPT = 40
 
 
 @repeat_on_conflict
@@ -21,11 +26,14 @@ async def finish_task(runtime: Runtime, visit: Visit, end: Complete | Fail, step
     async with runtime.sessions.begin() as session:
         if not await write(session, visit, **_columns(visit, end), steps=steps):
             return False
+        event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
+        await outbox.enqueue(session, user_id=visit.user_id, task_id=visit.id, event=event)
         money = {"user_id": visit.user_id, "task_id": visit.id, "cost": visit.points_cost}
         if visit.points_cost and isinstance(end, Complete):
             await ledger.settle(session, **money)
         elif visit.points_cost:
-            await ledger.refund(session, **money, remark=f"任务失败退还 {visit.task_no}")
+            grace_days = runtime.settings.refund_grace_days
+            await ledger.refund(session, **money, remark=f"任务失败退还 {visit.task_no}", grace_days=grace_days)
         fault_point("finish.before_commit")
     fault_point("finish.after_commit")
     _count(visit, end)
@@ -33,18 +41,31 @@ async def finish_task(runtime: Runtime, visit: Visit, end: Complete | Fail, step
 
 
 def _columns(visit: Visit, end: Complete | Fail) -> dict[str, Any]:
-    ended = {"step": "done", "next_run_at": None, "lease_until": None, "completed_at": utc_now()}
     if isinstance(end, Complete):
-        return {**ended, "status": "completed", "progress": 100, "results": end.results}
+        return {**_ended(), "status": "completed", "progress": 100, "results": end.results}
+    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream": visit.upstream}
+
+
+def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = False) -> dict[str, Any]:
+    """What a task's row says once it has failed; the refund belongs into the same transaction."""
     return {
-        **ended,
+        **_ended(),
         "status": "failed",
-        "error_code": end.reason.name,
-        "error_message": end.reason.value,
-        "operator_note": end.note or None,
-        "suspected_orphan": end.is_orphan,
-        "upstream": visit.upstream,
+        "error_code": reason.name,
+        "error_message": reason.value,
+        "operator_note": note or None,
+        "suspected_orphan": is_orphan,
     }
+
+
+def _ended() -> dict[str, Any]:
+    return {"step": "done", "next_run_at": None, "lease_until": None, "completed_at": utc_now()}
+
+
+def with_step(steps: list[dict[str, Any]], step: str, note: str) -> list[dict[str, Any]]:
+    """A task's history with one more line, for `gateway tasks show`."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "step": step, "note": note[:300]}
+    return [*steps, line][-MOST_STEPS_KEPT:]
 
 
 def _count(visit: Visit, end: Complete | Fail) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from app.egress import EgressError
 from app.faults import fault_point
-from app.media import MediaError, inspect_image, make_thumbnail
+from app.media import MediaError, inspect_image, inspect_video, make_thumbnail
 from app.runtime import Runtime
 from app.storage import StorageError
 from app.tasks.claim import Visit
@@ -19,8 +19,8 @@ from app.tasks.decide import Complete, Move, after_host_fault
 
 log = structlog.get_logger()
 
-LARGEST_PICTURE_BYTES = 50_000_000
-DOWNLOAD_SECONDS = 120.0
+LARGEST_BYTES = {"image": 50_000_000, "video": 1_000_000_000}
+DOWNLOAD_SECONDS = {"image": 120.0, "video": 900.0}
 
 
 async def host_results(runtime: Runtime, visit: Visit) -> Move:
@@ -37,24 +37,43 @@ async def host_results(runtime: Runtime, visit: Visit) -> Move:
 
 
 async def _host(runtime: Runtime, visit: Visit, place: int, url: str) -> dict[str, Any]:
+    """Fetched into a file and put from there: a film of any length takes no memory."""
     fault_point("host.before")
+    kind = runtime.actions[visit.action].media
     key = f"results/{visit.created_at:%Y/%m}/{visit.task_no}-{place}"
     with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
         path = Path(directory) / "result"
         fetched = await runtime.egress.download(
-            url, path, max_bytes=LARGEST_PICTURE_BYTES, timeout_seconds=DOWNLOAD_SECONDS
+            url, path, max_bytes=LARGEST_BYTES[kind], timeout_seconds=DOWNLOAD_SECONDS[kind]
         )
         fault_point("host.after_download")
-        picture = await inspect_image(path)
-        thumbnail = await make_thumbnail(path)
-        await runtime.store.put_file(f"{key}.{picture.ext}", path, picture.mime)
-        await runtime.store.put(f"{key}-thumb.jpg", thumbnail, "image/jpeg")
+        store = _store_film if kind == "video" else _store_picture
+        stored = await store(runtime, key, path)
         fault_point("host.after_upload")
+    return {**stored, "bytes": fetched.size_bytes}
+
+
+async def _store_picture(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
+    picture = await inspect_image(path)
+    thumbnail = await make_thumbnail(path)
+    await runtime.store.put_file(f"{key}.{picture.ext}", path, picture.mime)
+    await runtime.store.put(f"{key}-thumb.jpg", thumbnail, "image/jpeg")
     return {
         "key": f"{key}.{picture.ext}",
         "thumbnailKey": f"{key}-thumb.jpg",
         "type": picture.mime,
         "width": picture.width,
         "height": picture.height,
-        "bytes": fetched.size_bytes,
+    }
+
+
+async def _store_film(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
+    film = await inspect_video(path)
+    await runtime.store.put_file(f"{key}.{film.ext}", path, film.mime)
+    return {
+        "key": f"{key}.{film.ext}",
+        "type": film.mime,
+        "width": film.width,
+        "height": film.height,
+        "durationSeconds": round(film.duration_seconds, 3),
     }

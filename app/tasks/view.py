@@ -1,11 +1,12 @@
 """A task as callers see it, from its row. Upstream ids, provider texts and storage keys stay here."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from app.runtime import Runtime
+from app.tasks.decide import estimate_seconds_left
+from app.tasks.durations import usual_seconds
+from app.times import local_time
 
 SNIPPET_CHARACTERS = 20
 CLAUSE_MARKS = ",，。;；!！?？、"
@@ -22,13 +23,15 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
         "status": row["status"],
         "taskType": row["task_type"],
         "progress": row["progress"],
+        "estimatedSecondsLeft": _seconds_left(runtime, row),
         "promptSnippet": snippet(row["prompt"]),
         "prompt": row["prompt"],
         "imageUrl": row["image_url"],
         "params": row["params"],
         "resultUrl": urls[0] if urls else None,
         "resultUrls": urls,
-        "thumbnailUrls": [runtime.store.public_url(result["thumbnailKey"]) for result in results],
+        "thumbnailUrls": [runtime.store.public_url(r["thumbnailKey"]) for r in results if "thumbnailKey" in r],
+        "results": [_view_result(url, result) for url, result in zip(urls, results, strict=True)],
         "pointsCost": row["points_cost"],
         "pointsRefunded": row["points_cost"] if row["status"] == "failed" else 0,
         "createTime": local_time(row["created_at"], zone),
@@ -39,6 +42,21 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _seconds_left(runtime: Runtime, row: Mapping[str, Any]) -> int | None:
+    """None once it has ended. How long a task waits before it is generated, nobody knows: that time is not in it."""
+    if row.get("completed_at") is not None:
+        return None
+    is_begun = row["status"] == "processing"
+    told_for = (row["now"] - row["updated_at"]).total_seconds() if is_begun else 0.0
+    return estimate_seconds_left(row["progress"], told_for, usual_seconds(runtime, row["model_name"], row["action"]))
+
+
+def _view_result(url: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """`durationSeconds` is null for a picture."""
+    told = {name: result.get(name) for name in ("type", "bytes", "width", "height", "durationSeconds")}
+    return {"url": url, **told}
+
+
 def snippet(prompt: str) -> str:
     """The whole prompt up to 20 characters; else cut at the last clause mark within them, or at 20, then `...`."""
     if len(prompt) <= SNIPPET_CHARACTERS:
@@ -46,8 +64,3 @@ def snippet(prompt: str) -> str:
     start = prompt[:SNIPPET_CHARACTERS]
     cut = max(start.rfind(mark) for mark in CLAUSE_MARKS)
     return (start[:cut] if cut > 0 else start) + "..."
-
-
-def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
-    """ISO to the second, without an offset."""
-    return None if moment is None else moment.astimezone(zone).isoformat(timespec="seconds")[:19]

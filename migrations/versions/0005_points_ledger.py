@@ -32,6 +32,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("kind <> 'grant' OR (ref IS NOT NULL AND points > 0)", name=op.f("ck_points_ledger_grant")),
         sa.CheckConstraint(
+            "kind <> 'expire' OR (ref IS NOT NULL AND points < 0)", name=op.f("ck_points_ledger_expire")
+        ),
+        sa.CheckConstraint("kind <> 'adjust' OR ref IS NOT NULL", name=op.f("ck_points_ledger_adjust")),
+        sa.CheckConstraint(
             "kind IN ('grant', 'deduct', 'settle', 'refund', 'expire', 'adjust')",
             name=op.f("ck_points_ledger_kind"),
         ),

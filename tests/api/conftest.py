@@ -1,11 +1,14 @@
 """What tests of the REST door share."""
 
 import io
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
 
 from app import logs
+from app.runtime import Runtime
+from tests.api.streams import Door, open_door
 
 
 @pytest.fixture
@@ -17,3 +20,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     stream = io.StringIO()
     monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
     return stream
+
+
+@pytest.fixture
+async def door(runtime: Runtime) -> AsyncIterator[Door]:
+    """The door with a socket, for what has no end: `api` reads every answer whole."""
+    async with open_door(runtime) as opened:
+        yield opened

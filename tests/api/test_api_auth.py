@@ -363,8 +363,8 @@ async def test_anothers_task_answers_like_none_at_all(make: Maker, api: httpx.As
     nothing = await body(other, "TASK-20251026153045123-4567")
     assert (nothing["code"], nothing["errorCode"], nothing["message"]) == (404, "NOT_FOUND", "任务不存在")
     began = time.monotonic()
-    assert await body(other, task_no, "?wait=5") == nothing
-    assert time.monotonic() - began < 2
+    assert await body(other, task_no, "?wait=60") == nothing
+    assert time.monotonic() - began < 30
     unlike = [
         task_no.lower(),
         task_no + "%20",

@@ -16,6 +16,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck
 
+from app.api import deps
 from app.main import create_app
 from app.points.audit import audit
 from app.runtime import Runtime
@@ -25,11 +26,16 @@ from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+HOOK = "https://receiver.example.com/hook"
 REFUSALS = {
     (400, "INVALID_PARAMETER"),
     (400, "MODEL_NOT_FOUND"),
+    (400, "CODE_NOT_REDEEMABLE"),
     (404, "NOT_FOUND"),
     (405, "METHOD_NOT_ALLOWED"),
+    (409, "IDEMPOTENCY_CONFLICT"),
+    (409, "NOT_CANCELLABLE"),
+    (409, "GRANT_CONFLICT"),
     (413, "PAYLOAD_TOO_LARGE"),
     (415, "UNSUPPORTED_MEDIA"),
 }
@@ -37,8 +43,12 @@ REFUSALS = {
 
 @pytest.mark.settings(max_tasks_in_flight=10**6)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-async def test_no_request_made_up_from_the_document_breaks_the_door(make: Maker, runtime: Runtime) -> None:
-    user = await make.user(points=10**9)
+async def test_no_request_made_up_from_the_document_breaks_the_door(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "REDEEMS_A_MINUTE", 10**6)
+    monkeypatch.setattr(deps, "WEBHOOK_TESTS_A_MINUTE", 10**6)
+    user = await make.user(points=10**9, admin=True)
     known = await make.task_no(user)
     document = create_app(runtime.settings, runtime).openapi()
     answered: Counter[tuple[str, int]] = Counter()
@@ -56,6 +66,7 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(make: Maker,
     assert paths == {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     assert answered["POST /user/ai/tasks/submit", 200]
     assert answered["POST /user/ai/tasks/submit", 400]
+    assert answered["POST /user/webhooks/endpoints", 200]
     assert answered["GET /user/ai/tasks/list", 200]
     assert answered["GET /user/ai/tasks/list", 400]
     assert answered["GET /user/ai/tasks/{task_no}", 200]
@@ -88,7 +99,7 @@ async def ask(api: httpx.AsyncClient, case: Any, user: User, known: str) -> tupl
     if case.operation.path.endswith("{task_no}") and len(url) % 3 == 0:  # else every number would be unknown
         url = f"http://gateway.test/user/ai/tasks/{known}"
     body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body or b""
-    body = with_a_real_model(body)
+    body = with_real_names(body, case.operation.path)
     secret = {"authorization", "x-api-key", "content-length"}
     headers = {name: value for name, value in prepared.headers.items() if name.lower() not in secret}
     answer = await api.request(case.method, url, content=body, headers=headers | user.headers)
@@ -101,13 +112,19 @@ async def ask(api: httpx.AsyncClient, case: Any, user: User, known: str) -> tupl
     return f"{case.operation.method.upper()} {case.operation.path}", answer.status_code
 
 
-def with_a_real_model(body: bytes) -> bytes:
-    """Most bodies name a model that exists: else none would get any further."""
+def with_real_names(body: bytes, path: str) -> bytes:
+    """Most bodies name a model that exists, and addresses that could: else none would get any further."""
     try:
         fields = json.loads(body)
     except ValueError:
         return body
     if isinstance(fields, dict) and isinstance(fields.get("modelName"), str) and len(body) % 4:
         fields["modelName"] = IMAGE_MODEL if len(body) % 2 else TEXT_MODEL
+        if isinstance(fields.get("callbackUrl"), str):
+            fields["callbackUrl"] = HOOK
+        if len(body) % 3 == 0:  # what is most often wrong
+            fields = {name: value for name, value in fields.items() if name not in {"imageUrl", "params"}}
         return json.dumps(fields).encode()
+    if isinstance(fields, dict) and isinstance(fields.get("url"), str) and "/endpoints" in path and len(body) % 4:
+        return json.dumps(fields | {"url": HOOK}).encode()
     return body

@@ -1,34 +1,19 @@
 """`gateway` as an operator types it: answers, exit codes, one-line reasons."""
 
+import asyncio
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from services import run_sql
+from typer.testing import Result
 
-from app.cli.commands import app
-from app.errors import GatewayError
+from app.cli.commands import main
 from tests.worlds import World
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def gateway(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Run:
-    """Runs a command against this world's database; an error of ours comes out as exit 1, as `main` has it."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in world.settings.items():
-        monkeypatch.setenv(name.upper(), str(value))
-    runner = CliRunner()
-
-    def run(*words: str) -> Result:
-        result = runner.invoke(app, list(words))
-        if isinstance(result.exception, GatewayError):
-            result.exit_code = 1
-        return result
-
-    return run
 
 
 def said(result: Result) -> Any:
@@ -109,3 +94,36 @@ def test_for_people_it_prints_plain_lines(gateway: Run) -> None:
     assert "userId: " in gateway("users", "create").stdout
     assert "sc_soraimg_text_1x1" in gateway("models", "list").stdout
     assert gateway("audit").stdout.startswith("ok")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_audit_of_wrong_books_is_exit_1_with_the_rows(gateway: Run, world: World, as_json: bool) -> None:
+    user_id = said(gateway("users", "create", "--points", "50", "--json"))["userId"]
+    wrong = "UPDATE points_accounts SET available = available - 20, held = held + 20"
+    asyncio.run(run_sql(str(world.settings["database_url"]), wrong))
+    result = gateway("audit", "--json") if as_json else gateway("audit")
+    assert result.exit_code == 1
+    if as_json:
+        told = json.loads(result.stdout)
+        (violation,) = told["violations"]
+        assert (told["ok"], violation["invariant"]) == (False, "I1")
+        assert violation["meaning"] == "an account equals the fold of its ledger"
+        row = violation["row"]
+        assert (row["user_id"], row["held"], int(row["folded_held"])) == (user_id, 20, 0)
+        return
+    first, second, last = result.stdout.splitlines()
+    assert first == "I1  an account equals the fold of its ledger"
+    assert f"'user_id': {user_id}" in second
+    assert last == "1 violations"
+
+
+def test_arguments_that_are_not_utf_8_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["gateway", "points", "grant", "1", "5", "--ref", b"\xff".decode(errors="surrogateescape")]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "the arguments are not UTF-8\n"

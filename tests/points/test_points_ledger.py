@@ -7,12 +7,14 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from app.database import DuplicateRow
-from app.errors import InsufficientPoints, InvalidParameter
+from app.errors import GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import ledger
 from app.points.statement import get_balance
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.submit import Submission, submit_task
+from app.tasks.cancel import cancel_task
+from app.tasks.order import Submission
+from app.tasks.submit import submit_task
 from tests.makers import TEXT_MODEL, Maker
 from tests.worlds import execute
 
@@ -31,7 +33,11 @@ async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, run
 async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -> None:
     first, second = await make.user(), await make.user()
     assert await ledger.grant(runtime.sessions, user_id=first.id, points=5, ref="r") == (True, 5)
-    assert await ledger.grant(runtime.sessions, user_id=second.id, points=5, ref="r") == (False, 0)
+    for user_id, points in ((second.id, 5), (first.id, 6)):
+        with pytest.raises(GrantConflict):
+            await ledger.grant(runtime.sessions, user_id=user_id, points=points, ref="r")
+    assert await ledger.grant(runtime.sessions, user_id=first.id, points=5, ref="r") == (False, 5)
+    assert await make.balance(second) == (0, 0)
 
 
 @pytest.mark.parametrize("points", [0, -1, 2**53 + 1])
@@ -87,7 +93,7 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
 
     async def close_twice() -> None:
         async with runtime.sessions.begin() as session:
-            await ledger.refund(session, **money, remark="")
+            await ledger.refund(session, **money, remark="", grace_days=7)
             await ledger.settle(session, **money)
 
     with pytest.raises(DuplicateRow):
@@ -97,7 +103,7 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
             await ledger.deduct(session, **money, remark="")
     with pytest.raises(ledger.BooksDisagree):
         async with runtime.sessions.begin() as session:
-            await ledger.refund(session, user_id=user.id, task_id=row["id"], cost=61, remark="")
+            await ledger.refund(session, user_id=user.id, task_id=row["id"], cost=61, remark="", grace_days=7)
     assert await make.balance(user) == (30, 60)
 
 
@@ -106,11 +112,20 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
     [
         "UPDATE points_ledger SET points = points + 1",
         "DELETE FROM points_ledger",
+        "REPLACE INTO points_ledger SELECT * FROM points_ledger",
+        "REPLACE INTO points_ledger (id, user_id, seq, kind, points, held, balance_after, ref, created_at)"
+        " SELECT id, user_id, seq, kind, 5000, 0, 5000, ref, created_at FROM points_ledger",
         "UPDATE points_accounts SET available = -1",
         "UPDATE points_accounts SET available = available + 1",
         "UPDATE points_accounts SET held = -1, available = available + 1",
         "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, created_at)"
         " VALUES (1, 99, 'grant', 5, 0, 5, '2026-01-01')",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, created_at)"
+        " VALUES (1, 99, 'adjust', 5, 0, 5, '2026-01-01')",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, created_at)"
+        " VALUES (1, 99, 'expire', -5, 0, 5, '2026-01-01')",
+        "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, ref, created_at)"
+        " VALUES (1, 99, 'expire', 5, 0, 5, 'expire:1', '2026-01-01')",
         "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, phase, task_id, created_at)"
         " VALUES (1, 99, 'settle', 5, -5, 5, 'close', 7, '2026-01-01')",
         "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, ref, created_at)"
@@ -149,3 +164,32 @@ async def test_the_cap_on_running_tasks_is_exact_under_contention(make: Maker, r
     assert refused.json()["errorCode"] == "TOO_MANY_TASKS"
     assert refused.headers["Retry-After"] == "5"
     assert await make.balance(user) == (3000 - 150, 150)
+
+
+@pytest.mark.settings(max_tasks_in_flight=5)
+async def test_the_cap_is_as_exact_where_some_tasks_are_free(make: Maker, runtime: Runtime) -> None:
+    await execute(runtime, "UPDATE points_config SET points_cost = 0 WHERE model_name = 'sc_soraimg_text_2x3'")
+    user = await make.user(points=3000)
+    models = (TEXT_MODEL, "sc_soraimg_text_2x3", "sc_soraimg_text_2x3")
+    answers = await asyncio.gather(*[make.submit(user, "并发", model=models[number % 3]) for number in range(30)])
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 25
+    poor = await make.user()
+    answers = await asyncio.gather(*[make.submit(poor, "并发", model=models[1]) for _ in range(30)])
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 25
+
+
+@pytest.mark.settings(max_tasks_in_flight=1)
+async def test_the_cap_counts_no_task_that_has_ended(make: Maker) -> None:
+    user = await make.user(points=90)
+    for _ in range(3):
+        task_no = await make.task_no(user)
+        assert (await make.submit(user)).status_code == 429
+        await cancel_task(make.runtime, user.id, task_no)
+    assert await make.balance(user) == (90, 0)
+
+
+async def test_a_remark_is_as_long_as_its_column_on_every_database(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    with pytest.raises(InvalidParameter, match="remark"):
+        await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="r", remark="注" * 256)
+    assert await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="r", remark="注" * 255) == (True, 5)

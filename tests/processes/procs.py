@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 
-START_SECONDS = 40.0  # two cores, many interpreters starting at once
+START_SECONDS = 90.0  # two cores, many interpreters starting at once
 LOOK_SECONDS = 0.05
 LINES_SHOWN = 60
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
@@ -22,7 +22,7 @@ def script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def until(what: str, look: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(what: str, look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first truthy answer of `look`; an AssertionError that says `what` where none comes in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -72,7 +72,7 @@ class Process:
     def kill(self) -> None:
         """kill -9, and gone."""
         self.send(signal.SIGKILL)
-        self._popen.wait(10)
+        self._popen.wait(60)
 
     def freeze(self) -> None:
         self.send(signal.SIGSTOP)
@@ -85,11 +85,11 @@ class Process:
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[0] == "T"
 
-    def ends(self, seconds: float = 30.0) -> int:
+    def ends(self, seconds: float = 60.0) -> int:
         """Waits for the end by itself; the exit code."""
         return self._popen.wait(seconds)
 
-    def terminate(self, seconds: float = 30.0) -> int:
+    def terminate(self, seconds: float = 60.0) -> int:
         """SIGTERM, as every supervisor sends it; the exit code."""
         self.send(signal.SIGTERM)
         return self._popen.wait(seconds)
@@ -142,7 +142,7 @@ class Processes:
             env=self.environment | own,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"gateway {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}"
@@ -157,7 +157,7 @@ class Processes:
                 # The whole session: `gateway serve --workers 2` has children.
                 os.killpg(process.pid, signal.SIGCONT)
                 os.killpg(process.pid, signal.SIGKILL)
-                process.ends(10)
+                process.ends()
         print("\n".join(self._tails()))  # pytest shows it where a test has failed
 
     def _tails(self) -> list[str]:
@@ -170,7 +170,7 @@ class Processes:
 
 def _answers(url: str) -> bool:
     try:
-        httpx.get(url, timeout=1, trust_env=False)
+        httpx.get(url, timeout=5, trust_env=False)
     except httpx.HTTPError:
         return False
     return True

@@ -22,7 +22,7 @@ class Proxy:
     cut         forwards a few bytes of each answer, then closes
 
     `lose` names texts of statements: the COMMIT that follows the next such statement is forwarded, and the connection
-    ends before its answer comes back, once for each text; what was lost moves to `lost`.
+    ends once its answer has come as far as here, once for each text; what was lost moves to `lost`.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -96,10 +96,11 @@ class Proxy:
                 doomed += [text for text in self.lose if text in data]
                 self.lose = [text for text in self.lose if text not in doomed]
                 if doomed and COMMIT in data.upper():
-                    setattr(here, "is_deaf", True)  # noqa: B010
+                    has_come = asyncio.Event()
+                    setattr(here, "unheard", has_come)  # noqa: B010
                     there.write(data)
                     await there.drain()
-                    await asyncio.sleep(0.2)
+                    await has_come.wait()
                     self.lost += doomed
                     _reset(here)
                     return
@@ -110,7 +111,10 @@ class Proxy:
         """From the database to the gateway."""
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if self._mode == "blackhole" or getattr(here, "is_deaf", False):
+                if unheard := getattr(here, "unheard", None):
+                    unheard.set()
+                    continue
+                if self._mode == "blackhole":
                     continue
                 if self._mode == "cut":
                     here.write(data[:3])
@@ -129,9 +133,9 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def proxied(host: str, port: int) -> Iterator[Proxy]:
+def proxied(host: str, port: int, kind: type[Proxy] = Proxy) -> Iterator[Proxy]:
     """A running proxy before `host:port`."""
-    proxy, is_ready = Proxy((host, port)), threading.Event()
+    proxy, is_ready = kind((host, port)), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(proxy._serve(is_ready)), daemon=True)
     thread.start()
     assert is_ready.wait(5)

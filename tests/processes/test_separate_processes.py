@@ -25,7 +25,7 @@ class Caller:
     """Speaks the public API, by turns with each API process."""
 
     def __init__(self, origins: list[str], headers: dict[str, str]) -> None:
-        self._clients = [httpx.Client(base_url=one, headers=headers, timeout=10, trust_env=False) for one in origins]
+        self._clients = [httpx.Client(base_url=one, headers=headers, timeout=60, trust_env=False) for one in origins]
         self._turn = 0
 
     def _client(self) -> httpx.Client:

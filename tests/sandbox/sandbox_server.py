@@ -13,7 +13,13 @@ import uvicorn
 from app.sandbox import create_sandbox
 
 KEY = "sk-sandbox-test"
-ACTION = "/api/v1/actions/see2ai_image_generation_fast_v1"
+ACTIONS = "/api/v1/actions"
+ACTION = f"{ACTIONS}/see2ai_image_generation_fast_v1"
+UNIWORLD = f"{ACTIONS}/see2ai_image_uniworld_v2"
+VIDEO = f"{ACTIONS}/see2ai_video_generation_v1"
+NORMALIZE = f"{ACTIONS}/see2ai_image_normalize_v1"
+UPLOAD = f"{ACTIONS}/see2ai_storage_upload_v1"
+RUNNING = {"pending", "running"}
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,32 @@ class Server:
     def finish(self, prompt: str, **fields: Any) -> dict[str, Any]:
         """Submits, and polls until an end; the last answer."""
         task_id = self.submit(prompt, **fields).raise_for_status().json()["task_id"]
-        for _ in range(200):
+        for _ in range(2000):
             answer = self.poll(task_id)
             if answer.status_code == 200 and answer.json()["state"].lower() not in {"pending", "running"}:
                 return answer.json()
             time.sleep(0.02)
         raise AssertionError("the job did not end")
 
+    def post(self, action: str, **body: Any) -> httpx.Response:
+        return self.client.post(action, json=body)
+
+    def look(self, action: str, task_id: str) -> httpx.Response:
+        return self.client.get(f"{action}/status/{task_id}")
+
+    def make(self, action: str, **body: Any) -> dict[str, Any]:
+        """Submits to any asynchronous action, and looks until an end; the last answer."""
+        task_id = self.post(action, **body).raise_for_status().json()["task_id"]
+        for _ in range(2000):
+            answer = self.look(action, task_id).json()
+            if (answer.get("state") or answer.get("status")).lower() not in RUNNING:
+                return answer
+            time.sleep(0.02)
+        raise AssertionError("the job did not end")
+
     def fetch(self, url: str) -> httpx.Response:
         """The picture as a stranger fetches it: without the key."""
-        return httpx.get(url, timeout=5)
+        return httpx.get(url, timeout=60)
 
     def journal(self, **query: str) -> list[dict[str, Any]]:
         return self.client.get("/journal", params=query).json()
@@ -63,7 +85,7 @@ def serve(loop: str = "auto", http: str = "auto", **settings: Any) -> Iterator[S
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=origin, headers={"authorization": f"Bearer {KEY}"}, timeout=5) as client:
+    with httpx.Client(base_url=origin, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
         yield Server(origin, client)
     server.should_exit = True
     thread.join(5)

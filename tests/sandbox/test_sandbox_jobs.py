@@ -3,21 +3,21 @@ from uuid import uuid4
 
 import pytest
 
-from app.sandbox.jobs import Job, JobBook, look_at, next_trouble, usual_seconds
+from app.sandbox.jobs import Job, JobBook, Words, first_look, look_at, next_trouble, usual_seconds
 from app.sandbox.markers import parse_prompt
+from app.sandbox.pictures import Picture
 
 
 def job(clauses: str = "take 10", *, digest: str = "d") -> Job:
     plan = parse_prompt(f"[[sandbox: {clauses}]]")
     return Job(
         task_id=uuid4().hex,
+        action="see2ai_image",
         plan=plan,
-        text="a cat",
+        work=Picture("a cat", digest, "label", (64, 64), "jpg"),
+        words=Words("pending", "running", "success", shouts=True),
         prompt_digest=digest,
-        aspect_ratio="1:1",
-        resolution="1K",
-        output_format="jpg",
-        references=0,
+        cost_points=10,
         submitted_at=100.0,
         take_seconds=10.0,
     )
@@ -53,6 +53,28 @@ def test_the_end_is_the_word_asked_for(word: str, succeeds: bool) -> None:
     assert (look.status, look.state, look.has_ended, look.has_succeeded) == (word, word, True, succeeds)
 
 
+def test_a_job_that_nobody_approves_expires() -> None:
+    waiting = job("approval 5; end done")
+    assert words(waiting, 0, 4.9, 5, 99) == ["AWAITING_USER_APPROVAL"] * 2 + ["EXPIRED"] * 2
+    assert [look_at(waiting, 100 + moment).approval_left_seconds for moment in (0, 2, 5)] == [5, 3, None]
+    assert first_look(waiting).state == "awaiting_user_approval"
+    assert not look_at(waiting, 200).has_succeeded
+    book = JobBook()
+    book.open(waiting)
+    assert book.cost_points.total() == 0
+
+
+def test_an_approved_job_begins_when_it_is_approved() -> None:
+    approved = job("approval 5 granted")
+    assert words(approved, 0, 5, 10, 14.9, 15) == [
+        "AWAITING_USER_APPROVAL",
+        "PENDING",
+        "RUNNING",
+        "RUNNING",
+        "SUCCESS",
+    ]
+
+
 def test_a_running_word_of_ones_own_lasts_until_the_end() -> None:
     assert words(job("state Rendering"), 0, 5, 10) == ["Rendering", "Rendering", "SUCCESS"]
 
@@ -81,8 +103,8 @@ def test_the_book_forgets_the_oldest() -> None:
         book.open(each)
         book.used_by(each.task_id)
     assert [book.find(each.task_id) is not None for each in jobs] == [False, False, True, True, True]
-    assert book.newest_id() == jobs[-1].task_id
-    assert book.accepted == 5
+    assert (book.newest_id("see2ai_image"), book.newest_id("another")) == (jobs[-1].task_id, None)
+    assert (book.requests["see2ai_image"], book.cost_points.total()) == (5, 50)
     assert len(book._used_by_prompt) == 3
 
 

@@ -1,6 +1,8 @@
 import pytest
 
-from app.sandbox.markers import KINDS, MarkerError, Plan, Trouble, parse_prompt, parse_trouble, visible_text
+from app.sandbox.markers import KINDS, parse_prompt, parse_trouble, visible_text
+from app.sandbox.plan import Plan, Trouble
+from app.sandbox.words import MarkerError
 
 
 def plan(clauses: str) -> Plan:
@@ -50,6 +52,10 @@ def test_troubles(clause: str, trouble: Trouble) -> None:
         ("success without url", Plan(looks_without_url=None)),
         ("success without url 2 times", Plan(looks_without_url=2)),
         ("images 3", Plan(images=3)),
+        ("approval 2.5", Plan(approval_seconds=2.5)),
+        ("approval 0 Granted", Plan(approval_seconds=0, is_granted=True)),
+        ("place Final_URL", Plan(place="final_url")),
+        ("size 300000000", Plan(size_bytes=300_000_000)),
         ("result expires 0.5", Plan(expires_seconds=0.5)),
         ("result private", Plan(foreign_url="http://169.254.169.254/x.jpg")),
         ('result url "http://[::1]]/x.jpg"', Plan(foreign_url="http://[::1]]/x.jpg")),
@@ -90,6 +96,11 @@ def test_every_kind_of_every_place_is_understood(where: str) -> None:
         ("[[sandbox: progress 1,x]]", "1,x"),
         ("[[sandbox: images 21]]", "21"),
         ("[[sandbox: never]]", ""),
+        ("[[sandbox: approval]]", ""),
+        ("[[sandbox: approval 3 refused]]", "refused"),
+        ("[[sandbox: place result_urls]]", "result_urls"),
+        ("[[sandbox: size large]]", "large"),
+        ("[[sandbox: upload fail 503]]", "upload"),
         ("[[sandbox: ]]", ""),
         ("[[sandbox: take 1;]]", ""),
         ("[[sandbox take 1]]", "[[sandbox"),

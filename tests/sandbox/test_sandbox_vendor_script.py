@@ -25,7 +25,7 @@ def test_submit_poll_download(sandbox: Server, output_schema: dict[str, Any]) ->
     submitted = session.post(f"{sandbox.origin}{ACTION}/async", json=PAYLOAD, timeout=300)
     submitted.raise_for_status()
     task_id = submitted.json()["task_id"]
-    for _ in range(100):
+    for _ in range(1000):
         answer = session.get(f"{sandbox.origin}{ACTION}/status/{task_id}", timeout=60).json()
         jsonschema.validate(answer, output_schema)
         if answer["status"] == "SUCCESS":

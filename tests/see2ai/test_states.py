@@ -7,12 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.see2ai.states import FAILURE, SUCCESS, WAITING, Answer, Kind, error_text, read_poll, read_submit
+from app.see2ai.actions import ACTIONS, NORMALIZE
+from app.see2ai.states import (
+    FAILURE,
+    NEEDS_REPAIR,
+    SUCCESS,
+    WAITING,
+    Answer,
+    Kind,
+    error_text,
+    read_poll,
+    read_result,
+    read_submit,
+)
+
+READ_URLS = ACTIONS["see2ai_image_generation_fast_v1"].read_urls
 
 
 def poll(body: Any, status: int = 200) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_poll(Answer(status, raw), "t1")
+    return read_poll(Answer(status, raw), "t1", READ_URLS)
 
 
 def submit(body: Any, status: int = 200) -> Any:
@@ -25,15 +39,42 @@ def submit(body: Any, status: int = 200) -> Any:
 def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> None:
     for word in SUCCESS:
         assert poll({field: spell(word), "result_urls": ["https://x/1"]}).kind is Kind.DONE
-    for word in FAILURE:
+    for word in FAILURE - {NEEDS_REPAIR}:
         assert poll({field: spell(word)}).kind is Kind.FAILED
     for word in WAITING | {"running", "dreaming", "审核中"}:
         assert poll({field: spell(word)}).kind is Kind.RUNNING
 
 
 def test_needs_repair_arrives_as_422_with_a_word() -> None:
-    assert poll({"state": "needs_repair", "message": "prompt"}, 422).kind is Kind.FAILED
+    guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
+    verdict = poll(guidance, 422)
+    assert (verdict.kind, verdict.note) == (Kind.REFUSED, "needs_repair: 不能混用")
+    assert submit(guidance, 422).kind is Kind.REFUSED
     assert poll({"detail": "x"}, 422).kind is Kind.TROUBLE
+
+
+def test_a_job_that_waits_for_approval_goes_on() -> None:
+    body = {"state": "awaiting_user_approval", "approval_id": "a", "approval_urls": {"approve": "u"}, "expires_in_s": 9}
+    assert (poll(body).kind, poll(body).awaits_approval) == (Kind.RUNNING, True)
+    assert poll({"state": "running"}).awaits_approval is False
+    assert submit(body).kind is Kind.AMBIGUOUS  # without a task_id there is nothing to look after
+    assert submit({**body, "task_id": "t1"}).kind is Kind.ACCEPTED
+
+
+def result(body: Any, status: int = 200) -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_result(Answer(status, raw), NORMALIZE.read_urls)
+
+
+def test_an_answer_that_is_the_result() -> None:
+    good = {"normalized_url": "https://x/1", "normalized_bytes": 5}
+    assert (result(good).kind, result(good).urls) == (Kind.DONE, ("https://x/1",))
+    assert result({"data": good}).urls == ("https://x/1",)
+    for unclear in ({}, {"normalized_url": ""}, {"normalized_url": 5}, {**good, "status": "failed"}, b"<html>", b""):
+        assert result(unclear).kind is Kind.AMBIGUOUS
+    assert result(good, 422).kind is Kind.REFUSED
+    assert result(good, 401).kind is Kind.OPERATOR
+    assert result(good, 503).kind is Kind.TROUBLE
 
 
 def test_an_unknown_word_is_still_running_and_told() -> None:
@@ -47,7 +88,7 @@ def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "urls", [None, [], "https://x/1", [None, 5, ""], {"0": "https://x/1"}], ids=["none", "empty", "text", "odd", "dict"]
+    "urls", [None, [], "", [None, 5, ""], {"0": "https://x/1"}], ids=["none", "empty", "text", "odd", "dict"]
 )
 def test_success_without_a_usable_url_has_no_urls(urls: Any) -> None:
     verdict = poll({"state": "success", "result_urls": urls})
@@ -133,7 +174,7 @@ def test_error_texts_in_all_their_places(body: Any, text: str) -> None:
 @given(st.integers(100, 999), st.binary(max_size=300))
 def test_no_bytes_can_make_the_readers_raise(status: int, body: bytes) -> None:
     assert read_submit(Answer(status, body)).kind in Kind
-    assert read_poll(Answer(status, body), "t").kind in Kind
+    assert read_poll(Answer(status, body), "t", READ_URLS).kind in Kind
 
 
 json_values = st.recursive(
@@ -147,7 +188,7 @@ FIELDS = ("status", "state", "task_id", "result_urls", "progress", "detail", "er
 @given(st.sampled_from([200, 400, 401, 404, 422, 500]), st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_json_can_make_the_readers_raise(status: int, body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode("utf-8", "surrogatepass")
-    verdict = read_poll(Answer(status, raw), "t")
+    verdict = read_poll(Answer(status, raw), "t", READ_URLS)
     assert verdict.kind in Kind
     assert read_submit(Answer(status, raw)).kind in Kind
     if verdict.kind is Kind.FAILED:

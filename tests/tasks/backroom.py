@@ -60,7 +60,7 @@ async def stepping(runtime: Runtime) -> AsyncIterator[None]:
         await work
 
 
-async def until(what: str, look: Callable[[], Any], seconds: float = 20) -> Any:
+async def until(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
     """The first truthy answer of `look`, which may be a coroutine function."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -84,7 +84,7 @@ async def set_deadline(runtime: Runtime, task_no: str, seconds: float) -> None:
         )
 
 
-async def ended(make: Maker, user: User, task_no: str, seconds: float = 20) -> Ended:
+async def ended(make: Maker, user: User, task_no: str, seconds: float = 120) -> Ended:
     task = await make.ended(user, task_no, seconds)
     one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
     many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
@@ -97,7 +97,7 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 20) -> E
     return Ended(task, words, await row_of(make.runtime, task_no))
 
 
-async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 20) -> dict[str, Ended]:
+async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 120) -> dict[str, Ended]:
     """Submits all prompts, each with a number of its own, then waits for all ends; by prompt without the number.
 
     The sandbox counts the troubles of a submit by distinct prompt, and serves all tests of a run.

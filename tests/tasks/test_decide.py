@@ -117,11 +117,12 @@ def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_or
         }
         assert move.reason is ends.get(verdict.kind, TaskFailure.UPSTREAM_UNCERTAIN)
         assert move.is_orphan == (verdict.kind not in ends)
-        assert verdict.kind not in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.ACCEPTED}
+        assert verdict.kind not in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.ACCEPTED, Kind.DONE}
     else:
         assert isinstance(move, Onward), "a submit is never left in doubt"
         assert (move.step == "poll") == (verdict.kind is Kind.ACCEPTED)
-        assert move.step in {"poll", "submit"}
+        assert (move.step == "host") == (verdict.kind is Kind.DONE)
+        assert move.step in {"poll", "host", "submit"}
         if move.step == "submit":
             assert verdict.kind in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.TROUBLE}
 
@@ -141,10 +142,11 @@ def test_before_the_deadline_only_the_rows_of_the_poll_table_end_a_task(
             assert not verdict.urls
             assert visit.upstream["empty"] + 1 >= decide.MOST_EMPTY_LOOKS
         else:
-            assert verdict.kind is Kind.FAILED
+            assert verdict.kind in {Kind.FAILED, Kind.REFUSED}
     else:
         assert not isinstance(move, Complete), "only stored results complete a task"
-        assert isinstance(move, Onward) == (verdict.kind is Kind.DONE and bool(verdict.urls))
+        has_links = verdict.kind is Kind.DONE and bool(verdict.urls)
+        assert isinstance(move, Onward) == (has_links or bool(visit.upstream.get("relooked")))
 
 
 @given(visits, verdicts)
@@ -182,7 +184,7 @@ def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, 
         0
         <= decide.estimate_progress(early, usual)
         <= decide.estimate_progress(late, usual)
-        <= decide.ESTIMATE_CEILING
+        <= decide.PROGRESS_CEILING
         < 100
     )
 
@@ -298,3 +300,60 @@ def test_a_handler_that_raises_has_three_visits() -> None:
         assert (move.progress, move.upstream) == (40, {"looks": 3})
         crashes = move.crashes
     assert isinstance(decide.after_fault(make_visit(crashes=crashes), "boom"), Fail)
+
+
+# ------------------------------------------------------------------ results at once, chores, approval, fresh looks
+
+
+def test_a_submit_that_brings_its_result_is_hosted_and_never_polled() -> None:
+    move = decide.after_submit(make_visit("submitting"), Verdict(Kind.DONE, urls=("https://x/1",)))
+    assert isinstance(move, Onward)
+    assert move.step == "host"
+    hosted = make_visit("host", upstream=move.changes["upstream"])
+    assert isinstance(decide.after_host_fault(hosted, "404", is_our_storage=False), Later)
+
+
+@given(visits, verdicts)
+def test_a_chore_is_repeated_and_never_makes_an_orphan(visit: Visit, verdict: Verdict) -> None:
+    move = decide.after_chore(visit, verdict)
+    if isinstance(move, Fail):
+        assert not move.is_orphan
+        assert verdict.kind in {Kind.REFUSED, Kind.TROUBLE, Kind.AMBIGUOUS, Kind.GAVE_UP}
+        assert verdict.kind is Kind.REFUSED or visit.upstream["troubles"] + 1 >= decide.MOST_TROUBLES
+    else:
+        assert isinstance(move, Later)
+        assert 0 <= move.delay_seconds <= max(visit.seconds_left(), 0) + OVERSHOOT
+
+
+def test_an_approval_that_nobody_gives_ends_with_words_of_its_own() -> None:
+    waiting = after_poll(make_visit(), Verdict(Kind.RUNNING, awaits_approval=True))
+    assert isinstance(waiting, Later)
+    visit = make_visit(upstream=waiting.upstream)
+    expired = after_poll(visit, Verdict(Kind.FAILED, "expired: "))
+    assert isinstance(expired, Fail)
+    assert expired.reason is TaskFailure.APPROVAL_EXPIRED
+    overdue = after_poll(make_visit(left=-1), Verdict(Kind.RUNNING, awaits_approval=True))
+    assert isinstance(overdue, Fail)
+    assert overdue.reason is TaskFailure.APPROVAL_EXPIRED
+    granted = after_poll(visit, Verdict(Kind.RUNNING))
+    assert isinstance(granted, Later)
+    failed = after_poll(make_visit(upstream=granted.upstream), Verdict(Kind.FAILED))
+    assert isinstance(failed, Fail)
+    assert failed.reason is TaskFailure.UPSTREAM_FAILED
+
+
+def test_a_video_that_needs_repair_is_told_as_refused() -> None:
+    move = after_poll(make_visit(), Verdict(Kind.REFUSED, "needs_repair"))
+    assert isinstance(move, Fail)
+    assert move.reason is TaskFailure.UPSTREAM_REJECTED
+
+
+@pytest.mark.parametrize("kind", [Kind.TROUBLE, Kind.MISSING, Kind.BUSY, Kind.OPERATOR, Kind.RUNNING, Kind.DONE])
+def test_a_fresh_look_without_news_goes_back_to_the_known_links(kind: Kind) -> None:
+    upstream = {"urls": ["https://x/1"], "relooked": True, "note": "404"}
+    move = after_poll(make_visit(upstream=upstream), Verdict(kind))
+    assert isinstance(move, Onward)
+    assert (move.step, move.changes) == ("host", {"attempts": 1})
+    last = after_poll(make_visit(upstream=upstream, left=-1), Verdict(kind))
+    assert isinstance(last, Fail)
+    assert last.reason is TaskFailure.RESULT_LOST

@@ -9,12 +9,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.see2ai.actions.action import Action, CallerParams, UpstreamRequest
+from app.see2ai.actions.action import (
+    IMAGE_URL,
+    Action,
+    CallerParams,
+    Order,
+    UpstreamRequest,
+    list_urls,
+    require_pictures,
+)
 
 AUTO = "auto"
 SQUARE = "1:1"
 LONGEST_PROMPT = 20_000
 MOST_REFERENCES = 14
+MOST_RESULTS = 16
 
 Ratio = Literal["1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9"]
 AskedRatio = Literal[
@@ -55,19 +64,26 @@ class FastImageRequest(UpstreamRequest):
     output_format: Literal["jpg", "jpeg", "png"]
 
 
-def build(prompt: str, references: tuple[str, ...], params: CallerParams) -> dict[str, Any]:
+def build(order: Order) -> dict[str, Any]:
     """The body for SEE2AI; `aspect_ratio` may still be `auto` where references decide it."""
+    require_pictures(order)
+    params = order.params
     assert isinstance(params, FastImageParams)  # noqa: S101 (for the type checker: the registry pairs them)
+    is_auto = params.aspect_ratio == AUTO
     request = FastImageRequest(
-        prompt=prompt,
-        image_input=list(references),
-        aspect_ratio="1:1" if params.aspect_ratio == "auto" else params.aspect_ratio,
+        prompt=order.prompt,
+        image_input=list(order.references),
+        aspect_ratio=SQUARE if is_auto else params.aspect_ratio,  # type: ignore[arg-type]
         resolution=params.resolution,
         output_format=params.output_format,
     ).model_dump()
-    if params.aspect_ratio == AUTO and references:
-        request["aspect_ratio"] = "auto"
+    if is_auto and order.references:
+        request["aspect_ratio"] = AUTO
     return request
+
+
+def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
+    return list_urls(body.get("result_urls"))[:MOST_RESULTS]
 
 
 def resolve_ratio(size: tuple[int, int] | None) -> str:
@@ -85,13 +101,16 @@ def _log_of(ratio: str) -> float:
 
 FAST_IMAGE = Action(
     name="see2ai_image_generation_fast_v1",
-    task_types=frozenset({"text_to_image", "image_to_image"}),
+    params={"text_to_image": FastImageParams, "image_to_image": FastImageParams},
     submit_path="/api/v1/actions/see2ai_image_generation_fast_v1/async",
     status_path="/api/v1/actions/see2ai_image_generation_fast_v1/status/{task_id}",
-    params=FastImageParams,
-    request=FastImageRequest,
     build=build,
+    read_urls=read_urls,
+    media="image",
     usual_seconds=60,
     most_references=MOST_REFERENCES,
     longest_prompt=LONGEST_PROMPT,
+    picture_fields=("image_input",),
+    profile="image_generation_reference",
+    told_as={"prompt": "prompt", "image_input": IMAGE_URL},
 )

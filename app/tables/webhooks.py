@@ -1,0 +1,68 @@
+"""Webhooks: the users' secrets, their endpoints, and the outbox of what is to be told."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
+
+from app.tables.columns import ID, LONG_TEXT, MYSQL, Json, UtcTime, exact, metadata
+
+# Signs what goes to the `callbackUrl`s of a user's tasks; endpoints have secrets of their own.
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("secret", exact(64), nullable=False),  # in clear: a signature needs it
+    Column("previous", exact(64), nullable=True),  # signs as well, until then
+    Column("previous_until", UtcTime, nullable=True),
+    Column("created_at", UtcTime, nullable=False),
+    **MYSQL,
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("url", LONG_TEXT, nullable=False),  # as it is dialled
+    Column("events", Json, nullable=False),  # the types it wants to hear of
+    Column("secret", exact(64), nullable=False),
+    Column("previous", exact(64), nullable=True),
+    Column("previous_until", UtcTime, nullable=True),
+    Column("failing_since", UtcTime, nullable=True),  # the first failure after the newest success
+    Column("disabled_at", UtcTime, nullable=True),  # NULL: it is told
+    Column("disabled_reason", String(16), nullable=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Index("ix_webhook_endpoints_user_id", "user_id"),
+    CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+    **MYSQL,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("task_id", BigInteger, nullable=False),
+    Column("endpoint_id", BigInteger, nullable=False),  # 0: the task's own callbackUrl
+    Column("host", exact(260), nullable=False),  # host and port of the receiver: nobody slow takes all hands
+    Column("status", String(16), nullable=False),
+    Column("version", Integer, nullable=False),  # the fence: only grows
+    Column("attempts", Integer, nullable=False),  # begun, in this series
+    Column("next_run_at", UtcTime, nullable=True),
+    Column("lease_until", UtcTime, nullable=True),
+    Column("give_up_at", UtcTime, nullable=False),
+    # how the newest attempt went
+    Column("outcome", String(16), nullable=True),
+    Column("status_code", Integer, nullable=True),
+    Column("duration_ms", Integer, nullable=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("delivered_at", UtcTime, nullable=True),
+    UniqueConstraint("task_id", "endpoint_id"),  # an end is told once to each
+    Index("ix_webhook_deliveries_due", "next_run_at", "host", "user_id"),
+    Index("ix_webhook_deliveries_newest", "user_id", "id"),
+    CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status"),
+    CheckConstraint(
+        "(status = 'pending') = (next_run_at IS NOT NULL) AND (status = 'delivered') = (delivered_at IS NOT NULL)",
+        name="ended",
+    ),
+    **MYSQL,
+)

@@ -1,0 +1,79 @@
+"""Cancel: a caller takes a task back while SEE2AI has not been asked for it; end and refund are one transaction.
+
+What SEE2AI is paid for on the way, normalized references, counts as asked; what it is not paid for does not.
+
+A visit that holds the task meanwhile loses it by the version: whatever it was about to send stays here.
+"""
+
+from typing import Any
+
+import structlog
+from sqlalchemy import bindparam, select, update
+
+from app import metrics
+from app.database import repeat_on_conflict, utc_now
+from app.errors import NotCancellable, NotFound, TaskFailure
+from app.points import ledger
+from app.runtime import Runtime
+from app.tables import tasks
+from app.tasks.find import LONGEST_TASK_NO, get_task
+from app.tasks.finish import failed_columns, with_step
+from app.tasks.prepare import ASKED
+from app.webhooks import outbox
+
+log = structlog.get_logger()
+
+CANCELLABLE = frozenset({"prepare", "submit"})
+
+
+async def cancel_task(runtime: Runtime, user_id: int, task_no: str) -> dict[str, Any]:
+    """The row as it then stands; asked again, the same. NotFound, or NotCancellable once SEE2AI was asked."""
+    if len(task_no) > LONGEST_TASK_NO:
+        raise NotFound("任务不存在")
+    if await _cancel(runtime, user_id, task_no):
+        log.info("task_cancelled", task_no=task_no, user_id=user_id)
+        runtime.notices.publish(user_id, task_no)
+    return await get_task(runtime.sessions, user_id, task_no)
+
+
+@repeat_on_conflict
+async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
+    """True where this call ended it; False where an earlier one did."""
+    async with runtime.sessions.begin() as session:
+        row = (await session.execute(_MINE, {"user": user_id, "task_no": task_no})).one_or_none()
+        if row is None or row.task_no != task_no:
+            raise NotFound("任务不存在")
+        if row.error_code == TaskFailure.CANCELLED.name:
+            return False
+        if row.step not in CANCELLABLE:
+            raise NotCancellable
+        if ASKED in (row.upstream or {}):
+            raise NotCancellable
+        ended = failed_columns(TaskFailure.CANCELLED)
+        steps = with_step(row.steps, "done", "cancelled by its caller")
+        this = update(tasks).where(tasks.c.id == row.id)
+        await session.execute(this.values(version=row.version + 1, updated_at=utc_now(), steps=steps, **ended))
+        await outbox.enqueue(session, user_id=user_id, task_id=row.id, event=outbox.FAILED)
+        if row.points_cost:
+            money = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
+            grace_days = runtime.settings.refund_grace_days
+            await ledger.refund(session, **money, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
+    metrics.ENDED.labels(row.model_name, TaskFailure.CANCELLED.name).inc()
+    return True
+
+
+_MINE = (
+    select(
+        tasks.c.id,
+        tasks.c.task_no,
+        tasks.c.model_name,
+        tasks.c.step,
+        tasks.c.upstream,
+        tasks.c.version,
+        tasks.c.steps,
+        tasks.c.points_cost,
+        tasks.c.error_code,
+    )
+    .where(tasks.c.user_id == bindparam("user"), tasks.c.task_no == bindparam("task_no"))
+    .with_for_update()
+)

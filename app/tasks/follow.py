@@ -1,0 +1,199 @@
+"""One user's tasks as they change: what every stream of the API is made of. It only reads.
+
+Three things lead to a task that changed, and all end in the same look at its row, so a stream is never ahead of the
+database and a task never goes backwards in it. A notice says which task to look at, at once. The clock says when to
+look at everything that changed lately, because notices may be lost. And a caller who was away says since when.
+
+"Changed since" reaches back further than asked, by as long as a transaction may take: `updated_at` is written when a
+change is made, and it can be seen only after the COMMIT. So whoever follows may be told twice, but never not at all.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Row, Select, bindparam, select
+
+from app.database import LONGEST_COMMIT_SECONDS, LONGEST_TRANSACTION_SECONDS, utc_after, utc_now
+from app.errors import InvalidParameter, Unavailable
+from app.notices import LOOK_SECONDS, Listener
+from app.runtime import Runtime
+from app.tables import tasks
+from app.tasks.claim import boot_seconds
+from app.tasks.find import VISIBLE
+from app.times import read_moment
+
+OVERLAP_SECONDS = float(LONGEST_TRANSACTION_SECONDS + LONGEST_COMMIT_SECONDS)
+REMEMBERED_SECONDS = OVERLAP_SECONDS + 2 * LOOK_SECONDS
+PING_SECONDS = 30.0
+RETRY_SECONDS = 2.0
+PAGE = 200
+MOST_HELD = 20  # whole rows at a time: prompts may be long, and consumers slow
+ENDED = frozenset({"completed", "failed"})
+EVENT_ID_DIGITS = range(11, 16)  # milliseconds since 1970; an ISO date in digits is shorter
+
+
+def event_id(row: dict[str, Any]) -> str:
+    """From where to go on after this change: its `updated_at` in milliseconds since 1970."""
+    return str(round(row["updated_at"].timestamp() * 1000))
+
+
+def read_since(text: str | None, zone: ZoneInfo) -> datetime | None:
+    """An event id or an ISO time, as `updateTime` is. None for none; InvalidParameter otherwise."""
+    if text and text.isascii() and text.isdecimal() and len(text) in EVENT_ID_DIGITS:
+        try:
+            return datetime.fromtimestamp(int(text) / 1000, UTC)
+        except (OverflowError, ValueError, OSError):
+            raise InvalidParameter("since", "须为 ISO 时间或事件 ID") from None
+    return read_moment("since", text, zone)
+
+
+@dataclass(slots=True)
+class _Page:
+    """Where a walk over what changed goes on; `looks` where it is one of those by the clock."""
+
+    statement: Select[Any]
+    values: dict[str, Any]
+    looks: bool
+
+
+class Follower:
+    """What one stream has told already, and where it goes on."""
+
+    def __init__(self, runtime: Runtime, user_id: int, since: datetime | None = None) -> None:
+        self._runtime = runtime
+        self._user_id = user_id
+        self._since = since
+        self._listener = Listener()
+        self._told: dict[int, tuple[str, int, float]] = {}  # by task: status, progress, when by the boot clock
+        self._looked_at = self._look_begins = boot_seconds()
+        self._must_look = False
+        self._page: _Page | None = None
+
+    def replay(self, since: datetime) -> None:
+        """Tells everything again that changed since then, as it stands now."""
+        self._since = since
+        self._listener.wake()
+
+    async def changes(self) -> AsyncGenerator[dict[str, Any] | None, None]:
+        """Rows as `view_task` wants them, each when it changed; None first, once nothing can be missed any more, and
+        then every half a minute. It ends when this process does. Raises Unavailable only before the first None.
+        """
+        async with self._runtime.notices.listen(self._user_id) as self._listener:
+            if self._since is None:
+                await self._pass_over_what_stands()
+            yield None
+            pinged_at = boot_seconds()
+            pace = random.uniform(0.8, 1.2)  # noqa: S311 (thousands that came together do not look together for ever)
+            while not self._listener.is_over:
+                try:
+                    async for row in self._news(pace):
+                        yield row
+                except Unavailable:
+                    self._listener.miss()
+                    await asyncio.sleep(RETRY_SECONDS * pace)
+                if boot_seconds() - pinged_at >= PING_SECONDS:
+                    pinged_at = boot_seconds()
+                    yield None
+                next_look = self._looked_at + self._runtime.notices.look_seconds * pace
+                await self._listener.wait(min(next_look, pinged_at + PING_SECONDS) - boot_seconds())
+
+    async def _pass_over_what_stands(self) -> None:
+        """Nobody asked for what was before; what was written then and is committed later is news all the same."""
+        page: _Page | None = self._begin_look()
+        while page is not None:
+            rows = await self._read(page.statement, page.values)
+            for row in rows:
+                self._note(row)
+            page = self._turn(page, rows)
+
+    async def _news(self, pace: float) -> AsyncGenerator[dict[str, Any], None]:
+        numbers, has_missed = self._listener.take()
+        self._must_look |= has_missed
+        for some in _in_chunks(numbers):
+            for row in await self._read(_NAMED, {"numbers": some}):
+                if self._note(row):
+                    yield dict(row._mapping)
+        while (page := self._find_page(pace)) is not None:
+            rows = await self._read(page.statement, page.values)
+            for some in _in_chunks([row.id for row in rows if self._is_news(row)]):
+                for row in await self._read(_THESE, {"ids": some}):
+                    if self._note(row):
+                        yield dict(row._mapping)
+            self._page = self._turn(page, rows)
+
+    def _find_page(self, pace: float) -> _Page | None:
+        """The one where an earlier walk stopped, or the first of one that is due."""
+        if self._page is None and self._since is not None:
+            at, self._since = self._since - timedelta(seconds=OVERLAP_SECONDS), None
+            self._told.clear()
+            self._page = _Page(_AFTER, {"at": at, "id": 0}, looks=False)
+        elapsed = boot_seconds() - self._looked_at
+        if self._page is None and (self._must_look or elapsed >= self._runtime.notices.look_seconds * pace):
+            self._page = self._begin_look()
+        return self._page
+
+    def _begin_look(self) -> _Page:
+        """Since the last look by our clock, before now by the database's: no two clocks are compared."""
+        self._must_look = False
+        self._look_begins = boot_seconds()
+        seconds = OVERLAP_SECONDS + self._look_begins - self._looked_at
+        return _Page(_LATELY, {"seconds": -round(seconds, 3)}, looks=True)
+
+    def _turn(self, page: _Page, rows: Sequence[Row[Any]]) -> _Page | None:
+        if len(rows) == PAGE:
+            return _Page(_AFTER, {"at": rows[-1].updated_at, "id": rows[-1].id}, page.looks)
+        if page.looks:
+            self._looked_at = self._look_begins
+            self._forget()
+        return None
+
+    def _forget(self) -> None:
+        """What ended so long ago that no look finds it any more. So nothing grows with the length of a stream."""
+        long_ago = boot_seconds() - REMEMBERED_SECONDS
+        self._told = {id_: told for id_, told in self._told.items() if told[0] not in ENDED or told[2] > long_ago}
+
+    def _is_news(self, row: Row[Any]) -> bool:
+        known = self._told.get(row.id)
+        return known is None or known[:2] != (row.status, row.progress)
+
+    def _note(self, row: Row[Any]) -> bool:
+        """Whether this is to be told; then it counts as told."""
+        if not self._is_news(row):
+            return False
+        if row.status in ENDED and (row.now - row.updated_at).total_seconds() > REMEMBERED_SECONDS:
+            self._told.pop(row.id, None)
+        else:
+            self._told[row.id] = (row.status, row.progress, boot_seconds())
+        return True
+
+    async def _read(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[Row[Any]]:
+        """No connection is held while a consumer takes its time."""
+        async with self._runtime.notices.looking, self._runtime.sessions.read() as session:
+            rows: Sequence[Row[Any]] = (await session.execute(statement, values | {"user": self._user_id})).all()
+        return rows
+
+
+def _in_chunks(keys: list[Any]) -> list[list[Any]]:
+    return [keys[start : start + MOST_HELD] for start in range(0, len(keys), MOST_HELD)]
+
+
+_mine = tasks.c.user_id == bindparam("user")
+_oldest_first = (tasks.c.updated_at, tasks.c.id)
+_ROW = select(tasks.c.id, *VISIBLE).where(_mine).order_by(*_oldest_first)
+_NAMED = _ROW.where(tasks.c.task_no.in_(bindparam("numbers", expanding=True)))
+_THESE = _ROW.where(tasks.c.id.in_(bindparam("ids", expanding=True)))
+_STANDING = (
+    select(tasks.c.id, tasks.c.status, tasks.c.progress, tasks.c.updated_at, utc_now().label("now"))
+    .where(_mine)
+    .order_by(*_oldest_first)
+    .limit(PAGE)
+)
+_LATELY = _STANDING.where(tasks.c.updated_at >= utc_after(bindparam("seconds")))
+_AFTER = _STANDING.where(
+    tasks.c.updated_at >= bindparam("at"), (tasks.c.updated_at > bindparam("at")) | (tasks.c.id > bindparam("id"))
+)

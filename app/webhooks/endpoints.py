@@ -1,0 +1,115 @@
+"""Endpoints: a user's standing addresses, each told of all their tasks' ends. Another's is not found."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+
+from app.database import Sessions, repeat_on_conflict, utc_now
+from app.egress import BadFormError, spell_url
+from app.errors import InvalidParameter, NotFound
+from app.runtime import Runtime
+from app.tables import users
+from app.tables import webhook_endpoints as endpoints
+from app.webhooks.secrets import Keys, keys_in, keys_of, rotation
+from app.webhooks.signing import new_secret
+
+MOST_ENDPOINTS = 10
+BY_HAND = "manual"
+
+
+def read_target(field: str, url: str, allowed: frozenset[str]) -> str:
+    """A caller's URL in the spelling in which it is kept and dialled; judged by its form only."""
+    try:
+        return spell_url(url, allowed)
+    except BadFormError as problem:
+        raise InvalidParameter(field, str(problem)) from None
+
+
+async def list_endpoints(sessions: Sessions, user_id: int) -> list[dict[str, Any]]:
+    """The oldest first, without their secrets."""
+    async with sessions.read() as session:
+        rows = await session.execute(select(*_SHOWN).where(endpoints.c.user_id == user_id).order_by(endpoints.c.id))
+        return [dict(row._mapping) for row in rows]
+
+
+@repeat_on_conflict
+async def create_endpoint(runtime: Runtime, user_id: int, url: str, events: list[str]) -> dict[str, Any]:
+    """The endpoint as it is listed, with its `secret` for the only time. InvalidParameter for one too many."""
+    target = read_target("url", url, runtime.settings.egress_allowed)
+    secret = new_secret()
+    async with runtime.sessions.begin() as session:
+        # The user's row is held, so that two at once do not both find room for the last one.
+        await session.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+        mine = select(func.count()).select_from(endpoints).where(endpoints.c.user_id == user_id)
+        if int(await session.scalar(mine) or 0) >= MOST_ENDPOINTS:
+            raise InvalidParameter("url", f"最多 {MOST_ENDPOINTS} 个推送端点，请先删除不用的")
+        made = await session.execute(
+            insert(endpoints).values(
+                user_id=user_id, url=target, events=events, secret=secret, created_at=utc_now(), updated_at=utc_now()
+            )
+        )
+        row = (await session.execute(select(*_SHOWN).where(endpoints.c.id == made.lastrowid))).one()
+    return dict(row._mapping) | {"secret": secret}
+
+
+@repeat_on_conflict
+async def change_endpoint(
+    runtime: Runtime,
+    user_id: int,
+    endpoint_id: int,
+    *,
+    url: str | None = None,
+    events: list[str] | None = None,
+    enabled: bool | None = None,
+) -> dict[str, Any]:
+    """The endpoint as it then is; None leaves a thing as it was. A new address starts without a past of failures."""
+    changes: dict[str, Any] = {"updated_at": utc_now()}
+    if url is not None:
+        changes |= {"url": read_target("url", url, runtime.settings.egress_allowed), "failing_since": None}
+    if events is not None:
+        changes["events"] = events
+    if enabled is True:
+        changes |= {"disabled_at": None, "disabled_reason": None, "failing_since": None}
+    if enabled is False:
+        changes["disabled_at"] = func.coalesce(endpoints.c.disabled_at, utc_now())
+        changes["disabled_reason"] = func.coalesce(endpoints.c.disabled_reason, BY_HAND)
+    this = _mine(user_id, endpoint_id)
+    async with runtime.sessions.begin() as session:
+        if not (await session.execute(update(endpoints).where(this).values(**changes))).rowcount:
+            raise NotFound("推送端点不存在")
+        return dict((await session.execute(select(*_SHOWN).where(this))).one()._mapping)
+
+
+@repeat_on_conflict
+async def rotate_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> Keys:
+    """A new secret for the endpoint; the old one signs beside it for a day."""
+    this = _mine(user_id, endpoint_id)
+    async with sessions.begin() as session:
+        if not (await session.execute(rotation(endpoints, this))).rowcount:
+            raise NotFound("推送端点不存在")
+        return keys_of((await session.execute(select(*keys_in(endpoints)).where(this))).one())
+
+
+@repeat_on_conflict
+async def delete_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> None:
+    """What it was still to be told fails at its next attempt; the log keeps what was."""
+    async with sessions.begin() as session:
+        if not (await session.execute(delete(endpoints).where(_mine(user_id, endpoint_id)))).rowcount:
+            raise NotFound("推送端点不存在")
+
+
+async def get_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> tuple[str, Keys]:
+    """Where it is, and what signs for it, whether or not it is enabled."""
+    async with sessions.read() as session:
+        asked = select(endpoints.c.url, *keys_in(endpoints)).where(_mine(user_id, endpoint_id))
+        row = (await session.execute(asked)).one_or_none()
+    if row is None:
+        raise NotFound("推送端点不存在")
+    return row.url, keys_of(row)
+
+
+def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
+    return (endpoints.c.id == endpoint_id) & (endpoints.c.user_id == user_id)
+
+
+_SHOWN = [endpoints.c[name] for name in ("id", "url", "events", "disabled_at", "disabled_reason", "created_at")]

@@ -1,0 +1,81 @@
+"""Whose secret signs: one a user for `callbackUrl`s, one of its own for each endpoint; both are rotated alike."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, select, update
+
+from app.database import Sessions, insert_if_absent, repeat_on_conflict, utc_after, utc_now
+from app.tables import webhook_secrets
+from app.webhooks.signing import new_secret
+
+OVERLAP_SECONDS = 24 * 3600.0
+"""How long the secret before a rotation still signs beside the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A secret, the one before it while that still signs, and the database's clock when they were read."""
+
+    secret: str
+    previous: str | None
+    previous_until: datetime | None
+    now: datetime
+
+    def signing(self) -> tuple[str, ...]:
+        """The newest first."""
+        return (self.secret,) if self.previous is None else (self.secret, self.previous)
+
+
+async def get_keys(sessions: Sessions, user_id: int) -> Keys:
+    """The user's; made at the first need."""
+    async with sessions.read() as session:
+        row = (await session.execute(_MINE, {"user": user_id})).one_or_none()
+    if row is None:
+        await _make(sessions, user_id)
+        return await get_keys(sessions, user_id)
+    return keys_of(row)
+
+
+@repeat_on_conflict
+async def rotate_keys(sessions: Sessions, user_id: int) -> Keys:
+    """A new secret for the user; one that was replaced less than a day ago signs no longer."""
+    await get_keys(sessions, user_id)
+    async with sessions.begin() as session:
+        await session.execute(rotation(webhook_secrets, webhook_secrets.c.user_id == user_id))
+        return keys_of((await session.execute(_MINE, {"user": user_id})).one())
+
+
+@repeat_on_conflict
+async def _make(sessions: Sessions, user_id: int) -> None:
+    async with sessions.begin() as session:
+        absent = insert_if_absent(session.dialect.name, webhook_secrets, "user_id")
+        await session.execute(absent.values(user_id=user_id, secret=new_secret(), created_at=utc_now()))
+
+
+def keys_of(row: Row[*tuple[Any, ...]]) -> Keys:
+    """From a row with the columns of `keys_in`."""
+    if row.previous_until is None or row.previous_until <= row.now:
+        return Keys(row.secret, None, None, row.now)
+    return Keys(row.secret, row.previous, row.previous_until, row.now)
+
+
+def keys_in(table: Table) -> list[ColumnElement[Any]]:
+    return [table.c.secret, table.c.previous, table.c.previous_until, utc_now().label("now")]
+
+
+def rotation(table: Table, which: ColumnElement[bool]) -> Update:
+    """MySQL assigns from left to right: the old secret is kept before the new one takes its place."""
+    return (
+        update(table)
+        .where(which)
+        .ordered_values(
+            (table.c.previous, table.c.secret),
+            (table.c.previous_until, utc_after(OVERLAP_SECONDS)),
+            (table.c.secret, new_secret()),
+        )
+    )
+
+
+_MINE = select(*keys_in(webhook_secrets)).where(webhook_secrets.c.user_id == bindparam("user"))

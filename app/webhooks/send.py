@@ -1,0 +1,77 @@
+"""One signed POST through the guarded way out, and what became of it in a word that tells nobody about our network."""
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from app.egress import Egress, EgressError, EgressFailed, EgressRefused, NoConnection, TimedOut
+from app.times import read_retry_after
+from app.webhooks.secrets import Keys
+from app.webhooks.signing import Message, sign
+
+PATIENCE_SECONDS = 10.0
+"""For a whole attempt: name, connection, TLS, and the answer's head."""
+LONGEST_WISH_SECONDS = 3600.0
+"""A receiver that asks for more quiet than this is not heard."""
+QUIET_PLEASE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`word` is one of the delivery log's; `status` and `duration_ms` are None where nobody was reached.
+
+    `wish_seconds` is how long the receiver asked to be left alone.
+    """
+
+    word: str
+    status: int | None = None
+    duration_ms: int | None = None
+    wish_seconds: float | None = None
+
+    @property
+    def is_delivered(self) -> bool:
+        return self.word == "delivered"
+
+    @property
+    def is_the_receivers(self) -> bool:
+        """Whether it says anything about how the receiver does."""
+        return self.word not in {"disabled", "internal"}
+
+
+async def send(egress: Egress, url: str, keys: Keys, message: Message) -> Outcome:
+    """Signed for this moment by the database's clock: receivers refuse a signature that is minutes off."""
+    headers = {"Content-Type": "application/json", **sign(message, int(keys.now.timestamp()), keys.signing())}
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        answer = await egress.post(url, message.body, headers, timeout_seconds=PATIENCE_SECONDS)
+    except EgressError as error:
+        word = _why(error)
+        return Outcome(word, None, None if word == "unreachable" else round((loop.time() - began) * 1000))
+    wish = read_retry_after(answer.retry_after, LONGEST_WISH_SECONDS) if answer.status in QUIET_PLEASE else None
+    return Outcome(_told(answer.status), answer.status, round((loop.time() - began) * 1000), wish)
+
+
+def _why(error: EgressError) -> str:
+    """An address we refuse sounds like one that is not there."""
+    match error:
+        case EgressRefused() | NoConnection():
+            return "unreachable"
+        case TimedOut():
+            return "timeout"
+        case EgressFailed():
+            return "broken"
+    raise error
+
+
+def _told(status: int) -> str:
+    if status == HTTPStatus.GONE:
+        return "gone"
+    match status // 100:
+        case 2:
+            return "delivered"
+        case 3:
+            return "redirect"
+        case 5:
+            return "error"
+    return "rejected"

@@ -1,0 +1,162 @@
+"""How long from the commit of a task's end to its message on a client's WebSocket, beside a bare hop in the same run.
+
+    python -m bench.push [--ends 200] [--pairs 4] [--streams 1]
+
+The ends are made here, with the worker's own code; the API is a process of its own. The bare hop is a process that
+forwards what Redis publishes to WebSockets, and asks no database. Both are timed from and to this process.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from statistics import median
+
+from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection, connect
+
+from app.accounts.credentials import sign_token
+from app.logs import set_up_logs
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from app.tasks.claim import Share, Visit, claim_due
+from app.tasks.decide import Complete
+from app.tasks.finish import finish_task
+from bench.flight import Flight
+from bench.ground import Ground, lay_ground, wait_for_port
+from bench.push_bare import CHANNEL
+from bench.slices import percentile
+from bench.table import show
+from tests.services import free_port
+
+USER = 1  # the first of an empty database
+PAUSE_SECONDS = 0.01  # between two ends
+PATIENCE = 30
+RESULT = {"key": "results/bench.jpg", "type": "image/jpeg", "width": 1024, "height": 1024, "bytes": 100_000}
+
+Make = Callable[[], Awaitable[tuple[str, float]]]
+"""Makes one thing to be told: what it is called on the wire, and when it was there."""
+
+
+async def main() -> None:
+    asked = arguments()
+    async with lay_ground() as ground:
+        reach = {"database_url": ground.database_url, "redis_url": ground.environment["REDIS_URL"]}
+        settings = Settings(_env_file=None, log_level="WARNING", **reach)
+        set_up_logs(settings)
+        flight = Flight(settings, (asked.ends + 1) * asked.pairs)
+        await flight.take_off()
+        await flight.call()
+        async with open_runtime(settings) as runtime, ground.api() as (_, port), bare_hop(ground) as bare_port:
+            ours, bare = await measure(runtime, port, bare_port, asked)
+        await flight.land()
+        violations = await ground.violations()
+    ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
+    show(
+        f"push: from the commit to the client, {len(ours) * asked.ends} ends, {asked.streams} stream(s)",
+        {
+            "gateway / bare": f"{ratio:.1f}   (p50 in ms, pairs: {shown_pairs(ours, bare)})",
+            "gateway": distribution(ours),
+            "bare hop": distribution(bare),
+            "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
+        },
+    )
+    if violations:
+        raise SystemExit(1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ends", type=int, default=200, help="of one slice")
+    parser.add_argument("--pairs", type=int, default=4, help="slices of each kind")
+    parser.add_argument("--streams", type=int, default=1, help="of the one user whose tasks end")
+    return parser.parse_args()
+
+
+@asynccontextmanager
+async def bare_hop(ground: Ground) -> AsyncIterator[int]:
+    port = free_port()
+    async with ground.process(sys.executable, "-m", "bench.push_bare", str(port)):
+        await wait_for_port(port)
+        yield port
+
+
+async def measure(
+    runtime: Runtime, port: int, bare_port: int, asked: argparse.Namespace
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Milliseconds, slice by slice, in turns."""
+    token = sign_token(runtime.settings, USER)
+    visits: list[Visit] = []
+
+    async def end_a_task() -> tuple[str, float]:
+        if not visits:
+            visits.extend(await claim_due(runtime.sessions, Share(("poll",)), 100, 600))
+        visit = visits.pop()
+        assert await finish_task(runtime, visit, Complete([RESULT]), [])
+        committed = time.perf_counter()
+        runtime.notices.publish(visit.user_id, visit.task_no)
+        return visit.task_no, committed
+
+    redis: Redis = Redis.from_url(runtime.settings.redis_url)
+
+    async def publish() -> tuple[str, float]:
+        now = time.perf_counter()
+        await redis.publish(CHANNEL, json.dumps({"type": "task", "data": {"taskNo": str(now), "status": "completed"}}))
+        return str(now), now
+
+    ours, bare = [], []
+    async with AsyncExitStack() as stack:
+        streams = [await opened(stack, f"ws://127.0.0.1:{port}/user/ai/tasks/ws", token) for _ in range(asked.streams)]
+        hops = [await opened(stack, f"ws://127.0.0.1:{bare_port}") for _ in range(asked.streams)]
+        stack.push_async_callback(redis.aclose)
+        for _ in range(asked.pairs):
+            ours.append(await one_slice(streams, end_a_task, asked.ends))
+            bare.append(await one_slice(hops, publish, asked.ends))
+    return ours, bare
+
+
+async def opened(stack: AsyncExitStack, url: str, token: str = "") -> ClientConnection:
+    socket = await stack.enter_async_context(connect(url, compression=None, proxy=None))
+    if token:
+        await socket.send(json.dumps({"type": "auth", "token": token}))
+        await socket.recv()
+    return socket
+
+
+async def one_slice(streams: list[ClientConnection], make: Make, number: int) -> list[float]:
+    made: dict[str, float] = {}
+    heard: list[tuple[str, float]] = []
+
+    async def listen(stream: ClientConnection) -> None:
+        left = number
+        while left:
+            text = await stream.recv()
+            now = time.perf_counter()
+            message = json.loads(text)
+            if message["type"] == "task" and message["data"]["status"] == "completed":
+                heard.append((message["data"]["taskNo"], now))
+                left -= 1
+
+    listening = asyncio.gather(*(listen(stream) for stream in streams))
+    for _ in range(number):
+        name, at = await make()
+        made[name] = at
+        await asyncio.sleep(PAUSE_SECONDS)
+    await asyncio.wait_for(listening, PATIENCE)
+    return [(now - made[name]) * 1000 for name, now in heard]
+
+
+def distribution(slices: list[list[float]]) -> str:
+    times = [time for one in slices for time in one]
+    return "   ".join(f"p{share} {percentile(times, share / 100):.1f} ms" for share in (50, 95, 99))
+
+
+def shown_pairs(ours: list[list[float]], bare: list[list[float]]) -> str:
+    return " ".join(f"{percentile(a, 0.5):.1f}/{percentile(b, 0.5):.1f}" for a, b in zip(ours, bare, strict=True))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

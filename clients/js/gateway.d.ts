@@ -1,0 +1,147 @@
+/** The shapes of gateway.js. Times are seconds; dates are local to the gateway, to the second. */
+
+export type Credential = string | (() => string | Promise<string>);
+export type Status = "created" | "queued" | "processing" | "completed" | "failed";
+export type Params = Record<string, unknown>;
+
+export interface Result {
+  url: string;
+  type: string;
+  bytes: number;
+  width: number;
+  height: number;
+  /** null for a picture */
+  durationSeconds: number | null;
+}
+
+export interface Task {
+  taskNo: string;
+  modelName: string;
+  status: Status;
+  taskType: string;
+  /** 0 to 100, never falling, 100 only when completed */
+  progress: number;
+  /** null once it has ended */
+  estimatedSecondsLeft: number | null;
+  promptSnippet: string;
+  prompt: string;
+  imageUrl: string | string[] | null;
+  params: Params;
+  resultUrl: string | null;
+  resultUrls: string[];
+  thumbnailUrls: string[];
+  results: Result[];
+  pointsCost: number;
+  pointsRefunded: number;
+  createTime: string;
+  updateTime: string;
+  completeTime: string | null;
+  errorCode: string | null;
+  errorMessage: string | null;
+}
+
+export interface SubmittedTask extends Task {
+  /** after the charge */
+  balance: number;
+}
+
+export interface Quote {
+  modelName: string;
+  pointsCost: number;
+  balance: number;
+}
+
+export interface Balance {
+  userId: number;
+  balance: number;
+  /** points of tasks still running */
+  held: number;
+  expireTime: string | null;
+}
+
+export interface Model {
+  modelName: string;
+  description: string;
+  taskType: string;
+  pointsCost: number;
+  priceRules: Params[];
+  aspectRatio: string | null;
+  /** the JSON Schema of what may be set */
+  params: Params;
+}
+
+export interface Upload {
+  url: string;
+  type: string;
+  bytes: number;
+  width: number | null;
+  height: number | null;
+  durationSeconds: number | null;
+  kind: "image" | "video" | "audio";
+}
+
+export interface Webhook {
+  type: "task.completed" | "task.failed";
+  timestamp: string;
+  data: Task;
+}
+
+export interface Abortable {
+  signal?: AbortSignal;
+}
+
+export interface OrderOptions extends Abortable {
+  imageUrl?: string | string[];
+  params?: Params;
+}
+
+export interface SubmitOptions extends OrderOptions {
+  callbackUrl?: string;
+  /** by default a new one; with null a submit whose answer is lost is not repeated */
+  idempotencyKey?: string | null;
+}
+
+export interface WaitOptions extends Abortable {
+  /** by default an hour */
+  timeout?: number;
+  /** at every change of status or progress, never backwards */
+  onProgress?: (task: Task) => void;
+}
+
+export interface GatewayOptions {
+  /** undefined: no push, `wait` polls; by default the global one, where there is one */
+  WebSocket?: typeof WebSocket | undefined;
+  /** whether the WebSocket is opened by a one-use ticket, not by a first message with the credential; in browsers */
+  ticket?: boolean;
+  /** of one request, in all; by default 5 */
+  tries?: number;
+}
+
+export class GatewayError extends Error {
+  /** the HTTP status; 0: there was no answer, or the time was over */
+  readonly code: number;
+  /** the gateway's own, such as INSUFFICIENT_POINTS; or NETWORK, TIMEOUT, WEBHOOK_INVALID, HTTP_502 */
+  readonly errorCode: string;
+  readonly requestId: string | null;
+  readonly retryAfter: number | null;
+}
+
+export class Gateway {
+  constructor(baseUrl: string | URL, credential: Credential, options?: GatewayOptions);
+  submit(modelName: string, prompt: string, options?: SubmitOptions): Promise<SubmittedTask>;
+  wait(taskNo: string, options?: WaitOptions): Promise<Task>;
+  run(modelName: string, prompt: string, options?: SubmitOptions & WaitOptions): Promise<Task>;
+  task(taskNo: string, options?: Abortable & { wait?: number }): Promise<Task>;
+  cancel(taskNo: string, options?: Abortable): Promise<Task>;
+  quote(modelName: string, prompt: string, options?: OrderOptions): Promise<Quote>;
+  models(options?: Abortable): Promise<Model[]>;
+  balance(options?: Abortable): Promise<Balance>;
+  upload(file: Blob, options?: Abortable): Promise<Upload>;
+}
+
+export function verifyWebhook(
+  secret: string,
+  headers: Headers | Record<string, string | string[] | undefined>,
+  body: string | Uint8Array | ArrayBuffer,
+  options?: { now?: number },
+): Promise<Webhook>;

@@ -1,0 +1,123 @@
+"""`/readyz` and SEE2AI: a warning at the most, never a wait, never asked twice in a minute, and nothing told of us."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sandbox_server import Server
+
+from app import metrics
+from app.runtime import open_runtime
+from app.see2ai import tenant as tenants
+from app.settings import Settings
+from tests.api.answers import data, door
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
+DEAD = "http://127.0.0.1:1"
+
+
+@asynccontextmanager
+async def gateway(settings: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A process of its own, as far as SEE2AI is concerned."""
+    changed = Settings(_env_file=None, **(settings.model_dump() | changes))
+    async with open_runtime(changed) as runtime, door(runtime) as api:
+        yield api
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[tuple[str, list[float]]]:
+    """An upstream that takes connections and says nothing; and when it was asked."""
+    asked: list[float] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # whoever asked may be gone by then
+            await reader.readuntil(b"\r\n\r\n")
+            asked.append(time.monotonic())
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    server.close()
+
+
+def asks(upstream: Server) -> int:
+    return len([entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"])
+
+
+async def ready(api: httpx.AsyncClient) -> str:
+    told = data(await api.get("/readyz"))
+    assert (told["status"], told["database"], told["redis"]) == ("ok", "ok", "ok")
+    assert set(told) == {"status", "database", "redis", "see2ai", "circuit"}
+    return str(told["see2ai"])
+
+
+async def test_see2ai_is_asked_once_a_minute(
+    settings: Settings, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(settings) as api:
+        answers = await asyncio.gather(*(ready(api) for _ in range(20)))
+        assert answers == ["ok"] * 20
+        assert asks(upstream) == 1
+        upstream.control({"balance": "empty"})
+        assert await ready(api) == "ok"
+        monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.0)
+        assert await ready(api) == "warning: purse empty"
+        assert asks(upstream) == 2
+
+
+async def test_what_is_wrong_is_told_in_general_words(settings: Settings, upstream: Server) -> None:
+    async with gateway(settings, see2ai_api_key="sk-wrong") as api:
+        answer = await api.get("/readyz")
+        assert data(answer)["see2ai"] == "warning: key refused"
+        assert not {"sk-wrong", "Invalid", "SANDBOX"} & set(answer.text.replace('"', " ").split())
+    async with gateway(settings, see2ai_base_url=DEAD) as api:
+        assert await ready(api) == "warning: unreachable"
+    async with gateway(settings, see2ai_api_key="") as api:
+        before = asks(upstream)
+        assert await ready(api) == "warning: no key"
+        assert asks(upstream) == before
+
+
+async def test_a_silent_see2ai_keeps_nobody_waiting(settings: Settings) -> None:
+    async with silent() as (origin, asked):
+        async with gateway(settings, see2ai_base_url=origin) as api:
+            took = []
+            for _ in range(3):
+                began = time.monotonic()
+                assert await ready(api) == "warning: no answer yet"
+                took.append(time.monotonic() - began)
+            assert min(took) < 1
+            assert len(asked) == 1
+            began = time.monotonic()
+        assert time.monotonic() - began < 15  # closing does not wait for it either
+
+
+async def test_the_metrics_follow(settings: Settings, upstream: Server) -> None:
+    async with gateway(settings) as api:
+        await ready(api)
+    assert metrics.SEE2AI_REACHABLE._value.get() == 1
+    assert metrics.SEE2AI_BALANCE._value.get() > 0
+    async with gateway(settings, see2ai_base_url=DEAD) as api:
+        await ready(api)
+    assert metrics.SEE2AI_REACHABLE._value.get() == 0
+    assert metrics.SEE2AI_BALANCE._value.get() != metrics.SEE2AI_BALANCE._value.get()
+
+
+async def test_with_metrics_served_it_looks_by_itself(
+    settings: Settings, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.1)
+    async with gateway(settings, metrics_port=9):  # a number; only `gateway serve` listens on it
+        end = time.monotonic() + 60
+        while asks(upstream) < 3 and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        assert asks(upstream) >= 3
+    seen = asks(upstream)
+    await asyncio.sleep(0.3)
+    assert asks(upstream) == seen

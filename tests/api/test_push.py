@@ -1,0 +1,413 @@
+"""Push: everybody is told of their own tasks at once, whatever way they listen, and of nobody else's."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import socket as socket_module
+import time
+import tracemalloc
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from app import metrics
+from app.accounts.callers import identify
+from app.accounts.credentials import CLOCK_LEEWAY_SECONDS, sign_token
+from app.accounts.keys import create_key, revoke_named
+from app.accounts.tickets import make_ticket, redeem_ticket
+from app.accounts.users import set_status
+from app.api import push, sockets
+from app.cli import listening
+from app.errors import Unauthenticated
+from app.runtime import Runtime, open_runtime
+from app.tasks import follow
+from tests.api.answers import data, refusal
+from tests.api.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
+from tests.makers import Maker
+from tests.tasks.backroom import until
+from tests.worlds import execute
+
+pytestmark = pytest.mark.anyio
+embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+ORDER = ["created", "queued", "processing", "completed", "failed"]
+
+
+@pytest.mark.usefixtures("working")
+async def test_every_change_is_told_in_order_and_as_get_tells_it(make: Maker, door: Door) -> None:
+    user, other = await make.user(points=300), await make.user(points=300)
+    async with (
+        door.told(user.token) as socket,
+        door.told(other.api_key) as stranger,
+        door.events(Authorization=f"Bearer {user.api_key}") as events,
+    ):
+        good = await make.task_no(user, "好 [[sandbox: take 1; progress 20,60]]")
+        bad = await make.task_no(user, "坏 [[sandbox: end failed]]")
+        foreign = await make.task_no(other, "别人的")
+        messages = await socket.until_ended(good, bad)
+        events_seen = await events.until_ended(good, bad)
+        theirs = await stranger.until_ended(foreign)
+    for seen in (messages, events_seen):
+        assert {m["data"]["taskNo"] for m in seen} == {good, bad}
+        for task_no in (good, bad):
+            told = states(seen, task_no)
+            assert told == sorted(told, key=lambda state: (ORDER.index(state[0]), state[1]))
+            assert len(set(told)) == len(told)
+    assert {m["data"]["taskNo"] for m in theirs} == {foreign}
+    assert {"queued", "processing", "completed"} <= {status for status, _ in states(messages, good)}
+    assert states(messages, bad)[-1][0] == "failed"
+    for task_no in (good, bad):
+        last = [m for m in messages if m["data"]["taskNo"] == task_no][-1]
+        assert last["data"] == await make.task(user, task_no)
+        assert last["id"].isdecimal()
+        assert last in [{"type": "task"} | m for m in events_seen]
+
+
+# ------------------------------------------------------------------ who may listen
+
+
+async def test_a_ticket_opens_one_stream_by_either_door(make: Maker, runtime: Runtime, door: Door) -> None:
+    user = await make.user(points=60)
+    task_no = await make.task_no(user)
+    for headers in (user.headers, user.key_headers):
+        ticket = await door.ticket(headers)
+        async with door.socket(f"?ticket={ticket}&since=2020-01-01") as socket:
+            assert await socket.next() == {"type": "auth", "ok": True}
+            assert (await socket.next())["data"]["taskNo"] == task_no
+        async with door.socket(f"?ticket={ticket}") as again:
+            assert await again.code() == 4401
+        ticket = await door.ticket(headers)
+        async with door.events(f"?ticket={ticket}&since=2020-01-01") as events:
+            assert (await events.next_task())["data"]["taskNo"] == task_no
+        for query in (f"?ticket={ticket}", "?ticket=", "?ticket=" + "x" * 5000, "?ticket=%F0%9F%98%80"):
+            answer = await make.api.get(EVENTS + query, headers=user.headers)
+            assert refusal(answer) == (401, "UNAUTHENTICATED", "未登录或Token过期")
+    assert not [key async for key in runtime.redis.scan_iter("*ticket*")]
+
+
+async def test_of_twins_with_one_ticket_one_has_it(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    ticket = await make_ticket(runtime, await identify(runtime, user.token))
+    kept = [key async for key in runtime.redis.scan_iter("*ticket*")]
+    assert len(kept) == 1
+    value = await runtime.redis.get(kept[0])
+    assert 25 <= await runtime.redis.ttl(kept[0]) <= 30
+    for secret in (ticket, user.token):
+        assert secret not in str(kept) + str(value)
+    tried = await asyncio.gather(*(redeem_ticket(runtime, ticket) for _ in range(20)), return_exceptions=True)
+    assert [one.user_id for one in tried if not isinstance(one, BaseException)] == [user.id]
+    assert sum(isinstance(one, Unauthenticated) for one in tried) == 19
+
+
+async def test_a_ticket_is_worth_what_its_credential_is(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    key = await create_key(runtime.sessions, user.id, name="short", scopes=("tasks",))
+    by_key = await make_ticket(runtime, await identify(runtime, key))
+    by_token = await make_ticket(runtime, await identify(runtime, user.token))
+    soon = sign_token(runtime.settings, (await make.user()).id, hours=2 / 3600)
+    ended = await make_ticket(runtime, await identify(runtime, soon))
+    await revoke_named(runtime.sessions, user.id, "short")
+    await set_status(runtime.sessions, user.id, "banned")
+    await asyncio.sleep(CLOCK_LEEWAY_SECONDS + 3.5)
+    for ticket in (by_key, by_token, ended):
+        with pytest.raises(Unauthenticated):
+            await redeem_ticket(runtime, ticket)
+
+
+@pytest.mark.parametrize("world", ["real"], indirect=True)
+async def test_no_ticket_without_redis(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    deaf = runtime.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    async with open_runtime(deaf) as without, open_door(without) as door:
+        async with httpx.AsyncClient(base_url=door.origin, trust_env=False) as client:
+            answer = await client.post(TICKET, headers=user.headers)
+            assert refusal(answer)[:2] == (503, "UNAVAILABLE")
+            assert refusal(await client.get(EVENTS + "?ticket=x"))[:2] == (503, "UNAVAILABLE")
+        async with door.socket("?ticket=x") as socket:
+            assert await socket.code() == 1013
+        async with door.told(user.token):
+            pass
+
+
+@embedded
+async def test_whoever_is_nobody_is_refused(make: Maker, runtime: Runtime, door: Door) -> None:
+    user = await make.user()
+    points_key = await create_key(runtime.sessions, user.id, scopes=("points",))
+    banned = await make.user()
+    await set_status(runtime.sessions, banned.id, "banned")
+    expired = sign_token(runtime.settings, user.id, hours=-1)
+    for token, code in {
+        "": 4401,
+        "x": 4401,
+        "sk-" + "x" * 43: 4401,
+        "x" * 5000: 4401,
+        expired: 4401,
+        banned.token: 4401,
+        banned.api_key: 4401,
+        points_key: 4403,
+        "\ud800": 4401,
+    }.items():
+        async with door.socket() as socket:
+            await socket.say(json.dumps({"type": "auth", "token": token}))
+            assert await socket.code() == code, token
+    for token in (None, 1, ["x"], {}):
+        async with door.socket() as socket:
+            await socket.say({"type": "auth", "token": token})
+            assert await socket.code() == 4401
+    for headers, status in (({}, 401), ({"X-API-Key": points_key}, 403), (banned.headers, 401)):
+        for method, path in (("GET", EVENTS), ("POST", TICKET)):
+            assert refusal(await make.api.request(method, path, headers=headers))[0] == status
+
+
+@embedded
+@pytest.mark.settings(cors_origins="https://app.example.com", public_url="https://api.example.com")
+async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runtime, door: Door) -> None:
+    user = await make.user()
+    for origin in ("https://app.example.com", "https://api.example.com", door.origin, None):
+        async with door.told(user.token, origin=origin):
+            pass
+    foreign = ("https://evil.example.com", "http://app.example.com", "null", "https://app.example.com.evil.com", "x://")
+    for origin in foreign:
+        with pytest.raises(InvalidStatus) as refused:
+            async with door.socket(origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
+        answer = await make.api.get(EVENTS, headers=user.headers | {"Origin": origin})
+        assert refusal(answer) == (403, "FORBIDDEN", "来源不被允许")
+
+
+# ------------------------------------------------------------------ what may be said
+
+
+@embedded
+async def test_each_bad_message_has_its_code(
+    make: Maker, runtime: Runtime, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user()
+    monkeypatch.setattr(sockets, "AUTH_SECONDS", 0.5)
+    bad: dict[Any, int] = {
+        "": 4400,
+        "nonsense": 4400,
+        "[]": 4400,
+        "1": 4400,
+        "[" * 10_000: 4400,
+        "{}": 4400,
+        '{"type":"ping"}': 4400,
+        '{"type":["auth"]}': 4400,
+        b"{}": 1003,
+        b"\xff": 1003,
+        "x" * 16_385: 1009,
+        "猫" * 16_000: 1009,
+        json.dumps({"type": "auth", "token": user.token, "since": "nonsense"}): 4400,
+        json.dumps({"type": "auth", "token": user.token, "since": True}): 4400,
+        json.dumps({"type": "auth", "token": user.token, "since": [1]}): 4400,
+        json.dumps({"type": "auth", "token": user.token, "since": 10**15}): 4400,
+    }
+    async with open_door(runtime) as door:
+        for message, code in bad.items():
+            async with door.socket() as socket:
+                await socket.say(message)
+                assert await socket.code() == code, message[:50]
+        async with door.socket() as late:
+            assert await late.code() == 4408
+        after: dict[Any, int] = dict(list(bad.items())[:6]) | {
+            '{"type":"task"}': 4400,
+            b"{}": 1003,
+            "x" * 16_385: 1009,
+            json.dumps({"type": "auth", "token": user.token}): 4400,
+            json.dumps({"type": "auth", "token": user.token, "since": "2020-01-01"}): 4400,
+        }
+        for message, code in after.items():
+            async with door.told(user.token) as socket:
+                await socket.say(message)
+                assert await socket.code() == code, message[:50]
+        async with door.told(user.token) as socket:  # text that is no UTF-8: first byte of a frame by hand
+            socket.connection.transport.write(b"\x81\x82\0\0\0\0\xff\xff")
+            assert await socket.code() == 1007
+    assert "Traceback" not in log.getvalue()
+    assert "stream_failed" not in log.getvalue()
+
+
+@embedded
+async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PING_SECONDS", 0.3)
+    monkeypatch.setattr(sockets, "PONG_SECONDS", 0.01)
+    user = await make.user()
+    async with door.told(user.token) as socket, door.events(**user.key_headers) as events:
+        assert await socket.next() == {"type": "ping"}
+        assert await socket.next() == {"type": "ping"}
+        await socket.say({"type": "pong"})
+        await socket.say({"type": "ping"})
+        while await socket.next() != {"type": "pong"}:
+            pass
+        async with asyncio.timeout(30):
+            async for line in events._lines:
+                if line == ": ping":
+                    break
+
+
+# ------------------------------------------------------------------ streams end
+
+
+@embedded
+@pytest.mark.parametrize("how", ["banned", "revoked", "expired"])
+async def test_whoever_is_not_welcome_any_more_is_let_go(
+    make: Maker, runtime: Runtime, door: Door, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "PING_SECONDS", 0.2)
+    user = await make.user()
+    key = await create_key(runtime.sessions, user.id, name="short")
+    soon = sign_token(runtime.settings, user.id, hours=5 / 3600)
+    token = {"revoked": key, "expired": soon, "banned": user.token}[how]
+    ticket = await door.ticket({"Authorization": f"Bearer {token}"})
+    async with (
+        door.told(token) as socket,
+        door.socket(f"?ticket={ticket}") as by_ticket,
+        door.events(Authorization=f"Bearer {token}") as events,
+    ):
+        if how == "banned":
+            await set_status(runtime.sessions, user.id, "banned")
+        if how == "revoked":
+            await revoke_named(runtime.sessions, user.id, "short")
+        assert await socket.code() == 4401
+        assert await by_ticket.code() == 4401
+        assert await events.next_block() == {"event": "end", "data": '{"code":4401}'}
+        assert await events.next_block() == {}
+
+
+@embedded
+async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> None:
+    user, other = await make.user(), await make.user()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(door.told(user.token))
+            await stack.enter_async_context(door.events(**user.headers))
+        async with door.socket() as socket:
+            await socket.say({"type": "auth", "token": user.token})
+            assert await socket.code() == 4429
+        assert refusal(await make.api.get(EVENTS, headers=other.headers | {"Origin": "x://"}))[0] == 403
+        async with httpx.AsyncClient(base_url=door.origin, trust_env=False) as client:
+            answer = await client.get(EVENTS, headers=user.headers)
+        assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
+        async with door.told(other.token):
+            pass
+    await until("seats are free", lambda: not door.state.seats._taken)
+    async with door.told(user.token):
+        pass
+
+
+@embedded
+async def test_the_end_of_the_process_ends_streams_and_waits_at_once(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    async with open_door(runtime) as door, httpx.AsyncClient(base_url=door.origin, trust_env=False) as client:
+        wait = client.get(f"/user/ai/tasks/{task_no}?wait=60", headers=user.headers, timeout=60)
+        waiting = asyncio.create_task(wait)
+        async with door.told(user.token) as socket, door.events(**user.headers) as events:
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            runtime.notices.end_listening()
+            door.server.should_exit = True
+            assert await socket.code() == 1012
+            assert await events.next_block() == {"event": "end", "data": '{"code":1012}'}
+            assert data(await waiting)["status"] == "created"
+        assert time.monotonic() - began < 10
+
+
+@embedded
+async def test_a_waiting_request_holds_no_connection(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    path = f"/user/ai/tasks/{task_no}?wait=2"
+    waiting = [asyncio.create_task(make.api.get(path, headers=user.headers)) for _ in range(30)]
+    await asyncio.sleep(1)
+    for engine in (runtime.sessions.readers, runtime.sessions.writers):
+        assert engine.pool.checkedout() == 0
+    assert {data(answer)["status"] for answer in await asyncio.gather(*waiting)} == {"created"}
+
+
+# ------------------------------------------------------------------ consumers that do not read
+
+
+@pytest.fixture
+def quick_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's patience with whoever takes nothing, shrunk; ask for it before `door`."""
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 15)
+
+
+async def deaf_consumer(door: Door, request: bytes, first: bytes = b"") -> asyncio.StreamWriter:
+    """A connection that asks and never reads; its own buffers are small, so that little hides in the kernel."""
+    sock = socket_module.socket()
+    sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", door.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+    writer.write(request)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(first)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
+
+
+def masked(message: dict[str, Any]) -> bytes:
+    """A text frame of a client, by hand; the mask is zero."""
+    payload = json.dumps(message).encode()
+    return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
+@embedded
+@pytest.mark.parametrize("kind", ["websocket", "sse"])
+async def test_a_consumer_that_never_reads_is_dropped(
+    make: Maker,
+    runtime: Runtime,
+    quick_kernel: None,
+    door: Door,
+    kind: str,
+    log: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While another stream of the same user goes on, and with nothing piling up."""
+    monkeypatch.setattr(sockets, "TAKEN_SECONDS", 1.0)
+    monkeypatch.setattr(push, "TAKEN_SECONDS", 1.0)
+    user = await make.user(points=30 * 100)
+    numbers = [await make.task_no(user, "很长" * 2000) for _ in range(60)]
+    key = base64.b64encode(bytes(16)).decode()
+    head = {
+        "websocket": f"GET {WS} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+        "sse": f"GET {EVENTS}?since=2020-01-01 HTTP/1.1\r\nAuthorization: Bearer {user.token}\r\n",
+    }
+    dropped = metrics.SLOW_CONSUMERS.labels(kind)._value.get()
+    first = masked({"type": "auth", "token": user.token, "since": "2020-01-01"}) if kind == "websocket" else b""
+    request = head[kind] + f"Host: 127.0.0.1:{door.port}\r\n\r\n"
+    writers = [await deaf_consumer(door, request.encode(), first) for _ in range(10)]
+    async with door.told(user.token, "2020-01-01") as reading:
+        assert {m["data"]["taskNo"] for m in [await reading.next_task() for _ in numbers]} == set(numbers)
+        tracemalloc.start()
+        await asyncio.sleep(0.5)
+        before = tracemalloc.get_traced_memory()[0]
+        sql = f"UPDATE tasks SET progress = progress + 1, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
+        for _ in range(10):
+            await execute(runtime, sql)
+            for task_no in numbers:
+                runtime.notices.publish(user.id, task_no)
+            for _ in numbers:
+                await reading.next_task()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        # What was written in these rounds is 10 × 60 × 12 KB for each of ten consumers: 72 MB.
+        assert grown < 10_000_000
+        await until("dropped", lambda: metrics.SLOW_CONSUMERS.labels(kind)._value.get() == dropped + 10, 60)
+        await until("seats are free", lambda: door.state.seats._taken == {user.id: 1})
+        again = await make.task_no(user)
+        runtime.notices.publish(user.id, again)
+        assert (await reading.next_task())["data"]["taskNo"] == again
+        held = door.server.server_state.connections
+        await until("their connections are gone", lambda: len(held) <= 1, 60)
+    for writer in writers:
+        writer.transport.abort()
+    assert "Traceback" not in log.getvalue()

@@ -1,0 +1,251 @@
+"""Push misses nothing: what came before, what is committed late, what no notice told, what came all at once."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import text
+
+from app import notices
+from app.errors import Unavailable
+from app.runtime import Runtime, open_runtime
+from app.tasks import follow
+from app.times import local_time
+from tests.api.streams import DATABASE_NOW, Door, open_door, states
+from tests.makers import Maker
+from tests.processes.proxy import proxied
+from tests.tasks.backroom import until
+from tests.worlds import execute
+
+pytestmark = pytest.mark.anyio
+embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+
+
+# ------------------------------------------------------------------ replay
+
+
+async def test_what_was_missed_is_told_first(make: Maker, runtime: Runtime, door: Door, working: None) -> None:
+    user = await make.user(points=300)
+    old = await make.task_no(user, "旧")
+    await make.ended(user, old)
+    moment = datetime.now(UTC) - timedelta(hours=1)
+    await execute(runtime, "UPDATE tasks SET updated_at = :at", at=moment.strftime("%Y-%m-%d %H:%M:%S.000"))
+    missed = [await make.task_no(user, f"{n}") for n in range(3)]
+    for task_no in missed:
+        await make.ended(user, task_no)
+    since = local_time(datetime.now(UTC) - timedelta(minutes=5), runtime.settings.zone)
+    async with door.told(user.token, since) as socket:
+        told = await socket.until_ended(*missed)
+        assert {m["data"]["taskNo"] for m in told} == set(missed)
+        assert [int(m["id"]) for m in told] == sorted(int(m["id"]) for m in told)
+        assert [m["data"]["status"] for m in told] == ["completed"] * 3
+        assert await socket.silence(0.5) == []
+        live = await make.task_no(user, "新")
+        assert states(await socket.until_ended(live), live)[-1] == ("completed", 100)
+    last = told[-1]["id"]
+    await execute(runtime, "UPDATE tasks SET updated_at = :at", at=moment.strftime("%Y-%m-%d %H:%M:%S.000"))
+    await execute(
+        runtime,
+        "UPDATE tasks SET updated_at = :at WHERE task_no = :no",
+        at=datetime.fromtimestamp(int(last) / 1000 + 1, UTC).strftime("%Y-%m-%d %H:%M:%S.000"),
+        no=live,
+    )
+    async with door.told(user.token, int(last)) as socket:
+        assert (await socket.next())["data"]["taskNo"] == live
+    async with door.events(**user.headers, **{"Last-Event-ID": last}) as events:
+        assert (await events.next_task())["data"]["taskNo"] == live
+    async with door.events("?since=2020-01-01", **user.headers) as events:
+        assert len(await events.until_ended(old, live, *missed)) == 5
+    async with door.told(user.token) as socket:
+        assert await socket.silence(0.5) == []
+    ticket = await door.ticket(user.headers)
+    async with door.socket(f"?ticket={ticket}") as socket:
+        assert await socket.next() == {"type": "auth", "ok": True}
+        await socket.say({"type": "auth", "since": "2020-01-01"})
+        assert len(await socket.until_ended(old, live, *missed)) == 5
+        await socket.say({"type": "auth", "since": "2020-01-01"})
+        assert await socket.code() == 4400
+
+
+@embedded
+async def test_more_than_a_page_is_replayed_whole_and_in_order(
+    make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many of one moment, so that a page ends in the middle of it."""
+    monkeypatch.setattr(follow, "PAGE", 7)
+    monkeypatch.setattr(follow, "_AFTER", follow._AFTER.limit(7))
+    monkeypatch.setattr(follow, "_LATELY", follow._LATELY.limit(7))
+    user, other = await make.user(points=3000), await make.user(points=30)
+    numbers = [await make.task_no(user) for _ in range(30)]
+    await make.task_no(other)
+    await execute(runtime, "UPDATE tasks SET updated_at = '2026-01-01 00:00:00.000000' WHERE id > 4 AND id <= 22")
+    async with door.told(user.token, "2025-01-01") as socket:
+        told = [(await socket.next())["data"]["taskNo"] for _ in numbers]
+        assert sorted(told) == sorted(numbers)
+        assert set(told[:18]) == set(numbers[4:22])
+        assert await socket.silence(0.3) == []
+
+
+@pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock's looks, shrunk to a test's patience."""
+    monkeypatch.setattr(notices, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(notices, "DEAF_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "RETRY_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("looking_often")
+async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runtime, door: Door) -> None:
+    """Dated before the streams began and before `since`, committed after both, and without a notice."""
+    user = await make.user(points=60)
+    numbers = [await make.task_no(user), await make.task_no(user)]
+    since = str(int(time.time() * 1000))
+    is_written, may_commit = asyncio.Event(), asyncio.Event()
+
+    async def write_late() -> None:
+        dated = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S.000")
+        change = "UPDATE tasks SET progress = 17, status = 'processing', updated_at = :at WHERE task_no = :no"
+        async with runtime.sessions.begin() as session:
+            await session.execute(text(change), {"at": dated, "no": numbers[0]})
+            is_written.set()
+            await may_commit.wait()
+
+    writing = asyncio.create_task(write_late())
+    await is_written.wait()
+    async with door.told(user.token) as live, door.told(user.token, since) as replayed:
+        assert {(await replayed.next())["data"]["taskNo"] for _ in numbers} == set(numbers)
+        assert await live.silence(1.5) == await replayed.silence(0.1) == []
+        may_commit.set()
+        await writing
+        for socket in (live, replayed):
+            assert states([await socket.next()], numbers[0]) == [("processing", 17)]
+            assert await socket.silence(0.3) == []
+
+
+# ------------------------------------------------------------------ notices are lost
+
+
+@pytest.mark.usefixtures("looking_often", "working")
+async def test_the_end_is_told_although_every_notice_is_lost(
+    make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=60)
+    monkeypatch.setattr(runtime.notices, "publish", lambda *_: None)
+    async with door.told(user.token) as socket, door.events(**user.headers) as events:
+        task_no = await make.task_no(user)
+        for told in (await socket.until_ended(task_no), await events.until_ended(task_no)):
+            assert states(told, task_no)[-1] == ("completed", 100)
+
+
+@pytest.mark.parametrize("world", ["real"], indirect=True)
+@pytest.mark.parametrize("how", ["cut", "frozen", "nowhere"])
+async def test_streams_outlive_redis(
+    make: Maker, runtime: Runtime, how: str, working: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The door's Redis is behind a proxy that ends or swallows everything, and then passes it again."""
+    monkeypatch.setattr(notices, "QUIET_SECONDS", 0.3)
+    at = urlsplit(runtime.settings.redis_url)
+    user = await make.user(points=300)
+    with proxied(at.hostname or "", at.port or 6379) as proxy:
+        through = runtime.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{proxy.port}{at.path}"})
+        if how == "nowhere":
+            proxy.set("refuse")
+        async with open_runtime(through) as deaf, open_door(deaf) as door, door.told(user.token) as socket:
+            if how != "nowhere":
+                first = await make.task_no(user)
+                await socket.until_ended(first)
+                assert deaf.notices.look_seconds == notices.LOOK_SECONDS
+                proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
+            await until("deaf", lambda: deaf.notices.look_seconds == notices.DEAF_LOOK_SECONDS, 30)
+            second = await make.task_no(user)
+            assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
+            proxy.set("pass")
+            await until("hears", lambda: deaf.notices.look_seconds == notices.LOOK_SECONDS, 30)
+            third = await make.task_no(user)
+            assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
+
+
+@embedded
+async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Maker, runtime: Runtime) -> None:
+    """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
+    user, other = await make.user(), await make.user()
+    async with runtime.notices.listen(user.id) as listener, runtime.notices.listen(other.id) as quiet:
+        await until("heard", lambda: runtime.notices.look_seconds == notices.LOOK_SECONDS)
+        await listener.wait(1)
+        quiet.take()
+        listener.take()
+        for n in range(50):
+            runtime.notices.publish(user.id, f"T{n}")
+            runtime.notices.publish(user.id, f"T{n}")
+        await listener.wait(30)
+        await asyncio.sleep(0.2)
+        assert listener.take() == ([f"T{n}" for n in range(50)], False)
+        for n in range(101):
+            runtime.notices.publish(user.id, f"T{n}")
+        await listener.wait(30)
+        await asyncio.sleep(0.2)
+        assert listener.take() == ([], True)
+        assert quiet.take() == ([], False)
+
+
+async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
+    user, other = await make.user(points=30), await make.user(points=30)
+    foreign, own = await make.task_no(other), await make.task_no(user)
+    async with runtime.notices.listen(other.id):
+        await until("heard", lambda: runtime.notices.look_seconds == notices.LOOK_SECONDS)
+        async with door.told(user.token) as socket:  # it has no reason to look but what it is told
+            now = DATABASE_NOW[runtime.settings.is_sqlite]
+            await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")
+            runtime.notices.publish(user.id, foreign)
+            assert await socket.silence(0.5) == []
+            runtime.notices.publish(user.id, own)
+            assert (await socket.next())["data"]["taskNo"] == own
+
+
+@embedded
+async def test_an_overflowing_stream_misses_nothing(
+    make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "MOST_QUEUED", 3)
+    user = await make.user(points=3000)
+    numbers = [await make.task_no(user) for _ in range(30)]
+    async with door.told(user.token) as socket:
+        await execute(
+            runtime, f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
+        )
+        for task_no in numbers:
+            runtime.notices.publish(user.id, task_no)
+        told = [(await socket.next())["data"] for _ in numbers]
+        assert {(task["taskNo"], task["progress"]) for task in told} == {(task_no, 9) for task_no in numbers}
+        assert await socket.silence(0.3) == []
+
+
+@embedded
+@pytest.mark.usefixtures("looking_often")
+async def test_a_stream_outlives_the_database(
+    make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=60)
+    task_no = await make.task_no(user)
+    async with door.told(user.token) as socket:
+        read, is_away = runtime.sessions.read, True
+
+        def away(*args: Any) -> Any:
+            if is_away:
+                raise Unavailable
+            return read(*args)
+
+        await execute(
+            runtime, f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
+        )
+        monkeypatch.setattr(runtime.sessions, "read", away)
+        runtime.notices.publish(user.id, task_no)
+        assert await socket.silence(1) == []
+        async with door.socket() as other:
+            await other.say({"type": "auth", "token": user.token})
+            assert await other.code() == 1013
+        is_away = False
+        assert states([await socket.next()], task_no) == [("created", 9)]

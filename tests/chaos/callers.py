@@ -1,0 +1,239 @@
+"""Those who ask the gateway for pictures while it storms: they repeat, double-click, hang up, cancel, go broke.
+
+Every submit carries a word of its own, by which its task and its job at SEE2AI are known again. Under a key the word
+stays the same in all repeats; without one each attempt has another, for each may rightly become a task.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+SUBMIT = "/user/ai/tasks/submit"
+PATIENCE_SECONDS = 10.0
+PERSISTENCE_SECONDS = 90.0  # how long a submit is repeated
+LOOK_SECONDS = 0.25
+TOO_SHORT_SECONDS = 0.02  # the patience of one who hangs up at once
+
+# Model, its share, what it wants.
+MODELS: tuple[tuple[str, float, str], ...] = (
+    ("sc_soraimg_text_1x1", 0.55, ""),
+    ("sc_soraimg_text_2x3", 0.15, ""),
+    ("sc_soraimg_text_auto", 0.10, ""),
+    ("sc_soraimg_img2img_1x1", 0.06, "foreign picture"),
+    ("sc_soraimg_img2img_3x2", 0.02, "own picture"),
+    ("sc_uniworld_text_1x1", 0.06, ""),
+    ("sc_image_normalize", 0.04, "foreign picture"),
+    ("sc_video_text_fast", 0.02, "film"),
+)
+# What the job itself is to do, by share; the rest just succeeds.
+JOBS: tuple[tuple[str, float], ...] = (
+    ("[[sandbox: end failed]]", 0.03),
+    ("[[sandbox: never finish]]", 0.01),
+    ("[[sandbox: take 12]]", 0.02),
+    ("[[sandbox: success without url once]]", 0.01),
+)
+
+
+@dataclass
+class User:
+    """One who pays. `pictures` are references they have uploaded."""
+
+    id: int
+    headers: dict[str, str]
+    pictures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Diary:
+    """What the callers were told."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    told: dict[str, set[str]] = field(default_factory=dict)  # word -> task numbers of its 200 answers
+    keyed: set[str] = field(default_factory=set)  # words that stood under a key
+    unknown: int = 0  # submits without a key whose answer was lost, and which were not repeated
+    given_up: int = 0
+    cancelled: set[str] = field(default_factory=set)  # task numbers whose cancelling was answered with 200
+    accepted_at: list[float] = field(default_factory=list)
+    alive_at: list[float] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> int:
+        return len(self.told)
+
+    def longest_gap(self, moments: list[float]) -> float:
+        return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)
+
+
+class Callers:
+    """Submits until `target` tasks are accepted, spread over `seconds`; longer where the storm held them up."""
+
+    def __init__(
+        self, origins: list[str], users: list[User], *, seed: int, run: str, poor: Callable[[User], None]
+    ) -> None:
+        self.diary = Diary()
+        self._origins = origins
+        self._users = users
+        self._chance = random.Random(f"callers {seed}")
+        self._run = run
+        self._poor = poor
+        self._client = httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False)
+        self._number = 0
+        self._began = 0.0
+        self._aside: set[asyncio.Task[None]] = set()
+
+    async def run(self, target: int, seconds: float, *, at_once: int = 40) -> None:
+        self._began = time.monotonic()
+        probe = asyncio.create_task(self._probe())
+        loops = [self._loop(target, seconds) for _ in range(at_once)]
+        async with self._client:
+            await asyncio.gather(*loops)
+            await asyncio.gather(*self._aside, return_exceptions=True)
+            probe.cancel()
+            await asyncio.wait([probe])
+
+    async def _loop(self, target: int, seconds: float) -> None:
+        while (passed := time.monotonic() - self._began) < 2 * seconds:
+            if self.diary.accepted >= target and passed >= seconds:
+                return
+            if self._number < self._due(target, seconds):
+                self._number += 1
+                await self._submit(self._number)
+            else:
+                await asyncio.sleep(0.1)
+
+    def _due(self, target: int, seconds: float) -> float:
+        """How many submits may have begun by now: what was refused or lost is made up for."""
+        lost = self._number - self.diary.accepted
+        return target * min((time.monotonic() - self._began) / seconds, 1.0) * 1.01 + min(lost, target * 0.5) + 1
+
+    # ------------------------------------------------------------------ one submit
+
+    async def _submit(self, number: int) -> None:
+        user = self._chance.choice(self._users)
+        is_keyed = self._chance.random() < 0.7
+        body, job = self._body(user)
+        end, attempt = time.monotonic() + PERSISTENCE_SECONDS, 0
+        while time.monotonic() < end:
+            attempt += 1
+            word = f"{self._run}-{number:05d}." + ("" if is_keyed else f"{attempt}.")
+            if is_keyed:
+                self.diary.keyed.add(word)
+            wait = await self._try(user, word, _spelt(body, word, job), is_keyed)
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+        self.diary.given_up += 1
+
+    async def _try(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
+        """One attempt, or two at once; seconds until the next, None where this was the last."""
+        twice = is_keyed and self._chance.random() < 0.06
+        waits = await asyncio.gather(*[self._ask(user, word, body, is_keyed) for _ in range(2 if twice else 1)])
+        return None if None in waits else max(wait for wait in waits if wait is not None)
+
+    async def _ask(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
+        headers = user.headers | ({"Idempotency-Key": word} if is_keyed else {})
+        patience = TOO_SHORT_SECONDS if is_keyed and self._chance.random() < 0.03 else PATIENCE_SECONDS
+        url = self._chance.choice(self._origins) + SUBMIT
+        try:
+            answer = await self._client.post(url, json=body, headers=headers, timeout=patience)
+        except httpx.TransportError as error:
+            self.diary.answers[f"submit: {type(error).__name__}"] += 1
+            if is_keyed or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                return self._chance.uniform(0.1, 1.0)
+            self.diary.unknown += 1
+            return None
+        self.diary.answers[f"submit: {answer.status_code}"] += 1
+        if answer.status_code == 200:
+            self._accepted(user, word, answer.json()["data"]["taskNo"])
+            return None
+        if answer.status_code == 402:
+            self._poor(user)
+            return None
+        if answer.status_code in {429, 503}:
+            return min(float(answer.headers["retry-after"]), 3.0) * self._chance.uniform(0.5, 1.0)
+        self.diary.answers[f"submit: {answer.status_code} {answer.text[:200]}"] += 1
+        return None
+
+    def _accepted(self, user: User, word: str, task_no: str) -> None:
+        self.diary.accepted_at.append(time.monotonic())
+        self.diary.told.setdefault(word, set()).add(task_no)
+        dice = self._chance.random()
+        if dice < 0.06:
+            self._beside(self._cancel(user, task_no))
+        elif dice < 0.16:
+            self._beside(self._look(user, f"/user/ai/tasks/{task_no}?wait=5", "look"))
+        elif dice < 0.20:
+            self._beside(self._look(user, "/user/ai/tasks/list", "list"))
+
+    def _beside(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    def _body(self, user: User) -> tuple[dict[str, Any], str]:
+        names, shares = [model for model, _, _ in MODELS], [share for _, share, _ in MODELS]
+        model = self._chance.choices(names, shares)[0]
+        wants = next(wants for name, _, wants in MODELS if name == model)
+        body: dict[str, Any] = {"modelName": model}
+        if wants == "film":
+            body["params"] = {"duration": 4, "resolution": "480p"}
+        if wants == "own picture" and user.pictures:
+            body["imageUrl"] = self._chance.choice(user.pictures)
+        elif wants.endswith("picture"):
+            body["imageUrl"] = "https://example.com/a.jpg"
+        dice = self._chance.random()
+        for job, share in JOBS:
+            if dice < share:
+                return body, "" if model == "sc_image_normalize" else job
+            dice -= share
+        return body, ""
+
+    # ------------------------------------------------------------------ beside it
+
+    async def _cancel(self, user: User, task_no: str) -> None:
+        answer = await self._look(user, f"/user/ai/tasks/{task_no}/cancel", "cancel", "POST")
+        if answer == 200:
+            self.diary.cancelled.add(task_no)
+
+    async def _look(self, user: User, path: str, name: str, method: str = "GET") -> int:
+        url = self._chance.choice(self._origins) + path
+        try:
+            answer = await self._client.request(method, url, headers=user.headers, timeout=15)
+        except httpx.TransportError as error:
+            self.diary.answers[f"{name}: {type(error).__name__}"] += 1
+            return 0
+        self.diary.answers[f"{name}: {answer.status_code}"] += 1
+        return answer.status_code
+
+    async def _probe(self) -> None:
+        """Notes when any API answered a question to the database."""
+        self.diary.alive_at.append(time.monotonic())
+        asking: set[asyncio.Task[None]] = set()
+        while True:
+            for origin in self._origins:
+                task = asyncio.create_task(self._probe_one(origin))
+                asking.add(task)
+                task.add_done_callback(asking.discard)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _probe_one(self, origin: str) -> None:
+        url = origin + "/user/points/consumption/balance"
+        with contextlib.suppress(httpx.TransportError, RuntimeError):
+            answer = await self._client.get(url, headers=self._users[0].headers, timeout=2)
+            if answer.status_code == 200:
+                self.diary.alive_at.append(time.monotonic())
+
+
+def _spelt(body: dict[str, Any], word: str, job: str) -> dict[str, Any]:
+    """The word stands in the prompt, or where there is none in the picture's address."""
+    if body["modelName"] == "sc_image_normalize":
+        return body | {"imageUrl": f"https://example.com/{word}.jpg"}
+    return body | {"prompt": f"{word} 一只柴犬 {job}".strip()}

@@ -1,0 +1,121 @@
+"""Servers of the storm's own, in a folder of its own: MariaDB, Redis and S3, to be killed and started again at will."""
+
+import getpass
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.processes.procs import Process, Processes, script
+from tests.services import free_port
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+BUCKET, ACCESS_KEY, SECRET_KEY = "results", "chaos-access-key", "chaos-secret-key"
+
+
+class Missing(Exception):
+    """A program that the storm needs is not on this machine."""
+
+
+def program(*names: str) -> str:
+    """The first of the programs that is here, also where only root has it on the PATH."""
+    for name in names:
+        found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
+        if found:
+            return found
+    raise Missing(f"{' or '.join(names)} is not on this machine")
+
+
+class Server:
+    """One server on one port. What it keeps on disk outlives it; `start` brings it back."""
+
+    def __init__(self, processes: Processes, name: str, *command: str, port: int) -> None:
+        self.name = name
+        self.port = port
+        self.process: Process | None = None
+        self._processes = processes
+        self._command = command
+
+    def start(self) -> None:
+        """Returns once it takes connections."""
+        self.process = process = self._processes.start(*self._command, name=self.name)
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and process.code is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError(f"{self.name} did not start:\n{process.log()[-2000:]}")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self) -> None:
+        """As a supervisor stops it: SIGTERM, and kill -9 where that takes too long."""
+        if self.process is None:
+            return
+        try:
+            self.process.terminate(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def freeze(self) -> None:
+        if self.process is not None:
+            self.process.freeze()
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            self.process.thaw()
+
+
+def open_database_server(processes: Processes, folder: Path) -> Server:
+    """A MariaDB of its own, empty. An acknowledged commit is on disk, as operations ask for it."""
+    data, port = folder / "mariadb", free_port()
+    user = f"--user={getpass.getuser()}"
+    subprocess.run(
+        [
+            *(program("mariadb-install-db", "mysql_install_db"), "--no-defaults", f"--datadir={data}", user),
+            *("--auth-root-authentication-method=normal", "--skip-test-db"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    command = [program("mariadbd", "mysqld"), "--no-defaults", f"--datadir={data}", user, f"--port={port}"]
+    command += ["--bind-address=127.0.0.1", f"--socket={folder / 'mariadb.sock'}", f"--pid-file={folder / 'db.pid'}"]
+    command += ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=128M", "--max-connections=300"]
+    return Server(processes, "mariadb", *command, port=port)
+
+
+def open_redis_server(processes: Processes) -> Server:
+    """It keeps nothing: each start is empty."""
+    port = free_port()
+    command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    return Server(processes, "redis", *command, port=port)
+
+
+def open_storage_server(processes: Processes, folder: Path) -> Server:
+    (folder / "s3" / BUCKET).mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    rclone = script("rclone") if Path(script("rclone")).exists() else program("rclone")
+    command = [rclone, "serve", "s3", str(folder / "s3"), "--config", "", "--addr", f"127.0.0.1:{port}"]
+    return Server(processes, "storage", *command, "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", port=port)
+
+
+def storage_settings(storage: Server) -> dict[str, Any]:
+    return {
+        "storage_url": f"s3://{BUCKET}/gateway",
+        "storage_endpoint": f"http://127.0.0.1:{storage.port}",
+        "storage_access_key_id": ACCESS_KEY,
+        "storage_secret_access_key": SECRET_KEY,
+    }
+
+
+def stored_file(folder: Path, key: str) -> Path:
+    """Where on disk the bucket keeps an object."""
+    return folder / "s3" / BUCKET / "gateway" / key

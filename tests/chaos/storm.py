@@ -1,0 +1,240 @@
+"""One storm from the first server to the last word of the books."""
+
+import asyncio
+import io
+import json
+import sys
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from sqlalchemy import func, select
+
+from app.accounts.credentials import sign_token
+from app.accounts.keys import create_key
+from app.accounts.users import create_user
+from app.cli.migrate import migrate
+from app.errors import Unavailable
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from app.tables import tasks
+from tests.chaos.bank import Bank
+from tests.chaos.books import Story, differences, read_story
+from tests.chaos.callers import Callers, User
+from tests.chaos.fleet import Fleet, Quiet
+from tests.chaos.report import Storm
+from tests.chaos.servers import (
+    Server,
+    open_database_server,
+    open_redis_server,
+    open_storage_server,
+    storage_settings,
+    stored_file,
+)
+from tests.chaos.strikes import Striker, World
+from tests.chaos.weather import draw
+from tests.processes.procs import Processes
+from tests.services import free_port, run_sql
+
+API_KEY, DATABASE = "sk-of-the-storm", "gateway_chaos"
+USERS, FIRST_POINTS = 12, 600
+LEASE_SECONDS, TASK_SECONDS, VIDEO_SECONDS, HOSTING_SECONDS = 5, 75, 120, 60
+GRACE_SECONDS = 60.0
+CALM_SECONDS = VIDEO_SECONDS + HOSTING_SECONDS + GRACE_SECONDS  # after the last fault everything has ended
+MOST_WORKERS = 2
+TOLD = ("suspected_orphan", "stale_visit", "circuit_open", "storage_fault", "result_fault", "database_away")
+TOLD += ("leases_not_kept", "rows_not_given_back", "bell_lost", "bell_unheard", "task_cancelled")
+BUGS = ("visit_failed", "request_failed", "claim_failed", "expiry_failed", "Traceback (most recent call last)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for."""
+
+    seed: int
+    seconds: float
+    target: int
+    gap_seconds: float
+    command: str
+
+
+async def run_storm(plan: Plan, folder: Path) -> tuple[Storm, Story]:
+    settings: dict[str, Any] = {}
+    with Quiet(folder, settings) as processes:
+        servers = await asyncio.to_thread(_start_servers, processes, folder)
+        settings = _settings(*servers)
+        processes.environment |= {name.upper(): str(value) for name, value in settings.items()}
+        await run_sql(f"mysql+asyncmy://root:@127.0.0.1:{servers[0].port}/", f"CREATE DATABASE `{DATABASE}`")
+        await asyncio.to_thread(migrate, settings["database_url"])
+        async with AsyncExitStack() as opened:
+            runtime = await opened.enter_async_context(open_runtime(Settings(_env_file=None, **settings)))
+            ports = [free_port(), free_port()]
+            fleet = await asyncio.to_thread(lambda: opened.enter_context(Fleet(processes, ports, MOST_WORKERS)))
+            upstream = f"http://127.0.0.1:{servers[3].port}"
+            headers = {"Authorization": f"Bearer {API_KEY}"}
+            control = opened.enter_context(httpx.Client(base_url=upstream, headers=headers, timeout=60))
+            world = World(fleet, *servers, control)
+            return await _storm(plan, folder, runtime, world, processes)
+
+
+def _start_servers(processes: Processes, folder: Path) -> tuple[Server, Server, Server, Server]:
+    port = free_port()
+    command = (sys.executable, "-m", "tests.chaos.upstream", "--port", str(port), "--api-key", API_KEY)
+    processes.environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    servers = (
+        open_database_server(processes, folder),
+        open_redis_server(processes),
+        open_storage_server(processes, folder),
+        Server(processes, "upstream", *command, port=port),
+    )
+    for server in servers:
+        server.start()
+    return servers
+
+
+def _settings(database: Server, redis: Server, storage: Server, upstream: Server) -> dict[str, Any]:
+    return storage_settings(storage) | {
+        "database_url": f"mysql+asyncmy://root:@127.0.0.1:{database.port}/{DATABASE}",
+        "redis_url": f"redis://127.0.0.1:{redis.port}/0",
+        "see2ai_base_url": f"http://127.0.0.1:{upstream.port}",
+        "see2ai_api_key": API_KEY,
+        "egress_allow": f"127.0.0.1:{upstream.port}",
+        "jwt_secret": "a-secret-of-the-storm-and-of-nothing-else",
+        "lease_seconds": LEASE_SECONDS,
+        "task_deadline_seconds": TASK_SECONDS,
+        "video_deadline_seconds": VIDEO_SECONDS,
+        "hosting_deadline_seconds": HOSTING_SECONDS,
+        "circuit_max_pause_seconds": 8,
+        "submit_rate_per_minute": 1000,
+        "read_rate_per_minute": 100_000,
+    }
+
+
+async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, processes: Processes) -> tuple[Storm, Story]:
+    run = f"s{plan.seed}"
+    began = datetime.now(UTC)
+    bank = Bank(runtime, seed=plan.seed, run=run)
+    users = await _open_accounts(runtime, bank, world.fleet.apis[0].origin)
+    origins = [post.origin for post in world.fleet.apis]
+    callers = Callers(origins, users, seed=plan.seed, run=run, poor=bank.order)
+    world.set_trouble()
+    striker = Striker(world)
+    schedule = draw(plan.seed, 2 * plan.seconds, gap_seconds=plan.gap_seconds, lease_seconds=LEASE_SECONDS)
+    started = time.monotonic()
+    storming = asyncio.create_task(asyncio.to_thread(striker.run, schedule))
+    telling = asyncio.create_task(_tell(callers, striker))
+    await callers.run(plan.target, plan.seconds)
+    striker.is_over.set()
+    await storming
+    telling.cancel()
+    await asyncio.to_thread(world.set_trouble, storming=False)
+    await bank.close()
+    storm_seconds, calm = time.monotonic() - started, time.monotonic()
+    print(f"the storm is over after {storm_seconds:.0f} s: {callers.diary.accepted} tasks accepted", flush=True)
+    await _wait_for_ends(runtime)
+    calm_seconds = time.monotonic() - calm
+    journal = await asyncio.to_thread(lambda: world.control.get("/journal").json())
+    await asyncio.to_thread(world.fleet.settle)
+    story = await read_story(runtime, journal, callers.diary, orders=bank.orders, run=run)
+    storm = Storm(
+        command=plan.command,
+        seed=plan.seed,
+        began=began.strftime("%Y-%m-%d %H:%M UTC"),
+        storm_seconds=storm_seconds,
+        calm_seconds=calm_seconds,
+        struck=striker.struck,
+        trouble=Counter(entry["trouble"] for entry in journal),
+        starts=world.fleet.starts(),
+        events=_events(folder),
+    )
+    storm.differences = differences(story, is_stored=lambda key: stored_file(folder, key).is_file())
+    storm.differences += world.fleet.unexpected() + striker.failures + _too_few(plan, story)
+    storm.differences += await asyncio.to_thread(_audit_by_command, processes)
+    storm.differences += [f"log: {storm.events[bug]} × {bug}" for bug in BUGS if storm.events[bug]]
+    return storm, story
+
+
+def _audit_by_command(processes: Processes) -> list[str]:
+    try:
+        processes.command("audit")
+    except AssertionError as error:
+        return [str(error)]
+    return []
+
+
+def _too_few(plan: Plan, story: Story) -> list[str]:
+    accepted = story.diary.accepted
+    return [f"only {accepted} of {plan.target} tasks were accepted"] if accepted < plan.target else []
+
+
+async def _open_accounts(runtime: Runtime, bank: Bank, origin: str) -> list[User]:
+    """Half of the users show a token, half a key; each has uploaded a picture."""
+    users = []
+    picture = _picture()
+    for number in range(USERS):
+        user_id = await create_user(runtime.sessions, username=f"caller-{number}")
+        await bank.grant(user_id, FIRST_POINTS)
+        token, key = sign_token(runtime.settings, user_id), await create_key(runtime.sessions, user_id)
+        headers = {"Authorization": f"Bearer {token}"} if number % 2 else {"X-API-Key": key}
+        users.append(User(user_id, headers))
+    async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as client:
+        for user in users:
+            answer = await client.post("/user/files/upload", files={"file": ("a.png", picture)}, headers=user.headers)
+            user.pictures.append(answer.raise_for_status().json()["data"]["url"])
+    return users
+
+
+def _picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (96, 64), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+async def _tell(callers: Callers, striker: Striker) -> None:
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(30)
+        passed = time.monotonic() - began
+        print(f"  {passed:5.0f} s  {callers.diary.accepted} tasks, {striker.struck.total()} faults", flush=True)
+
+
+async def _wait_for_ends(runtime: Runtime) -> None:
+    """Until no task lives, or the time is over by which none may."""
+    end = time.monotonic() + CALM_SECONDS
+    live = select(func.count()).select_from(tasks).where(tasks.c.completed_at.is_(None))
+    while time.monotonic() < end:
+        try:
+            async with runtime.sessions.read() as session:
+                if not await session.scalar(live):
+                    return
+        except Unavailable:
+            pass
+        await asyncio.sleep(0.5)
+
+
+def _events(folder: Path) -> Counter[str]:
+    """How often our processes logged what is worth a look, and what is a bug."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("*gateway-*.log"):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if any(bug in line for bug in BUGS[-1:]) and not line.startswith("{"):
+                    found[BUGS[-1]] += 1
+                elif line.startswith("{"):
+                    event = _event(line)
+                    if event in TOLD or event in BUGS:
+                        found[event] += 1
+    return found
+
+
+def _event(line: str) -> str:
+    try:
+        return str(json.loads(line).get("event"))
+    except ValueError:
+        return ""

@@ -1,0 +1,159 @@
+"""`gateway see2ai check`: against the sandbox over HTTP, a dead port, and whatever else may answer there."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sandbox_server import KEY, Server
+from services import free_port
+from typer.testing import Result
+
+from app.see2ai.states import Answer
+from app.see2ai.tenant import Standing, understand
+
+Run = Callable[..., Result]
+pytestmark = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+
+
+@pytest.fixture
+def check(gateway: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    def run(base_url: str, *words: str, key: str = KEY) -> Result:
+        monkeypatch.setenv("SEE2AI_BASE_URL", base_url)
+        monkeypatch.setenv("SEE2AI_API_KEY", key)
+        return gateway("see2ai", "check", *words)
+
+    return run
+
+
+@contextmanager
+def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_good_key_and_a_full_purse(check: Any, upstream: Server) -> None:
+    result = check(upstream.origin)
+    assert result.exit_code == 0, result.output
+    told = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert (told["reachable"], told["key"], told["tenant"]) == ("yes", "accepted", "SANDBOX")
+    tokens, rmb = told["balance"].split(" tokens (RMB ")
+    assert Decimal(tokens) / 50_000 == pytest.approx(Decimal(rmb.removesuffix(")")), abs=Decimal("0.01"))
+    asked = [entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
+    assert [(entry["method"], entry["status"]) for entry in asked] == [("GET", 200)]
+    data = json.loads(check(upstream.origin, "--json").stdout)
+    assert (data["usable"], data["reachable"], data["keyAccepted"], data["tenant"]) == (True, True, True, "SANDBOX")
+    assert Decimal(data["balanceRmb"]) == round(Decimal(data["balanceTokens"]) / 50_000, 2)
+
+
+def test_an_empty_purse(check: Any, upstream: Server) -> None:
+    upstream.control({"balance": "empty"})
+    result = check(upstream.origin)
+    assert (result.exit_code, result.stderr) == (1, "our purse at SEE2AI is empty: balance 0\n")
+    assert "balance: 0 tokens (RMB 0.00)" in result.stdout
+    data = json.loads(check(upstream.origin, "--json").stdout)
+    assert (data["usable"], data["keyAccepted"], data["balanceTokens"]) == (False, True, 0)
+
+
+def test_a_wrong_key(check: Any, upstream: Server) -> None:
+    result = check(upstream.origin, key="sk-wrong")
+    assert (result.exit_code, result.stderr) == (1, "SEE2AI refuses our key: HTTP 401: Invalid API key\n")
+    assert "key: refused" in result.stdout
+    assert "sk-wrong" not in result.output
+
+
+def test_no_key_at_all_asks_nobody(check: Any, upstream: Server) -> None:
+    result = check(upstream.origin, key="")
+    assert (result.exit_code, result.stderr) == (1, "SEE2AI_API_KEY is not set\n")
+    assert upstream.journal() == []
+
+
+@pytest.mark.parametrize("base_url", [f"http://127.0.0.1:{free_port()}", "http://", "https://127.0.0.1:99999"])
+def test_a_dead_port(check: Any, base_url: str) -> None:
+    result = check(base_url, "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("SEE2AI cannot be reached: ")
+    assert result.stderr.count("\n") == 1
+    data = json.loads(result.stdout)
+    assert (data["reachable"], data["keyAccepted"], data["balanceTokens"]) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b"<html>welcome</html>", "what answers is not SEE2AI as we know it"),
+        (200, b"[1]", "what answers is not SEE2AI as we know it"),
+        (200, b"", "what answers is not SEE2AI as we know it"),
+        (200, b'{"balance": ' + b"9" * 5000 + b"}", "what answers is not SEE2AI as we know it"),
+        (200, b"[" * 100_000, "what answers is not SEE2AI as we know it"),
+        (200, b"\xff" * 2_000_000, "SEE2AI cannot be reached"),
+        (401, '{"detail":"余额不足，请充值"}'.encode(), "our purse at SEE2AI is empty"),
+        (402, b"", "our purse at SEE2AI is empty"),
+        (403, b'{"detail":"insufficient permissions"}', "SEE2AI refuses our key"),
+        (429, b"{}", "SEE2AI finds that it is asked too often"),
+        (502, b"<html>\nBad\nGateway</html>", "SEE2AI has trouble of its own"),
+        (301, b"", "SEE2AI has trouble of its own"),
+        (404, b'{"detail":"Not Found"}', "SEE2AI has trouble of its own"),
+    ],
+    ids=range(13),
+)
+def test_whatever_answers_there_is_one_line(check: Any, status: int, body: bytes, reason: str) -> None:
+    with answering(status, body, Location="http://127.0.0.1:1/") as origin:
+        result = check(origin)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(reason), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+EASY: list[tuple[Any, str | None, Any]] = [
+    ({"tenant_name": "A", "balance": 50_000}, "A", 50_000),
+    ({"data": {"tenant_name": "A", "balance": "75000.5"}}, "A", Decimal("75000.5")),
+    ({"success": True, "data": {"tenant": {"name": "A"}, "wallet": {"balance_tokens": 7}}}, "A", 7),
+    ({"id": 1, "name": "B", "account": {"balance": {"available_balance": 3.5}}}, "B", Decimal("3.5")),
+    ({"tenant_name": "", "balance": None}, None, None),
+    ({"tenant_name": ["A"], "balance": True}, None, None),
+    ({"balance": "viel"}, None, None),
+    ({"balance": "1e999"}, None, None),
+    ({"balance": [5]}, None, None),
+    ({"data": None}, None, None),
+    ({}, None, None),
+]
+
+
+@pytest.mark.parametrize(("told", "name", "balance"), EASY, ids=range(len(EASY)))
+def test_the_names_of_fields_are_taken_easily(told: Any, name: str | None, balance: Any, world: Any) -> None:
+    tenant = understand(Answer(200, json.dumps(told).encode()))
+    assert (tenant.standing, tenant.name, tenant.balance_tokens) == (Standing.USABLE, name, balance)
+
+
+@pytest.mark.parametrize(
+    "odd", ["NaN", "Infinity", "1e99999999999999999999", "1e-99999999999999999999", "-0.0", "1e17"]
+)
+def test_odd_numbers_raise_nothing(odd: str, world: Any) -> None:
+    tenant = understand(Answer(200, b'{"balance": ' + odd.encode() + b"}"))
+    assert tenant.standing in {Standing.USABLE, Standing.UNREADABLE, Standing.PURSE_EMPTY}
+    assert tenant.balance_rmb is None or f"{tenant.balance_rmb:.2f}"
+
+
+def test_an_unknown_balance_is_said_to_be_unknown(check: Any) -> None:
+    with answering(200, b'{"tenant_name": "A"}') as origin:
+        result = check(origin)
+        assert json.loads(check(origin, "--json").stdout)["balanceTokens"] is None
+    assert result.exit_code == 0
+    assert "balance: unknown" in result.stdout

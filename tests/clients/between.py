@@ -1,0 +1,100 @@
+"""What stands between a client and the gateway: a proxy that loses answers and sockets, and a gateway by script."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.processes.proxy import CHUNK, Proxy, _reset
+
+SOCKET = b"GET /user/ai/tasks/ws"  # not the ticket, which is a POST
+
+
+class Between(Proxy):
+    """Passes all but what it was told of. (The base's `lose` knows MySQL's words; here it names texts of requests.)
+
+    lose     the next request with each of these texts reaches the gateway, and its answer nobody
+    sockets  pass, refuse (reset at once), break (reset a moment after they opened), or hold (until it is `pass`)
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        super().__init__(target)
+        self.sockets = "pass"
+        self.seen: list[str] = []
+
+    async def _ask(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                if SOCKET in data:
+                    self.seen.append(self.sockets)
+                    while self.sockets == "hold":
+                        await asyncio.sleep(0.05)
+                    if self.sockets == "refuse":
+                        _reset(here)
+                        return
+                doomed = [text for text in self.lose if text in data]
+                self.lose = [text for text in self.lose if text not in doomed]
+                there.write(data)
+                await there.drain()
+                if doomed:
+                    setattr(here, "is_deaf", True)  # noqa: B010
+                    await asyncio.sleep(0.5)
+                    self.lost += doomed
+                    _reset(here)
+                    return
+                if self.sockets == "break" and SOCKET in data:
+                    await asyncio.sleep(0.3)
+                    _reset(here)
+                    return
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers with one (status, headers, body) after the other, the last one for ever; None resets the connection."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, answers: list[tuple[int, dict[str, str], bytes] | None]) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.answers = answers
+        self.requests: list[dict[str, str]] = []  # their headers
+        self.bodies: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["content-length"] or 0)).decode())
+        self.server.requests.append({name.lower(): value for name, value in self.headers.items()})
+        place = min(len(self.server.requests), len(self.server.answers)) - 1
+        answer = self.server.answers[place]
+        if answer is None:
+            self.close_connection = True
+            return
+        status, headers, body = answer
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@contextmanager
+def scripted(*answers: tuple[int, dict[str, str], bytes] | None, port: int = 0) -> Iterator[Scripted]:
+    server = Scripted(port, list(answers))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()

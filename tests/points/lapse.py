@@ -1,0 +1,43 @@
+"""Time for points that expire: tests move the lots into the past instead of waiting."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+
+from app.database import Sessions
+from app.points import ledger
+from app.tables import points_accounts, points_lots
+
+TABLES = ((points_lots, "id", "expires_at"), (points_accounts, "user_id", "next_expiry"))
+
+
+def in_hours(hours: float) -> datetime:
+    return datetime.now(UTC) + timedelta(hours=hours)
+
+
+async def later(sessions: Sessions, hours: float) -> None:
+    """So many hours pass for every lot."""
+    async with sessions.begin() as session:
+        for table, key, column in TABLES:
+            for row in (await session.execute(select(table.c[key], table.c[column]))).all():
+                if row[1] is not None:
+                    earlier = {column: row[1] - timedelta(hours=hours)}
+                    await session.execute(update(table).where(table.c[key] == row[0]).values(**earlier))
+
+
+async def lot(sessions: Sessions, user_id: int, points: int, hours: float, ref: str) -> None:
+    """A grant of points that live so many hours."""
+    expires = in_hours(hours)
+    assert (await ledger.grant(sessions, user_id=user_id, points=points, ref=ref, expires=expires))[0]
+
+
+async def remaining(sessions: Sessions) -> list[int]:
+    """What is left in each lot, in the order they were made."""
+    async with sessions.read() as session:
+        return [int(row) for row in await session.scalars(select(points_lots.c.remaining).order_by(points_lots.c.id))]
+
+
+async def all_lots(sessions: Sessions) -> list[Any]:
+    async with sessions.read() as session:
+        return list(await session.execute(select(points_lots).order_by(points_lots.c.id)))

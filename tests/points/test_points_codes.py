@@ -1,0 +1,296 @@
+"""Redeem codes: each used once under contention, however it was typed; refusals tell nothing to who guesses."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from app.accounts.keys import create_key
+from app.database import CommitUnknown, Session, Sessions
+from app.database import sessions as sessions_module
+from app.errors import CodeNotRedeemable, GatewayError, InvalidParameter, NotFound
+from app.points.codes import ALPHABET, create_codes, digest_code, list_codes, new_code, redeem_code, void_batch
+from app.points.statement import get_balance, list_records
+from app.runtime import Runtime
+from app.tables import points_codes
+from tests.api.answers import data, refusal
+from tests.makers import Maker, User
+from tests.points.lapse import in_hours, remaining
+from tests.worlds import execute
+
+pytestmark = pytest.mark.anyio
+REDEEM = "/user/points/redeem"
+
+
+async def one_code(sessions: Sessions, **options: Any) -> str:
+    return (await create_codes(sessions, **({"count": 1, "points": 50, "batch": "b"} | options)))[0]
+
+
+async def redeem(make: Maker, user: User, code: Any, **more: Any) -> httpx.Response:
+    return await make.api.post(REDEEM, json={"code": code, **more}, headers=user.headers)
+
+
+async def test_a_code_is_worth_its_points_once(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=7)
+    code = await one_code(runtime.sessions)
+    assert data(await redeem(make, user, code)) == {"points": 50, "balance": 57, "expireTime": None}
+    assert await make.balance(user) == (57, 0)
+    other = await make.user()
+    assert refusal(await redeem(make, other, code)) == (400, "CODE_NOT_REDEEMABLE", "兑换码已被使用")
+    assert await make.balance(other) == (0, 0)
+    rows, _ = await list_records(runtime.sessions, user.id, kind=None, task_no=None, page=1, size=1)
+    assert (rows[0]["kind"], rows[0]["points"], rows[0]["remark"]) == ("grant", 50, f"兑换码 {code[:5]}")
+
+
+async def test_its_points_may_live_for_some_days(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    told = data(await redeem(make, user, await one_code(runtime.sessions, lot_days=30)))
+    expires = (await get_balance(runtime.sessions, user.id)).expires
+    assert expires is not None
+    assert abs(expires - in_hours(30 * 24)) < timedelta(minutes=1)
+    assert told["expireTime"] == expires.astimezone(runtime.settings.zone).isoformat(timespec="seconds")[:19]
+    assert await remaining(runtime.sessions) == [50]
+
+
+async def test_forty_at_once_use_it_once(make: Maker, runtime: Runtime) -> None:
+    users = [await make.user() for _ in range(10)]
+    code = await one_code(runtime.sessions)
+
+    async def one(user: User) -> int:
+        try:
+            return await redeem_code(runtime.sessions, user.id, code)
+        except CodeNotRedeemable:
+            return 0
+
+    won = await asyncio.gather(*[one(users[number % 10]) for number in range(40)])
+    assert sorted(won) == [0] * 36 + [50] * 4, "one of them has it, and is told so each time"
+    assert sorted([(await make.balance(user))[0] for user in users]) == [0] * 9 + [50]
+
+
+async def test_asked_again_by_its_user_it_answers_the_same(make: Maker, runtime: Runtime) -> None:
+    """One code gives points for ever and one for some days; both have lapsed as codes by the time of the repeat."""
+    user, other = await make.user(points=7), await make.user()
+    made = [await one_code(runtime.sessions, lot_days=days, expires=in_hours(1)) for days in (None, 30)]
+    for code in made:
+        first = await redeem(make, user, code)
+        await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE redeemed_by IS NOT NULL")
+        for typed in (code, code.lower().replace("-", "")):
+            assert data(await redeem(make, user, typed)) == data(first)
+        assert refusal(await redeem(make, other, code))[2] == "兑换码已被使用"
+    _, total = await list_records(runtime.sessions, user.id, kind="grant", task_no=None, page=1, size=9)
+    assert total == 3
+    assert await make.balance(user) == (107, 0)
+    assert await make.balance(other) == (0, 0)
+
+
+@pytest.mark.parametrize("users", [1, 20])
+async def test_twenty_at_once_by_one_user_or_by_twenty(make: Maker, runtime: Runtime, users: int) -> None:
+    asking = [await make.user() for _ in range(users)]
+    code = await one_code(runtime.sessions, lot_days=3)
+    work = [redeem_code(runtime.sessions, asking[number % users].id, code) for number in range(20)]
+    said = await asyncio.gather(*work, return_exceptions=True)
+    won = [one for one in said if one == 50]
+    assert len(won) == (20 if users == 1 else 1)
+    assert {str(one) for one in said if one != 50} <= {"兑换码已被使用"}
+    assert sorted([(await make.balance(user))[0] for user in asking]) == [0] * (users - 1) + [50]
+    assert await remaining(runtime.sessions) == [50]
+
+
+@pytest.mark.parametrize("happened", [True, False])
+async def test_an_unheard_commit_is_looked_up_at_once(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, happened: bool
+) -> None:
+    user, code = await make.user(), await one_code(runtime.sessions)
+    real = sessions_module._commit
+
+    async def unheard(session: Session) -> None:
+        if happened:
+            await real(session)
+        raise CommitUnknown
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sessions_module, "_commit", unheard)
+        answer = await redeem(make, user, code)
+    if happened:
+        assert data(answer) == {"points": 50, "balance": 50, "expireTime": None}
+    else:
+        assert refusal(answer)[:2] == (503, "UNAVAILABLE")
+        assert await make.balance(user) == (0, 0)
+    assert data(await redeem(make, user, code)) == {"points": 50, "balance": 50, "expireTime": None}
+
+
+async def test_many_codes_of_one_user_at_once(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    made = await create_codes(runtime.sessions, count=20, points=5, batch="b", lot_days=3)
+    await asyncio.gather(*[redeem_code(runtime.sessions, user.id, code) for code in made * 2], return_exceptions=True)
+    assert await make.balance(user) == (100, 0)
+
+
+async def test_voiding_and_redeeming_at_once_agree(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    made = await create_codes(runtime.sessions, count=20, points=5, batch="b")
+    work = [redeem_code(runtime.sessions, user.id, code) for code in made]
+    *won, voided = await asyncio.gather(*work, void_batch(runtime.sessions, "b"), return_exceptions=True)
+    redeemed = sum(one == 5 for one in won)
+    assert redeemed + voided == 20
+    assert await make.balance(user) == (5 * redeemed, 0)
+
+
+async def test_a_void_batch_stays_void_since_then(runtime: Runtime) -> None:
+    await create_codes(runtime.sessions, count=3, points=5, batch="b")
+    assert await void_batch(runtime.sessions, "b") == 3
+    await execute(runtime, "UPDATE points_codes SET voided_at = '2026-01-01 00:00:00.000000'")
+    assert await void_batch(runtime.sessions, "b") == 0
+    async with runtime.sessions.read() as session:
+        assert set(await session.scalars(select(points_codes.c.voided_at))) == {datetime(2026, 1, 1, tzinfo=UTC)}
+
+
+@pytest.mark.parametrize("case", ["unknown", "void", "used", "expired"])
+async def test_one_text_a_cause_and_none_for_who_guesses(make: Maker, runtime: Runtime, case: str) -> None:
+    user, other = await make.user(), await make.user()
+    code = await one_code(runtime.sessions)
+    if case == "unknown":
+        code = new_code()
+    elif case == "void":
+        assert await void_batch(runtime.sessions, "b") == 1
+    elif case == "used":
+        await redeem_code(runtime.sessions, other.id, code)
+        assert await void_batch(runtime.sessions, "b") == 0, "what was redeemed stays redeemed"
+    else:
+        code = await one_code(runtime.sessions, expires=in_hours(1))
+        await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE expires_at IS NOT NULL")
+    text = {"unknown": "兑换码无效", "void": "兑换码无效", "used": "兑换码已被使用", "expired": "兑换码已过期"}[case]
+    assert refusal(await redeem(make, user, code)) == (400, "CODE_NOT_REDEEMABLE", text)
+    assert await make.balance(user) == (0, 0)
+
+
+@pytest.mark.parametrize("code", ["", "x" * 101, 5, None, True, ["a"]])
+@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+async def test_what_is_no_text_is_refused(make: Maker, code: Any) -> None:
+    assert refusal(await redeem(make, await make.user(), code))[:2] == (400, "INVALID_PARAMETER")
+
+
+@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+async def test_a_field_too_many_is_refused(make: Maker, runtime: Runtime) -> None:
+    user, code = await make.user(), await one_code(runtime.sessions)
+    assert refusal(await redeem(make, user, code, points=500))[:2] == (400, "INVALID_PARAMETER")
+    assert data(await redeem(make, user, code))["balance"] == 50
+
+
+async def test_ten_tries_a_minute(make: Maker, runtime: Runtime) -> None:
+    user, other = await make.user(), await make.user()
+    answers = [await redeem(make, user, new_code()) for _ in range(22)]  # the minute may turn once
+    limited = [answer for answer in answers if answer.status_code == 429]
+    assert limited
+    assert int(limited[0].headers["Retry-After"]) <= 60
+    assert 10 <= sum(answer.status_code == 400 for answer in answers) <= 20
+    assert (await redeem(make, other, new_code())).status_code == 400
+    assert await make.balance(user) == (0, 0)
+
+
+async def test_who_may_redeem(make: Maker, runtime: Runtime) -> None:
+    user, code = await make.user(), await one_code(runtime.sessions)
+    assert refusal(await make.api.post(REDEEM, json={"code": code}))[:2] == (401, "UNAUTHENTICATED")
+    narrow = {"X-API-Key": await create_key(runtime.sessions, user.id, scopes=("tasks",))}
+    assert refusal(await make.api.post(REDEEM, json={"code": code}, headers=narrow))[:2] == (403, "FORBIDDEN")
+    assert data(await make.api.post(REDEEM, json={"code": code}, headers=user.key_headers))["points"] == 50
+
+
+# ------------------------------------------------------------------ the codes themselves
+
+
+def test_a_code_has_its_bits_and_no_letter_to_be_mistaken() -> None:
+    made = {new_code() for _ in range(500)}
+    assert len(made) == 500
+    for code in made:
+        groups = code.split("-")
+        assert [len(group) for group in groups] == [5] * 5
+        assert set("".join(groups)) <= set(ALPHABET)
+    assert len(ALPHABET) == 32  # 25 characters of 5 bits, 20 of them never shown again
+    assert not set("ILOU") & set(ALPHABET)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "abcde-01234-fghjk-mnpqr-stvwx",
+        "ABCDE01234FGHJKMNPQRSTVWXYZ"[:-2],
+        "  abcde 01234\tfghjk mnpqr stvwx\n",
+        "ABCDE—O1234—FGHJK—MNPQR—STVWX",
+        "abcde-oi234-fghjk-mnpqr-stvwx",
+        "abcde-OL234-fghjk-mnpqr-stvwx",
+        "ＡＢＣＤＥ－０１２３４－ＦＧＨＪＫ－ＭＮＰＱＲ－ＳＴＶＷＸ",
+    ],
+)
+def test_it_is_known_however_it_was_typed(typed: str) -> None:
+    assert digest_code(typed) == digest_code("ABCDE-01234-FGHJK-MNPQR-STVWX") is not None
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "ABCDE", "ABCDE-01234-FGHJK-MNPQR-STVW", "ABCDE-01234-FGHJK-MNPQR-STVWU", "五" * 25]
+)
+def test_what_cannot_be_a_code_is_none(typed: str) -> None:
+    assert digest_code(typed) is None
+
+
+async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
+    code = await one_code(runtime.sessions, batch="secret")
+    async with runtime.sessions.read() as session:
+        row = (await session.execute(select(points_codes))).one()
+    plain = code.replace("-", "")
+    assert not any(shape in str(tuple(row)) for shape in (code, plain, code[6:11]))
+    assert row.prefix == code[:5]
+
+
+async def test_a_list_tells_how_each_stands(make: Maker, runtime: Runtime) -> None:
+    user = await make.user()
+    for batch, options in (("a", {}), ("b", {"expires": in_hours(1)}), ("c", {"lot_days": 7}), ("d", {})):
+        made = await one_code(runtime.sessions, batch=batch, **options)
+        if batch == "c":
+            await redeem_code(runtime.sessions, user.id, made)
+    await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE batch = 'b'")
+    await void_batch(runtime.sessions, "d")
+    listed, _ = await list_codes(runtime.sessions, limit=9)
+    rows = {row["batch"]: row for row in listed}
+    assert {batch: row["status"] for batch, row in rows.items()} == {
+        **{"a": "unused", "b": "expired", "c": "redeemed", "d": "void"},
+    }
+    assert (rows["c"]["redeemed_by"], rows["c"]["lot_days"]) == (user.id, 7)
+    listed, total = await list_codes(runtime.sessions, "a", limit=9)
+    assert ([row["batch"] for row in listed], total) == (["a"], 1)
+    listed, total = await list_codes(runtime.sessions, limit=3)
+    assert ([row["batch"] for row in listed], total) == (["d", "c", "b"], 4), "the newest first"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"count": 0}, InvalidParameter),
+        ({"count": 10_001}, InvalidParameter),
+        ({"points": 0}, InvalidParameter),
+        ({"expires": in_hours(-1)}, InvalidParameter),
+        ({"expires": datetime(9999, 6, 1, tzinfo=UTC)}, InvalidParameter),
+        ({"points": 2**53 + 1}, InvalidParameter),
+        ({"batch": ""}, InvalidParameter),
+        ({"batch": " x"}, InvalidParameter),
+        ({"lot_days": 0}, InvalidParameter),
+        ({"lot_days": 100_000}, InvalidParameter),
+    ],
+)
+@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+async def test_no_codes_of_nonsense(runtime: Runtime, options: dict[str, Any], error: type[GatewayError]) -> None:
+    with pytest.raises(error):
+        await one_code(runtime.sessions, **options)
+    assert await list_codes(runtime.sessions, limit=1) == ([], 0)
+    with pytest.raises(NotFound):
+        await void_batch(runtime.sessions, "b")
+
+
+async def test_a_full_account_keeps_the_code_usable(make: Maker, runtime: Runtime) -> None:
+    rich, poor = await make.user(points=2**53), await make.user()
+    code = await one_code(runtime.sessions)
+    assert refusal(await redeem(make, rich, code))[:2] == (400, "INVALID_PARAMETER")
+    assert data(await redeem(make, poor, code))["balance"] == 50

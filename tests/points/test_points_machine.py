@@ -1,0 +1,354 @@
+"""Any order of grants, submits, claims, ends, cancels, codes and lapses: the books are proved and agree with a model.
+
+The model knows no ledger: a pool, lots, and what each task took from which. A rule more is a method more.
+"""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.errors import CodeNotRedeemable, GrantConflict, InsufficientPoints, NotCancellable, TaskFailure
+from app.points import ledger
+from app.points.audit import audit
+from app.points.codes import create_codes, redeem_code, void_batch
+from app.points.expiry import expire_lots
+from app.points.models import set_model
+from app.points.statement import get_balance
+from app.runtime import open_runtime
+from app.settings import Settings
+from app.tasks.cancel import cancel_task
+from app.tasks.claim import Return, Share, Visit, claim_due, give_back
+from app.tasks.decide import Complete, Fail
+from app.tasks.finish import finish_task
+from app.tasks.order import Submission
+from app.tasks.submit import submit_task
+from tests.points.lapse import in_hours, later
+from tests.worlds import embedded_world
+
+T = TypeVar("T")
+USERS = st.sampled_from([1, 2])
+POINTS = st.integers(1, 120)
+HOURS = st.integers(1, 60)
+GRACE_HOURS = 7 * 24
+MODEL, FREE = "machine", "machine_free"
+
+
+@dataclass
+class Lot:
+    ends: float
+    left: int
+
+
+@dataclass
+class Account:
+    """What a user should have, by arithmetic alone."""
+
+    pool: int = 0
+    lots: list[Lot] = field(default_factory=list)
+    held: int = 0
+    spent: int = 0
+    granted: int = 0
+
+    def spendable(self, now: float) -> int:
+        return self.pool + sum(lot.left for lot in self.lots if lot.ends > now)
+
+    def take(self, cost: int, now: float) -> list[tuple[Lot | None, int]]:
+        taken: list[tuple[Lot | None, int]] = []
+        self.held += cost
+        for lot in sorted((lot for lot in self.lots if lot.ends > now and lot.left), key=lambda lot: lot.ends):
+            points = min(lot.left, cost)
+            lot.left, cost = lot.left - points, cost - points
+            taken += [(lot, points)] if points else []
+        self.pool -= cost
+        return [*taken, (None, cost)]
+
+    def give_back(self, taken: list[tuple[Lot | None, int]], now: float) -> None:
+        for lot, points in taken:
+            self.held -= points
+            if lot is None:
+                self.pool += points
+            elif lot.ends > now:
+                lot.left += points
+            else:
+                self.lots.append(Lot(now + GRACE_HOURS, points))
+
+
+@dataclass(eq=False)
+class Task:
+    row: dict[str, Any]
+    user: int
+    cost: int
+    taken: list[tuple[Lot | None, int]]
+    version: int = 0
+    end: str = ""
+
+
+@dataclass(eq=False)
+class Held:
+    """A visit and the task it is to; it may have been overtaken."""
+
+    visit: Visit
+    task: Task
+
+
+class PointsMachine(RuleBasedStateMachine):
+    """The real functions on SQLite beside the model."""
+
+    tasks = Bundle("tasks")
+    visits = Bundle("visits")
+    refs = Bundle("refs")
+    codes = Bundle("codes")
+
+    def __init__(self, empty_sqlite: Path, folder: Path, seen: Counter[str]) -> None:
+        super().__init__()
+        self.seen = seen
+        self.runner = asyncio.Runner()
+        world = embedded_world(empty_sqlite, folder)
+        own = {"public_url": "http://gateway.test", "see2ai_api_key": "sk-x", "max_tasks_in_flight": 1000}
+        self.opened = open_runtime(Settings(_env_file=None, **(world.settings | own)))
+        self.runtime = self.run(self.opened.__aenter__())
+        self.sessions = self.runtime.sessions
+        self.numbers = itertools.count(1)
+        self.now = 0.0
+        self.price = 30
+        self.accounts = {1: Account(), 2: Account()}
+        self.by_id: dict[int, Task] = {}
+        self.steps = 0
+        self.reprice(self.price)
+        self.set_price(FREE, 0)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def teardown(self) -> None:
+        self.prove()
+        self.run(self.opened.__aexit__(None, None, None))
+        self.runner.close()
+
+    def set_price(self, model: str, points: int) -> None:
+        row = {"description": "", "task_type": "text_to_image", "action": "see2ai_image_generation_fast_v1"}
+        changes = row | {"params": {"aspectRatio": "1:1"}, "points_cost": points}
+        self.run(set_model(self.sessions, model, changes))
+
+    # -------------------------------------------------------------- points come
+
+    @initialize(pool=st.integers(0, 200), lots=st.lists(st.tuples(POINTS, HOURS), min_size=1, max_size=3))
+    def begin(self, pool: int, lots: list[tuple[int, int]]) -> None:
+        for user in (1, 2):
+            self.grant(user, pool + 1, None)
+            for points, hours in lots:
+                self.grant(user, points, hours)
+            self.submit(user, MODEL, keyed=False)
+            self.submit(user, MODEL, keyed=False)
+
+    @rule(target=refs, user=USERS, points=POINTS, hours=st.none() | HOURS)
+    def grant(self, user: int, points: int, hours: int | None) -> tuple[str, int, int, datetime | None]:
+        ref = f"ref-{next(self.numbers)}"
+        told = {"user_id": user, "points": points, "ref": ref}
+        expires = None if hours is None else in_hours(hours)
+        assert self.run(ledger.grant(self.sessions, **told, expires=expires))[0]
+        self.came(user, points, hours)
+        return ref, user, points, expires and expires + timedelta(hours=self.now)
+
+    @rule(known=refs, user=USERS, points=POINTS)
+    def grant_again(self, known: tuple[str, int, int, datetime | None], user: int, points: int) -> None:
+        ref, its_user, its_points, its_end = known
+        told = {"ref": ref, "expires": its_end and its_end - timedelta(hours=self.now)}
+        same = self.run(ledger.grant(self.sessions, user_id=its_user, points=its_points, **told))
+        assert same == (False, self.accounts[its_user].spendable(self.now))
+        if (user, points) != (its_user, its_points):
+            with pytest.raises(GrantConflict):
+                self.run(ledger.grant(self.sessions, user_id=user, points=points, **told))
+
+    @rule(target=codes, points=POINTS, days=st.none() | st.integers(1, 3))
+    def make_code(self, points: int, days: int | None) -> dict[str, Any]:
+        batch = f"batch-{next(self.numbers)}"
+        (code,) = self.run(create_codes(self.sessions, count=1, points=points, batch=batch, lot_days=days))
+        return {"code": code, "batch": batch, "points": points, "days": days, "over": False, "by": None}
+
+    @rule(code=codes, user=USERS)
+    def redeem(self, code: dict[str, Any], user: int) -> None:
+        if code["over"] and user != code["by"]:
+            with pytest.raises(CodeNotRedeemable):
+                self.run(redeem_code(self.sessions, user, code["code"]))
+            return
+        assert self.run(redeem_code(self.sessions, user, code["code"])) == code["points"]
+        if code["over"]:
+            return
+        code["over"], code["by"] = True, user
+        self.seen["redeemed"] += 1
+        self.came(user, code["points"], None if code["days"] is None else code["days"] * 24)
+
+    @rule(code=codes)
+    def void(self, code: dict[str, Any]) -> None:
+        assert self.run(void_batch(self.sessions, code["batch"])) == (not code["over"])
+        code["over"] = True
+
+    def came(self, user: int, points: int, hours: int | None) -> None:
+        account = self.accounts[user]
+        account.granted += points
+        if hours is None:
+            account.pool += points
+        else:
+            account.lots.append(Lot(self.now + hours, points))
+
+    # -------------------------------------------------------------- points lapse
+
+    @rule(hours=st.sampled_from([0.5, 5.0, 30.0, 200.0]))
+    def time_passes(self, hours: float) -> None:
+        self.run(later(self.sessions, hours))
+        self.now += hours
+
+    @rule()
+    def expire(self) -> None:
+        self.seen["lots expired"] += self.run(expire_lots(self.sessions)).lots
+
+    # -------------------------------------------------------------- points go
+
+    @rule(points=st.integers(0, 90))
+    def reprice(self, points: int) -> None:
+        """Tasks that are under way keep their price."""
+        self.set_price(MODEL, points)
+        self.price = points
+
+    @rule(target=tasks, user=USERS, model=st.sampled_from([MODEL, MODEL, MODEL, FREE]), keyed=st.booleans())
+    def submit(self, user: int, model: str, keyed: bool) -> Any:
+        account, cost = self.accounts[user], self.price if model == MODEL else 0
+        asked = Submission(model, "一只猫", key=f"key-{next(self.numbers)}" if keyed else None)
+        if account.spendable(self.now) < cost:
+            with pytest.raises(InsufficientPoints):
+                self.run(submit_task(self.runtime, user, asked))
+            self.seen["too few points"] += 1
+            return multiple()
+        row = self.run(submit_task(self.runtime, user, asked))
+        task = Task(row, user, cost, account.take(cost, self.now) if cost else [])
+        self.by_id[row["id"]] = task
+        assert (row["points_cost"], row["balance"]) == (cost, account.spendable(self.now))
+        if keyed:
+            again = self.run(submit_task(self.runtime, user, asked))
+            assert (again["task_no"], again["replayed"]) == (row["task_no"], True)
+        return task
+
+    @rule(target=visits, most=st.integers(1, 3))
+    def claim(self, most: int) -> Any:
+        found = self.run(claim_due(self.sessions, Share(("prepare", "submit")), most, 3600))
+        for visit in found:
+            self.by_id[visit.id].version = visit.version
+        return multiple(*[Held(visit, self.by_id[visit.id]) for visit in found])
+
+    @rule(held=consumes(visits))
+    def give_back(self, held: Held) -> None:
+        visit = held.visit
+        back = Return(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream)
+        self.run(give_back(self.sessions, [back]))
+        self.seen["given back"] += 1
+        if self.is_current(held):
+            held.task.version += 1
+
+    @rule(held=visits, is_good=st.booleans())
+    def end(self, held: Held, is_good: bool) -> None:
+        """By whoever was first; a visit that was overtaken changes nothing, however often it tries."""
+        picture = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
+        move: Complete | Fail = Complete([picture]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
+        may = self.is_current(held)
+        assert self.run(finish_task(self.runtime, held.visit, move, [])) is may
+        self.seen["an end in vain"] += not may
+        if may:
+            self.ended(held.task, "completed" if is_good else "failed")
+
+    @rule(goods=st.lists(st.booleans(), min_size=1, max_size=3))
+    def work(self, goods: list[bool]) -> None:
+        """A worker that nobody overtakes."""
+        for visit, is_good in zip(
+            self.run(claim_due(self.sessions, Share(("prepare", "submit")), len(goods), 3600)), goods, strict=False
+        ):
+            held = Held(visit, self.by_id[visit.id])
+            held.task.version = visit.version
+            self.end(held, is_good)
+
+    @rule(task=tasks)
+    def cancel(self, task: Task) -> None:
+        if task.end in {"completed", "failed"}:
+            with pytest.raises(NotCancellable):
+                self.run(cancel_task(self.runtime, task.user, task.row["task_no"]))
+            return
+        row = self.run(cancel_task(self.runtime, task.user, task.row["task_no"]))
+        assert (row["status"], row["error_code"]) == ("failed", "CANCELLED")
+        if not task.end:
+            self.ended(task, "cancelled")
+
+    def is_current(self, held: Held) -> bool:
+        return not held.task.end and held.visit.version == held.task.version
+
+    def ended(self, task: Task, how: str) -> None:
+        account = self.accounts[task.user]
+        task.end = how
+        self.seen[how] += 1
+        for lot, points in task.taken if how != "completed" else ():
+            if lot is not None and points:
+                self.seen["back to its lot" if lot.ends > self.now else "a lot of grace"] += 1
+        if how == "completed":
+            account.held -= task.cost
+            account.spent += task.cost
+        else:
+            account.give_back(task.taken, self.now)
+
+    # -------------------------------------------------------------- always
+
+    @invariant()
+    def the_books_are_proved(self) -> None:
+        self.steps += 1
+        if self.steps % 5 == 0:
+            self.prove()
+
+    def prove(self) -> None:
+        assert self.run(audit(self.sessions)) == []
+
+    @invariant()
+    def balances_are_the_models(self) -> None:
+        for user, account in self.accounts.items():
+            balance = self.run(get_balance(self.sessions, user))
+            assert (balance.available, balance.held) == (account.spendable(self.now), account.held)
+            live = [lot.ends for lot in account.lots if lot.left and lot.ends > self.now]
+            assert (balance.expires is None) == (not live)
+
+
+MUST_HAPPEN = ("completed", "failed", "cancelled", "an end in vain", "too few points", "lots expired")
+MUST_HAPPEN += ("back to its lot", "a lot of grace", "redeemed", "given back")
+
+
+def test_any_order_of_what_moves_points(empty_sqlite: Path, tmp_path: Path) -> None:
+    numbers, seen = itertools.count(1), Counter[str]()
+
+    def machine() -> PointsMachine:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        return PointsMachine(empty_sqlite, folder, seen)
+
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=20, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
+        ),
+    )
+    assert not [what for what in MUST_HAPPEN if not seen[what]], seen

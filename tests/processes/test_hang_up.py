@@ -1,0 +1,82 @@
+"""Callers who hang up in the middle of a submit, at every moment of it, and ask again: one task a key, paid once."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from procs import Processes
+from sandbox_server import Server
+from stage import accepted, environment, open_books, own_database
+
+from app.accounts.keys import create_key
+from tests.makers import TEXT_MODEL
+from tests.services import MISSING, RealServices, free_port
+
+CALLERS = 40
+STEP_SECONDS = 0.001  # the first hangs up at once, each other a little later: together they cover a whole submit
+
+
+def test_one_task_however_the_answer_is_lost(
+    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
+) -> None:
+    if real_services is None:
+        pytest.skip(MISSING)
+    port = free_port()
+    with own_database() as url:
+        env = environment(real_services, sandbox_server, url) | {"port": port}
+        with Processes(tmp_path, env) as processes:
+            api = processes.gateway("serve").answers(f"http://127.0.0.1:{port}/healthz")
+            worker = processes.worker()
+            asyncio.run(_run(env, port, sandbox_server))
+            assert [api.terminate(), worker.terminate()] == [0, 0]
+            assert "Traceback" not in api.log()
+
+
+async def _run(env: dict[str, Any], port: int, sandbox: Server) -> None:
+    async with open_books(env, points=30 * 2 * CALLERS) as books:
+        key = await create_key(books.runtime.sessions, books.user_id)
+        words = [f"hang-up-{number:02d}-" for number in range(CALLERS)]
+        for number, word in enumerate(words):
+            await asyncio.to_thread(_hang_up, port, key, word, number * STEP_SECONDS)
+        once_more = {word: await _submit(port, key, word) for word in words}
+        replayed = sum(answer.headers.get("idempotency-replayed") == "true" for answer in once_more.values())
+        assert replayed > 0, "nobody hung up after the commit"
+        rows = await books.all_ended()
+        assert {row["status"] for row in rows} == {"completed"}
+        assert sorted(row["task_no"] for row in rows) == sorted(
+            answer.json()["data"]["taskNo"] for answer in once_more.values()
+        )
+        for word in words:
+            assert len(accepted(sandbox, word)) == 1, word
+        await books.prove()
+
+
+def _hang_up(port: int, key: str, word: str, seconds: float) -> None:
+    """Sends a whole submit, waits a moment and resets the connection."""
+    body = json.dumps(_body(word)).encode()
+    head = f"POST /user/ai/tasks/submit HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nIdempotency-Key: {word}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(head.encode() + body)
+        connection.settimeout(seconds or 1e-6)
+        with contextlib.suppress(TimeoutError):
+            connection.recv(1)
+
+
+async def _submit(port: int, key: str, word: str) -> httpx.Response:
+    headers = {"X-API-Key": key, "Idempotency-Key": word}
+    async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as client:
+        answer = await client.post(f"http://127.0.0.1:{port}/user/ai/tasks/submit", json=_body(word))
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def _body(word: str) -> dict[str, Any]:
+    return {"modelName": TEXT_MODEL, "prompt": f"{word} [[sandbox: take 0.1]]"}

@@ -1,0 +1,105 @@
+"""Webhooks told by real workers: killed between sending and recording, without Redis, and without the database."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from procs import Processes
+from proxy import proxied
+from sandbox_server import Server
+from sqlalchemy.engine import make_url
+from stage import Books, environment, open_books, own_database
+
+from app.tasks.cancel import cancel_task
+from app.tasks.order import Submission
+from app.tasks.submit import submit_task
+from app.webhooks.secrets import get_keys
+from tests.makers import TEXT_MODEL
+from tests.services import MISSING, RealServices, free_port
+from tests.webhooks.receivers import Receiver, ended_deliveries, outbox, receiving
+
+NOBODY = "redis://127.0.0.1:1/0"
+Play = Callable[["Scene"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A database, a receiver the gateway may call, and processes that have no Redis at all."""
+
+    env: dict[str, Any]
+    books: Books
+    receiver: Receiver
+    processes: Processes
+
+
+@pytest.fixture
+def on_stage(
+    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
+) -> Iterator[Callable[[Play], None]]:
+    if real_services is None:
+        pytest.skip(MISSING)
+    port = free_port()
+    with own_database() as url:
+        env = environment(real_services, sandbox_server, url) | {"redis_url": NOBODY}
+        env["egress_allow"] += f",127.0.0.1:{port}"
+
+        async def perform(play: Play) -> None:
+            with Processes(tmp_path, env) as processes:
+                async with receiving(port) as receiver, open_books(env | {"redis_url": "memory://"}) as books:
+                    await play(Scene(env, books, receiver, processes))
+
+        yield lambda play: asyncio.run(perform(play))
+
+
+async def end_a_task(scene: Scene) -> str:
+    """Ended by its caller, told to its callbackUrl."""
+    runtime, user_id = scene.books.runtime, scene.books.user_id
+    asked = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
+    task_no = str((await submit_task(runtime, user_id, asked))["task_no"])
+    await cancel_task(runtime, user_id, task_no)
+    return task_no
+
+
+def test_a_worker_killed_between_sending_and_recording_tells_it_again(
+    on_stage: Callable[[Play], None], tmp_path: Path
+) -> None:
+    async def play(scene: Scene) -> None:
+        runtime, receiver = scene.books.runtime, scene.receiver
+        task_no = await end_a_task(scene)
+        doomed = scene.processes.gateway("worker", gateway_fault=f"deliver.after_send:kill:{tmp_path / 'struck'}")
+        assert await asyncio.to_thread(doomed.ends, 60) == -signal.SIGKILL
+        (row,) = await outbox(runtime)
+        assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
+        assert len(receiver.heard) == 1
+        scene.processes.gateway("worker")
+        (row,) = await ended_deliveries(runtime, 1, 90)
+        assert (row["status"], row["attempts"]) == ("delivered", 2)
+        secret = (await get_keys(runtime.sessions, scene.books.user_id)).secret
+        assert [heard.id for heard in receiver.heard] == [f"msg_{task_no}"] * 2
+        assert receiver.heard[0].verified(secret) == receiver.heard[1].verified(secret)
+
+    on_stage(play)
+
+
+def test_a_database_that_goes_and_comes_is_waited_for(on_stage: Callable[[Play], None]) -> None:
+    async def play(scene: Scene) -> None:
+        url = make_url(scene.env["database_url"])
+        with proxied(str(url.host), int(url.port or 3306)) as proxy:
+            through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+            worker = scene.processes.gateway("worker", database_url=through)
+            await end_a_task(scene)
+            await ended_deliveries(scene.books.runtime, 1, 60)
+            proxy.set("refuse")
+            await end_a_task(scene)
+            await asyncio.sleep(3)
+            assert len(scene.receiver.heard) == 1
+            assert worker.code is None
+            proxy.set("pass")
+            await ended_deliveries(scene.books.runtime, 2, 90)
+            assert len({heard.id for heard in scene.receiver.heard}) == 2
+
+    on_stage(play)

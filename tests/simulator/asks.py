@@ -1,0 +1,43 @@
+"""What the callers of a seed ask for, and the settings of its gateway."""
+
+import functools
+
+from app.settings import Settings
+from app.tasks.order import Submission
+from tests.simulator.doubles import PUBLIC
+
+NORMALIZING = "sim_normalizing"
+MODELS = (
+    "sc_soraimg_text_1x1",
+    "sc_soraimg_img2img_auto",
+    "sc_image_normalize",
+    NORMALIZING,
+    "sim_free",
+    "sc_soraimg_img2img_1x1",
+)
+HOSTS = (f"{PUBLIC}/uploads", "https://refs.example.com", "https://refs.example.com")
+
+
+def submission_of(model: str, name: str, key: str | None, host: str) -> Submission:
+    ask, image = f"ask {name}", None
+    if model == "sc_image_normalize":
+        ask = image = f"https://own.example.com/{name}.png"
+    elif model == NORMALIZING or "img2img" in model:
+        image = f"{host}/{name.replace('.', '-')}.png"
+    return Submission(model, ask, image, key=key)
+
+
+@functools.cache
+def settings_of(lease: int, deadline: int, hosting: int, most: int) -> Settings:
+    return Settings(
+        _env_file=None,
+        database_url="sqlite+aiosqlite:///simulated.db",
+        see2ai_api_key="sk-simulated",
+        public_url="https://api.example.com",
+        see2ai_uploads="always",
+        lease_seconds=lease,
+        task_deadline_seconds=deadline,
+        hosting_deadline_seconds=hosting,
+        circuit_max_pause_seconds=20,
+        max_tasks_in_flight=most,
+    )

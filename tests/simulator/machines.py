@@ -1,0 +1,159 @@
+"""The processes of a seed, an API server and some workers: started, stopped, frozen, killed and brought back."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from tests.simulator.clock import PROCESS, Process
+from tests.simulator.database import Database
+from tests.simulator.weather import Weather, loop
+from worker.main import _start_beside
+from worker.stepper import Stepper
+
+IDLE_SECONDS = 2.0
+SPARED_IDLE_SECONDS = 30.0
+
+
+class Machines:
+    """`living` are the processes that run now, by name; `all` are those of the whole seed, the dead among them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        weather: Weather,
+        tell: Callable[[str], None],
+        *,
+        spares_looks: bool,
+        has_chores: bool,
+        hands: int | None,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.weather = weather
+        self.tell = tell
+        self.all: list[Process] = []
+        self.living: dict[str, Process] = {}
+        self.runtimes: dict[str, Runtime] = {}
+        self.steppers: dict[str, Stepper] = {}
+        self._births: Counter[str] = Counter()
+        self.spares_looks = spares_looks
+        self._has_chores = has_chores
+        self._hands = hands
+        self._next_bell = math.inf
+        if spares_looks:
+            database.on_commit = self._ring_when_due
+        weather.on_kill, weather.on_freeze, weather.on_stop = self._kill_this, self._freeze_this, self._stop_this
+
+    def start(self, name: str) -> None:
+        if name in self.living or self.database.is_over:
+            return
+        self._births[name] += 1
+        process = Process(f"{name}.{self._births[name]}", self.weather.between(0, 1e6))
+        self.all.append(process)
+        self.living[name] = process
+        work = process.spawn(self._serve(name) if name == "api" else self._work(name))
+        work.add_done_callback(lambda done: self._ended(name, process, done), context=self.weather.context)
+
+    async def _serve(self, name: str) -> None:
+        async with open_runtime(self.settings) as runtime:
+            self.runtimes[name] = runtime
+            await asyncio.get_running_loop().create_future()
+
+    async def _work(self, name: str) -> None:
+        async with open_runtime(self.settings) as runtime:
+            idle_seconds = SPARED_IDLE_SECONDS if self.spares_looks else IDLE_SECONDS
+            stepper = self.steppers[name] = Stepper(runtime, idle_seconds=idle_seconds)
+            if self._hands is not None:
+                for lane in stepper._lanes:
+                    lane.slots = self._hands
+            beside = _start_beside(runtime) if self._has_chores else []
+            await stepper.run()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    def _ended(self, name: str, process: Process, work: "asyncio.Task[None]") -> None:
+        """A worker that was told to stop has done so; one that ended by itself has a bug."""
+        if self.database.is_over:
+            return
+        error = None if work.cancelled() else work.exception()
+        if error is not None:
+            self.weather.bugs.append(f"{name} ended with {error!r}")
+        self._bring_back(name, process)
+
+    def _bring_back(self, name: str, process: Process) -> None:
+        if self.living.get(name) is process:
+            del self.living[name]
+        self.steppers.pop(name, None) if name != "api" else self.runtimes.pop(name, None)
+        longest = 2 if self.weather.place else self.weather.rng.choice([0.2, 2, 15, 40])
+        delay = 0.5 if self.weather.is_fair else longest * self.weather.rng.random()
+        asyncio.get_running_loop().call_later(delay, self.start, name, context=self.weather.context)
+
+    def kill(self, process: Process) -> None:
+        if process.is_dead:
+            return
+        self.tell(f"{process} is killed")
+        process.is_dead = True
+        linger = self.weather.rng.choice([0.0, 0.0, 0.0, 3.0])
+        asyncio.get_running_loop().call_later(linger, self.database.forget, process, context=self.weather.context)
+        self._bring_back(process.name.partition(".")[0], process)
+
+    def _kill_this(self) -> None:
+        if (process := PROCESS.get()) is not None:
+            self.kill(process)
+
+    def _freeze_this(self, seconds: float) -> None:
+        process, clock = PROCESS.get(), asyncio.get_running_loop()
+        if process is None or process.is_dead or process.is_frozen:
+            return
+        self.tell(f"{process} freezes for {seconds:.1f} s")
+        process.is_frozen = True
+        process.freezes += 1
+        clock.call_later(seconds, self.thaw, process, process.freezes, context=self.weather.context)
+        clock.call_later(
+            self.database.patience_seconds, self._tire_of, process, process.freezes, context=self.weather.context
+        )
+
+    def thaw(self, process: Process, which: int) -> None:
+        if process.is_frozen and not process.is_dead and process.freezes == which:
+            self.tell(f"{process} thaws")
+            loop().thaw(process)
+
+    def _tire_of(self, process: Process, which: int) -> None:
+        if process.is_frozen and process.freezes == which:
+            self.database.lose_patience(process)
+
+    def _stop_this(self) -> None:
+        for name, stepper in self.steppers.items():
+            if self.living.get(name) is PROCESS.get():
+                stepper.stop()
+
+    def ring(self) -> None:
+        if self.steppers and not self.database.is_over:
+            self.steppers[self.weather.rng.choice(sorted(self.steppers))].wake()
+
+    def _ring_when_due(self) -> None:
+        """A bell may come at any time; one that comes just when a row is due spares many idle looks."""
+        due, clock = self.database.next_due(), asyncio.get_running_loop()
+        if clock.time() < due < self._next_bell or (self._next_bell < clock.time() and due < math.inf):
+            self._next_bell = max(due, clock.time()) + self.weather.between(0.002, 0.6)
+            clock.call_at(self._next_bell, self._ring_now, context=self.weather.context)
+
+    def is_vain(self) -> bool:
+        """Whether a look would find nothing, as no row of any step is due: then a seed that spares looks does not."""
+        return self.spares_looks and self.database.next_due() > asyncio.get_running_loop().time() + 0.001
+
+    def _ring_now(self) -> None:
+        self._next_bell = math.inf
+        self.ring()
+        if self.weather.rng.random() < 0.3:
+            self.ring()
+        self._ring_when_due()
+
+    def are_calm(self) -> bool:
+        """No visit is under way any more: whoever thawed late has said its last word."""
+        return not any(lane.visits for stepper in self.steppers.values() for lane in stepper._lanes)

@@ -1,0 +1,250 @@
+"""The gateway with one of its protections taken out, and the judgement that must see it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from app.see2ai import client, states
+from app.tasks import advance, cancel, claim, decide, finish, prepare, submit
+from tests.simulator.surgery import Edit, mutated
+from tests.simulator.world import simulate
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`expected` begins one of the violations that kill it; `storm` is the weather in which that shows soonest.
+
+    A place in the storm is the only one where processes die and freeze in it.
+    """
+
+    name: str
+    edits: tuple[Edit, ...]
+    expected: tuple[str, ...]
+    without: str = ""
+    storm: Mapping[str, float] = field(default_factory=dict)
+
+
+UNFENCED: Edit = (
+    claim,
+    "write",
+    "(tasks.c.id == visit.id) & (tasks.c.version == visit.version)",
+    "tasks.c.id == visit.id",
+)
+STALE_ENDS: Edit = (finish, "finish_task", "            return False\n", "            pass\n")
+ONE_CLOSE = "CONSTRAINT uq_points_ledger_task_id_phase UNIQUE (task_id, phase), "
+ONE_JOB = "CONSTRAINT uq_tasks_action_upstream_task_id UNIQUE (action, upstream_task_id), "
+FREEZES = MappingProxyType({"process.freeze_long": 0.03, "point.freeze": 0.15})
+LONG_FREEZES = MappingProxyType({"process.freeze_long": 0.06})
+CRASHES = MappingProxyType({"process.kill": 0.01, "point.kill": 0.1})
+UNHEARD = MappingProxyType({"db.commit_undone": 0.2, "db.commit_unheard": 0.1})
+BOOKS = ("audit I1", "I1", "audit I3", "audit I4", "I4", "audit I5")
+
+MUTANTS = (
+    Mutant("write without its fence", (UNFENCED,), ("bug", "I6", "I8", "audit I8", *BOOKS), storm=FREEZES),
+    Mutant(
+        "give_back without its fence",
+        (
+            (
+                claim,
+                "_GIVE_BACK",
+                'tasks.c.version == bindparam("b_version"),\n        tasks.c.step == bindparam("b_step"),',
+                'bindparam("b_version") == bindparam("b_version"), bindparam("b_step") == bindparam("b_step"),',
+            ),
+        ),
+        ("I6", "I8", "bug: rows_not_given_back"),
+        storm=FREEZES,
+    ),
+    Mutant(
+        "give_back by the version alone",
+        ((claim, "_GIVE_BACK", 'tasks.c.step == bindparam("b_step")', 'bindparam("b_step") == bindparam("b_step")'),),
+        ("bug: rows_not_given_back",),
+        storm={"db.commit_undone": 0.5, "db.slow": 0.3},
+    ),
+    Mutant(
+        "UNIQUE (task_id, phase) dropped, and a lost race refunds all the same",
+        (STALE_ENDS,),
+        ("audit I4", "I4"),
+        ONE_CLOSE,
+        storm=LONG_FREEZES,
+    ),
+    Mutant("an end that lost its race refunds all the same", (STALE_ENDS,), ("bug", *BOOKS), storm=LONG_FREEZES),
+    Mutant(
+        "is_held is always true",
+        ((claim, "Visit.is_held", "boot_seconds() < self.held_until", "True"),),
+        ("I8",),
+        storm={"send.after_intent": 1, "point.freeze": 0.5},
+    ),
+    Mutant(
+        "the lease is not asked for again once the connection stands",
+        ((client, "See2ai.submit", "_may_send.set(may_send)", "_may_send.set(lambda: True)"),),
+        ("I8",),
+        storm={"up.connect": 1, "process.freeze_long": 0.5},
+    ),
+    Mutant(
+        "no intent before sending",
+        ((advance, "_submit", 'await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))', "pass"),),
+        ("I8",),
+    ),
+    Mutant(
+        "no sweeper: a row with a lease on it is never found",
+        (
+            (
+                claim,
+                "_is_due",
+                "(tasks.c.next_run_at <= utc_now())",
+                "tasks.c.lease_until.is_(None) & (tasks.c.next_run_at <= utc_now())",
+            ),
+        ),
+        ("I9",),
+        storm=CRASHES,
+    ),
+    Mutant(
+        "a claim does not look again whether the row is due",
+        ((claim, "claim_due", "row.next_run_at <= row.now and row.step in share.steps", "row.step in share.steps"),),
+        ("I8",),
+        storm={"db.slow": 0.3, "up.accept_slow": 0.6, "redis.rings_ten_times": 0.5},
+    ),
+    Mutant(
+        "a claim does not raise the version",
+        (
+            (claim, "_TAKE", "        (tasks.c.version, tasks.c.version + 1),\n", ""),
+            (claim, "_visit", 'columns["version"] += 1', 'columns["version"] += 0'),
+        ),
+        ("I6", "I8"),
+    ),
+    Mutant(
+        "no intent before normalizing",
+        ((prepare, "_normalize", "        if is_first:\n", "        if False:\n"),),
+        ("I8",),
+        storm={"up.accept_slow": 0.9},
+    ),
+    Mutant(
+        "found submitting, it is sent again",
+        (
+            (
+                decide,
+                "on_arrival",
+                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN,"
+                ' "the visit that was sending never came back", is_orphan=True)',
+                'visit.step = "submit"',
+            ),
+        ),
+        ("I8",),
+        storm=CRASHES,
+    ),
+    Mutant(
+        "an answer lost after sending is taken for not sent",
+        (
+            (
+                decide,
+                "after_submit",
+                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.note, is_orphan=True)",
+                "return _send_again(visit, verdict, visit.upstream)",
+            ),
+        ),
+        ("I8",),
+        storm={"up.accept_lost": 0.5},
+    ),
+    Mutant(
+        "a suspected orphan is not flagged",
+        ((decide, "after_submit", "verdict.note, is_orphan=True", "verdict.note"),),
+        ("I8",),
+        storm={"up.accept_lost": 0.5},
+    ),
+    Mutant(
+        "an unheard COMMIT of the intent is believed",
+        ((advance, "_stands", "return tuple(found.one()) == (visit.version + 1, step)", "return True"),),
+        ("I8",),
+        storm=UNHEARD,
+    ),
+    Mutant(
+        "an unheard COMMIT of a submit is believed",
+        (
+            (
+                submit,
+                "_store",
+                'if row is None or not await _exists(runtime, row["task_no"]):\n            raise',
+                "pass",
+            ),
+        ),
+        ("I7",),
+        storm=UNHEARD,
+    ),
+    Mutant(
+        "the money of an end in a transaction of its own",
+        (
+            (
+                finish,
+                "finish_task",
+                '        money = {"user_id"',
+                '    async with runtime.sessions.begin() as session:\n        money = {"user_id"',
+            ),
+        ),
+        BOOKS,
+        storm=CRASHES,
+    ),
+    Mutant(
+        "the deduction in a transaction of its own",
+        (
+            (
+                submit,
+                "_store",
+                '            if row["points_cost"]:',
+                '        async with runtime.sessions.begin() as session:\n            if row["points_cost"]:',
+            ),
+        ),
+        BOOKS,
+        storm=CRASHES,
+    ),
+    Mutant(
+        "a repeated submit is not recognised by its key",
+        ((submit, "submit_task", "if asked.key is not None and", "if False and"),),
+        ("I7", "bug"),
+        storm={"point.kill": 0.3},
+    ),
+    Mutant(
+        "no last look: a poll never ends at the deadline",
+        ((decide, "after_poll", "isinstance(move, Later) and is_last_look", "False"),),
+        ("I9",),
+        storm={"job.endless": 0.5},
+    ),
+    Mutant(
+        "a task that takes its worker down is tried for ever",
+        ((decide, "on_arrival", "visit.crashes >= MOST_CRASHES", "False"),),
+        ("I9",),
+        storm={"event.poison": 1.0},
+    ),
+    Mutant(
+        "an answer about another job is believed",
+        ((states, "read_poll", "theirs is not None and str(theirs) != task_id", "False"),),
+        ("I11",),
+        storm={"up.poll_other_id": 0.5},
+    ),
+    Mutant("UNIQUE (action, upstream_task_id) dropped", (), ("audit I8",), ONE_JOB, storm={"up.reused_id": 0.7}),
+    Mutant(
+        "a cancel does not raise the version",
+        ((cancel, "_cancel", "version=row.version + 1", "version=row.version"),),
+        ("I6", "I8"),
+    ),
+    Mutant(
+        "a cancel at any step",
+        ((cancel, "_cancel", "if row.step not in CANCELLABLE:", 'if row.step == "done":'),),
+        ("I8", "I6"),
+        storm={"up.accept_slow": 0.6},
+    ),
+)
+
+
+MOST_SEEDS = 600  # the rarest was seen in one of fifty
+
+
+def hunt(which: int) -> tuple[int, str] | None:
+    """The first seed that sees what is wrong with a mutant, and what it sees; None where none does."""
+    mutant = MUTANTS[which]
+    with mutated(mutant.edits):
+        for seed in range(MOST_SEEDS):
+            outcome = simulate(seed, without=mutant.without, storm=mutant.storm)
+            for violation in outcome.violations:
+                if violation.startswith(mutant.expected):
+                    return seed, violation
+    return None

@@ -1,0 +1,257 @@
+"""Puts the simulated world in the place of the real one, for a seed; and the empty database it begins with."""
+
+import contextlib
+import functools
+import random
+import secrets
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import structlog
+
+import app.database.engines
+import app.runtime
+import worker.stepper
+from app import faults
+from app.cli.migrate import migrate
+from app.see2ai.circuit import Circuit
+from app.tasks import advance, claim, decide, finish, host, prepare
+from app.tasks.decide import Fail, Onward
+from tests.simulator import doubles
+from tests.simulator.database import Database, _template
+from tests.simulator.doubles import Cloud
+from tests.simulator.machines import Machines
+from tests.simulator.upstream import Upstream, see2ai_of
+from tests.simulator.weather import Weather, loop
+from worker.stepper import Stepper
+
+MODELS = """
+    INSERT INTO points_config (model_name, description, points_cost, task_type, action, params, defaults, price_rules,
+                               enabled, sort, created_at, updated_at)
+    SELECT 'sim_free', description, 0, task_type, action, params, defaults, price_rules, 1, 0, created_at, updated_at
+    FROM points_config WHERE model_name = 'sc_soraimg_text_1x1'
+    UNION ALL
+    SELECT 'sim_normalizing', description, 7, task_type, action, '{"aspectRatio":"1:1","normalizeReferences":true}',
+           defaults, price_rules, 1, 0, created_at, updated_at
+    FROM points_config WHERE model_name = 'sc_soraimg_img2img_1x1'
+"""
+# What may never happen to a row, noted by the database itself at the very write that did it.
+WATCH = """
+    CREATE TABLE watch (what TEXT, task_no TEXT);
+    CREATE TRIGGER watch_end AFTER UPDATE ON tasks WHEN OLD.step = 'done' AND (NEW.step <> 'done'
+        OR NEW.status <> OLD.status OR NEW.results IS NOT OLD.results OR NEW.error_code IS NOT OLD.error_code)
+    BEGIN INSERT INTO watch VALUES ('I6: an ended task changed', OLD.task_no); END;
+    CREATE TRIGGER watch_version AFTER UPDATE ON tasks WHEN NEW.version < OLD.version
+        OR (NEW.version = OLD.version AND (NEW.step <> OLD.step OR NEW.status <> OLD.status))
+    BEGIN INSERT INTO watch VALUES ('I6: a step without a higher version', OLD.task_no); END;
+    CREATE TRIGGER watch_price AFTER UPDATE ON tasks WHEN NEW.points_cost <> OLD.points_cost
+    BEGIN INSERT INTO watch VALUES ('I12: a price changed', OLD.task_no); END;
+"""
+BUGS = frozenset({"visit_failed", "claim_failed", "audit_failed"})
+QUIET = ("Unavailable", "CommitUnknown", "Conflict", "ClaimUnknown")
+
+
+@functools.cache
+def workshop() -> Path:
+    """A folder in memory where there is one; it goes with the process."""
+    memory = Path("/dev/shm")
+    folder = tempfile.TemporaryDirectory(prefix="simulator-", dir=memory if memory.is_dir() else None)
+    _KEPT.append(folder)
+    return Path(folder.name)
+
+
+_KEPT: list[Any] = []
+
+
+@functools.cache
+def empty_database(without: str) -> Path:
+    """Migrated, with the simulator's models and watches; `without` a piece of the schema's text."""
+    whole = None if not without else empty_database("")
+    path = workshop() / f"empty-{len(list(workshop().glob('empty-*.db')))}.db"
+    if whole is not None:
+        shutil.copy(whole, path)
+        _rebuild(path, without)
+        return path
+    migrate(f"sqlite+aiosqlite:///{path}")
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute(MODELS)
+    raw.executescript(WATCH)
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw.close()
+    return path
+
+
+def _rebuild(path: Path, without: str) -> None:
+    old = sqlite3.connect(path, isolation_level=None)
+    script = "\n".join(old.iterdump())
+    old.close()
+    assert script.count(without) == 1, f"the schema no longer has, once: {without}"
+    path.unlink()
+    new = sqlite3.connect(path, isolation_level=None)
+    new.executescript(script.replace(without, ""))
+    new.execute("PRAGMA journal_mode=WAL")
+    new.close()
+
+
+def fresh_database(without: str = "") -> Path:
+    path = workshop() / "now.db"
+    for leftover in ("-wal", "-shm"):
+        path.with_name(path.name + leftover).unlink(missing_ok=True)
+    shutil.copy(empty_database(without), path)
+    _template()
+    return path
+
+
+def boot_seconds() -> float:
+    """Each process' own clock, from a zero of its own."""
+    from tests.simulator.clock import PROCESS
+
+    process = PROCESS.get()
+    return loop().time() + (process.boot_offset if process is not None else 0.0)
+
+
+def _with_virtual_clock(defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    assert time.monotonic in defaults
+    return tuple((lambda: loop().time()) if value is time.monotonic else value for value in defaults)
+
+
+@contextlib.contextmanager
+def in_place(
+    weather: Weather, database: Database, upstream: Upstream, cloud: Cloud, machines: Machines
+) -> Iterator[None]:
+    """The gateway's modules with the simulated world in them; on leaving, as they were."""
+    with contextlib.ExitStack() as undo:
+        for module, name, double in (
+            (app.database.engines, "create_async_engine", database.engine),
+            (app.runtime, "open_redis", lambda _: doubles.Redis(weather, machines.ring)),
+            (app.runtime, "open_object_store", lambda _: doubles.Store(cloud)),
+            (app.runtime, "Egress", doubles.egress_of(cloud)),
+            (app.runtime, "See2ai", see2ai_of(upstream)),
+            (Circuit.__init__, "__defaults__", _with_virtual_clock(Circuit.__init__.__defaults__)),
+            (host, "inspect_image", cloud.inspect),
+            (host, "make_thumbnail", cloud.thumbnail),
+            (prepare, "anyio", SimpleNamespace(open_file=doubles.open_file)),
+            (secrets, "randbelow", random.randrange),
+            (tempfile, "tempdir", str(workshop())),
+            (decide, "on_arrival", _watched_arrival(weather)),
+            (advance, "_take_step", _watched_step(weather)),
+            (finish, "datetime", SimpleNamespace(now=lambda _: database.now())),
+            (worker.stepper, "find_work", _spared_look(machines)),
+            (Stepper, "_may_go_on", _watched_lanes(weather)),
+        ):
+            undo.enter_context(_set(module, name, double))
+        undo.enter_context(everywhere(claim.boot_seconds, boot_seconds))
+        undo.enter_context(everywhere(faults.fault_point, weather.reach))
+        undo.enter_context(_logs(weather))
+        undo.callback(random.setstate, random.getstate())
+        yield
+
+
+@contextlib.contextmanager
+def _set(holder: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+@contextlib.contextmanager
+def everywhere(old: Any, new: Any) -> Iterator[None]:
+    """Wherever one of the gateway's modules calls something by a name of its own."""
+    with contextlib.ExitStack() as undo:
+        for title, module in list(sys.modules.items()):
+            if title.startswith(("app.", "worker.")):
+                for name in [name for name, value in vars(module).items() if value is old]:
+                    undo.enter_context(_set(module, name, new))
+        yield
+
+
+def _watched_arrival(weather: Weather) -> Callable[..., Any]:
+    real = decide.on_arrival
+
+    def on_arrival(visit: Any) -> Any:
+        weather.hits[f"step {visit.step}"] += 1
+        move = real(visit)
+        if move is not None:
+            weather.note(f"move {visit.step} → {_named(move)}")
+        return move
+
+    return on_arrival
+
+
+def _watched_step(weather: Weather) -> Callable[..., Any]:
+    real = advance._take_step
+
+    async def take_step(runtime: Any, visit: Any) -> Any:
+        step = visit.step
+        move = await real(runtime, visit)
+        weather.note(f"move {step} → {_named(move)}")
+        return move
+
+    return take_step
+
+
+def _watched_lanes(weather: Weather) -> Callable[..., Any]:
+    real = Stepper._may_go_on
+
+    def may_go_on(stepper: Stepper, visit: Any) -> Callable[[str], bool]:
+        asked = real(stepper, visit)
+
+        def told(step: str) -> bool:
+            may = asked(step)
+            if not may:
+                weather.note(f"no hand free for {step}")
+            return may
+
+        return told
+
+    return may_go_on
+
+
+def _spared_look(machines: Machines) -> Callable[..., Any]:
+    real = worker.stepper.find_work
+
+    async def find_work(sessions: Any, shares: Any) -> Any:
+        return [False for _ in shares] if machines.is_vain() else await real(sessions, shares)
+
+    return find_work
+
+
+def _named(move: Any) -> str:
+    if isinstance(move, Onward):
+        return f"Onward {move.step}"
+    return f"Fail {move.reason.name}" if isinstance(move, Fail) else type(move).__name__
+
+
+@contextlib.contextmanager
+def _logs(weather: Weather) -> Iterator[None]:
+    """The gateway's log becomes part of the story; a bug that it swallowed becomes a violation."""
+    before = structlog.get_config()
+
+    def hear(_logger: Any, _method: str, event: dict[str, Any]) -> Any:
+        if weather.is_over:
+            raise structlog.DropEvent
+        name = event.pop("event")
+        error = str(event.get("error", ""))
+        if name in BUGS:
+            weather.bugs.append(f"{name}: {event if name == 'audit_failed' else repr(sys.exc_info()[1])}")
+        elif name in {"rows_not_given_back", "leases_not_kept"} and error and not error.startswith(QUIET):
+            weather.bugs.append(f"{name}: {error}")
+        weather.hits[f"log {name}"] += 1
+        weather.tell(f"log {name} {event if name != 'see2ai_submit' else ''}")
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[hear], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -1,0 +1,12 @@
+"""Each protection taken out by itself: the simulator must see it within so many seeds, or it would see nothing else."""
+
+from tests.simulator.crowd import workers
+from tests.simulator.mutants import MUTANTS, hunt
+
+
+def test_every_mutant_is_killed() -> None:
+    with workers() as spread:
+        kills = dict(zip([mutant.name for mutant in MUTANTS], spread(hunt, range(len(MUTANTS))), strict=True))
+    for name, kill in kills.items():
+        print(f"{name}: {'SURVIVED' if kill is None else f'seed {kill[0]}: {kill[1][:120]}'}")
+    assert [name for name, kill in kills.items() if kill is None] == []

@@ -1,0 +1,68 @@
+"""No seed breaks a promise, and the seeds see everything there is to see: a simulator must not silently test nothing.
+
+A broken seed is told again by `python -m tests.simulator --seed N --trace`.
+"""
+
+from tests.simulator.crowd import run_seeds, together
+from tests.simulator.weather import ALL_TURNS, EVENTS, KINDS, PLACES, STEP_POINTS
+from tests.simulator.world import simulate
+
+STEPS = ("prepare", "submit", "submitting", "poll", "host")
+MOVES = (
+    "prepare → Onward prepare",
+    "prepare → Onward submit",
+    "prepare → Later",
+    "prepare → Fail UPSTREAM_REJECTED",
+    "prepare → Fail UPSTREAM_UNAVAILABLE",
+    "submit → Later",
+    "submit → Onward submit",
+    "submit → Onward poll",
+    "submit → Onward host",
+    "submit → Fail UPSTREAM_UNCERTAIN",
+    "submit → Fail UPSTREAM_REJECTED",
+    "submit → Fail UPSTREAM_UNAVAILABLE",
+    "submit → Fail TIMED_OUT",
+    "submitting → Fail UPSTREAM_UNCERTAIN",
+    "poll → Later",
+    "poll → Onward host",
+    "poll → Fail INTERNAL",
+    "poll → Fail TIMED_OUT",
+    "poll → Fail UPSTREAM_FAILED",
+    "poll → Fail UPSTREAM_REJECTED",
+    "poll → Fail APPROVAL_EXPIRED",
+    "host → Later",
+    "host → Onward poll",
+    "host → Complete",
+)
+CALLERS = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
+CALLERS += ("told of an earlier submit", "unanswered")
+LOGS = ("circuit_closed", "circuit_learnt", "circuit_open", "database_away", "rows_not_given_back", "stale_visit")
+ALSO = ("db.idle_transaction_ended", "db.lock_wait", "poison", "up.lease_over", "no hand free for host")
+MARKS = frozenset(
+    [
+        *(KINDS | EVENTS),
+        *ALSO,
+        *[f"{what} at {place}" for what in ("killed", "frozen") for place in PLACES],
+        *[f"point {point}" for point in STEP_POINTS],
+        *[f"step {step}" for step in STEPS],
+        *[f"move {move}" for move in MOVES],
+        *[f"caller {answer}" for answer in CALLERS],
+        *[f"log {event}" for event in LOGS],
+    ]
+)
+
+
+def test_no_seed_breaks_a_promise() -> None:
+    outcomes = list(run_seeds(range(ALL_TURNS)))
+    assert {one.seed: one.violations for one in outcomes if one.violations} == {}
+    assert len(outcomes) == ALL_TURNS
+    assert MARKS - set(together(outcomes)) == set()
+    assert sum(one.tasks for one in outcomes) > 2 * ALL_TURNS
+
+
+def test_a_seed_tells_the_same_story_twice() -> None:
+    """Also in another process, whose hashes are others."""
+    for far in run_seeds(range(6)):
+        near = simulate(far.seed, trace=True)
+        assert near.digest == far.digest
+        assert near.story == simulate(far.seed, trace=True).story

@@ -1,0 +1,230 @@
+"""SEE2AI as the gateway may meet it: it keeps its own book of the jobs it accepted, whatever we hear of it.
+
+The gateway's own client runs in front of it (timeouts, reading of answers, `may_send`); only its last step, the HTTP
+exchange itself, is this. A job is accepted when the request has arrived, whether or not its sender lives on.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import httpx
+
+from app.see2ai import client
+from app.see2ai.actions import ACTIONS, NORMALIZE
+from app.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2ai
+from app.see2ai.states import Answer
+from tests.simulator.weather import Weather
+
+SUBMITS = {action.submit_path: action for action in ACTIONS.values()}
+ME = "/api/v1/me"
+
+
+@dataclass(slots=True)
+class Job:
+    """One accepted generation. `ask` says which task's it is: its prompt, or its picture."""
+
+    ask: str
+    id: str
+    ends_at: float
+    fate: str
+    empties: int = 0
+
+
+class Upstream:
+    """`sent` is what the gateway is judged by: for each job it accepted what the books said when it was sent.
+
+    What was sent before a task's end cannot be called back, however late it is accepted: that is no fault of ours.
+    """
+
+    def __init__(self, weather: Weather, stands: Callable[[str], tuple[str, str] | None]) -> None:
+        self.weather = weather
+        self.stands = stands
+        self.is_away = False
+        self.refuses_key = False
+        self.poison = ""
+        self.sent: defaultdict[str, list[tuple[str, str] | None]] = defaultdict(list)
+        self.excused: set[str] = set()  # asks it said itself had come to nothing
+        self.jobs: dict[str, Job] = {}
+        self._links = 0
+
+    async def exchange(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        weather = self.weather
+        await self._connect()
+        if method == "POST" and path in SUBMITS:
+            return await self._submit(path, body["json"])
+        if weather.strikes("up.slow"):
+            await asyncio.sleep(weather.between(3, 40))
+        if method == "POST" and path == UPLOAD_PATH:
+            return await self._upload()
+        if path == ME:
+            return self._refusal("up.poll_") or _json({"name": "we", "balance": 100})
+        return await self._poll(path.rsplit("/", 1)[1])
+
+    async def _connect(self) -> None:
+        """Until here nothing was sent, and a job is not, where its visit has lost its lease meanwhile."""
+        weather = self.weather
+        if weather.strikes("up.slow_connect"):
+            await asyncio.sleep(weather.between(1, CONNECT_SECONDS - 0.1))
+        await weather.cross("up.connect", 0.1)
+        if weather.strikes("up.refused") or self.is_away:
+            error = httpx.ConnectError("refused")
+            key: Any = SimpleNamespace(host="see2ai", port=443, ssl=True)
+            raise error from aiohttp.ClientConnectorError(key, OSError("refused"))
+        if not client._may_send.get()():
+            weather.note("up.lease_over")
+            raise client._LeaseOver
+
+    async def _submit(self, path: str, request: dict[str, Any]) -> Answer:
+        weather, is_normalize = self.weather, path == NORMALIZE.submit_path
+        ask = str(request["image_url"] if is_normalize else request["prompt"])
+        stood = self.stands(ask)
+        refusal = self._refusal("up.submit_")
+        if refusal is not None:
+            await weather.cross("up.answer", 0.2)
+            return refusal
+        if weather.strikes("up.lost_before"):
+            raise httpx.ReadError("lost on the way there")
+        for kind, answer in (
+            ("up.submit_504", Answer(504, b"")),
+            ("up.submit_302", Answer(302, b"")),
+            ("up.submit_garbage", Answer(200, weather.rng.choice([b"<html>", b"{}", b'{"task_id": null}']))),
+        ):
+            if weather.strikes(kind):
+                if weather.rng.random() < 0.5:
+                    self._accept(ask, stood)
+                    self.excused |= {ask} if answer.status == 504 else set()
+                return answer
+        job = await self._arrive(ask, stood)
+        if weather.strikes("up.accept_lost"):
+            await weather.cross("up.accepted", 0.2)
+            raise httpx.ReadError("lost on the way back")
+        if weather.strikes("up.accept_hangs"):
+            await asyncio.sleep(weather.between(61, 90))
+        if weather.strikes("up.accept_slow"):
+            await asyncio.sleep(weather.between(5, 58))
+        await weather.cross("up.accepted", 0.2)
+        if is_normalize:
+            return _json({"status": "success", "normalized_url": self._link()})
+        return _json({"task_id": job.id, "status": "queued"})
+
+    async def _arrive(self, ask: str, stood: tuple[str, str] | None) -> Job:
+        """The request is on the wire and arrives, sooner or later, although its sender may die meanwhile."""
+        if not self.weather.strikes("up.accept_late"):
+            return self._accept(ask, stood)
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[Job] = loop.create_future()
+
+        def arrive() -> None:
+            job = self._accept(ask, stood)
+            if not arrived.done():
+                arrived.set_result(job)
+
+        loop.call_later(
+            self.weather.between(0.1, self.weather.rng.choice([3, 55])), arrive, context=self.weather.context
+        )
+        await self.weather.cross("up.sent")
+        return await arrived
+
+    def _accept(self, ask: str, stood: tuple[str, str] | None) -> Job:
+        weather, now = self.weather, asyncio.get_running_loop().time()
+        known = list(self.jobs)
+        identity = f"job-{len(known) + 1}"
+        if known and weather.strikes("up.reused_id"):
+            identity = weather.rng.choice(known)
+        fate, ends_at = "success", now + weather.between(0, 20)
+        for kind in ("job.fails", "job.needs_repair", "job.approval", "job.empty", "job.endless"):
+            if weather.strikes(kind):
+                fate = kind.removeprefix("job.")
+        if weather.strikes("job.late"):
+            ends_at += weather.between(60, 300)
+        job = Job(ask, identity, ends_at, fate)
+        self.jobs.setdefault(identity, job)
+        self.sent[ask].append(stood)
+        weather.tell(f"SEE2AI accepts {ask} as {identity}; when it was sent the books said {stood}")
+        return job
+
+    def _refusal(self, prefix: str) -> Answer | None:
+        weather = self.weather
+        if self.refuses_key or weather.strikes(f"{prefix}401"):
+            return Answer(weather.rng.choice([401, 402, 403]), b'{"detail": "no"}')
+        if weather.strikes(f"{prefix}429"):
+            return Answer(429, b"", weather.rng.choice([None, 0.5, 7.0]))
+        if weather.strikes(f"{prefix}500"):
+            return Answer(weather.rng.choice([500, 502, 503]), b"<html>")
+        if prefix == "up.submit_" and weather.strikes("up.submit_400"):
+            return Answer(422, b'{"detail": "bad"}')
+        return None
+
+    async def _upload(self) -> Answer:
+        refusal = self._refusal("up.submit_")
+        await self.weather.cross("up.answer", 0.2)
+        return refusal or _json({"url": self._link()})
+
+    async def _poll(self, identity: str) -> Answer:
+        weather = self.weather
+        job = self.jobs.get(identity)
+        if job is not None and self.poison and job.ask.startswith(self.poison):
+            weather.note("poison")
+            weather.on_kill()
+            await weather.cross("up.poison")
+        if weather.strikes("up.poll_lost"):
+            raise httpx.ReadError("lost")
+        if weather.strikes("up.poll_hangs"):
+            await asyncio.sleep(weather.between(31, 50))
+        refusal = self._refusal("up.poll_")
+        await weather.cross("up.answer", 0.2)
+        if refusal is not None:
+            return refusal
+        if job is None or weather.strikes("up.poll_404"):
+            return Answer(404, b'{"detail": "unknown"}')
+        if weather.strikes("up.poll_html"):
+            return Answer(200, b"<html>wait</html>")
+        if weather.strikes("up.poll_other_id"):
+            return _json({"task_id": "job-of-others", "status": "failed"})
+        if weather.strikes("up.poll_word"):
+            return _json({"task_id": identity, "status": "dreaming"})
+        return self._state_of(job)
+
+    def _state_of(self, job: Job) -> Answer:
+        told: dict[str, Any] = {"task_id": job.id}
+        if job.fate == "endless" or asyncio.get_running_loop().time() < job.ends_at:
+            word = "awaiting_user_approval" if job.fate == "approval" else "running"
+            return _json(told | {"status": word, "progress": self.weather.rng.choice([None, 10, 80])})
+        if job.fate in {"fails", "approval"}:
+            return _json(told | {"status": "failed", "error_message": "no"})
+        if job.fate == "needs_repair":
+            return Answer(422, json.dumps(told | {"status": "needs_repair"}).encode())
+        job.empties += job.fate == "empty"
+        if 0 < job.empties < 8 and job.empties != 4:
+            return _json(told | {"status": "success"})
+        return _json(told | {"status": "success", "result_urls": [self._link()]})
+
+    def _link(self) -> str:
+        self._links += 1
+        return f"https://cdn.example.com/{self._links}.png"
+
+
+def _json(body: dict[str, Any]) -> Answer:
+    return Answer(200, json.dumps(body).encode())
+
+
+def see2ai_of(upstream: Upstream) -> type[See2ai]:
+    """The gateway's own client, its last step excepted."""
+
+    class Simulated(See2ai):
+        def __init__(self, _settings: Any) -> None:
+            self._fresh = self._kept = None  # type: ignore[assignment]
+            self._told_words: set[str] = set()
+
+        async def _ask(self, _client: Any, method: str, path: str, **body: Any) -> Answer:
+            return await upstream.exchange(method, path, body)
+
+        async def close(self) -> None: ...
+
+    return Simulated

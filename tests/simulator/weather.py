@@ -1,0 +1,261 @@
+"""Which faults strike, how often, and where: drawn anew for every seed, a few kinds at a time.
+
+A seed with every fault at once would never get anywhere, and one with a little of each would rarely see the same
+fault twice in a row: so each kind is on or off for a whole seed ("swarm testing"). Of four seeds in a row one has a
+single kind of fault, often, and one a single place where processes die and freeze: by turns, so that no kind and no
+place depends on luck. The other two are swarms.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
+
+from app.faults import POINTS
+from tests.simulator.clock import PROCESS, VirtualLoop
+
+# How often a kind strikes at each chance it gets, where it is on.
+KINDS: dict[str, float] = {
+    # of processes, at every door they pass
+    "process.kill": 0.015,
+    "process.freeze": 0.008,
+    "process.freeze_long": 0.015,
+    "process.stop": 0.004,
+    # … and at the gateway's own fault points, which are no doors: right there, between two lines of it
+    "point.kill": 0.03,
+    "point.freeze": 0.05,
+    # of the way back from us to a caller
+    "api.answer_lost": 0.15,
+    # of the database
+    "db.slow": 0.02,
+    "db.hang": 0.004,
+    "db.cut": 0.02,
+    "db.deadlock": 0.03,
+    "db.commit_undone": 0.05,
+    "db.commit_unheard": 0.05,
+    "db.commit_hangs": 0.03,
+    "db.commit_late": 0.03,
+    # of SEE2AI: when it is called at all
+    "up.refused": 0.2,
+    "up.slow_connect": 0.2,
+    "up.slow": 0.2,
+    # … when it is asked for a job
+    "up.lost_before": 0.2,
+    "up.accept_lost": 0.2,
+    "up.accept_hangs": 0.3,
+    "up.accept_late": 0.3,
+    "up.accept_slow": 0.2,
+    "up.submit_401": 0.2,
+    "up.submit_429": 0.2,
+    "up.submit_500": 0.3,
+    "up.submit_504": 0.3,
+    "up.submit_400": 0.2,
+    "up.submit_302": 0.2,
+    "up.submit_garbage": 0.2,
+    "up.reused_id": 0.2,
+    # … when it is asked how a job is
+    "up.poll_lost": 0.2,
+    "up.poll_hangs": 0.2,
+    "up.poll_401": 0.2,
+    "up.poll_404": 0.3,
+    "up.poll_429": 0.2,
+    "up.poll_500": 0.2,
+    "up.poll_html": 0.2,
+    "up.poll_other_id": 0.2,
+    "up.poll_word": 0.2,
+    # … and of the jobs themselves
+    "job.fails": 0.3,
+    "job.needs_repair": 0.2,
+    "job.approval": 0.4,
+    "job.empty": 0.2,
+    "job.endless": 0.2,
+    "job.late": 0.2,
+    # of the way home
+    "egress.fails": 0.4,
+    "egress.slow": 0.25,
+    "egress.links_expire": 0.5,
+    "media.broken": 0.4,
+    "store.fails": 0.2,
+    "store.slow": 0.25,
+    # of Redis
+    "redis.flushed": 0.3,
+    "redis.fails": 0.3,
+    "redis.hangs": 0.1,
+    "redis.rings_ten_times": 0.3,
+}
+# What happens to all at a moment of its own, with this chance in a seed.
+EVENTS: dict[str, float] = {
+    "event.all_killed": 0.15,
+    "event.database_away": 0.2,
+    "event.key_refused": 0.15,
+    "event.poison": 0.08,
+    "event.upstream_away": 0.1,
+}
+# How dangerous a door is. Most reads are looks of idle workers: a crash there tells little. Just after a COMMIT and
+# just before and after a call is where promises are broken.
+DANGER = {
+    "db.read": 0.1,
+    "db.begin": 0.4,
+    "db.write": 0.4,
+    "db.committed": 4.0,
+    "redis.ring": 0.4,
+    "redis.publish": 0.4,
+}
+USUAL_DANGER = 2.5
+OF_PLACES = dict.fromkeys(("process.kill", "process.freeze_long", "point.kill", "point.freeze"), 0.8)
+POINT_DANGER = {
+    "send.before_intent": 2.0,
+    "send.after_intent": 4.0,
+    "send.after_answer": 2.0,
+    "host.after_upload": 2.0,
+    "finish.before_commit": 2.0,
+}
+USUAL_POINT_DANGER = 0.4
+# Where a process meets the world.
+DOORS = (
+    "api.answer",
+    "db.begin",
+    "db.commit",
+    "db.committed",
+    "db.read",
+    "db.write",
+    "egress.get",
+    "redis.publish",
+    "redis.ring",
+    "store.get",
+    "store.put",
+    "store.stored",
+    "up.accepted",
+    "up.answer",
+    "up.connect",
+    "up.sent",
+)
+# What a kind or a place needs beside it to be met at all: links grow old only while their results cannot be kept.
+NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
+STEP_POINTS = POINTS - {"deliver.after_send"}  # no couriers in this world
+PLACES = (*DOORS, *sorted(STEP_POINTS))
+TURNS = (*KINDS, *EVENTS)
+ROUND = 4
+ALL_TURNS = ROUND * max(len(TURNS), len(PLACES))
+"""So many seeds in a row give every kind and every place its turn."""
+MOST_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
+SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
+"""Of all kinds, how many are on in a swarm: one in eight has no fault at all."""
+
+
+class Weather:
+    """One seed's faults; of a `storm` these alone, at its own rates. `is_fair` ends them all."""
+
+    def __init__(self, seed: int, tell: Callable[[str], None], storm: Mapping[str, float]) -> None:
+        self.rng = random.Random(f"weather {seed}")
+        self.tell = tell
+        self.context: Context = copy_context()
+        self.context.run(PROCESS.set, None)
+        self.is_fair = False
+        self.is_over = False  # what is said while the dead are buried is no part of the story
+        self.hits: Counter[str] = Counter()
+        self.bugs: list[str] = []
+        self.rates: dict[str, float] = {}
+        self.events: set[str] = set()
+        self.place = ""  # the only one where processes die and freeze
+        turn, which = divmod(seed, ROUND)
+        self.is_turn = not storm and which < 2  # of one kind, or of one place
+        if storm:
+            self.rates = {kind: rate for kind, rate in storm.items() if kind in KINDS}
+            self.place = next((place for place in PLACES if place in storm), "")
+            self._draw_events(storm)
+        elif which == 0:
+            self._give_a_turn(TURNS[turn % len(TURNS)])
+        elif which == 1:
+            self.place = PLACES[turn % len(PLACES)]
+            danger = 0.2 if self.place == "db.read" else 1.0
+            self.rates = {kind: rate * danger for kind, rate in OF_PLACES.items()} | NEEDS.get(self.place, {})
+        else:
+            self._swarm(self.rng.choice(SHARES))
+        self.on_kill: Callable[[], None] = lambda: None
+        self.on_freeze: Callable[[float], None] = lambda _: None
+        self.on_stop: Callable[[], None] = lambda: None
+
+    def _give_a_turn(self, kind: str) -> None:
+        if kind in EVENTS:
+            self.events = {kind}
+        else:
+            self.rates = {kind: min(max(4 * KINDS[kind], 0.05), 0.6)} | NEEDS.get(kind, {})
+
+    def _swarm(self, share: float) -> None:
+        self.rates = {
+            kind: min(rate * 10 ** self.rng.uniform(-0.5, 0.6), 0.9)
+            for kind, rate in KINDS.items()
+            if self.rng.random() < share
+        }
+        self._draw_events(EVENTS if share else {})
+
+    def _draw_events(self, chances: Mapping[str, float]) -> None:
+        self.events = {event for event in EVENTS if self.rng.random() < chances.get(event, 0.0)}
+
+    def between(self, low: float, high: float) -> float:
+        return self.rng.uniform(low, high)
+
+    def note(self, kind: str) -> None:
+        """Something happened that is worth counting."""
+        self.hits[kind] += 1
+        self.tell(kind)
+
+    def strikes(self, kind: str, danger: float = 1.0) -> bool:
+        if self.is_fair or kind not in self.rates or self.rng.random() >= self.rates[kind] * danger:
+            return False
+        self.note(kind)
+        return True
+
+    async def cross(self, door: str, seconds: float = 0.008) -> None:
+        """A process passes a door to the world: it takes a moment, and is where it may be killed or frozen."""
+        process = PROCESS.get()
+        if process is not None:
+            self._endanger(door)
+            if process.is_dead or process.is_frozen:
+                await asyncio.sleep(0)  # parked here: for ever, or until the thaw
+        await asyncio.sleep(self.rng.random() * seconds)
+
+    def reach(self, point: str) -> None:
+        """A process passes one of the gateway's own fault points. Unlike doors, it can be frozen there in mid-step."""
+        self.hits[f"point {point}"] += 1
+        process = PROCESS.get()
+        if process is None or process.is_dead or process.is_frozen:
+            return
+        usual = POINT_DANGER.get(point, USUAL_POINT_DANGER)
+        if self.strikes("point.kill", self._danger("killed", point, usual)):
+            self.hits[f"killed at {point}"] += 1
+            self.on_kill()  # before its next door, where a dead one stays, nothing of what it does is seen
+        elif not loop().is_within_freeze and self.strikes("point.freeze", self._danger("frozen", point, usual)):
+            self.hits[f"frozen at {point}"] += 1
+            self.on_freeze(self.between(25, 130))
+            loop().freeze_here(process)
+
+    def _endanger(self, door: str) -> None:
+        usual = DANGER.get(door, USUAL_DANGER)
+        if self.strikes("process.kill", self._danger("killed", door, usual)):
+            self.hits[f"killed at {door}"] += 1
+            self.on_kill()
+        elif self.strikes("process.freeze", usual):
+            self.on_freeze(self.between(0.5, 15))
+        elif self.strikes("process.freeze_long", self._danger("frozen", door, usual)):
+            self.hits[f"frozen at {door}"] += 1
+            self.on_freeze(self.between(25, 130))
+        elif self.strikes("process.stop", usual):
+            self.on_stop()
+
+    def _danger(self, what: str, place: str, usual: float) -> float:
+        if not self.place:
+            return usual
+        deaths, freezes = self.hits[f"killed at {place}"], self.hits[f"frozen at {place}"]
+        so_far = deaths if what == "killed" else freezes
+        # By turns, and first a death: a freeze may last as long as the faults do.
+        is_next = not self.is_turn or (deaths <= freezes) is (what == "killed")
+        return float(place == self.place and so_far < MOST_AT_A_PLACE and is_next)
+
+
+def loop() -> VirtualLoop:
+    running = asyncio.get_running_loop()
+    assert isinstance(running, VirtualLoop)
+    return running

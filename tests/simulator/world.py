@@ -1,0 +1,295 @@
+"""One seed: processes, callers, faults; then the faults end, time runs on, and the books are judged."""
+
+import asyncio
+import gc
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from app.errors import GatewayError, Unavailable
+from app.points import ledger
+from app.runtime import Runtime
+from app.tasks import cancel, submit
+from tests.simulator.asks import HOSTS, MODELS, NORMALIZING, settings_of, submission_of
+from tests.simulator.clock import PROCESS, Process, Stuck, VirtualLoop
+from tests.simulator.database import Database
+from tests.simulator.doubles import Cloud
+from tests.simulator.judge import judge
+from tests.simulator.machines import Machines
+from tests.simulator.stage import fresh_database, in_place
+from tests.simulator.upstream import Upstream
+from tests.simulator.weather import Weather
+
+PATIENT_CLIENT_SECONDS = 40.0
+LOOK_SECONDS = 5.0
+
+
+@dataclass
+class Outcome:
+    """What became of a seed. Without violations all was well; `digest` tells whether two runs were the same."""
+
+    seed: int
+    violations: list[str]
+    hits: Counter[str]
+    tasks: int = 0
+    seconds: float = 0.0
+    digest: str = ""
+    story: list[str] = field(default_factory=list)
+
+
+class World:
+    def __init__(self, seed: int, trace: bool, without: str, storm: Mapping[str, float]) -> None:
+        self.story: list[str] = []
+        self._is_traced = trace
+        self.seed = seed
+        self.weather = weather = Weather(seed, self.tell, storm)
+        self.rng = random.Random(f"world {seed}")
+        pick = self.rng.choice
+        self.settings = settings_of(
+            pick([20, 30]), pick([60, 150]), pick([60, 120]), 100 if weather.is_turn else pick([100, 100, 2])
+        )
+        self.database = Database(fresh_database(without), weather, self.settings.lease_seconds)
+        self.upstream = Upstream(weather, self.stands)
+        self.cloud = Cloud(weather)
+        self.asks: dict[str, int] = {}
+        self.references: dict[str, str] = {}  # whose they are that SEE2AI is asked to normalize by their own links
+        self.acknowledged: dict[str, str] = {}
+        self.cancelled: set[str] = set()
+        self.grants: dict[str, tuple[int, int, bool]] = {}
+        self.bugs = weather.bugs
+        self._requests: list[tuple[Process, asyncio.Task[Any]]] = []
+        self.machines = Machines(
+            self.settings,
+            self.database,
+            weather,
+            self.tell,
+            spares_looks=self.rng.random() < 0.8,
+            has_chores=self.rng.random() < 0.15,
+            hands=pick([None, None, 1, 2]),
+        )
+
+    def tell(self, line: str) -> None:
+        if self._is_traced and not self.weather.is_over:
+            process = PROCESS.get()
+            self.story.append(f"{asyncio.get_running_loop().time():9.3f}  {process or '-'!s:<8} {line}")
+
+    def stands(self, ask: str) -> tuple[str, str] | None:
+        """The committed step and status of the task that asked for this, or whose reference it is."""
+        prompt = self.references.get(ask, ask)
+        rows = self.database.look("SELECT step, status FROM tasks WHERE prompt = ?", prompt)
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def run(self) -> Outcome:
+        loop = VirtualLoop()
+        asyncio.set_event_loop(loop)
+        outcome = Outcome(self.seed, [], self.weather.hits, story=self.story)
+        try:
+            with in_place(self.weather, self.database, self.upstream, self.cloud, self.machines):
+                random.seed(self.seed)
+                try:
+                    loop.run_until_complete(self._live(outcome))
+                except Stuck as error:
+                    outcome.violations.append(f"I9: {error}")
+                loop.run_until_complete(self._bury(loop))
+        finally:
+            loop.close()
+            asyncio.set_event_loop(None)
+            self.database.close()
+        return outcome
+
+    async def _live(self, outcome: Outcome) -> None:
+        rng, loop = self.rng, asyncio.get_running_loop()
+        self.weather.is_fair = True
+        self.machines.start("api")
+        for number in range(rng.choice([1, 2, 2, 3])):
+            self.machines.start(f"w{number + 1}")
+        await asyncio.sleep(1)
+        for user, points in ((1, 1000), (2, rng.choice([40, 90]))):
+            await self._grant(user, points)
+        self.weather.is_fair = False
+        callers = [asyncio.create_task(self._caller(number)) for number in range(self._count_callers())]
+        if rng.random() < 0.5:  # points that lapse while all this goes on
+            callers.append(asyncio.create_task(self._grant(rng.choice([1, 2]), 40, rng.uniform(10, 150))))
+        self._plan_events()
+        ends_at = loop.time() + (120 if self.weather.is_turn else rng.choice([40, 120]))
+        while loop.time() < ends_at and not (self._all_ended() and all(one.done() for one in callers)):
+            await asyncio.sleep(LOOK_SECONDS)
+        self._heal()
+        await asyncio.wait(callers)
+        await asyncio.sleep(LOOK_SECONDS)
+        settings = self.settings
+        patience = settings.task_deadline_seconds + settings.hosting_deadline_seconds + 5 * settings.lease_seconds + 120
+        last = loop.time() + patience
+        while loop.time() < last and not (self._all_ended() and self._is_calm()):
+            await asyncio.sleep(LOOK_SECONDS)
+        outcome.seconds = loop.time()
+        self.tell("judged")
+        outcome.violations += await judge(self)
+        outcome.tasks = len(self.database.look("SELECT id FROM tasks"))
+        rows = self.database.look("SELECT task_no, status, error_code, version, completed_at FROM tasks ORDER BY id")
+        outcome.digest = f"{rows} {sorted(self.weather.hits.items())} {loop.steps}"  # type: ignore[attr-defined]
+
+    # ------------------------------------------------------------------ callers
+
+    def _count_callers(self) -> int:
+        return len(MODELS) + 2 if self.weather.is_turn else self.rng.randint(2, 6)
+
+    async def _caller(self, number: int) -> None:
+        """Submits once, or again under the same key until it is answered; may take the task back later."""
+        rng = random.Random(f"caller {self.seed} {number}")
+        user, model, host = rng.choice([1, 1, 2]), rng.choice(MODELS), rng.choice(HOSTS)
+        if self.weather.is_turn:  # something of everything, and points enough for it
+            user, model, host = 1, MODELS[number % len(MODELS)], HOSTS[number // 2 % len(HOSTS)]
+        key = f"key-{number}" if rng.random() < 0.6 else None
+        await asyncio.sleep(rng.uniform(0, 20))
+        for attempt in range(6 if key else 2):
+            asked = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
+            self.asks[asked.prompt] = user
+            if model == NORMALIZING:
+                self.references[str(asked.image_url)] = asked.prompt
+            answer = await self._request("api", lambda runtime, a=asked: submit.submit_task(runtime, user, a))
+            if isinstance(answer, dict):
+                self.acknowledged[asked.prompt] = answer["task_no"]
+                if answer.get("replayed"):
+                    self.weather.note("caller told of an earlier submit")
+                if rng.random() < 0.25:
+                    await asyncio.sleep(rng.choice([0.0, 1.0, 10.0, 40.0]) * rng.random())
+                    await self._cancel(user, answer["task_no"])
+                return
+            if isinstance(answer, GatewayError) and not isinstance(answer, Unavailable):
+                self.weather.note(f"caller refused {type(answer).__name__}")
+                return
+            await asyncio.sleep(rng.uniform(0.1, 5))
+
+    async def _cancel(self, user: int, task_no: str) -> None:
+        answer = await self._request("api", lambda runtime: cancel.cancel_task(runtime, user, task_no))
+        if isinstance(answer, dict):
+            self.cancelled.add(task_no)
+            self.weather.note("caller cancelled")
+        elif answer is not None:
+            self.weather.note(f"caller not cancelled {type(answer).__name__}")
+
+    async def _grant(self, user: int, points: int, lives_seconds: float | None = None) -> None:
+        """A top-up by reference, repeated until it is heard of."""
+        expires = None if lives_seconds is None else self.database.now() + timedelta(seconds=lives_seconds)
+        ref = f"ref-{len(self.grants)}"
+        self.grants[ref] = (user, points, False)
+        answer: Any = None
+        for _ in range(20):
+            answer = await self._request(
+                "api",
+                lambda runtime: ledger.grant(runtime.sessions, user_id=user, points=points, ref=ref, expires=expires),
+            )
+            if isinstance(answer, tuple):
+                self.grants[ref] = (user, points, True)
+                return
+            await asyncio.sleep(1)
+
+    async def _request(self, name: str, call: Callable[[Runtime], Awaitable[Any]]) -> Any:
+        """What a caller hears: the answer, an error of ours, or None where the process is gone or silent."""
+        process, runtime = self.machines.living.get(name), self.machines.runtimes.get(name)
+        if process is None or runtime is None:
+            return None
+
+        async def handle() -> Any:
+            try:
+                answer = await call(runtime)
+            except GatewayError as error:
+                answer = error
+            await self.weather.cross("api.answer")
+            return None if self.weather.strikes("api.answer_lost") else answer
+
+        request = process.spawn(handle())
+        self._requests.append((process, request))
+        await asyncio.wait([request], timeout=PATIENT_CLIENT_SECONDS)
+        if not request.done():
+            self.weather.note("caller unanswered")
+            return None
+        if request.exception() is not None and not self.database.is_over:
+            self.bugs.append(f"a caller's request raised {request.exception()!r}")
+            return None
+        return request.result()
+
+    # ------------------------------------------------------------------ events, and the end
+
+    def _plan_events(self) -> None:
+        weather, loop = self.weather, asyncio.get_running_loop()
+
+        def later(seconds: float, deed: Callable[[], None]) -> None:
+            loop.call_later(seconds, deed, context=weather.context)
+
+        def begin(event: str, holder: Any, name: str) -> None:
+            if not weather.is_fair:
+                weather.note(event)
+                setattr(holder, name, True)
+
+        def window(event: str, holder: Any, name: str, longest: float) -> None:
+            if event in weather.events:
+                begins = weather.between(0, 20)
+                later(begins, lambda: begin(event, holder, name))
+                later(begins + weather.between(1, longest), lambda: setattr(holder, name, False))
+
+        window("event.database_away", self.database, "is_away", 45)
+        window("event.upstream_away", self.upstream, "is_away", 60)
+        window("event.key_refused", self.upstream, "refuses_key", 60)
+        if "event.all_killed" in weather.events:
+            later(weather.between(1, 20), self._kill_all)
+        if "event.poison" in weather.events:
+            weather.note("event.poison")
+            self.upstream.poison = "ask 0"
+
+    def _kill_all(self) -> None:
+        if not self.weather.is_fair:
+            self.weather.note("event.all_killed")
+            for process in list(self.machines.living.values()):
+                self.machines.kill(process)
+
+    def _heal(self) -> None:
+        """No fault from here on. Who is frozen thaws, who is dead comes back."""
+        self.tell("the faults end")
+        self.weather.is_fair = True
+        self.database.is_away = self.upstream.is_away = self.upstream.refuses_key = False
+        for process in self.machines.all:
+            self.machines.thaw(process, process.freezes)
+
+    def _all_ended(self) -> bool:
+        return not self.database.look("SELECT 1 FROM tasks WHERE step <> 'done' LIMIT 1")
+
+    def _is_calm(self) -> bool:
+        """No visit and no request is under way any more: whoever thawed late has said its last word."""
+        is_served = all(request.done() or process.is_dead for process, request in self._requests)
+        return is_served and self.machines.are_calm()
+
+    async def _bury(self, loop: VirtualLoop) -> None:
+        """Ends every coroutine, the dead ones' too, with all doors shut; none of it is judged."""
+        self.weather.is_fair = self.weather.is_over = self.database.is_over = True
+        for _ in range(200):
+            for process in self.machines.all:
+                loop.thaw(process)
+            left = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
+            if not left:
+                return
+            for task in left:
+                task.cancel()
+            await asyncio.sleep(1)
+        self.bugs.append(f"cannot be ended: {left[:3]}")
+
+
+def simulate(
+    seed: int, *, trace: bool = False, without: str = "", storm: Mapping[str, float] = MappingProxyType({})
+) -> Outcome:
+    """One seed from its first submit to its verdict."""
+    world = World(seed, trace, without, storm)
+    gc.disable()  # no coroutine of a dead process may be finalized while its seed runs
+    try:
+        outcome = world.run()
+    except Exception as error:
+        raise RuntimeError(f"the simulator itself broke on seed {seed}") from error
+    finally:
+        gc.enable()
+    outcome.violations += [f"bug: {bug}" for bug in dict.fromkeys(world.bugs)]
+    return outcome

@@ -1,0 +1,221 @@
+"""Cancel: only before SEE2AI was asked, refunded in the same transaction, and never both cancelled and sent."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from backroom import row_of, stepping, submits, until
+from prometheus_client import REGISTRY
+from sandbox_server import Server
+
+from app.points.models import set_model
+from app.runtime import Runtime
+from app.tasks.advance import Stale, advance
+from app.tasks.claim import Share, claim_due
+from tests.api.answers import data, refusal
+from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.worlds import execute
+
+pytestmark = pytest.mark.anyio
+
+
+async def cancel(make: Maker, user: User, task_no: str):
+    return await make.api.post(f"/user/ai/tasks/{task_no}/cancel", headers=user.headers)
+
+
+async def test_a_task_nobody_has_asked_for_comes_back_with_its_points(make: Maker, upstream: Server) -> None:
+    user = await make.user(points=100)
+    for model, image in (("sc_soraimg_text_1x1", None), ("sc_soraimg_img2img_auto", "https://example.com/a.jpg")):
+        task_no = await make.task_no(user, model=model, imageUrl=image)
+        task = data(await cancel(make, user, task_no))
+        assert (task["status"], task["errorCode"]) == ("failed", "CANCELLED")
+        assert task["pointsRefunded"] == task["pointsCost"] > 0
+        assert "取消" in task["errorMessage"]
+        assert await make.balance(user) == (100, 0)
+        assert data(await cancel(make, user, task_no)) == task, "asked again, the same"
+    assert await make.balance(user) == (100, 0)
+    async with stepping(make.runtime):
+        await asyncio.sleep(0.3)
+    assert upstream.journal(outcome="accepted") == []
+
+
+async def test_once_asked_for_it_runs_to_its_end(make: Maker, working: None) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "[[sandbox: take 2]]")
+    while (await make.task(user, task_no))["status"] != "processing":
+        await asyncio.sleep(0.02)
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+    assert (await make.ended(user, task_no))["status"] == "completed"
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+    assert await make.balance(user) == (0, 0)
+
+
+async def test_a_task_that_waits_for_see2ai_may_be_taken_back(make: Maker, upstream: Server, working: None) -> None:
+    upstream.control({"fail": 401, "where": "submit"})
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "等待")
+    while not submits(upstream, "等待"):
+        await asyncio.sleep(0.02)
+
+    async def taken_back() -> bool:
+        return (await cancel(make, user, task_no)).status_code == 200
+
+    await until("it is parked again", taken_back)
+    assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
+    upstream.control()
+    await asyncio.sleep(0.5)
+    assert upstream.journal(outcome="accepted") == []
+    assert await make.balance(user) == (30, 0)
+
+
+async def test_anothers_task_is_not_there(make: Maker) -> None:
+    owner, other = await make.user(points=30), await make.user()
+    task_no = await make.task_no(owner)
+    stranger, nothing = await cancel(make, other, task_no), await cancel(make, other, "TASK-1")
+    assert refusal(stranger) == refusal(nothing) == (404, "NOT_FOUND", "任务不存在")
+    assert refusal(await cancel(make, other, "T" * 100))[0] == 404
+    assert await make.balance(owner) == (0, 30)
+    assert (await make.api.post(f"/user/ai/tasks/{task_no}/cancel")).status_code == 401
+
+
+@pytest.mark.parametrize("round_", range(3))
+async def test_cancelled_or_sent_but_never_both(
+    make: Maker, runtime: Runtime, upstream: Server, working: None, round_: int
+) -> None:
+    """Forty tasks, eight at a time, each cancelled while the worker reaches for it."""
+    user = await make.user(points=40 * 35)
+    prompts = [f"赛跑 {round_} {number} [[sandbox: take 0]]" for number in range(40)]
+
+    room = asyncio.Semaphore(8)
+
+    async def race(number: int) -> str:
+        fields = {"model": IMAGE_MODEL, "imageUrl": "https://example.com/a.jpg"}
+        async with room:
+            task_no = await make.task_no(user, prompts[number], **fields)
+            await asyncio.sleep(number % 8 * 0.03)
+            await asyncio.gather(*(cancel(make, user, task_no) for _ in range(2)))
+        return task_no
+
+    tasks = [await make.ended(user, task_no) for task_no in await asyncio.gather(*map(race, range(40)))]
+    for prompt, task in zip(prompts, tasks, strict=True):
+        is_sent = bool(submits(upstream, prompt))
+        assert is_sent == (task["errorCode"] != "CANCELLED"), task
+    taken_back = sum(task["errorCode"] == "CANCELLED" for task in tasks)
+    assert await make.balance(user) == (taken_back * 35, 0)
+
+
+async def test_a_free_task_may_be_cancelled_too(make: Maker, runtime: Runtime) -> None:
+    await execute(runtime, "UPDATE points_config SET points_cost = 0 WHERE model_name = 'sc_soraimg_text_1x1'")
+    user = await make.user()
+    task = data(await cancel(make, user, await make.task_no(user)))
+    assert (task["errorCode"], task["pointsCost"]) == ("CANCELLED", 0)
+
+
+async def test_a_visit_that_holds_the_task_sends_nothing_after_a_cancel(
+    make: Maker, runtime: Runtime, upstream: Server
+) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    (visit,) = await claim_due(runtime.sessions, Share(("submit",)), 1, 60)
+    assert (await cancel(make, user, task_no)).status_code == 200
+    with pytest.raises(Stale):
+        await advance(runtime, visit)
+    assert upstream.journal(outcome="accepted") == []
+    assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
+
+
+async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    ended = ("gateway_tasks_ended_total", {"model": TEXT_MODEL, "outcome": "CANCELLED"})
+    before = REGISTRY.get_sample_value(*ended) or 0
+    async with runtime.notices.listen(user.id) as changed:
+
+        async def is_heard() -> bool:
+            runtime.notices.publish(user.id, "probe")
+            return "probe" in changed.take()[0]
+
+        await until("the subscription stands", is_heard)
+        for _ in range(2):
+            assert (await cancel(make, user, task_no)).status_code == 200
+        async with asyncio.timeout(60):
+            while task_no not in changed.take()[0]:
+                await changed.wait(5)
+    assert REGISTRY.get_sample_value(*ended) == before + 1
+
+
+# ------------------------------------------------------------------ what SEE2AI is paid for before it is asked
+
+
+@pytest.fixture
+async def normalizing(make: Maker, upstream: Server, hurry: None) -> tuple[User, str]:
+    """A user's task with a reference that SEE2AI is to normalize first."""
+    fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
+    await set_model(make.runtime.sessions, IMAGE_MODEL, {"params": fixed})
+    user = await make.user(points=35)
+    return user, await make.task_no(user, model=IMAGE_MODEL, imageUrl="https://example.com/a.jpg")
+
+
+def normalize_calls(upstream: Server) -> list[dict[str, Any]]:
+    return [entry for entry in upstream.journal() if "normalize" in entry["path"]]
+
+
+async def test_before_a_reference_is_normalized_the_task_comes_back(
+    make: Maker, upstream: Server, normalizing: tuple[User, str]
+) -> None:
+    user, task_no = normalizing
+    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
+    assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
+    with pytest.raises(Stale):
+        await advance(make.runtime, visit)
+    assert normalize_calls(upstream) == []
+    assert await make.balance(user) == (35, 0)
+
+
+async def test_while_a_reference_is_normalized_and_after_it_does_not(
+    make: Maker, upstream: Server, normalizing: tuple[User, str]
+) -> None:
+    user, task_no = normalizing
+    upstream.control({"marker": "submit hang 2"})
+    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
+    work = asyncio.create_task(advance(make.runtime, visit, lambda step: step == "prepare"))
+    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+    upstream.control()
+    await work
+    assert (await row_of(make.runtime, task_no))["step"] == "submit"
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+    async with stepping(make.runtime):
+        assert (await make.ended(user, task_no))["status"] == "completed"
+    assert len(normalize_calls(upstream)) == 1
+    assert await make.balance(user) == (0, 0)
+
+
+async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
+    make: Maker, upstream: Server, normalizing: tuple[User, str]
+) -> None:
+    user, task_no = normalizing
+    upstream.control({"marker": "submit hang 60"})
+    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 0.1)
+    work = asyncio.create_task(advance(make.runtime, visit))
+    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+    upstream.control({"fail": 401, "where": "submit"})
+    async with stepping(make.runtime):
+        await until("SEE2AI is asked again", lambda: asyncio.to_thread(lambda: len(normalize_calls(upstream)) > 1))
+    assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
+
+
+async def test_a_reference_that_see2ai_refused_to_take_is_not_paid_for(
+    make: Maker, upstream: Server, normalizing: tuple[User, str]
+) -> None:
+    user, task_no = normalizing
+    upstream.control({"fail": 401, "where": "submit"})
+    async with stepping(make.runtime):
+        await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
+    assert await make.balance(user) == (35, 0)

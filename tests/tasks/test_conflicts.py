@@ -1,0 +1,75 @@
+"""A submit that the database asks to be repeated, for a deadlock or a lock not had in time, is one task in the end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from backroom import until
+from sqlalchemy import text
+
+from app.database import Session
+from app.runtime import Runtime
+from app.tasks import submit as submit_module
+from tests.makers import Maker, User
+from tests.worlds import execute
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["real"], indirect=True)]
+WEIGHT = 300  # rows: of two in a deadlock, the one that changed fewer is rolled back
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One line for each transaction that a submit began."""
+    seen: list[str] = []
+    real = submit_module.build_row
+
+    def build_row(*args: Any) -> Any:
+        row = real(*args)
+        seen.append(row["task_no"])
+        return row
+
+    monkeypatch.setattr(submit_module, "build_row", build_row)
+    return seen
+
+
+@asynccontextmanager
+async def holding(runtime: Runtime, user: User) -> AsyncIterator[Session]:
+    """Another transaction, which has the user's account and has changed much."""
+    async with runtime.sessions.begin() as session:
+        await session.execute(text("UPDATE points_accounts SET updated_at = updated_at + INTERVAL 1 SECOND"))
+        yield session
+        assert user.id
+
+
+async def one_task_for(make: Maker, user: User, answer: Any) -> None:
+    assert answer.status_code == 200, answer.text
+    found = await make.api.get("/user/ai/tasks/list", headers=user.headers)
+    assert [record["taskNo"] for record in found.json()["data"]["records"]] == [answer.json()["data"]["taskNo"]]
+    assert await make.balance(user) == (70, 30)
+
+
+async def test_the_victim_of_a_deadlock_is_repeated(make: Maker, runtime: Runtime, tries: list[str]) -> None:
+    user = await make.user(points=100)
+    rows = ", ".join(f"({10**9 + number}, 0, 0, 0, 0, 0, 0, UTC_TIMESTAMP())" for number in range(WEIGHT))
+    columns = "user_id, available, held, granted, spent, expired, seq, updated_at"
+    await execute(runtime, f"INSERT INTO points_accounts ({columns}) VALUES {rows}")
+    async with holding(runtime, user) as session:
+        submitting = asyncio.create_task(make.submit(user))
+        await until("its try", lambda: tries)
+        await asyncio.sleep(1.5)  # it has stored its task and waits for the account
+        assert len(tries) == 1
+        # … and this waits for that task: a circle, in which the submit is the lighter one.
+        await session.execute(text("UPDATE tasks SET progress = progress WHERE user_id = :user"), {"user": user.id})
+    await one_task_for(make, user, await submitting)
+    assert len(tries) > 1
+    await execute(runtime, "DELETE FROM points_accounts WHERE user_id >= 1000000000")
+
+
+async def test_a_lock_not_had_in_time_is_waited_for_again(make: Maker, runtime: Runtime, tries: list[str]) -> None:
+    user = await make.user(points=100)
+    async with holding(runtime, user):
+        submitting = asyncio.create_task(make.submit(user))
+        await until("another try", lambda: len(tries) == 2, 20)  # longer than a lock is waited for
+    await one_task_for(make, user, await submitting)

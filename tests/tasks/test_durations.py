@@ -1,0 +1,327 @@
+"""Progress and the time left: what models lately took is learnt from rows, and no figure ever goes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from backroom import hasten, until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.endings import end
+from app.runtime import Runtime, open_runtime
+from app.see2ai.states import Kind, Verdict
+from app.tasks import decide, durations
+from app.tasks.claim import Visit, boot_seconds
+from app.tasks.decide import Fail, Later, Onward
+from app.tasks.durations import learn_durations, read_durations, usual_seconds, watch_durations
+from tests.makers import TEXT_MODEL, Maker, User
+from tests.worlds import execute
+from worker import chores as chores_module
+
+pytestmark = pytest.mark.anyio
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+ACTION = "see2ai_image_generation_fast_v1"
+OTHER_MODEL = "sc_soraimg_text_2x3"
+VIDEO_MODEL = "sc_video_text_fast"
+
+
+# ------------------------------------------------------------------ what never happens, whatever is heard and when
+
+
+@dataclass(frozen=True)
+class Look:
+    """One visit: how long after the one before, what SEE2AI says, and what becomes of the process."""
+
+    seconds: float
+    verdict: Verdict
+    usual_seconds: float
+    crashes: bool
+    storage_fails: bool
+
+
+looks = st.builds(
+    Look,
+    st.floats(-60, 600),  # a clock may be set back
+    st.builds(
+        Verdict,
+        st.sampled_from([*[Kind.RUNNING] * 4, *Kind]),
+        urls=st.sampled_from([(), ("https://see2ai.example/1.png",)]),
+        progress=st.none() | st.integers(0, 100) | st.integers(94, 100),
+    ),
+    st.floats(1, 4000),  # what the model took lately may be learnt anew at any time
+    st.booleans(),
+    st.booleans(),
+)
+
+
+def visit_of(row: dict[str, Any], age_seconds: float) -> Visit:
+    """As a worker claims it from its row."""
+    return Visit(
+        id=1,
+        task_no="TASK-1",
+        user_id=1,
+        model_name="m",
+        task_type="text_to_image",
+        action=ACTION,
+        request={},
+        points_cost=30,
+        status="processing",
+        version=1,
+        crashes=0,
+        steps=[],
+        upstream_task_id="1",
+        created_at=NOW - timedelta(seconds=age_seconds),
+        deadline_at=NOW + timedelta(seconds=600),
+        now=NOW,
+        claimed_at=boot_seconds(),
+        held_until=boot_seconds() + 30,
+        **row,
+    )
+
+
+def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, Any] | None:
+    """The row after a visit; None once the task has ended."""
+    visit = visit_of(row, age_seconds)
+    if visit.step == "poll":
+        move = decide.after_poll(visit, look.verdict, NOW, is_last_look=False)
+    else:
+        move = decide.after_host_fault(visit, "lost", is_our_storage=look.storage_fails)
+    if isinstance(move, Later):
+        move = decide.with_estimate(visit, move, look.usual_seconds)
+        return row | {"progress": move.progress, "upstream": move.upstream, "attempts": move.attempts}
+    if isinstance(move, Onward):
+        changes = {name: value for name, value in move.changes.items() if name in row}
+        return row | {"step": move.step, "attempts": 0} | changes
+    assert isinstance(move, Fail)
+    return None
+
+
+@given(st.lists(looks, max_size=40))
+def test_progress_never_falls_and_never_passes_its_ceiling(heard: list[Look]) -> None:
+    row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream": {"accepted_age": 3.0}, "attempts": 0}
+    age_seconds, told_before = 0.0, 0
+    for look in heard:
+        age_seconds += look.seconds
+        after = next_row(row, age_seconds, look)
+        if after is None:
+            return
+        assert told_before <= after["progress"] <= decide.PROGRESS_CEILING < 100
+        told_before = after["progress"]
+        if not look.crashes:
+            row = after
+        told_before = row["progress"]
+
+
+@pytest.mark.parametrize("step", ["prepare", "submit", "poll", "host"])
+@given(st.integers(0, 95), st.floats(0, 100))
+def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progress: int, seconds: float) -> None:
+    visit = visit_of({"step": step, "progress": progress, "upstream": {"told": True}, "attempts": 0}, 10)
+    moves = (
+        decide.as_it_was(visit, seconds),
+        decide.parked(visit, seconds, "circuit open"),
+        decide.after_fault(visit, "boom"),
+        decide.after_chore(visit, Verdict(Kind.BUSY)),
+    )
+    for move in moves:
+        assert isinstance(move, Later)
+        assert decide.with_estimate(visit, move, 60).progress == progress
+
+
+def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
+    row = {"step": "poll", "progress": 40, "upstream": {}, "attempts": 0}
+    done = next_row(row, 10, Look(0, Verdict(Kind.DONE, urls=("u",)), 60, crashes=False, storage_fails=False))
+    assert done is not None
+    assert (done["step"], done["progress"]) == ("host", 95)
+    at_once = decide.after_submit(visit_of(row | {"step": "submitting"}, 10), Verdict(Kind.DONE, urls=("u",)))
+    assert isinstance(at_once, Onward)
+    assert at_once.changes["progress"] == 95
+
+
+def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
+    row = {"step": "poll", "progress": 0, "upstream": {"accepted_age": 100.0}, "attempts": 0}
+    quiet = Look(0, Verdict(Kind.RUNNING), 40, crashes=False, storage_fails=False)
+    slow = replace(quiet, usual_seconds=400)
+    told = replace(quiet, verdict=Verdict(Kind.RUNNING, progress=7))
+    over = replace(quiet, verdict=Verdict(Kind.RUNNING, progress=100))
+    figures = [(next_row(row, 120, look) or {})["progress"] for look in (quiet, slow, told, over)]
+    assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI took it, however long it had waited before
+
+
+@given(st.integers(0, 95), st.integers(0, 95), st.floats(-10, 1e5), st.floats(-10, 1e5), st.floats(1, 4000))
+def test_the_time_left_shrinks_with_time_and_progress_to_zero(
+    one: int, two: int, age: float, later: float, usual: float
+) -> None:
+    less, more = sorted((one, two))
+    early, late = sorted((age, later))
+    left = decide.estimate_seconds_left(less, early, usual)
+    assert isinstance(left, int)
+    assert left >= decide.estimate_seconds_left(more, early, usual) >= decide.estimate_seconds_left(more, late, usual)
+    assert decide.estimate_seconds_left(more, late, usual) >= 0
+    assert decide.estimate_seconds_left(0, 0, 60) == 60
+    assert decide.estimate_seconds_left(50, 10, 60) == 20
+
+
+# ------------------------------------------------------------------ what is learnt
+
+
+async def completed(make: Maker, user: User, model: str, *seconds: float, waited: float = 0.0) -> None:
+    """Completed tasks that took so long since SEE2AI's acceptance, after a wait for it; the newest last."""
+    for took in seconds:
+        task_no = await make.task_no(user, "[[sandbox: take 0]]", model=model)
+        await make.ended(user, task_no)
+        async with make.runtime.sessions.begin() as session:
+            fields = {"created_at": NOW - timedelta(seconds=took + waited), "completed_at": NOW}
+            fields |= {"upstream": {"accepted_age": waited}}
+            await session.execute(durations.tasks.update().filter_by(task_no=task_no).values(**fields))
+
+
+@pytest.mark.usefixtures("working")
+async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=10_000)
+    await completed(make, user, TEXT_MODEL, 12, 500, 10, 11, 0.5, waited=1000)
+    await completed(make, user, OTHER_MODEL, 10, 10)
+    failed = await make.task_no(user, "[[sandbox: end failed]]", model=OTHER_MODEL)
+    await make.ended(user, failed)
+    assert await learn_durations(runtime.sessions) == 1
+    await read_durations(runtime)
+    assert runtime.durations == {TEXT_MODEL: 11.0}
+    assert usual_seconds(runtime, TEXT_MODEL, ACTION) == 11.0
+    assert usual_seconds(runtime, OTHER_MODEL, ACTION) == runtime.actions[ACTION].usual_seconds == 60
+
+    await completed(make, user, OTHER_MODEL, 0.1)
+    monkeypatch.setattr(durations, "MOST_SAMPLES", 3)
+    assert await learn_durations(runtime.sessions) == 2
+    await read_durations(runtime)
+    assert runtime.durations == {TEXT_MODEL: 10.0, OTHER_MODEL: 10.0}  # of 10, 11 and 0.5 alone; and of 10, 10, 0.1
+    rows = await execute(runtime, "SELECT model_name, samples FROM model_durations ORDER BY model_name")
+    assert [tuple(row) for row in rows] == [(TEXT_MODEL, 3), (OTHER_MODEL, 3)]
+
+    await execute(runtime, "UPDATE tasks SET upstream = :upstream", upstream='{"accepted_age":1e9}')
+    await learn_durations(runtime.sessions)  # a clock that was set: no estimate divides by what is not positive
+    await read_durations(runtime)
+    assert set(runtime.durations.values()) == {durations.SHORTEST_SECONDS}
+
+
+@pytest.mark.usefixtures("working")
+async def test_a_model_that_nobody_used_lately_keeps_its_figure(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=10_000)
+    await completed(make, user, TEXT_MODEL, 20, 20, 20)
+    assert await learn_durations(runtime.sessions) == 1
+    await completed(make, user, OTHER_MODEL, 30, 30, 30)
+    monkeypatch.setattr(durations, "_NEWEST", durations._NEWEST.limit(3))
+    assert await learn_durations(runtime.sessions) == 1
+    await read_durations(runtime)
+    assert runtime.durations == {TEXT_MODEL: 20.0, OTHER_MODEL: 30.0}
+
+
+@asynccontextmanager
+async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(watch_durations(runtime)) for runtime in runtimes]
+    try:
+        yield
+    finally:
+        await end(*tasks)
+
+
+async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_read(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durations, "LOOK_SECONDS", 0.05)
+    real, is_broken = durations.read_durations, False
+
+    async def flaky(one: Runtime) -> None:
+        if is_broken:
+            raise ZeroDivisionError
+        await real(one)
+
+    monkeypatch.setattr(durations, "read_durations", flaky)
+    statement = "INSERT INTO model_durations VALUES (:model, 7.5, 3, '2026-11-21 00:00:00.000000')"
+    async with open_runtime(runtime.settings) as other, watching(runtime, other):
+        await execute(runtime, statement, model=TEXT_MODEL)
+        await until("heard", lambda: runtime.durations == other.durations == {TEXT_MODEL: 7.5})
+        is_broken = True
+        await execute(runtime, "UPDATE model_durations SET usual_seconds = 9")
+        await asyncio.sleep(0.2)
+        assert runtime.durations == {TEXT_MODEL: 7.5}
+        is_broken = False
+        await until("heard again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
+
+
+# ------------------------------------------------------------------ what a caller sees
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
+    monkeypatch.setattr(durations, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(chores_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(chores_module, "LEARN_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("brisk", "working")
+async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=1000)
+    first = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]
+    assert first["estimatedSecondsLeft"] == 60
+    for _ in range(durations.LEAST_SAMPLES):
+        await make.ended(user, await make.task_no(user, "[[sandbox: take 0]]"))
+    await until("learnt", lambda: TEXT_MODEL in runtime.durations)
+    second = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]
+    assert 1 <= second["estimatedSecondsLeft"] < 30
+
+
+@pytest.mark.usefixtures("brisk", "working")
+@pytest.mark.parametrize("prompt", ["[[sandbox: take 2.5]]", "[[sandbox: progress 50,10,90,100; take 2.5]]"])
+async def test_one_task_in_every_way_it_is_read(make: Maker, runtime: Runtime, prompt: str) -> None:
+    """A model without figures of its own, then one whose figures go back and to 100."""
+    runtime.durations[VIDEO_MODEL] = 3.0
+    user = await make.user(points=10_000)
+    params = {"duration": 4, "resolution": "480p"}
+    task = (await make.submit(user, prompt, model=VIDEO_MODEL, params=params)).json()["data"]
+    assert (task["progress"], task["estimatedSecondsLeft"]) == (0, 3)
+    seen, path = [task], f"/user/ai/tasks/{task['taskNo']}"
+    while seen[-1]["status"] not in {"completed", "failed"}:
+        for where in (path, "/user/ai/tasks/list", f"{path}?wait=0"):
+            data = (await make.api.get(where, headers=user.headers)).json()["data"]
+            seen.append(data["records"][0] if "records" in data else data)
+    assert seen[-1]["status"] == "completed"
+    figures = [one["progress"] for one in seen]
+    assert figures == sorted(figures)
+    assert len(set(figures)) > 4, "it moves"
+    for one in seen:
+        is_over = one["status"] == "completed"
+        assert (one["progress"] == 100) == is_over
+        assert one["progress"] <= 95 or is_over
+        assert (one["estimatedSecondsLeft"] is None) == is_over
+        assert is_over or 0 <= one["estimatedSecondsLeft"] <= 3
+
+
+@pytest.mark.usefixtures("brisk", "working")
+async def test_the_time_left_runs_on_while_nothing_new_is_heard(make: Maker, runtime: Runtime) -> None:
+    runtime.durations[TEXT_MODEL] = 4.0
+    user = await make.user(points=100)
+    task_no = await make.task_no(user, "[[sandbox: progress 50; take 3.5]]")
+    lefts = []
+    while (task := await make.task(user, task_no))["status"] != "completed":
+        if task["progress"] == 50:
+            lefts.append(task["estimatedSecondsLeft"])
+        await asyncio.sleep(0.05)
+    assert lefts == sorted(lefts, reverse=True)
+    assert (lefts[0], lefts[-1]) == (2, 0)
+
+
+async def test_a_task_that_ended_without_a_result_has_no_time_left(make: Maker) -> None:
+    user = await make.user(points=100)
+    task_no = await make.task_no(user)
+    assert (await make.task(user, task_no))["estimatedSecondsLeft"] == 60
+    answer = await make.api.post(f"/user/ai/tasks/{task_no}/cancel", headers=user.headers)
+    assert (answer.json()["data"]["status"], answer.json()["data"]["estimatedSecondsLeft"]) == ("failed", None)

@@ -1,0 +1,499 @@
+"""A provider's circuit between processes: two runtimes on one database, as an API and workers have it."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from backroom import hasten, row_of, submits, until
+from prometheus_client import REGISTRY, generate_latest
+from sandbox_server import Server
+
+from app.endings import end
+from app.errors import Unavailable
+from app.runtime import Runtime, open_runtime
+from app.see2ai import circuit as circuit_module
+from app.see2ai.circuit import Circuit
+from app.tasks import providers
+from app.tasks.providers import ProviderWatch, ask_leave, read_all, share
+from tests.makers import Maker
+from tests.worlds import execute
+from worker.main import run_worker
+from worker.stepper import Stepper
+
+pytestmark = pytest.mark.anyio
+SEE2AI = "see2ai"
+HOPELESS = "生成服务暂时不可用，请稍后重试"
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
+    monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(circuit_module, "JITTER_SECONDS", 0.1)
+    monkeypatch.setattr(circuit_module, "PROBE_LOOK_SECONDS", 0.1)
+
+
+@pytest.fixture
+async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
+    """Another process, as far as the database is concerned."""
+    async with open_runtime(runtime.settings) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def watching(*runtimes: Runtime, asks: bool = False) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(ProviderWatch(runtime, asks=asks).run()) for runtime in runtimes]
+    try:
+        yield
+    finally:
+        await end(*tasks)
+
+
+@asynccontextmanager
+async def workers(*runtimes: Runtime) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(run_worker(runtime, stop)) for runtime in runtimes]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+def of(runtime: Runtime) -> Circuit:
+    return runtime.circuits[SEE2AI]
+
+
+async def agree(first: Runtime, second: Runtime) -> None:
+    """Both know the same state, as after the next looks of both."""
+    await share(first.sessions, of(first))
+    for runtime in (first, second):
+        runtime.circuits.read_at = float("-inf")
+        await read_all(runtime)
+    assert of(first).version == of(second).version
+
+
+async def age(runtime: Runtime, seconds: float) -> None:
+    """As if the circuit had been open for so long already."""
+    of(runtime)._opened_at -= seconds
+    of(runtime)._note()
+    await share(runtime.sessions, of(runtime))
+
+
+# ------------------------------------------------------------------ what one finds out, all heed
+
+
+async def test_what_one_process_learns_the_other_heeds_with_its_next_look(
+    runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 20.0)
+    async with watching(runtime, other):
+        began = time.monotonic()
+        of(runtime).refused("HTTP 401: 余额不足，请充值")
+        await until("it is open there, too", lambda: of(other).is_open)
+        assert of(other).reason == "HTTP 401: 余额不足，请充值"
+        assert 0 < of(other).open_seconds() < time.monotonic() - began + 0.5
+        assert of(other).pause_seconds() > 0
+        of(other).answered()
+        await until("it is closed here, too", lambda: not of(runtime).is_open)
+    assert providers.LOOK_SECONDS <= 1
+    rows = (await execute(runtime, "SELECT provider, version, opened_at FROM provider_state")).all()
+    assert [tuple(row) for row in rows] == [(SEE2AI, 2, None)]
+
+
+async def test_a_process_that_begins_knows_what_the_others_know(
+    runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 50.0)
+    of(runtime).refused("HTTP 403: banned")
+    await age(runtime, 100)
+    await read_all(other)
+    assert 100 <= of(other).open_seconds() < 120
+    assert of(other).next_probe_seconds() == pytest.approx(of(runtime).next_probe_seconds(), abs=10)
+
+
+async def test_a_process_reads_at_most_once_a_second_and_writes_only_news(
+    runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`gateway up` has two watches in one process."""
+    asked: list[str] = []
+    for name in ("_read", "_write"):
+        real = getattr(providers, name)
+
+        async def counted(*args: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
+            asked.append(name)
+            return await real(*args)
+
+        monkeypatch.setattr(providers, name, counted)
+    async with watching(runtime), watching(runtime):
+        began = time.monotonic()
+        await until("four looks", lambda: len(asked) >= 4)
+        assert time.monotonic() - began >= 3 * 0.9 * providers.LOOK_SECONDS
+    assert set(asked) == {"_read"}
+
+
+async def test_of_two_that_open_at_once_one_is_first_and_the_other_adopts(runtime: Runtime, other: Runtime) -> None:
+    of(runtime).refused("HTTP 401: first")
+    of(other).refused("HTTP 401: second")
+    await share(runtime.sessions, of(runtime))
+    await share(other.sessions, of(other))
+    assert (of(other).reason, of(other).version) == ("HTTP 401: first", 1)
+
+
+# ------------------------------------------------------------------ half open
+
+
+async def test_exactly_one_visit_of_two_workers_is_the_probe(runtime: Runtime, other: Runtime) -> None:
+    for round_ in range(1, 4):
+        of(runtime).refused("HTTP 402")
+        of(runtime)._probe_from -= 100
+        await agree(runtime, other)
+        asks = [ask_leave(one, of(one)) for one in (runtime, other) for _ in range(10)]
+        pauses = await asyncio.gather(*asks)
+        assert pauses.count(0.0) == 1, round_
+        prober = runtime if of(runtime).is_probe() else other
+        of(prober).refused("HTTP 402: still")
+        await share(prober.sessions, of(prober))
+        assert min([await ask_leave(one, of(one)) for one in (runtime, other)]) > 0
+        of(prober).answered()
+        await share(prober.sessions, of(prober))
+        await agree(runtime, other)
+
+
+async def test_a_probe_whose_worker_died_is_forgotten(
+    runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_SECONDS", 4.0)
+    of(runtime).refused("HTTP 401")
+    of(runtime)._probe_from -= 100
+    await agree(runtime, other)
+    assert await ask_leave(runtime, of(runtime)) == 0.0  # and never heard of again
+    assert await ask_leave(other, of(other)) > 0
+    await asyncio.sleep(4.1)
+    assert await ask_leave(other, of(other)) == 0.0
+
+
+async def test_without_the_database_a_circuit_decides_alone(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: Any) -> None:
+        raise Unavailable
+
+    monkeypatch.setattr(providers, "share", away)
+    monkeypatch.setattr(providers, "_read", away)
+    async with watching(runtime):
+        of(runtime).refused("HTTP 401")
+        assert await ask_leave(runtime, of(runtime)) > 0
+        of(runtime)._probe_from -= 100
+        assert await ask_leave(runtime, of(runtime)) == 0.0
+        assert await ask_leave(runtime, of(runtime)) > 0
+        of(runtime).answered()
+        assert await ask_leave(runtime, of(runtime)) == 0.0
+
+
+async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
+    make: Maker, runtime: Runtime, hurry: None, upstream: Server
+) -> None:
+    """Its caller took the task back at the last moment: nobody should wait 70 s for a probe that was never sent."""
+    user = await make.user(points=60)
+    first = await make.task_no(user, "[[sandbox: take 0]] taken back")
+    of(runtime).refused("HTTP 401")
+    of(runtime)._probe_from -= 100
+    real = runtime.circuits[SEE2AI].take_probe
+
+    def take_probe(**how: Any) -> None:
+        real(**how)
+        runtime.circuits[SEE2AI].take_probe = real  # type: ignore[method-assign]
+        taken.set()
+
+    taken = asyncio.Event()
+    runtime.circuits[SEE2AI].take_probe = take_probe  # type: ignore[method-assign]
+    async with workers(runtime):
+        await taken.wait()
+        taken_back = "UPDATE tasks SET version = version + 1, lease_until = NULL, next_run_at = created_at"
+        await execute(runtime, f"{taken_back} WHERE step = 'submit'")  # once it is being sent nobody takes it back
+        assert (await make.ended(user, first))["status"] == "completed"
+    assert len(submits(upstream, "[[sandbox: take 0]] taken back")) == 1
+
+
+# ------------------------------------------------------------------ storms
+
+
+async def test_a_storm_of_refusals_parks_everybody_in_both_workers_and_all_recover(
+    make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server
+) -> None:
+    user = await make.user(points=30 * 41)
+    upstream.control({"balance": "empty"})
+    async with workers(runtime, other):
+        numbers = [await make.task_no(user, "[[sandbox: take 0]] 0")]
+        await until("both know", lambda: of(runtime).is_open and of(other).is_open)
+        numbers += [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(1, 41)]
+
+        def refused() -> list[float]:
+            return [one["monotonic"] for one in upstream.journal(outcome="refused") if one["method"] == "POST"]
+
+        await until("two probes", lambda: len(refused()) >= 3)
+        # One opened it; pauses of 1, 2 and 4 seconds, each ended by one probe of all workers together.
+        gaps = [later - earlier for earlier, later in itertools.pairwise(refused())]
+        assert all(gap >= 0.9 * 2**number for number, gap in enumerate(gaps)), gaps
+        assert {(await make.task(user, number))["status"] for number in numbers} == {"queued"}
+
+        async def parked() -> bool:  # all but the one that may ask
+            held = await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE lease_until IS NOT NULL")
+            return bool(held.scalar() <= 1)
+
+        await until("all are parked again", parked)
+        upstream.control()
+        ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
+    assert {task["status"] for task in ended} == {"completed"}
+    assert len(upstream.journal(outcome="accepted")) == 41
+    assert not of(runtime).is_open
+    assert await make.balance(user) == (0, 0)
+
+
+async def test_with_an_empty_purse_running_jobs_are_still_looked_after(
+    make: Maker, runtime: Runtime, hurry: None, upstream: Server
+) -> None:
+    user = await make.user(points=90)
+    async with workers(runtime):
+        running = await make.task_no(user, "[[sandbox: take 2]] running")
+        await until("sent", lambda: submits(upstream, "[[sandbox: take 2]] running", "accepted"))
+        upstream.control({"fail": 402, "where": "submit"})
+        waiting = await make.task_no(user, "[[sandbox: take 0]] waiting")
+        await until("open", lambda: of(runtime).is_open)
+        opened_at = of(runtime)._opened_at
+        assert (await make.ended(user, running))["status"] == "completed"
+        assert of(runtime).is_open
+        assert of(runtime)._opened_at == opened_at, "a look's answer closed what a job had opened"
+        upstream.control()
+        assert (await make.ended(user, waiting))["status"] == "completed"
+
+
+# ------------------------------------------------------------------ hopeless
+
+
+async def told(make: Maker) -> Any:
+    return (await make.api.get("/readyz")).json()["data"]["circuit"]
+
+
+async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
+    make: Maker, runtime: Runtime, other: Runtime
+) -> None:
+    """What a worker found out decides at the API's door, and is told there in every way there is."""
+    user = await make.user(points=1000)
+    assert await told(make) == "ok"
+    of(other).refused("HTTP 401: 余额不足，请充值")
+    await age(other, runtime.settings.task_deadline_seconds - 60)
+    await until("the API knows", lambda: of(runtime).is_open)
+    before = await make.submit(user, "not yet hopeless")
+    assert before.status_code == 200
+    await age(other, 61)
+    await until("hopeless", lambda: of(runtime).open_seconds() > runtime.settings.task_deadline_seconds)
+    counted = REGISTRY.get_sample_value("gateway_submits_refused_total", {"provider": SEE2AI}) or 0
+    refused = await make.submit(user, "hopeless")
+    body = refused.json()
+    assert (refused.status_code, body["errorCode"], body["message"]) == (503, "UNAVAILABLE", HOPELESS)
+    assert 1 <= int(refused.headers["Retry-After"]) <= 70
+    assert (await execute(runtime, "SELECT COUNT(*) FROM tasks")).scalar() == 1
+    assert (await execute(runtime, "SELECT COUNT(*) FROM points_ledger WHERE kind = 'deduct'")).scalar() == 1
+    assert await make.balance(user) == (970, 30)
+    asked = {"modelName": "sc_soraimg_text_1x1", "prompt": "x"}
+    quote = await make.api.post("/user/ai/tasks/quote", json=asked, headers=user.headers)
+    assert quote.json()["data"]["pointsCost"] == 30
+    video = await make.submit(user, "a video may wait longer", model="sc_video_text_fast")
+    assert video.status_code == 200, video.text
+    assert (await told(make)).startswith("warning: open (see2ai for 60")
+    assert "余额" not in (await make.api.get("/readyz")).text
+    metrics = generate_latest().decode()
+    assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
+    assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
+    of(other).answered()
+    await share(other.sessions, of(other))
+    await until("recovered", lambda: not of(runtime).is_open)
+    assert (await make.submit(user, "again")).status_code == 200
+    assert await told(make) == "ok"
+    assert 'gateway_circuit_open{provider="see2ai"} 0.0' in generate_latest().decode()
+
+
+@pytest.mark.settings(task_deadline_seconds=5)
+async def test_from_the_first_refusal_to_hopeless_and_back_with_nobody_left_to_ask(
+    make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks that waited are refunded, no new one is let in: the worker asks by itself, and then invites one."""
+    monkeypatch.setattr(providers, "OVERDUE_SECONDS", 1.0)
+    user = await make.user(points=60)
+    upstream.control({"balance": "empty"})
+    async with workers(other):
+        task = await make.ended(user, await make.task_no(user, "in vain"))
+        assert (task["status"], task["errorCode"]) == ("failed", "UPSTREAM_UNAVAILABLE")
+
+        async def is_refused() -> bool:
+            return (await make.submit(user, "hopeless", model="sc_uniworld_text_1x1")).status_code == 503
+
+        await until("hopeless", is_refused)
+        assert await make.balance(user) == (60, 0)
+        upstream.control()
+        # The pause has grown to 4 seconds by now, or to 8.
+        await until("invited", lambda: of(runtime).is_inviting)
+        task = await make.ended(user, await make.task_no(user, "[[sandbox: take 0]] again"))
+        assert task["status"] == "completed"
+        await until("closed", lambda: not of(runtime).is_open)
+
+
+@pytest.mark.parametrize("are_apart", [True, False])
+@pytest.mark.settings(task_deadline_seconds=5)
+async def test_where_only_jobs_are_refused_it_stays_hopeless_until_one_passes(
+    make: Maker,
+    runtime: Runtime,
+    other: Runtime,
+    hurry: None,
+    upstream: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    are_apart: bool,
+) -> None:
+    """`GET /me` finds nothing wrong, and closes nothing: of all submits one at a time is let in, where none waits."""
+    monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
+    user = await make.user(points=3000)
+    upstream.control({"fail": 403, "where": "submit"})
+
+    async def submitted() -> bool:
+        return (await make.submit(user, "[[sandbox: take 0]]")).status_code == 200
+
+    async def waiting() -> int:
+        return int((await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE step <> 'done'")).scalar() or 0)
+
+    async with workers(other) if are_apart else workers(runtime):
+        assert (await make.ended(user, await make.task_no(user, "in vain")))["status"] == "failed"
+        await until("hopeless", lambda: of(runtime).open_seconds() > runtime.settings.task_deadline_seconds)
+        let_in = refused = 0
+        opened_at = of(runtime)._opened_at
+        while let_in < 2 or refused < 20:
+            if await submitted():
+                let_in += 1
+                assert await waiting() == 1
+            else:
+                refused += 1
+            await asyncio.sleep(0.05)
+        assert of(runtime)._opened_at == pytest.approx(opened_at, abs=0.5)
+        assert [one for one in upstream.journal() if one["path"] == "/api/v1/me"]
+        upstream.control()
+        await until("a job passes", submitted)  # or the one that waits did
+        await until("closed", lambda: not of(runtime).is_open)
+        assert await submitted()
+        await until("all have ended", lambda: is_zero(waiting()))
+
+
+async def is_zero(number: Awaitable[int]) -> bool:
+    return await number == 0
+
+
+async def test_of_all_that_come_by_an_invitation_one_is_let_in(make: Maker, runtime: Runtime) -> None:
+    """Whoever has no points takes it from nobody."""
+    of(runtime).refused("HTTP 403")
+    of(runtime)._opened_at -= 10_000
+    of(runtime).looked_well(invites=True)
+    poor, rich = await make.user(), await make.user(points=3000)
+    assert [(await make.submit(poor, "poor")).json()["errorCode"] for _ in range(3)] == ["INSUFFICIENT_POINTS"] * 3
+    answers = await asyncio.gather(*[make.submit(rich, f"rich {n}") for n in range(8)])
+    assert sorted(answer.status_code for answer in answers) == [200] + [503] * 7
+    assert await make.balance(rich) == (2970, 30)
+    assert (await ask_leave(runtime, of(runtime)), of(runtime).is_open) == (0.0, True)
+
+
+async def test_while_a_task_waits_nobody_else_is_invited(
+    make: Maker, runtime: Runtime, other: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
+    user = await make.user(points=60)
+    task_no = await make.task_no(user)
+    of(runtime).refused("HTTP 403")
+    await share(runtime.sessions, of(runtime))
+
+    def asked() -> int:
+        return len([entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"])
+
+    async with watching(runtime, other, asks=True):
+        await until("asked again and again", lambda: asked() >= 4)
+        assert not of(runtime).is_inviting
+        assert of(runtime).is_open
+        await execute(runtime, f"UPDATE tasks SET action = 'of another provider' WHERE task_no = '{task_no}'")
+        await until("invited", lambda: of(runtime).is_inviting and of(other).is_inviting)
+
+
+async def test_a_worker_that_begins_asks_at_once(runtime: Runtime, other: Runtime, upstream: Server) -> None:
+    """Perhaps it was restarted with a new key."""
+    of(runtime).refused("HTTP 401")
+    of(runtime)._probe_from += 1000
+    await share(runtime.sessions, of(runtime))
+    async with watching(runtime), watching(other, asks=True):
+        await until("invited", lambda: of(runtime).is_inviting)
+
+
+async def test_an_idle_outage_goes_on_while_the_purse_is_empty(
+    runtime: Runtime, other: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
+    upstream.control({"balance": "empty"})
+    of(runtime).refused("HTTP 401")
+    await share(runtime.sessions, of(runtime))
+    async with watching(runtime, other, asks=True):
+
+        def asked() -> list[float]:
+            return [entry["monotonic"] for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
+
+        await until("three times", lambda: len(asked()) >= 3)
+        # The worker that begins asks at once, if so twice for two; then it is once a pause, and pauses grow.
+        assert asked()[-1] - asked()[0] >= 2.5, "one of the two asks, once a pause"
+        assert of(runtime).is_open
+        assert of(runtime).open_seconds() >= 2.5
+        upstream.control()
+        await until("invited", lambda: of(runtime).is_inviting and of(other).is_inviting)
+        assert of(other).open_seconds() >= 2.5
+        assert (await execute(runtime, "SELECT next_probe_at FROM provider_state")).scalar() is None
+
+
+# ------------------------------------------------------------------ one provider's trouble is not another's
+
+
+async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
+    make: Maker, runtime: Runtime, hurry: None, upstream: Server
+) -> None:
+    name = "see2ai_image_uniworld_v2"
+    elsewhere = replace(runtime.actions[name], provider="elsewhere")
+    two = replace(runtime, actions={**runtime.actions, name: elsewhere})
+    two.circuits["elsewhere"].refused("HTTP 401: elsewhere")
+    two.circuits["elsewhere"]._probe_from += 1000
+    user = await make.user(points=80 * 60 + 30 * 20)
+    parked = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
+    stepper = Stepper(two, idle_seconds=0.05)
+    for lane in stepper._lanes:
+        lane.slots = min(lane.slots, 4)
+    work = asyncio.create_task(stepper.run())
+    try:
+        numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
+        ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
+        assert {task["status"] for task in ended} == {"completed"}
+        assert not two.circuits[SEE2AI].is_open
+        rows = [await row_of(runtime, number) for number in parked]
+        assert {(row["status"], row["step"], row["lease_until"]) for row in rows} == {("queued", "submit", None)}
+        assert all("elsewhere" in str(row["upstream"]) for row in rows)
+        await until("no hand holds a parked task", lambda: not any(lane.visits for lane in stepper._lanes))
+    finally:
+        stepper.stop()
+        await work
+    assert not [entry for entry in upstream.journal(outcome="accepted") if entry["action"] == name]
+
+
+async def test_what_one_provider_refuses_another_is_not_asked_about(runtime: Runtime) -> None:
+    circuits = runtime.circuits
+    circuits["elsewhere"].refused("HTTP 402")
+    for action in runtime.actions.values():
+        assert await ask_leave(runtime, circuits[action.provider]) == 0.0
+        providers.check_hope(runtime, action, 1)
+    far = replace(next(iter(runtime.actions.values())), provider="elsewhere")
+    circuits["elsewhere"]._opened_at -= 2
+    with pytest.raises(Unavailable, match=HOPELESS):
+        providers.check_hope(runtime, far, 1)

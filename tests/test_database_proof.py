@@ -1,0 +1,161 @@
+"""Before the first write the database must refuse what would break the books; where it does not, nothing is written."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import MISSING, MYSQL, RealServices, run_sql
+from sqlalchemy import insert
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.cli.migrate import migrate
+from app.cli.proof import prove_or_exit
+from app.database import DatabaseUnfit, Sessions, open_database, utc_now
+from app.database import sessions as sessions_module
+from app.errors import Unavailable
+from app.settings import Settings
+from app.tables import users
+
+pytestmark = pytest.mark.anyio
+WITHOUT_CHECKS = (
+    "DROP TABLE points_accounts",
+    "CREATE TABLE points_accounts (user_id BIGINT PRIMARY KEY, available BIGINT, held BIGINT, granted BIGINT,"
+    " spent BIGINT, expired BIGINT, seq BIGINT, next_expiry DATETIME, updated_at DATETIME)",
+)
+"""As MySQL before 8.0.16 makes it of our migrations."""
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """Of a migrated database that a test may break."""
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"
+        migrate(url)
+        yield Settings(_env_file=None, database_url=url)
+        return
+    services: RealServices | None = request.getfixturevalue("real_services")
+    if services is None:
+        pytest.skip(MISSING)
+    name = f"{services.database_url.rpartition('/')[2]}_p"
+    asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))
+    url = MYSQL.rstrip("/") + f"/{name}"
+    migrate(url)
+    yield Settings(_env_file=None, database_url=url)
+    asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))
+
+
+async def write_something(sessions: Sessions) -> None:
+    async with sessions.begin() as session:
+        await session.execute(insert(users).values(created_at=utc_now()))
+
+
+async def count(settings: Settings, table: str) -> int:
+    return int(await run_sql(settings.database_url, f"SELECT COUNT(*) FROM {table}"))
+
+
+async def test_a_fit_database_passes_and_nothing_stays_behind(settings: Settings) -> None:
+    """Also where many processes start at once."""
+    many = [open_database(settings) for _ in range(6)]
+    await asyncio.gather(*[sessions.prove() for sessions in many])
+    await write_something(many[0])
+    for sessions in many:
+        await sessions.close()
+    assert [await count(settings, table) for table in ("points_accounts", "points_ledger", "users")] == [0, 0, 1]
+
+
+async def test_where_checks_are_ignored_nothing_is_ever_written(settings: Settings) -> None:
+    await run_sql(settings.database_url, *WITHOUT_CHECKS)
+    sessions = open_database(settings)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnfit) as unfit:
+            await write_something(sessions)
+    assert "CHECK" in unfit.value.reason
+    assert isinstance(unfit.value, Unavailable), "a caller reads 503 and nothing else"
+    assert "CHECK" not in str(unfit.value)
+    await sessions.close()
+    assert [await count(settings, table) for table in ("points_accounts", "users")] == [0, 0]
+
+
+@pytest.mark.parametrize("verb", ["update", "delete"])
+async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: str) -> None:
+    await run_sql(settings.database_url, f"DROP TRIGGER points_ledger_no_{verb}")
+    sessions = open_database(settings)
+    with pytest.raises(DatabaseUnfit) as unfit:
+        await sessions.prove()
+    assert f"points_ledger_no_{verb}" in unfit.value.reason
+    await sessions.close()
+    assert await count(settings, "points_ledger") == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ALTER TABLE points_accounts RENAME COLUMN held TO kept",
+        "ALTER TABLE points_ledger RENAME COLUMN remark TO words",
+        "ALTER TABLE points_ledger RENAME TO points_book",
+    ],
+)
+async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Settings, damage: str) -> None:
+    await run_sql(settings.database_url, damage)
+    sessions = open_database(settings)
+    with pytest.raises(SQLAlchemyError):
+        await sessions.prove()
+    await sessions.close()
+
+
+@pytest.mark.parametrize("settings", ["mysql"], indirect=True)
+async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) -> None:
+    url = make_url(settings.database_url)
+    name, password = f"gw_{secrets.token_hex(4)}", secrets.token_hex(8)
+    rights = f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{url.database}`.* TO '{name}'@'%%'"
+    await run_sql(MYSQL, f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}'", rights)
+    limited = url.set(username=name, password=password).render_as_string(hide_password=False)
+    sessions = open_database(Settings(_env_file=None, database_url=limited))
+    try:
+        await sessions.prove()
+        await write_something(sessions)
+    finally:
+        await sessions.close()
+        await run_sql(MYSQL, f"DROP USER '{name}'@'%%'")
+
+
+async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = 0, sessions_module.prove
+
+    async def away_at_first(connection: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("connection refused")
+        await real(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sessions_module, "prove", away_at_first)
+    sessions = open_database(settings)
+    with pytest.raises(Unavailable) as away:
+        await write_something(sessions)
+    assert not isinstance(away.value, DatabaseUnfit)
+    await asyncio.gather(*[write_something(sessions) for _ in range(5)])
+    await sessions.close()
+    assert calls == 2
+    assert await count(settings, "users") == 5
+
+
+# ------------------------------------------------------------------ at the start of a process
+
+
+def test_a_process_does_not_start_on_an_unfit_database(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    prove_or_exit(settings)
+    asyncio.run(run_sql(settings.database_url, *WITHOUT_CHECKS))
+    with pytest.raises(SystemExit) as end:
+        prove_or_exit(settings)
+    assert end.value.code == 1
+    assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # before it, where logs go there, `database_unfit`
+
+
+def test_a_process_starts_while_the_database_is_away() -> None:
+    prove_or_exit(Settings(_env_file=None, database_url="mysql+asyncmy://root:@127.0.0.1:1/nowhere"))

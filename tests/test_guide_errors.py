@@ -1,0 +1,38 @@
+"""docs/guide.zh-CN.md tells of every error a caller can meet by its code, and of the texts that want something else."""
+
+import re
+from pathlib import Path
+
+from app.errors import GatewayError, GrantConflict, TaskFailure, Unavailable
+from app.tasks.providers import HOPELESS
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "guide.zh-CN.md").read_text("utf-8")
+ERRORS = re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)
+FAILURES = re.findall(r"^\| `([A-Z_]+)` \| (.+?) \| .+ \|$", GUIDE, re.MULTILINE)
+
+
+def kinds(of: type[GatewayError] = GatewayError) -> set[type[GatewayError]]:
+    return {of}.union(*(kinds(one) for one in of.__subclasses__()))
+
+
+def test_every_error_has_its_row_and_no_row_is_of_none() -> None:
+    told = {(str(kind.status), kind.error_code) for kind in kinds() - {GrantConflict}}  # which is for admins alone
+    assert {(status, code) for status, code, *_ in ERRORS} == told
+
+
+def test_the_503_of_hopeless_submits_is_told_apart() -> None:
+    """The text that submit says, and what to do: nothing was taken, and `Retry-After` says when to try again."""
+    rows = [(what, do) for status, _, what, do in ERRORS if status == "503"]
+    assert [text for text in (Unavailable.text, HOPELESS) for what, _ in rows if f"`{text}`" in what] == [
+        Unavailable.text,
+        HOPELESS,
+    ]
+    what, do = next(row for row in rows if f"`{HOPELESS}`" in row[0])
+    assert "没有扣费" in what
+    assert "Retry-After" in do
+
+
+def test_every_end_of_a_task_has_its_row_with_its_text() -> None:
+    assert {name: text for name, text in FAILURES if name in TaskFailure.__members__} == {
+        failure.name: failure.value for failure in TaskFailure
+    }

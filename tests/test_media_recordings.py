@@ -1,0 +1,284 @@
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.media import (
+    Audio,
+    MediaError,
+    OversizedError,
+    Video,
+    confinement,
+    inspect_audio,
+    inspect_image,
+    inspect_recording,
+    inspect_video,
+    recordings,
+)
+from app.media.wholeness import require_whole
+from tests import footage
+from tests.footage import FILM_SIZE, film, sound
+
+pytestmark = pytest.mark.anyio
+SOUND_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "m4a": "audio/mp4", "aac": "audio/aac"}
+FILMS = [
+    ("mp4", {}, "video/mp4"),
+    ("mp4", {"audio": True, "movflags": "faststart"}, "video/mp4"),
+    ("mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
+    ("mov", {}, "video/quicktime"),
+    ("webm", {}, "video/webm"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """With a name that tells nothing."""
+    return tmp_path / "picture.png"
+
+
+@pytest.mark.parametrize(("kind", "options", "mime"), FILMS)
+async def test_a_film_is_known_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
+    path.write_bytes(film(kind, **options))
+    found = await inspect_video(path)
+    assert found == Video(mime, kind, *FILM_SIZE, pytest.approx(1, abs=0.11))
+
+
+@pytest.mark.parametrize("kind", footage.SOUNDS)
+async def test_a_sound_is_known_by_its_bytes(path: Path, kind: str) -> None:
+    path.write_bytes(sound(kind))
+    assert await inspect_audio(path) == Audio(SOUND_TYPES[kind], kind, pytest.approx(1, abs=0.11))
+
+
+@pytest.mark.parametrize(("kind", "options", "mime"), FILMS)
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.99])
+async def test_a_truncated_film_fails(
+    path: Path, kind: str, options: dict[str, object], mime: str, kept: float
+) -> None:
+    whole = film(kind, **options)
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(MediaError):
+        await inspect_video(path)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("wav", 0.9), ("m4a", 0.9), ("wav", 0.0001), ("mp3", 0.001), ("aac", 0.01)])
+async def test_a_truncated_sound_fails(path: Path, kind: str, kept: float) -> None:
+    whole = sound(kind)
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(MediaError):
+        await inspect_audio(path)
+
+
+async def test_frames_that_are_promised_must_be_there(path: Path) -> None:
+    """All boxes are whole, and the one with the frames is gone."""
+    whole = film("mp4", movflags="faststart")
+    path.write_bytes(whole[: whole.index(b"mdat") - 4])
+    with pytest.raises(MediaError, match=r"cut|decodes"):
+        await inspect_video(path)
+
+
+async def test_a_live_recording_needs_no_length(path: Path) -> None:
+    """As browsers record WebM: no duration, no length of the segment."""
+    path.write_bytes(film("webm", live=True))
+    assert (await inspect_video(path)).duration_seconds == pytest.approx(1, abs=0.11)
+
+
+async def test_what_a_camera_leaves_behind_a_film_spoils_nothing(path: Path) -> None:
+    path.write_bytes(film("mp4") + b"\0\0\0\x10SEFT" + b"x" * 20)
+    assert await inspect_video(path)
+
+
+async def test_a_phone_held_upright_makes_an_upright_film(path: Path) -> None:
+    path.write_bytes(footage.turned_quarter(film("mp4")))
+    found = await inspect_video(path)
+    assert (found.width, found.height) == FILM_SIZE[::-1]
+
+
+async def test_a_song_with_a_cover_is_a_sound(path: Path) -> None:
+    path.write_bytes(footage.with_cover("mp3"))
+    assert await inspect_recording(path) == Audio("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
+
+
+async def test_a_title_in_gbk_spoils_no_song(path: Path) -> None:
+    title = b"TIT2" + (9).to_bytes(4, "big") + b"\0\0\0" + "茉莉花香".encode("gbk")
+    path.write_bytes(b"ID3\3\0\0" + bytes([0, 0, 0, len(title)]) + title + sound("mp3"))
+    assert await inspect_audio(path)
+
+
+async def test_films_and_sounds_are_told_apart(path: Path) -> None:
+    path.write_bytes(film("mp4"))
+    with pytest.raises(MediaError):
+        await inspect_audio(path)
+    path.write_bytes(sound("m4a"))
+    with pytest.raises(MediaError):
+        await inspect_video(path)
+    with pytest.raises(MediaError):
+        await inspect_image(path)
+
+
+@pytest.mark.parametrize("options", [{"kind": "webm", "container": "matroska"}, {"kind": "mov", "codec": "mpeg2video"}])
+async def test_other_containers_and_codecs_are_not_kept(path: Path, options: dict[str, str]) -> None:
+    path.write_bytes(film(**options))
+    with pytest.raises(MediaError):
+        await inspect_recording(path)
+
+
+@pytest.mark.parametrize("change", ["LONGEST_SECONDS", "LONGEST_EDGE", "MAX_PIXELS"])
+def test_a_film_too_long_or_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    path.write_bytes(film("mp4"))
+    assert recordings.probe(path)["width"] == FILM_SIZE[0]
+    monkeypatch.setattr(recordings, change, 0.5)
+    with pytest.raises(OversizedError):
+        recordings.probe(path)
+
+
+async def test_a_film_of_9000_pixels_is_refused_across_the_processes(path: Path) -> None:
+    path.write_bytes(film("mp4", seconds=0.1, size=(9000, 16)))
+    with pytest.raises(OversizedError, match="9000"):
+        await inspect_video(path)
+
+
+@pytest.mark.parametrize("before", [b"", b"ID3\4\0\0\0\0\0\0", b"\0\0\0\x18ftypisom\0\0\2\0isommp41"])
+async def test_a_playlist_opens_nothing(path: Path, tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "secret.mp4").write_bytes(film("mp4"))
+    with listening() as (port, called):
+        lists = [
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile http://127.0.0.1:{port}/a.mp4\n",
+            f"ffconcat version 1.0\nfile {tmp_path / 'secret.mp4'}\n",
+            f'<?xml version="1.0"?><MPD><BaseURL>http://127.0.0.1:{port}/</BaseURL></MPD>',
+        ]
+        for text in lists:
+            path.write_bytes(before + text.encode())
+            with pytest.raises(MediaError):
+                await inspect_recording(path)
+        assert not called.wait(0.2)
+
+
+@pytest.mark.parametrize(("demuxer", "text"), [("hls", "#EXTM3U\n#EXTINF:1,\n{}\n"), ("concat", "file {}\n")])
+def test_even_a_demuxer_that_follows_links_cannot(
+    path: Path, monkeypatch: pytest.MonkeyPatch, demuxer: str, text: str
+) -> None:
+    """The second wall, seen with the first one taken away."""
+    monkeypatch.setattr(recordings, "sniff", lambda _: "audio/aac")
+    monkeypatch.setitem(recordings.DEMUXERS, "audio/aac", demuxer)
+    with listening() as (port, called):
+        path.write_text(text.format(f"http://127.0.0.1:{port}/a.ts"))
+        with pytest.raises(MediaError):
+            recordings.probe(path)
+        assert not called.wait(0.2)
+        monkeypatch.setitem(recordings.OPENING, "io_open", None)
+        monkeypatch.setitem(recordings.OPENING["container_options"], "safe", "0")
+        with pytest.raises(MediaError):
+            recordings.probe(path)
+        assert called.wait(5)
+
+
+async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
+    """Unbounded, the reader takes 2.8 GB for this one."""
+    path.write_bytes(footage.many_samples(80_000_000))
+    with pytest.raises(MediaError):
+        await inspect_video(path)
+    script = (  # a process between: a child's figure begins at that of the process it was forked from
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'app.media.reader', 'probe', sys.argv[1]], check=True)\n"
+        "print('', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+    )
+    said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert "refused" in said.stdout
+    assert int(said.stdout.split()[-1]) < 1_500_000_000
+
+
+async def test_a_long_film_takes_no_memory(path: Path) -> None:
+    """300 MB through the reader, measured in a process of its own."""
+    with path.open("wb") as file:
+        file.writelines(footage.long_film(300_000_000))
+    assert path.stat().st_size > 300_000_000
+    script = (
+        "import resource, sys; from pathlib import Path; from app.media.recordings import probe; import av\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "small, large = map(Path, sys.argv[1:])\n"
+        "probe(small); before = peak(); print(probe(large), (peak() - before) * 1024)"
+    )
+    small = path.with_name("small.mp4")
+    small.write_bytes(b"".join(footage.long_film(1)))
+    said = subprocess.run([sys.executable, "-c", script, small, path], capture_output=True, text=True, check=True)
+    print(said.stdout)
+    assert int(said.stdout.split()[-1]) < 20_000_000
+
+
+async def test_the_reader_sees_no_secrets_and_ends_with_who_waits_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the place of Python, a script that tells its environment and its number, and sleeps."""
+    script, told = tmp_path / "python", tmp_path / "told"
+    script.write_text(f"#!/bin/sh\necho $$ > {told}\nenv >> {told}\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("JWT_SECRET", "planted-secret")
+    monkeypatch.setattr(confinement.sys, "executable", str(script))
+    waiting = asyncio.create_task(inspect_video(path))
+    while not (told.exists() and "PATH" in told.read_text()):
+        await asyncio.sleep(0.02)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert "planted" not in told.read_text()
+    assert not Path(f"/proc/{told.read_text().split()[0]}").exists()
+
+
+async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(confinement.sys, "executable", str(script))
+    monkeypatch.setattr(confinement, "LONGEST_SECONDS", 0.2)
+    with pytest.raises(MediaError, match="too long"):
+        await inspect_video(path)
+
+
+@pytest.mark.parametrize(("command", "error"), [("kill -9 $$", MediaError), ("exit 1", RuntimeError)])
+async def test_a_reader_that_dies_is_the_files_fault_and_one_that_cannot_start_is_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, error: type[Exception]
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{command}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(confinement.sys, "executable", str(script))
+    with pytest.raises(error):
+        await inspect_video(path)
+
+
+@pytest.mark.parametrize("mime", ["video/mp4", "video/webm", "audio/wav"])
+def test_any_bytes_have_a_length_or_none(path: Path, mime: str) -> None:
+    """Heads that end early, lengths of no or of eight bytes: an answer or a MediaError, nothing else."""
+    heads = [b"", b"\0", b"\0" * 40, b"\xff" * 40, b"\0\0\0\1ftyp", b"\0\0\0\1mdat\xff" + b"\xff" * 7, b"\0\0\0\4free"]
+    heads += [b"\x1a\x45\xdf\xa3", b"\x1a\x45\xdf\xa3\x01", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7]
+    for head in heads:
+        path.write_bytes(head)
+        with path.open("rb") as file, contextlib.suppress(MediaError):
+            require_whole(file, mime)
+
+
+@contextlib.contextmanager
+def listening():
+    """A port, and whether anybody has called there."""
+    called = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        port, closing = server.getsockname()[1], threading.Event()
+
+        def wait() -> None:
+            while not closing.is_set():
+                with contextlib.suppress(TimeoutError):
+                    server.accept()[0].close()
+                    called.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        yield port, called
+        closing.set()
+        thread.join()

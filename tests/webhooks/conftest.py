@@ -1,0 +1,39 @@
+"""Receivers on ports of their own, which the gateway may call."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from receivers import Receiver, receiving
+
+from app.settings import Settings
+from tests.services import free_port
+from worker import courier
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    return [free_port() for _ in range(4)]
+
+
+@pytest.fixture
+def settings(settings: Settings, ports: list[int]) -> Settings:
+    allowed = ",".join([settings.egress_allow, *[f"127.0.0.1:{port}" for port in ports]])
+    return Settings(_env_file=None, **(settings.model_dump() | {"egress_allow": allowed}))
+
+
+@pytest.fixture
+async def receivers(ports: list[int], anyio_backend: str) -> AsyncIterator[list[Receiver]]:
+    async with AsyncExitStack() as opened:
+        yield [await opened.enter_async_context(receiving(port)) for port in ports]
+
+
+@pytest.fixture
+def receiver(receivers: list[Receiver]) -> Receiver:
+    return receivers[0]
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between attempts shrunk to a test's patience."""
+    monkeypatch.setattr(courier, "STAIRS_SECONDS", (0.05,))

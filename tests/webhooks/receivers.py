@@ -1,0 +1,144 @@
+"""Receivers of webhooks: real servers that answer as they are told to, and remember what they heard."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy import select, update
+from standardwebhooks.webhooks import Webhook
+
+from app.database import utc_after, utc_now
+from app.endings import end
+from app.runtime import Runtime
+from app.tables import webhook_deliveries
+from worker.courier import Courier
+
+HANG = 0
+"""For a status: the answer never comes."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def verified(self, secret: str) -> Any:
+        """By the standard's own library, which raises for what it does not believe."""
+        return Webhook(secret).verify(self.body, self.headers)
+
+
+@dataclass
+class Receiver:
+    """Answers `script` in order, then 200. A number is a status; a callable answers by itself."""
+
+    origin: str
+    script: list[int | Callable[[web.Request], Any]] = field(default_factory=list)
+    always: int | Callable[[web.Request], Any] = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    heard: list[Heard] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.origin}/hook"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            heard = Heard(request.method, request.path_qs, headers, await request.read(), time.monotonic())
+            self.heard.append(heard)
+            answer = self.script.pop(0) if self.script else self.always
+            if callable(answer):
+                response: web.StreamResponse = await answer(request)
+                return response
+            if answer == HANG:
+                await asyncio.sleep(3600)
+            return web.Response(status=answer, headers=self.headers)
+        finally:
+            self.at_once -= 1
+
+    async def hears(self, number: int = 1, seconds: float = 40) -> list[Heard]:
+        """Waits for that many; fails where they do not come."""
+        await until(f"{number} heard", lambda: len(self.heard) >= number, seconds)
+        return self.heard
+
+
+@asynccontextmanager
+async def receiving(port: int) -> AsyncIterator[Receiver]:
+    receiver = Receiver(f"127.0.0.1:{port}")
+    app = web.Application(client_max_size=10**7)
+    app.router.add_route("*", "/{path:.*}", receiver.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Courier]]:
+    """So many beside the test, that look often."""
+    all_ = [Courier(runtime, idle_seconds=0.05) for _ in range(number)]
+    tasks = [asyncio.create_task(courier.run()) for courier in all_]
+    try:
+        yield all_
+    finally:
+        await end(*tasks)
+
+
+async def until(what: str, look: Callable[[], Any], seconds: float = 40) -> Any:
+    """The first truthy answer of `look`, which may be a coroutine function."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        found = look()
+        found = await found if asyncio.iscoroutine(found) else found
+        if found:
+            return found
+        await asyncio.sleep(0.03)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+async def outbox(runtime: Runtime) -> list[dict[str, Any]]:
+    """All its rows, the oldest first, and the database's clock in each."""
+    asked = select(webhook_deliveries, utc_now().label("now")).order_by(webhook_deliveries.c.id)
+    async with runtime.sessions.read() as session:
+        return [dict(row._mapping) for row in await session.execute(asked)]
+
+
+async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 40) -> list[dict[str, Any]]:
+    """The outbox once so many are in it and none is pending."""
+
+    async def look() -> list[dict[str, Any]]:
+        rows = await outbox(runtime)
+        return rows if len(rows) == number and all(row["status"] != "pending" for row in rows) else []
+
+    return await until(f"{number} deliveries ended", look, seconds)
+
+
+async def shift(runtime: Runtime, table: Any, seconds: float, *names: str) -> None:
+    """These times of all rows become `seconds` from now, by the database's clock."""
+    async with runtime.sessions.begin() as session:
+        await session.execute(update(table).values({name: utc_after(seconds) for name in names}))

@@ -1,0 +1,400 @@
+"""Delivery: told at once, told again until heard, signed for each attempt, and never told to whom it must not be."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from aiohttp import web
+from receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, until
+from test_outbox import cancel, endpoint
+
+from app.errors import Unavailable
+from app.tables import webhook_deliveries
+from app.webhooks import send as send_module
+from app.webhooks.outbox import Delivery
+from app.webhooks.send import Outcome
+from tests.api.answers import data
+from tests.makers import Maker, User
+from worker import courier as courier_module
+from worker.courier import retry_after
+from worker.main import run_worker
+
+pytestmark = pytest.mark.anyio
+
+
+async def secret_of(make: Maker, user: User) -> str:
+    return str(data(await make.api.get("/user/webhooks/secret", headers=user.headers))["secret"])
+
+
+async def told_of_a_cancel(make: Maker, user: User, *receivers: Receiver) -> list[str]:
+    """One cancelled task for each receiver, told to its callbackUrl."""
+    numbers = [await make.task_no(user, callbackUrl=receiver.url) for receiver in receivers]
+    for number in numbers:
+        data(await cancel(make, user, number))
+    return numbers
+
+
+async def test_a_whole_task_is_told_to_both_and_reads_as_get_gives_it(
+    make: Maker, receivers: list[Receiver], working: None
+) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receivers[1].url)
+    task_no = await make.task_no(user, "[[sandbox: take 0]]", callbackUrl=receivers[0].url + "?of=mine&名=值")
+    task = await make.ended(user, task_no)
+    secrets = [await secret_of(make, user), made["secret"]]
+    for receiver, secret in zip(receivers[:2], secrets, strict=True):
+        (heard,) = await receiver.hears()
+        event = heard.verified(secret)
+        assert set(event) == {"type", "timestamp", "data"}
+        assert event["type"] == "task.completed"
+        assert event["data"] == task
+        assert event["timestamp"].endswith("Z")
+        assert (heard.method, heard.headers["content-type"]) == ("POST", "application/json")
+        assert heard.id == f"msg_{task_no}", "by which one who hears it twice drops the second"
+        assert not {"cookie", "authorization"} & set(heard.headers)
+    assert receivers[0].heard[0].path == "/hook?of=mine&%E5%90%8D=%E5%80%BC"
+    rows = await ended_deliveries(make.runtime, 2)
+    assert {(row["status"], row["attempts"], row["status_code"], row["outcome"]) for row in rows} == {
+        ("delivered", 1, 200, "delivered")
+    }
+
+
+async def test_a_receiver_that_fails_five_times_hears_it_the_sixth(
+    make: Maker, receiver: Receiver, brisk: None
+) -> None:
+    user = await make.user(points=100)
+    receiver.script = [500, 404, 429, 301, 503]
+    (task_no,) = await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime, 3):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], row["status_code"], row["outcome"]) == ("delivered", 6, 200, "delivered")
+    assert len(receiver.heard) == 6
+    secret = await secret_of(make, user)
+    for heard in receiver.heard:
+        assert heard.verified(secret)["data"]["errorCode"] == "CANCELLED"
+        assert heard.verified(secret)["type"] == "task.failed"
+    assert {heard.id for heard in receiver.heard} == {f"msg_{task_no}"}
+    assert len({heard.body for heard in receiver.heard}) == 1
+    times = [int(heard.headers["webhook-timestamp"]) for heard in receiver.heard]
+    assert times == sorted(times)
+
+
+async def test_the_first_retry_is_due_within_ten_seconds(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    receiver.always = 500
+    await told_of_a_cancel(make, user, receiver)
+
+    async def tried() -> Any:
+        return next((row for row in await outbox(make.runtime) if row["outcome"]), None)
+
+    async with couriers(make.runtime):
+        row = await until("tried once", tried)
+    assert (row["status"], row["attempts"], row["outcome"], row["status_code"]) == ("pending", 1, "error", 500)
+    assert 0 < (row["next_run_at"] - row["now"]).total_seconds() < 7
+
+
+def delivery(attempts: int, seconds_left: float = 86_400) -> Delivery:
+    return Delivery(1, "h", 1, 1, 0, 1, attempts, seconds_left)
+
+
+def test_the_pauses_grow_and_end_with_the_day() -> None:
+    pauses, left = [], 86_400.0
+    while (pause := retry_after(delivery(len(pauses) + 1, left), Outcome("error", 500))) is not None:
+        pauses.append(pause)
+        left -= pause
+    assert pauses[0] < 10
+    assert 10 <= len(pauses) <= 13
+    assert pauses[:9] == sorted(pauses[:9])
+    assert sum(pauses) == pytest.approx(86_400), "the last attempt is made when the day is over"
+    for word in ("delivered", "gone", "disabled"):
+        assert retry_after(delivery(1), Outcome(word)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "wish", "least", "most"),
+    [
+        (503, "120", 120, 120),
+        (429, "120", 120, 120),
+        (429, "999999", 3600, 3600),
+        (503, "-5", 4, 6),
+        (503, "soon", 4, 6),
+        (500, "120", 4, 6),
+    ],
+)
+async def test_a_wish_for_quiet_is_heard_within_bounds(
+    make: Maker, receiver: Receiver, status: int, wish: str, least: float, most: float
+) -> None:
+    user = await make.user(points=100)
+    receiver.always, receiver.headers = status, {"Retry-After": wish}
+    await told_of_a_cancel(make, user, receiver)
+
+    async def tried() -> Any:
+        return next((row for row in await outbox(make.runtime) if row["outcome"]), None)
+
+    async with couriers(make.runtime):
+        row = await until("tried once", tried)
+    waits = (row["next_run_at"] - row["now"]).total_seconds()
+    assert least - 3 < waits <= most
+
+
+async def test_after_a_day_it_is_given_up(make: Maker, receiver: Receiver, brisk: None) -> None:
+    user = await make.user(points=100)
+    receiver.always = 500
+    await told_of_a_cancel(make, user, receiver)
+    await shift(make.runtime, webhook_deliveries, -1, "give_up_at")
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], row["outcome"]) == ("failed", 1, "error")
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+async def test_a_redirect_is_a_failure_and_leads_nowhere(make: Maker, receivers: list[Receiver], status: int) -> None:
+    user = await make.user(points=100)
+    first, elsewhere = receivers[:2]
+    first.always, first.headers = status, {"Location": elsewhere.url}
+    await told_of_a_cancel(make, user, first)
+    async with couriers(make.runtime):
+        rows = await until("tried", lambda: first.heard)
+        await asyncio.sleep(0.3)
+    assert len(rows) == 1
+    assert elsewhere.heard == []
+    (row,) = await outbox(make.runtime)
+    assert (row["status"], row["outcome"], row["status_code"]) == ("pending", "redirect", status)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://169.254.169.254/latest/meta-data", "http://127.0.0.1:{port}/x", "//10.0.0.1/"]
+)
+async def test_a_redirect_inwards_touches_nothing(
+    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    dialled: list[Any] = []
+    loop = asyncio.get_running_loop()
+    real = loop.sock_connect
+
+    async def dial(sock: Any, address: Any) -> None:
+        dialled.append(address[:2])
+        await real(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", dial)
+    user = await make.user(points=100)
+    first, tripwire = receivers[:2]
+    first.always = 302
+    first.headers = {"Location": location.format(port=tripwire.origin.rpartition(":")[2])}
+    await told_of_a_cancel(make, user, first)
+    async with couriers(make.runtime):
+        await first.hears()
+        await asyncio.sleep(0.3)
+    ours = {int(first.origin.rpartition(":")[2])}
+    assert {port for host, port in dialled if host == "127.0.0.1" and port not in {3306, 6379}} <= ours
+    assert not [host for host, _ in dialled if host != "127.0.0.1"]
+    assert tripwire.heard == []
+
+
+async def test_a_name_that_leads_inwards_sounds_like_one_that_is_not_there(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+    inside = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.2.3", 80))]
+
+    def resolve(host: Any, *rest: Any, **options: Any) -> Any:
+        if host == "inside.example.com":
+            return inside
+        if host == "nowhere.example.com":
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return real(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    user = await make.user(points=100)
+    for name in ("inside", "nowhere"):
+        task_no = await make.task_no(user, callbackUrl=f"http://{name}.example.com/")
+        data(await cancel(make, user, task_no))
+
+    async def tried() -> Any:
+        rows = await outbox(make.runtime)
+        return rows if all(row["outcome"] for row in rows) else None
+
+    async with couriers(make.runtime):
+        rows = await until("both tried", tried)
+    shown = ("status", "outcome", "status_code", "duration_ms", "attempts")
+    assert [[row[name] for name in shown] for row in rows] == [["pending", "unreachable", None, None, 1]] * 2
+
+
+async def test_gone_ends_it_at_once(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    receiver.always = 410
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], row["outcome"]) == ("failed", 1, "gone")
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """A 200, and then bytes for ever."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"x" * 65536)
+        await asyncio.sleep(0.001)
+
+
+async def unfinished(request: web.Request) -> web.StreamResponse:
+    """A 200 whose body never comes."""
+    response = web.StreamResponse(headers={"Content-Length": "10"})
+    await response.prepare(request)
+    await asyncio.sleep(3600)
+    return response
+
+
+@pytest.mark.parametrize("answer", [endless, unfinished])
+async def test_a_success_is_heard_by_its_head(make: Maker, receiver: Receiver, answer: Any) -> None:
+    user = await make.user(points=100)
+    receiver.always = answer
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    """A head that comes a byte at a time."""
+    assert request.transport is not None
+    for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 3600:
+        request.transport.write(bytes([byte]))  # type: ignore[attr-defined]
+        await asyncio.sleep(0.2)
+    return web.Response()
+
+
+@pytest.mark.parametrize("manner", [HANG, drip])
+async def test_slow_receivers_delay_neither_others_nor_tasks(
+    make: Maker, receivers: list[Receiver], hurry: None, manner: Any
+) -> None:
+    """A hundred messages for one that hangs, due first; then whole tasks, one of them the same user's, for another."""
+    slow, quick = receivers[:2]
+    slow.always = manner
+    user, other = await make.user(points=30 * 101), await make.user(points=30)
+    await told_of_a_cancel(make, user, *[slow] * 100)
+    stop = asyncio.Event()
+    worker = asyncio.create_task(run_worker(make.runtime, stop))
+    await slow.hears(2)
+    for one in (other, user):
+        task_no = await make.task_no(one, "[[sandbox: take 0]]", callbackUrl=quick.url)
+        assert (await make.ended(one, task_no))["status"] == "completed"
+    await quick.hears(2)
+    assert slow.most_at_once <= courier_module.HANDS_A_HOST
+    assert len(slow.heard) < 100, "the hundred were not through before the others were told"
+    stop.set()
+    await worker
+
+
+async def test_many_slow_receivers_of_one_user_leave_hands_for_others(
+    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "HANDS", 3)
+    monkeypatch.setattr(courier_module, "HANDS_A_HOST", 1)
+    monkeypatch.setattr(courier_module, "HANDS_A_USER", 2)
+    user, other = await make.user(points=30 * 9), await make.user(points=100)
+    for receiver in receivers[:3]:
+        receiver.always = HANG
+        await told_of_a_cancel(make, user, *[receiver] * 3)
+    await told_of_a_cancel(make, other, receivers[3])
+    async with couriers(make.runtime):
+        await receivers[3].hears()
+        assert sum(len(receiver.heard) for receiver in receivers[:3]) == 2
+
+
+async def test_a_burst_to_one_receiver_is_not_paced_by_the_looks(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=30 * 60)
+    await told_of_a_cancel(make, user, *[receiver] * 60)
+    async with couriers(make.runtime) as (one,):
+        one._idle_seconds = 30.0  # a look now and then would take eight at a time
+        await ended_deliveries(make.runtime, 60, 25)
+    assert len({heard.id for heard in receiver.heard}) == len(receiver.heard) == 60
+
+
+async def test_four_workers_tell_each_end_once(make: Maker, receivers: list[Receiver]) -> None:
+    user = await make.user(points=30 * 40)
+    await told_of_a_cancel(make, user, *receivers * 10)
+    async with couriers(make.runtime, 4):
+        await ended_deliveries(make.runtime, 40)
+    heard = [one.id for receiver in receivers for one in receiver.heard]
+    assert len(heard) == len(set(heard)) == 40
+
+
+async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=100)
+    receiver.script = [HANG]
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        await receiver.hears()
+    (row,) = await outbox(make.runtime)
+    assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
+    assert row["lease_until"] > row["now"], "it may have been heard: nobody sends it before the lease is over"
+    await shift(make.runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"]) == ("delivered", 2)
+    assert len({heard.id for heard in receiver.heard}) == 1
+
+
+async def test_the_outcome_is_written_once_the_database_is_there_again(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, away = courier_module.record, [3]
+
+    async def record(*arguments: Any) -> Any:
+        if away[0]:
+            away[0] -= 1
+            raise Unavailable
+        return await real(*arguments)
+
+    monkeypatch.setattr(courier_module, "record", record)
+    user = await make.user(points=100)
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+
+
+async def test_a_bug_of_ours_is_told_again_later_and_not_for_ever(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, brisk: None
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    user = await make.user(points=100)
+    await told_of_a_cancel(make, user, receiver)
+    with monkeypatch.context() as patched:
+        patched.setattr(courier_module, "write_event", broken)
+
+        async def tried() -> Any:
+            return [row for row in await outbox(make.runtime) if row["outcome"] == "internal" and row["attempts"] > 1]
+
+        async with couriers(make.runtime):
+            await until("tried twice", tried)
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], len(receiver.heard)) == ("delivered", 1)
+
+
+async def test_a_whole_attempt_has_ten_seconds(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert send_module.PATIENCE_SECONDS == 10
+    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 0.5)
+    user = await make.user(points=100)
+    receiver.script = [drip]
+    receiver.always = HANG
+    await told_of_a_cancel(make, user, receiver, receiver)
+
+    async def tried() -> Any:
+        rows = await outbox(make.runtime)
+        return rows if all(row["outcome"] for row in rows) else None
+
+    async with couriers(make.runtime):
+        rows = await until("both given up", tried)
+    assert {(row["outcome"], row["status_code"]) for row in rows} == {("timeout", None)}
+    assert all(row["duration_ms"] >= 400 for row in rows)

@@ -1,0 +1,383 @@
+"""Endpoints: each with its own secret, told no longer once gone or failing for a day, nobody else's; and the log."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from receivers import Receiver, couriers, ended_deliveries, outbox, shift, until
+from test_delivery import secret_of, told_of_a_cancel
+from test_outbox import HOOK, cancel, endpoint
+
+from app.tables import webhook_deliveries, webhook_endpoints, webhook_secrets
+from app.webhooks.log import forget_old
+from app.webhooks.signing import new_secret
+from tests.api.answers import data, refusal
+from tests.makers import Maker, User
+from worker import courier
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400
+MISSING = (404, "NOT_FOUND", "推送端点不存在")
+NO_RECORD = (404, "NOT_FOUND", "推送记录不存在")
+
+
+async def post(make: Maker, user: User, path: str, **body: Any) -> Any:
+    return await make.api.post(f"/user/webhooks/{path}", json=body, headers=user.headers)
+
+
+async def listed(make: Maker, user: User) -> list[dict[str, Any]]:
+    return list(data(await make.api.get("/user/webhooks/endpoints", headers=user.headers)))
+
+
+async def records(make: Maker, user: User, query: str = "") -> dict[str, Any]:
+    return dict(data(await make.api.get(f"/user/webhooks/deliveries?{query}", headers=user.headers)))
+
+
+async def end_a_task(make: Maker, user: User) -> str:
+    task_no = await make.task_no(user)
+    data(await cancel(make, user, task_no))
+    return task_no
+
+
+# ------------------------------------------------------------------ secrets
+
+
+async def test_the_secret_is_made_once_for_each_user(make: Maker) -> None:
+    user, other = await make.user(), await make.user()
+    at_once = await asyncio.gather(*[secret_of(make, user) for _ in range(10)])
+    assert len(set(at_once)) == 1
+    assert at_once[0].startswith("whsec_")
+    assert await secret_of(make, other) != at_once[0]
+    assert data(await make.api.get("/user/webhooks/secret", headers=user.headers))["previousExpireTime"] is None
+
+
+async def test_after_a_rotation_both_secrets_verify_for_a_day(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    old = await secret_of(make, user)
+    rotated = data(await post(make, user, "secret/rotate"))
+    new = rotated["secret"]
+    assert new != old
+    assert rotated["previousExpireTime"] is not None
+    assert await secret_of(make, user) == new
+    async with couriers(make.runtime):
+        await told_of_a_cancel(make, user, receiver)
+        (heard,) = await receiver.hears()
+        assert heard.verified(old) == heard.verified(new)
+        assert heard.headers["webhook-signature"].count("v1,") == 2
+        with pytest.raises(Exception, match="No matching signature"):
+            heard.verified(new_secret())
+        await shift(make.runtime, webhook_secrets, 60, "previous_until")
+        await told_of_a_cancel(make, user, receiver)
+        (await receiver.hears(2))[1].verified(old)
+        await shift(make.runtime, webhook_secrets, -1, "previous_until")
+        await told_of_a_cancel(make, user, receiver)
+        last = (await receiver.hears(3))[2]
+    last.verified(new)
+    with pytest.raises(Exception, match="No matching signature"):
+        last.verified(old)
+    assert data(await make.api.get("/user/webhooks/secret", headers=user.headers))["previousExpireTime"] is None
+
+
+async def test_an_endpoint_has_its_own_secret_and_rotates_it_alone(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receiver.url)
+    mine = await secret_of(make, user)
+    rotated = data(await post(make, user, f"endpoints/{made['id']}/rotate"))
+    assert len({made["secret"], rotated["secret"], mine}) == 3
+    async with couriers(make.runtime):
+        await end_a_task(make, user)
+        (heard,) = await receiver.hears()
+    assert heard.verified(made["secret"]) == heard.verified(rotated["secret"])
+    with pytest.raises(Exception, match="No matching signature"):
+        heard.verified(mine)
+    assert await secret_of(make, user) == mine
+    assert "secret" not in (await listed(make, user))[0]
+
+
+# ------------------------------------------------------------------ endpoints
+
+
+async def test_ten_and_no_more_however_many_at_once(make: Maker) -> None:
+    user, other = await make.user(), await make.user()
+    made = await asyncio.gather(*[post(make, user, "endpoints", url=f"{HOOK}/{n}") for n in range(14)])
+    assert sorted(answer.status_code for answer in made) == [200] * 10 + [400] * 4
+    told = {answer.json()["message"] for answer in made if answer.status_code == 400}
+    assert told == {"参数错误: url 最多 10 个推送端点，请先删除不用的"}
+    assert len(await listed(make, user)) == 10
+    data(await post(make, user, f"endpoints/{(await listed(make, user))[0]['id']}/delete"))
+    await endpoint(make, user)
+    await endpoint(make, other)
+
+
+async def test_an_endpoint_hears_what_it_asked_for_and_only_while_it_is_enabled(make: Maker) -> None:
+    user = await make.user(points=1000)
+    made = await endpoint(make, user, events=["task.completed"])
+    assert (made["events"], made["enabled"], made["disabledReason"]) == (["task.completed"], True, None)
+    path = f"endpoints/{made['id']}"
+    await end_a_task(make, user)
+    assert await outbox(make.runtime) == []
+    data(await post(make, user, path, events=["task.failed", "task.failed"]))
+    await end_a_task(make, user)
+    assert len(await outbox(make.runtime)) == 1
+    off = data(await post(make, user, path, enabled=False))
+    assert (off["enabled"], off["disabledReason"], off["events"]) == (False, "manual", ["task.failed"])
+    assert off["disabledTime"] is not None
+    assert data(await post(make, user, path, enabled=False)) == off
+    await end_a_task(make, user)
+    assert len(await outbox(make.runtime)) == 1
+    on = data(await post(make, user, path, enabled=True, url=HOOK + "/new"))
+    assert (on["enabled"], on["disabledReason"], on["disabledTime"], on["url"]) == (True, None, None, HOOK + "/new")
+    assert await listed(make, user) == [on]
+    await end_a_task(make, user)
+    assert len(await outbox(make.runtime)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": "http://10.0.0.1/"}, "url"),
+        ({"url": HOOK, "events": []}, "events"),
+        ({"url": HOOK, "events": ["task.created"]}, "events"),
+        ({"url": HOOK, "enable": False}, "enable"),
+        ({"url": "https://example.com/" + "a" * 2048}, "url"),
+    ],
+)
+async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: str) -> None:
+    user = await make.user()
+    status, code, message = refusal(await post(make, user, "endpoints", **body))
+    assert (status, code) == (400, "INVALID_PARAMETER")
+    assert message.startswith(f"参数错误: {field} ")
+    assert await listed(make, user) == []
+
+
+async def test_nobody_elses_is_there(make: Maker) -> None:
+    user, other = await make.user(points=100), await make.user()
+    made = await endpoint(make, user)
+    await end_a_task(make, user)
+    (record,) = (await records(make, user))["records"]
+    for id_ in (made["id"], made["id"] + 1000):
+        for answer in (
+            await post(make, other, f"endpoints/{id_}", enabled=False),
+            await post(make, other, f"endpoints/{id_}/rotate"),
+            await post(make, other, f"endpoints/{id_}/delete"),
+            await post(make, other, "test", endpointId=id_),
+        ):
+            assert refusal(answer) == MISSING
+    for id_ in (record["id"], record["id"] + 1000):
+        assert refusal(await post(make, other, f"deliveries/{id_}/replay")) == NO_RECORD
+    assert await listed(make, other) == []
+    assert (await records(make, other))["total"] == 0
+    assert (await records(make, other, f"taskNo={record['taskNo']}"))["total"] == 0
+    assert (await listed(make, user))[0]["enabled"]
+    for path in ("secret", "endpoints", "deliveries"):
+        assert (await make.api.get(f"/user/webhooks/{path}")).status_code == 401
+
+
+# ------------------------------------------------------------------ disabled by itself
+
+
+async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> None:
+    """One end told once, in vain; whoever waits is due again only later."""
+    await end_a_task(make, user)
+    async with couriers(make.runtime):
+        await receiver.hears(number)
+
+        async def told() -> bool:
+            return all(row["outcome"] and not row["lease_until"] for row in await outbox(make.runtime))
+
+        await until("recorded", told)
+
+
+async def test_a_day_of_failures_disables_and_a_success_between_does_not(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=1000)
+    made = await endpoint(make, user, receiver.url)
+    receiver.always = 500
+    await failing(make, user, receiver, 1)
+    assert (await listed(make, user))[0]["enabled"]
+    await shift(make.runtime, webhook_endpoints, -DAY + 600, "failing_since")
+    await failing(make, user, receiver, 2)
+    assert (await listed(make, user))[0]["enabled"], "not a day yet"
+    await shift(make.runtime, webhook_endpoints, -DAY - 1, "failing_since")
+    receiver.always = 200
+    await failing(make, user, receiver, 3)
+    receiver.always = 500
+    await failing(make, user, receiver, 4)
+    assert (await listed(make, user))[0]["enabled"], "the success began a new count"
+    await shift(make.runtime, webhook_endpoints, -DAY - 1, "failing_since")
+    await failing(make, user, receiver, 5)
+    (disabled,) = await listed(make, user)
+    assert (disabled["enabled"], disabled["disabledReason"]) == (False, "failing")
+    assert disabled["disabledTime"] is not None
+    await end_a_task(make, user)
+    assert len(await outbox(make.runtime)) == 5, "a disabled endpoint is told nothing new"
+    receiver.always = 200
+    data(await post(make, user, f"endpoints/{made['id']}", enabled=True))
+    await failing(make, user, receiver, 6)
+    assert (await listed(make, user))[0]["enabled"]
+
+
+async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
+    make: Maker, receiver: Receiver, brisk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(courier, "write_event", broken)
+    monkeypatch.setattr(courier, "FAILING_SECONDS", 0.0)
+    user = await make.user(points=100)
+    await endpoint(make, user, receiver.url)
+    await end_a_task(make, user)
+    async with couriers(make.runtime):
+
+        async def tried() -> bool:
+            return (await outbox(make.runtime))[0]["attempts"] > 2
+
+        await until("tried thrice", tried)
+    assert (await listed(make, user))[0]["enabled"]
+
+
+async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=1000)
+    made = await endpoint(make, user, receiver.url)
+    receiver.script = [500, 410]
+    await failing(make, user, receiver, 1)
+    await failing(make, user, receiver, 2)
+    (disabled,) = await listed(make, user)
+    assert (disabled["enabled"], disabled["disabledReason"]) == (False, "gone")
+    waiting = (await records(make, user, "status=pending"))["records"][0]
+    refused = refusal(await post(make, user, f"deliveries/{waiting['id']}/replay"))
+    assert refused == (400, "INVALID_PARAMETER", "参数错误: id 的推送端点已删除或已停用")
+    async with couriers(make.runtime):
+        async with make.runtime.sessions.begin() as session:
+            await session.execute(
+                webhook_deliveries.update()
+                .where(webhook_deliveries.c.id == waiting["id"])
+                .values(next_run_at=webhook_deliveries.c.created_at)
+            )
+        rows = await ended_deliveries(make.runtime, 2)
+    assert sorted(row["outcome"] for row in rows) == ["disabled", "gone"]
+    assert len(receiver.heard) == 2
+    on = data(await post(make, user, f"endpoints/{made['id']}", enabled=True))
+    assert on["enabled"]
+    async with couriers(make.runtime):
+        data(await post(make, user, f"deliveries/{waiting['id']}/replay"))
+        await receiver.hears(3)
+
+
+# ------------------------------------------------------------------ the log
+
+
+async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver]) -> None:
+    user = await make.user(points=1000)
+    good, bad = receivers[:2]
+    bad.always = 500
+    made = await endpoint(make, user, good.url)
+    async with couriers(make.runtime):
+        (first,) = await told_of_a_cancel(make, user, bad)
+        second = await end_a_task(make, user)
+        await good.hears(2)
+        await bad.hears()
+
+        async def told() -> Any:
+            found = await records(make, user)
+            return found if all(one["outcome"] for one in found["records"]) else None
+
+        page = await until("recorded", told)
+    assert (page["total"], page["pages"], page["page"], page["size"]) == (3, 1, 1, 10)
+    by_whom = {(one["taskNo"], one["endpointId"]): one for one in page["records"]}
+    failed = by_whom[first, None]
+    assert (failed["status"], failed["outcome"], failed["statusCode"], failed["attempts"]) == (
+        "pending",
+        "error",
+        500,
+        1,
+    )
+    assert (failed["url"], failed["type"], failed["messageId"]) == (bad.url, "task.failed", f"msg_{first}")
+    assert failed["nextAttemptTime"] >= failed["createTime"]
+    assert failed["deliveredTime"] is None
+    for task_no in (first, second):
+        told_well = by_whom[task_no, made["id"]]
+        assert (told_well["status"], told_well["url"], told_well["nextAttemptTime"]) == ("delivered", good.url, None)
+        assert told_well["deliveredTime"] is not None
+        assert told_well["durationMs"] >= 0
+    assert [one["id"] for one in page["records"]] == sorted((one["id"] for one in page["records"]), reverse=True)
+    assert {one["taskNo"] for one in (await records(make, user, f"taskNo={first}"))["records"]} == {first}
+    assert (await records(make, user, "status=pending"))["total"] == 1
+    assert (await records(make, user, "status=failed&taskNo="))["total"] == 0
+    second_page = await records(make, user, "page=2&size=2")
+    assert (len(second_page["records"]), second_page["total"], second_page["pages"]) == (1, 3, 2)
+    answer = await make.api.get("/user/webhooks/deliveries?size=101", headers=user.headers)
+    assert refusal(answer) == (400, "INVALID_PARAMETER", "参数错误: size 不能大于 100")
+
+
+async def test_a_replay_is_the_same_message_in_a_new_series(make: Maker, receiver: Receiver, brisk: None) -> None:
+    user = await make.user(points=100)
+    receiver.always = 500
+    await told_of_a_cancel(make, user, receiver)
+    await shift(make.runtime, webhook_deliveries, -1, "give_up_at")
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+        assert row["status"] == "failed"
+        receiver.always, receiver.script = 200, [500, 500]
+        again = data(await post(make, user, f"deliveries/{row['id']}/replay"))
+        assert (again["id"], again["status"], again["attempts"]) == (row["id"], "pending", 0)
+        await receiver.hears(4)
+        (row,) = await ended_deliveries(make.runtime)
+        assert (row["status"], row["attempts"]) == ("delivered", 3)
+        data(await post(make, user, f"deliveries/{row['id']}/replay"))
+        await receiver.hears(5)
+    assert len({heard.id for heard in receiver.heard}) == len({heard.body for heard in receiver.heard}) == 1
+
+
+async def test_a_replay_of_what_is_on_its_way_changes_nothing(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    is_open = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        await is_open.wait()
+        return web.Response()
+
+    receiver.always = slow
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        await receiver.hears()
+        (row,) = await outbox(make.runtime)
+        data(await post(make, user, f"deliveries/{row['id']}/replay"))
+        is_open.set()
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+
+
+async def test_a_deleted_endpoint_leaves_its_log_and_hears_nothing_more(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receiver.url)
+    await end_a_task(make, user)
+    assert data(await post(make, user, f"endpoints/{made['id']}/delete")) is None
+    assert refusal(await post(make, user, f"endpoints/{made['id']}/delete")) == MISSING
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["status"], row["outcome"], receiver.heard) == ("failed", "disabled", [])
+    (record,) = (await records(make, user))["records"]
+    assert (record["endpointId"], record["url"]) == (made["id"], None)
+    assert refusal(await post(make, user, f"deliveries/{record['id']}/replay"))[0] == 400
+
+
+async def test_the_log_is_forgotten_after_a_month_but_not_what_is_still_to_be_told(make: Maker) -> None:
+    user = await make.user(points=1000)
+    await endpoint(make, user)
+    for _ in range(5):
+        await end_a_task(make, user)
+    assert await forget_old(make.runtime.sessions) == 0
+    await shift(make.runtime, webhook_deliveries, -30 * DAY - 1, "created_at")
+    rows = await outbox(make.runtime)
+    async with make.runtime.sessions.begin() as session:
+        await session.execute(
+            webhook_deliveries.update()
+            .where(webhook_deliveries.c.id.in_([row["id"] for row in rows[:3]]))
+            .values(status="failed", next_run_at=None)
+        )
+    assert await forget_old(make.runtime.sessions) == 3
+    assert len(await outbox(make.runtime)) == 2

@@ -1,0 +1,159 @@
+"""`POST /user/webhooks/test`: sent at once and signed, told in a word, and no way to look around in our network."""
+
+import asyncio
+import io
+import socket
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from receivers import HANG, Receiver
+from test_delivery import drip, secret_of
+from test_endpoints import post
+from test_outbox import endpoint
+
+from app import logs
+from app.accounts.keys import create_key
+from app.api import deps
+from app.api import webhooks as door
+from app.webhooks import send as send_module
+from tests.api.answers import data, refusal
+from tests.makers import Maker, User
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deps, "WEBHOOK_TESTS_A_MINUTE", 1000)
+
+
+async def sent(make: Maker, user: User, **body: Any) -> dict[str, Any]:
+    return dict(data(await post(make, user, "test", **body)))
+
+
+async def test_it_is_sent_signed_at_once_to_either(make: Maker, receiver: Receiver) -> None:
+    user = await make.user()
+    made = await endpoint(make, user, receiver.url)
+    data(await post(make, user, f"endpoints/{made['id']}", enabled=False))  # tried before it is enabled again
+    for body, secret in (
+        ({"url": receiver.url}, await secret_of(make, user)),
+        ({"endpointId": made["id"]}, made["secret"]),
+    ):
+        told = await sent(make, user, **body)
+        assert (told["delivered"], told["statusCode"], told["outcome"]) == (True, 200, "delivered")
+        assert told["durationMs"] >= 0
+        event = receiver.heard[-1].verified(secret)
+        assert (event["type"], event["data"]) == ("webhook.test", {"test": True})
+    assert receiver.heard[0].id != receiver.heard[1].id
+    assert len(receiver.heard) == 2
+
+
+async def test_what_became_of_it_is_told(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 0.5)
+    user = await make.user()
+
+    async def close(request: Any) -> Any:
+        request.transport.close()
+        await asyncio.sleep(1)
+
+    receiver.script = [302, 404, 410, 500, HANG, drip, close]
+    told = [await sent(make, user, url=receiver.url) for _ in range(7)]
+    assert [(one["outcome"], one["statusCode"]) for one in told] == [
+        ("redirect", 302),
+        ("rejected", 404),
+        ("gone", 410),
+        ("error", 500),
+        ("timeout", None),
+        ("timeout", None),
+        ("broken", None),
+    ]
+    assert not any(one["delivered"] for one in told)
+
+
+async def test_refused_and_not_there_sound_the_same_and_take_as_long(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of our network, one whose address is private, one of both kinds, one that is not there."""
+    real = socket.getaddrinfo
+    known = {"private": ["10.1.2.3"], "link": ["169.254.169.254"], "both": ["8.8.8.8", "127.0.0.1"], "six": ["::1"]}
+
+    def resolve(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        name = str(host).partition(".")[0]
+        if name in known:
+            family = {True: socket.AF_INET6, False: socket.AF_INET}
+            return [(family[":" in one], socket.SOCK_STREAM, 6, "", (one, port)) for one in known[name]]
+        if name == "nowhere":
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return real(host, port, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(door, "UNREACHED_SECONDS", 0.4)
+    user = await make.user()
+    for name in (*known, "nowhere"):
+        began = time.monotonic()
+        told = await sent(make, user, url=f"http://{name}.example.com/")
+        assert told == {"delivered": False, "statusCode": None, "durationMs": None, "outcome": "unreachable"}, name
+        assert time.monotonic() - began >= 0.39, name
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "url"),
+        ({"url": "https://example.com/", "endpointId": 1}, "url"),
+        ({"url": "http://localhost/"}, "url"),
+        ({"url": "http://[::1]/"}, "url"),
+        ({"url": "gopher://example.com/"}, "url"),
+        ({"endpointId": "1"}, "endpointId"),
+        ({"endpointId": 2**64}, "endpointId"),
+        ({"uri": "https://example.com/"}, "uri"),
+    ],
+)
+async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: str) -> None:
+    status, code, message = refusal(await post(make, await make.user(), "test", **body))
+    assert (status, code) == (400, "INVALID_PARAMETER")
+    assert message.startswith(f"参数错误: {field} ")
+
+
+async def test_it_may_be_asked_for_ten_times_a_minute(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "WEBHOOK_TESTS_A_MINUTE", 10)
+    user, other = await make.user(), await make.user()
+    while time.time() % 60 > 45:  # not over the end of a window
+        await asyncio.sleep(0.5)
+    answers = [await post(make, user, "test", url=receiver.url) for _ in range(12)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
+    assert refusal(answers[-1])[1] == "RATE_LIMITED"
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert (await sent(make, other, url=receiver.url))["delivered"]
+    assert len(receiver.heard) == 11
+
+
+async def test_a_key_without_the_scope_is_forbidden(make: Maker) -> None:
+    user = await make.user()
+    key = {"X-API-Key": await create_key(make.runtime.sessions, user.id, scopes=("points",))}
+    for method, path in (("GET", "secret"), ("POST", "test"), ("POST", "endpoints"), ("GET", "deliveries")):
+        answer = await make.api.request(method, f"/user/webhooks/{path}", json={}, headers=key)
+        assert refusal(answer)[0] in {400, 403}, path
+    assert refusal(await make.api.get("/user/webhooks/secret", headers=key))[:2] == (403, "FORBIDDEN")
+
+
+async def test_no_secret_is_ever_logged(
+    make: Maker, receiver: Receiver, working: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
+    logs.set_up_logs(make.runtime.settings.model_copy(update={"log_level": "DEBUG"}))
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receiver.url)
+    secrets = [await secret_of(make, user), made["secret"], data(await post(make, user, "secret/rotate"))["secret"]]
+    task_no = await make.task_no(user, "[[sandbox: take 0]]", callbackUrl=receiver.url + "?token=planted")
+    await make.ended(user, task_no)
+    await receiver.hears(2)
+    await sent(make, user, url=receiver.url + "?token=planted")
+    told = stream.getvalue()
+    assert "webhook_sent" in told
+    assert not [word for word in [*secrets, "planted", "whsec_"] if word in told]

@@ -1,0 +1,79 @@
+"""What docs/webhooks.md tells integrators to run, run: on what a real receiver heard."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from receivers import Heard, Receiver, couriers
+from test_delivery import secret_of, told_of_a_cancel
+
+from app.main import create_app
+from tests.makers import Maker
+from worker import courier
+
+PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
+
+
+def code(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return str(found)
+
+
+@pytest.fixture
+async def heard(make: Maker, receiver: Receiver) -> tuple[str, Heard]:
+    """The secret, and a task's end as it arrived."""
+    user = await make.user(points=100)
+    await told_of_a_cancel(make, user, receiver)
+    async with couriers(make.runtime):
+        (heard,) = await receiver.hears()
+    return await secret_of(make, user), heard
+
+
+@pytest.mark.anyio
+async def test_the_python_works(heard: tuple[str, Heard]) -> None:
+    secret, one = heard
+    room: dict = {}
+    exec(code("python"), room)
+    assert room["read_event"](secret, one.headers, one.body) == one.json
+    with pytest.raises(Exception, match="No matching signature"):
+        room["read_event"](secret, one.headers, one.body + b" ")
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not here")
+async def test_the_javascript_works(heard: tuple[str, Heard]) -> None:
+    secret, one = heard
+
+    def run(headers: dict[str, str], body: str) -> "subprocess.CompletedProcess[str]":
+        given = ", ".join(json.dumps(value) for value in (secret, headers, body))
+        script = f"{code('js')}\nconsole.log(JSON.stringify(readEvent({given})));"
+        return subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60, check=False)
+
+    body = one.body.decode()
+    good = run(one.headers, body)
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout) == one.json
+    assert "not signed" in run(one.headers, body.replace("failed", "passed")).stderr
+    assert "too old" in run(one.headers | {"webhook-timestamp": "1761463850"}, body).stderr
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    assert courier.STAIRS_SECONDS == (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
+    hands = (courier.HANDS, courier.HANDS_A_HOST, courier.HANDS_A_USER, courier.SLOW_SECONDS)
+    told = re.search(r"with (\d+) hands, at most (\d+) for one host and (\d+) for one user; .*? than (\d+) s", PAGE)
+    assert told is not None
+    assert tuple(map(int, told.groups())) == hands
+
+
+@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.anyio
+async def test_every_route_is_told(make: Maker) -> None:
+    paths = create_app(make.runtime.settings, make.runtime).openapi()["paths"]
+    told = PAGE.partition("\n## Routes\n")[2].partition("\n## ")[0].replace("{id}", "{}")
+    told = told.replace("`…/delete`", "/user/webhooks/endpoints/{}/delete`")
+    for path in paths:
+        if path.startswith("/user/webhooks"):
+            assert re.sub(r"\{\w+\}", "{}", path) + "`" in told, path

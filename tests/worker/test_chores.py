@@ -1,0 +1,227 @@
+"""Chores: each by one worker at a time, by another where that one dies; and the audit among them, told in every way."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from app import logs
+from app.endings import end
+from app.errors import Unavailable
+from app.runtime import Runtime, open_runtime
+from app.settings import Settings
+from app.tasks.chores import end_turn, give_turn_back, keep_turn, list_turns, take_turn
+from tests.makers import Maker
+from tests.tasks.backroom import until
+from tests.worlds import execute
+from worker import chores as chores_module
+from worker.chores import Chore, ChoreLoop, chores_of
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chores_module, "LOOK_SECONDS", 0.1)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Callable[[str], list[dict[str, Any]]]:
+    """The lines of one event."""
+    stream = io.StringIO()
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
+    logs.set_up_logs(settings.model_copy(update={"log_format": "json"}))
+    return lambda event: [
+        line for line in map(json.loads, stream.getvalue().splitlines()) if line.get("event") == event
+    ]
+
+
+@asynccontextmanager
+async def looping(*runtimes: Runtime, chores: list[Chore]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(ChoreLoop(runtime, chores).run()) for runtime in runtimes]
+    try:
+        yield
+    finally:
+        await end(*tasks)
+
+
+class Work:
+    """A chore that counts its runs and how many ran side by side."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.runs = self.ended = self.together = self.most = 0
+
+    async def __call__(self, _: Runtime) -> int:
+        self.runs += 1
+        self.together += 1
+        self.most = max(self.most, self.together)
+        try:
+            await asyncio.sleep(self.seconds)
+            self.ended += 1
+        finally:
+            self.together -= 1
+        return self.runs
+
+
+async def due_now(runtime: Runtime) -> None:
+    await execute(runtime, "UPDATE chores SET due_at = done_at")
+
+
+# ------------------------------------------------------------------ whose turn it is
+
+
+async def test_of_many_that_want_a_turn_one_has_it_until_it_ends(runtime: Runtime) -> None:
+    sessions = runtime.sessions
+    taken = await asyncio.gather(*[take_turn(sessions, "sweep", 60) for _ in range(8)])
+    assert sorted(taken, key=str) == [1, *[None] * 7]
+    assert not (await list_turns(sessions))["sweep"].is_due
+    assert await keep_turn(sessions, "sweep", 1, 60)
+    assert await end_turn(sessions, "sweep", 1, result=7, period_seconds=DAY)
+    turn = (await list_turns(sessions))["sweep"]
+    assert (turn.is_due, turn.result) == (False, 7)
+    assert turn.age_seconds is not None
+    assert 0 <= turn.age_seconds < 60
+    assert await take_turn(sessions, "sweep", 60) is None
+    await due_now(runtime)
+    assert (await list_turns(sessions))["sweep"].is_due
+    assert await take_turn(sessions, "sweep", 60) == 2
+
+
+async def test_a_turn_whose_holder_is_gone_is_anothers_and_the_old_one_ends_nothing(runtime: Runtime) -> None:
+    sessions = runtime.sessions
+    assert await take_turn(sessions, "sweep", 3) == 1
+    assert await take_turn(sessions, "sweep", 60) is None
+    await asyncio.sleep(3.1)
+    assert await take_turn(sessions, "sweep", 60) == 2
+    assert not await keep_turn(sessions, "sweep", 1, 60)
+    assert not await end_turn(sessions, "sweep", 1, result=0, period_seconds=DAY)
+    assert (await list_turns(sessions))["sweep"].result is None
+    assert await give_turn_back(sessions, "sweep", 2, 0)
+    assert await take_turn(sessions, "sweep", 60) == 3
+
+
+# ------------------------------------------------------------------ the loop
+
+
+async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> None:
+    work = Work(seconds=0.3)
+    chores = [Chore("sweep", DAY, work)]
+    async with open_runtime(runtime.settings) as other, looping(runtime, other, runtime, chores=chores):
+        await until("done", lambda: work.ended)
+        await asyncio.sleep(0.5)
+        assert (work.runs, work.most) == (1, 1)
+        await due_now(runtime)
+        await until("done again", lambda: work.ended == 2)
+    assert (work.runs, work.most) == (2, 1)
+
+
+async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chores_module, "LEASE_SECONDS", 3)
+    work = Work(seconds=5.0)
+    async with looping(runtime, runtime, chores=[Chore("sweep", DAY, work)]):
+        await until("done", lambda: work.ended)
+        await asyncio.sleep(0.3)
+    assert (work.runs, work.most) == (1, 1)
+
+
+async def test_a_worker_that_stops_gives_its_turn_back_at_once(runtime: Runtime) -> None:
+    endless, short = Work(seconds=60), Work()
+    async with looping(runtime, chores=[Chore("sweep", DAY, endless)]):
+        await until("begun", lambda: endless.runs)
+    async with looping(runtime, chores=[Chore("sweep", DAY, short)]):
+        await until("done by the next", lambda: short.ended)
+
+
+async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_done(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, log: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    monkeypatch.setattr(chores_module, "RETRY_SECONDS", 0.2)
+    fine, failures = Work(), 0
+
+    async def failing(_: Runtime) -> int:
+        nonlocal failures
+        failures += 1
+        raise ZeroDivisionError("a bug of ours")
+
+    async with looping(runtime, chores=[Chore("bad", DAY, failing), Chore("fine", DAY, fine)]):
+        await until("tried again", lambda: failures >= 3)
+    assert fine.runs == 1
+    assert (await list_turns(runtime.sessions))["bad"].age_seconds is None
+    assert {line["chore"] for line in log("chore_failed")} == {"bad"}
+
+
+async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    away, real, work = True, list_turns, Work()
+
+    async def flaky(*args: Any) -> Any:
+        if away:
+            raise Unavailable
+        return await real(*args)
+
+    monkeypatch.setattr(chores_module, "list_turns", flaky)
+    async with looping(runtime, chores=[Chore("sweep", DAY, work)]):
+        await asyncio.sleep(0.5)
+        assert work.runs == 0
+        away = False
+        await until("done", lambda: work.ended)
+
+
+# ------------------------------------------------------------------ the audit
+
+
+def audit_of(runtime: Runtime) -> list[Chore]:
+    return [chore for chore in chores_of(runtime.settings) if chore.name == "audit"]
+
+
+def shown(name: str) -> float:
+    found = REGISTRY.get_sample_value(f"gateway_audit_{name}")
+    assert found is not None
+    return found
+
+
+async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
+    make: Maker, runtime: Runtime, log: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    user = await make.user(points=100)
+    async with looping(runtime, chores=audit_of(runtime)):
+        await until("audited", lambda: log("audit_ok"))
+        await until("shown", lambda: shown("violations") == 0)
+    assert log("audit_failed") == []
+    chores_module.metrics.AUDIT_VIOLATIONS.set(float("nan"))
+    async with looping(runtime, chores=audit_of(runtime)):  # a worker that begins: it is not due, and it knows
+        await until("known", lambda: shown("violations") == 0 and shown("age_seconds") < 30)
+        assert len(log("audit_ok")) == 1
+        await execute(runtime, "UPDATE points_accounts SET seq = seq + 5 WHERE user_id = :id", id=user.id)
+        await due_now(runtime)
+        await until("seen", lambda: shown("violations") > 0)
+    (line,) = log("audit_failed")
+    assert line["level"] == "error"
+    assert line["violations"] == len(line["rows"]) == shown("violations")
+    assert str(user.id) in line["rows"][0]
+    assert "an account equals the fold of its ledger" in line["rows"][0]
+    await execute(runtime, "UPDATE points_accounts SET seq = seq - 5 WHERE user_id = :id", id=user.id)
+
+
+async def test_its_age_grows_also_while_nobody_can_audit(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    chores_module.metrics.AUDIT_AGE.set(float("nan"))  # as before the first
+    async with looping(runtime, chores=audit_of(runtime)):
+        await until("audited", lambda: shown("age_seconds") < 1)
+
+        async def away(*_: Any) -> Any:
+            raise Unavailable
+
+        monkeypatch.setattr(chores_module, "list_turns", away)
+        await until("older", lambda: shown("age_seconds") > 1)
+
+
+@pytest.mark.settings(audit_every_seconds=0)
+async def test_it_can_be_switched_off(runtime: Runtime) -> None:
+    assert "audit" not in {chore.name for chore in chores_of(runtime.settings)}

@@ -1,0 +1,184 @@
+"""Tells receivers of the ends of tasks: claims what is due in the outbox, sends it, and records how it went.
+
+It has hands, DNS threads and a way out of its own, so that no receiver, however slow, delays a task; and it shares
+its hands out by receiver and by user, so that none delays another. It needs no Redis.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+
+import structlog
+
+from app import metrics
+from app.egress import Egress
+from app.endings import end
+from app.errors import Unavailable
+from app.faults import fault_point
+from app.runtime import Runtime
+from app.tasks.event import write_event
+from app.webhooks.outbox import Delivery, Due, claim, find_target, look, overdue_seconds, record
+from app.webhooks.send import PATIENCE_SECONDS, Outcome, send
+
+log = structlog.get_logger()
+
+HANDS = 64
+HANDS_A_HOST = 8
+HANDS_A_USER = 16
+SLOW_SECONDS = 2.0  # a host that took longer the last time has one hand until it is quick again
+MOST_SLOW_HOSTS = 10_000
+MOST_IN_A_LOOK = 200
+IDLE_SECONDS = 0.5
+MEASURE_SECONDS = 15.0
+STAIRS_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0)
+FAILING_SECONDS = 24 * 3600.0  # without one success: then an endpoint is disabled
+
+
+class Courier:
+    """One a process. `run` until cancelled; what is under way then is told again when its lease is over."""
+
+    def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._runtime = runtime
+        self._idle_seconds = idle_seconds
+        self._hands: dict[asyncio.Task[None], Delivery] = {}
+        self._hosts: Counter[str] = Counter()
+        self._users: Counter[int] = Counter()
+        self._slow: set[str] = set()
+        self._woken = asyncio.Event()
+        self._is_behind = False  # something due waits for a hand
+        self._lease_seconds = PATIENCE_SECONDS + runtime.settings.lease_seconds
+
+    async def run(self) -> None:
+        # Every hand may wait for a name nobody answers for, and leave a thread that waits a while longer.
+        self._egress = Egress(self._runtime.settings.egress_allowed, dns_threads=2 * HANDS)
+        measuring = asyncio.create_task(self._measure())
+        try:
+            while True:
+                self._woken.clear()
+                pause = self._idle_seconds
+                try:
+                    await self._take_up()
+                except Unavailable:
+                    pause = 1.0  # the database is away, which is told where it is noticed
+                except Exception:
+                    log.exception("deliveries_not_claimed")
+                    pause = 5.0
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311
+        finally:
+            await end(measuring, *self._hands)
+            await self._egress.close()
+
+    async def _take_up(self) -> None:
+        """Claims until nothing due is left, or no hand is free for it."""
+        self._is_behind = True
+        while self._free() > 0:
+            full_hosts = [host for host in self._hosts if self._room_for(host) <= 0]
+            full_users = [user for user, busy in self._users.items() if busy >= HANDS_A_USER]
+            due = await look(self._runtime.sessions, MOST_IN_A_LOOK, hosts=full_hosts, users=full_users)
+            chosen = self._choose(due)
+            self._is_behind = bool(full_hosts or full_users) or len(chosen) < len(due)
+            if not chosen:
+                return
+            for delivery in await claim(self._runtime.sessions, chosen, self._lease_seconds):
+                self._hosts[delivery.host] += 1
+                self._users[delivery.user_id] += 1
+                task = asyncio.create_task(self._deliver(delivery))
+                self._hands[task] = delivery
+                task.add_done_callback(self._let_go)
+            if len(due) < MOST_IN_A_LOOK:
+                return
+
+    def _choose(self, due: list[Due]) -> list[Due]:
+        """The longest due first, as many as there are hands for: in all, for their host, and for their user."""
+        hosts, users, chosen = Counter[str](), Counter[int](), list[Due]()
+        for one in due:
+            if len(chosen) == self._free():
+                break
+            if hosts[one.host] >= self._room_for(one.host):
+                continue
+            if self._users[one.user_id] + users[one.user_id] >= HANDS_A_USER:
+                continue
+            hosts[one.host] += 1
+            users[one.user_id] += 1
+            chosen.append(one)
+        return chosen
+
+    def _free(self) -> int:
+        return HANDS - len(self._hands)
+
+    def _room_for(self, host: str) -> int:
+        return (1 if host in self._slow else HANDS_A_HOST) - self._hosts[host]
+
+    def _let_go(self, task: "asyncio.Task[None]") -> None:
+        delivery = self._hands.pop(task)
+        if self._is_behind:
+            self._woken.set()
+        self._hosts -= Counter([delivery.host])  # who has no hand left goes from the count
+        self._users -= Counter([delivery.user_id])
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            outcome = await self._attempt(delivery)
+        except Unavailable:
+            return  # its lease runs out, and it is found again
+        except Exception:
+            log.exception("delivery_failed", delivery=delivery.id)
+            outcome = Outcome("internal")
+        fault_point("deliver.after_send")
+        self._note_pace(delivery.host, outcome)
+        metrics.WEBHOOKS.labels(outcome.word).inc()
+        told = {"outcome": outcome.word, "status": outcome.status, "ms": outcome.duration_ms}
+        log.info("webhook_sent", delivery=delivery.id, host=delivery.host, attempt=delivery.attempts, **told)
+        await self._record(delivery, outcome)
+
+    async def _attempt(self, delivery: Delivery) -> Outcome:
+        target = await find_target(self._runtime.sessions, delivery)
+        if target is None:
+            return Outcome("disabled")
+        message = await write_event(self._runtime, delivery.task_id)
+        structlog.contextvars.bind_contextvars(message=message.id)  # on every line of this attempt
+        return await send(self._egress, *target, message)
+
+    def _note_pace(self, host: str, outcome: Outcome) -> None:
+        is_slow = outcome.word == "timeout" or (outcome.duration_ms or 0) > SLOW_SECONDS * 1000
+        if not is_slow:
+            self._slow.discard(host)
+        elif len(self._slow) < MOST_SLOW_HOSTS:
+            self._slow.add(host)
+
+    async def _record(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Until the database took it; only as long as the lease holds, after which it is sent again anyway."""
+        retry_seconds = retry_after(delivery, outcome)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lease_seconds):
+                while True:
+                    try:
+                        sessions = self._runtime.sessions
+                        reason = await record(sessions, delivery, outcome, retry_seconds, FAILING_SECONDS)
+                        break
+                    except Unavailable:
+                        await asyncio.sleep(1)
+                    except Exception:
+                        log.exception("delivery_not_recorded", delivery=delivery.id)
+                        return
+                if reason is not None:
+                    metrics.WEBHOOKS_DISABLED.labels(reason).inc()
+                    told = {"endpoint": delivery.endpoint_id, "user_id": delivery.user_id, "host": delivery.host}
+                    log.warning("webhook_disabled", reason=reason, **told)
+
+    async def _measure(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                metrics.WEBHOOKS_OVERDUE.set(await overdue_seconds(self._runtime.sessions))
+            await asyncio.sleep(MEASURE_SECONDS)
+
+
+def retry_after(delivery: Delivery, outcome: Outcome) -> float | None:
+    """Seconds to the next attempt, the last of which is made when the day is over; None where there is none."""
+    if outcome.is_delivered or outcome.word in {"gone", "disabled"} or delivery.seconds_left <= 0:
+        return None
+    stair = STAIRS_SECONDS[min(delivery.attempts, len(STAIRS_SECONDS)) - 1]
+    pause = max(stair * random.uniform(0.8, 1.2), outcome.wish_seconds or 0.0)  # noqa: S311
+    return min(pause, delivery.seconds_left)
