@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.run-installed
 
-.PHONY: run test install lint lock bench chaos simulate clean
+.PHONY: run test test-again install lint lock bench chaos simulate clean
 
 run: $(RUN)
 	PORT=$(PORT) $(BIN)/gateway up
 
 test: $(DEV) lint
 	$(BIN)/python -m pytest
+
+# What failed the last time, alone.
+test-again: $(DEV)
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 install: $(DEV)
 

@@ -114,7 +114,7 @@ async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.Mo
     async with open_runtime(settings) as opened:
         await opened.redis.flushdb()
         yield opened
-        assert await audit(opened.sessions) == []
+        assert await audit(opened.sessions) == [], "the books are wrong"
 
 
 @pytest.fixture

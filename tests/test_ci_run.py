@@ -1,5 +1,10 @@
-"""`.ci/run` asks for what the tests need, also where servers answer. Its functions alone: nothing is installed."""
+"""`.ci/run` asks for what the tests need, also where servers answer, and says what passed only the second time.
 
+Nothing is installed: its functions run alone, and the whole of it only with servers named and `make` replaced.
+"""
+
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,3 +57,49 @@ def test_beside_a_server_that_answers_none_is_set_up(tmp_path: Path) -> None:
 def test_what_is_here_is_not_asked_for(tmp_path: Path) -> None:
     found = wanted(tmp_path, "mariadbd", "mariadb", "redis-server", "make", "curl")
     assert found == {"nodejs"}
+
+
+def verdict(folder: Path, *failing: str, output: str = "", is_cured: bool = True) -> tuple[int, str]:
+    """Exit code and what it prints, where `make test` fails by these tests and the second try may cure them."""
+    cache = ".pytest_cache/v/cache"
+    (folder / ".ci").mkdir()
+    (folder / ".ci/run").write_text(SCRIPT)
+    listed = json.dumps(dict.fromkeys(failing, True), indent=2)
+    (folder / "failing.json").write_text(listed)
+    noted = f"@mkdir -p {cache} && cp failing.json {cache}/lastfailed && false" if failing else "@true"
+    again = "@true" if is_cured else "@false"
+    (folder / "Makefile").write_text(f"test:\n\t@echo '{output}'\n\t{noted}\ntest-again:\n\t{again}\n")
+    done = subprocess.run(
+        ["bash", ".ci/run"],  # noqa: S607
+        cwd=folder,
+        env=dict(os.environ) | GIVEN,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_green_is_said_once(tmp_path: Path) -> None:
+    code, said = verdict(tmp_path)
+    assert (code, "second time" in said) == (0, False)
+
+
+def test_what_passes_only_the_second_time_is_named(tmp_path: Path) -> None:
+    code, said = verdict(tmp_path, "tests/test_a.py::test_slow[real]", "tests/test_b.py::test_slower")
+    assert code == 0
+    assert said.endswith("only the second time:\ntests/test_a.py::test_slow[real]\ntests/test_b.py::test_slower\n")
+
+
+def test_what_fails_twice_fails(tmp_path: Path) -> None:
+    assert verdict(tmp_path, "tests/test_a.py::test_broken", is_cured=False)[0] != 0
+
+
+def test_many_failures_have_no_second_try(tmp_path: Path) -> None:
+    code, said = verdict(tmp_path, *[f"tests/test_a.py::test[{number}]" for number in range(6)])
+    assert (code, "once more" in said) == (1, False)
+
+
+def test_wrong_books_have_no_second_try(tmp_path: Path) -> None:
+    code, said = verdict(tmp_path, "tests/test_a.py::test_money", output="E  AssertionError: the books are wrong")
+    assert (code, "once more" in said) == (1, False)

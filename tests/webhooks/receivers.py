@@ -138,6 +138,16 @@ async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 4
     return await until(f"{number} deliveries ended", look, seconds)
 
 
+async def tried_deliveries(runtime: Runtime) -> list[dict[str, Any]]:
+    """The outbox once it is known of each how an attempt went."""
+
+    async def look() -> list[dict[str, Any]]:
+        rows = await outbox(runtime)
+        return rows if all(row["outcome"] for row in rows) else []
+
+    return await until("tried", look)
+
+
 async def shift(runtime: Runtime, table: Any, seconds: float, *names: str) -> None:
     """These times of all rows become `seconds` from now, by the database's clock."""
     async with runtime.sessions.begin() as session:
