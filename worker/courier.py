@@ -7,6 +7,7 @@ its hands out by receiver and by user, so that none delays another. It needs no 
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 
 import structlog
@@ -18,16 +19,19 @@ from app.errors import Unavailable
 from app.faults import fault_point
 from app.runtime import Runtime
 from app.tasks.event import write_event
-from app.webhooks.outbox import Delivery, Due, claim, find_target, look, overdue_seconds, record
+from app.webhooks.outbox import DISABLED, Delivery, Due, claim, find_others, find_target, look, overdue_seconds, record
 from app.webhooks.send import PATIENCE_SECONDS, Outcome, send
+from app.webhooks.signing import write_message
 
 log = structlog.get_logger()
 
 HANDS = 64
 HANDS_A_HOST = 8
 HANDS_A_USER = 16
-SLOW_SECONDS = 2.0  # a host that took longer the last time has one hand until it is quick again
-MOST_SLOW_HOSTS = 10_000
+SLOW_SECONDS = 2.0  # whoever took longer the last time has fewer hands until the next quick one: a host has one
+WAY_OUT_SECONDS = 300.0  # after any answer at all our own way out is known to be sound for so long
+HANDS_A_SLOW_USER = 4
+MOST_SLOW = 10_000
 MOST_IN_A_LOOK = 200
 IDLE_SECONDS = 0.5
 MEASURE_SECONDS = 15.0
@@ -44,7 +48,8 @@ class Courier:
         self._hands: dict[asyncio.Task[None], Delivery] = {}
         self._hosts: Counter[str] = Counter()
         self._users: Counter[int] = Counter()
-        self._slow: set[str] = set()
+        self._slow: dict[str | int, None] = {}  # hosts and users, the longest unheard first
+        self._answered_at = float("-inf")
         self._woken = asyncio.Event()
         self._is_behind = False  # something due waits for a hand
         self._lease_seconds = PATIENCE_SECONDS + runtime.settings.lease_seconds
@@ -75,7 +80,7 @@ class Courier:
         self._is_behind = True
         while self._free() > 0:
             full_hosts = [host for host in self._hosts if self._room_for(host) <= 0]
-            full_users = [user for user, busy in self._users.items() if busy >= HANDS_A_USER]
+            full_users = [user for user in self._users if self._room_for_user(user) <= 0]
             due = await look(self._runtime.sessions, MOST_IN_A_LOOK, hosts=full_hosts, users=full_users)
             chosen = self._choose(due)
             self._is_behind = bool(full_hosts or full_users) or len(chosen) < len(due)
@@ -98,7 +103,7 @@ class Courier:
                 break
             if hosts[one.host] >= self._room_for(one.host):
                 continue
-            if self._users[one.user_id] + users[one.user_id] >= HANDS_A_USER:
+            if users[one.user_id] >= self._room_for_user(one.user_id):
                 continue
             hosts[one.host] += 1
             users[one.user_id] += 1
@@ -111,6 +116,9 @@ class Courier:
     def _room_for(self, host: str) -> int:
         return (1 if host in self._slow else HANDS_A_HOST) - self._hosts[host]
 
+    def _room_for_user(self, user: int) -> int:
+        return (HANDS_A_SLOW_USER if user in self._slow else HANDS_A_USER) - self._users[user]
+
     def _let_go(self, task: "asyncio.Task[None]") -> None:
         delivery = self._hands.pop(task)
         if self._is_behind:
@@ -119,6 +127,7 @@ class Courier:
         self._users -= Counter([delivery.user_id])
 
     async def _deliver(self, delivery: Delivery) -> None:
+        began = time.monotonic()
         try:
             outcome = await self._attempt(delivery)
         except Unavailable:
@@ -127,11 +136,15 @@ class Courier:
             log.exception("delivery_failed", delivery=delivery.id)
             outcome = Outcome("internal")
         fault_point("deliver.after_send")
-        self._note_pace(delivery.host, outcome)
+        if outcome.status is not None:
+            self._answered_at = time.monotonic()
+        self._note_pace(delivery, time.monotonic() - began)
         metrics.WEBHOOKS.labels(outcome.word).inc()
         told = {"outcome": outcome.word, "status": outcome.status, "ms": outcome.duration_ms}
         log.info("webhook_sent", delivery=delivery.id, host=delivery.host, attempt=delivery.attempts, **told)
-        await self._record(delivery, outcome)
+        reason = await self._record(delivery, outcome)
+        if reason is not None:
+            await self._tell_of_disabling(delivery, reason)
 
     async def _attempt(self, delivery: Delivery) -> Outcome:
         target = await find_target(self._runtime.sessions, delivery)
@@ -141,32 +154,55 @@ class Courier:
         structlog.contextvars.bind_contextvars(message=message.id)  # on every line of this attempt
         return await send(self._egress, *target, message)
 
-    def _note_pace(self, host: str, outcome: Outcome) -> None:
-        is_slow = outcome.word == "timeout" or (outcome.duration_ms or 0) > SLOW_SECONDS * 1000
-        if not is_slow:
-            self._slow.discard(host)
-        elif len(self._slow) < MOST_SLOW_HOSTS:
-            self._slow.add(host)
+    def _note_pace(self, delivery: Delivery, seconds: float) -> None:
+        for name in (delivery.host, delivery.user_id):
+            self._slow.pop(name, None)
+            if seconds > SLOW_SECONDS:
+                self._slow[name] = None
+        while len(self._slow) > MOST_SLOW:
+            del self._slow[next(iter(self._slow))]
 
-    async def _record(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Until the database took it; only as long as the lease holds, after which it is sent again anyway."""
+    async def _record(self, delivery: Delivery, outcome: Outcome) -> str | None:
+        """Until the database took it; only as long as the lease holds, after which it is sent again anyway.
+
+        The reason where the endpoint was disabled by it.
+        """
         retry_seconds = retry_after(delivery, outcome)
+        # While nobody at all answers it is our way out, and held against no receiver.
+        is_way_out_sound = time.monotonic() - self._answered_at < WAY_OUT_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._lease_seconds):
                 while True:
                     try:
-                        sessions = self._runtime.sessions
-                        reason = await record(sessions, delivery, outcome, retry_seconds, FAILING_SECONDS)
-                        break
+                        return await record(
+                            self._runtime.sessions,
+                            delivery,
+                            outcome,
+                            retry_seconds=retry_seconds,
+                            failing_seconds=FAILING_SECONDS,
+                            is_the_receivers=outcome.is_the_receivers and is_way_out_sound,
+                        )
                     except Unavailable:
                         await asyncio.sleep(1)
                     except Exception:
                         log.exception("delivery_not_recorded", delivery=delivery.id)
-                        return
-                if reason is not None:
-                    metrics.WEBHOOKS_DISABLED.labels(reason).inc()
-                    told = {"endpoint": delivery.endpoint_id, "user_id": delivery.user_id, "host": delivery.host}
-                    log.warning("webhook_disabled", reason=reason, **told)
+                        break
+        return None
+
+    async def _tell_of_disabling(self, delivery: Delivery, reason: str) -> None:
+        """Its owner, once, at the endpoints that still work: what lasts is the list."""
+        metrics.WEBHOOKS_DISABLED.labels(reason).inc()
+        told = {"endpoint": delivery.endpoint_id, "user_id": delivery.user_id, "host": delivery.host}
+        log.warning("webhook_disabled", reason=reason, **told)
+        data = {"endpointId": delivery.endpoint_id, "reason": reason}
+        try:
+            for url, keys in await find_others(self._runtime.sessions, delivery):
+                message = write_message(f"msg_disabled_{delivery.id}_{delivery.version}", DISABLED, keys.now, data)
+                await send(self._egress, url, keys, message)
+        except Unavailable:
+            return  # the database is away
+        except Exception:
+            log.exception("disabling_not_told", **told)
 
     async def _measure(self) -> None:
         while True:

@@ -9,6 +9,8 @@ import idna
 from yarl import URL
 
 LONGEST_URL = 2048
+LONGEST_LINK = 8192
+"""That is ever called."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)", re.IGNORECASE)
@@ -42,7 +44,7 @@ def check_url_form(url: str, allowed: frozenset[str] = frozenset()) -> str | Non
     `allowed` holds exact `host:port` origins exempt from the public-address and the port rule.
     """
     try:
-        read_url(url, allowed, longest=LONGEST_URL)
+        spell_url(url, allowed)
     except BadFormError as problem:
         return str(problem)
     return None
@@ -50,7 +52,10 @@ def check_url_form(url: str, allowed: frozenset[str] = frozenset()) -> str | Non
 
 def spell_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
     """A caller's URL in the one spelling in which it is dialled: `scheme://host[:port]/…`. Raises BadFormError."""
-    return str(read_url(url, allowed, longest=LONGEST_URL))
+    spelled = str(read_url(url, allowed, longest=LONGEST_URL))
+    if len(spelled) > LONGEST_LINK:  # nobody could call it
+        raise BadFormError(f"转义后不能超过 {LONGEST_LINK} 个字符")
+    return spelled
 
 
 def read_url(url: str, allowed: frozenset[str], *, longest: int) -> URL:

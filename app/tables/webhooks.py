@@ -27,12 +27,14 @@ webhook_endpoints = Table(
     Column("previous", exact(64), nullable=True),
     Column("previous_until", UtcTime, nullable=True),
     Column("failing_since", UtcTime, nullable=True),  # the first failure after the newest success
+    Column("failed_at", UtcTime, nullable=True),  # the newest failure
     Column("disabled_at", UtcTime, nullable=True),  # NULL: it is told
     Column("disabled_reason", String(16), nullable=True),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Index("ix_webhook_endpoints_user_id", "user_id"),
     CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+    sqlite_autoincrement=True,  # what waits for one that was deleted must not meet its number again
     **MYSQL,
 )
 

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Update, delete, func, insert, select, update
 
 from app.database import Sessions, repeat_on_conflict, utc_now
 from app.egress import BadFormError, spell_url
 from app.errors import InvalidParameter, NotFound
 from app.runtime import Runtime
 from app.tables import users
+from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
+from app.webhooks.outbox import host_in
 from app.webhooks.secrets import Keys, keys_in, keys_of, rotation
 from app.webhooks.signing import new_secret
 
 MOST_ENDPOINTS = 10
 BY_HAND = "manual"
+_UNHARMED = {"failing_since": None, "failed_at": None}
 
 
 def read_target(field: str, url: str, allowed: frozenset[str]) -> str:
@@ -62,14 +65,18 @@ async def change_endpoint(
     events: list[str] | None = None,
     enabled: bool | None = None,
 ) -> dict[str, Any]:
-    """The endpoint as it then is; None leaves a thing as it was. A new address starts without a past of failures."""
+    """The endpoint as it then is; None leaves a thing as it was.
+
+    A new address starts without a past of failures, and is told at once of what waits. What is under way to the old
+    one is taken out of its process's hands: whatever comes of it says nothing about the new one.
+    """
     changes: dict[str, Any] = {"updated_at": utc_now()}
     if url is not None:
-        changes |= {"url": read_target("url", url, runtime.settings.egress_allowed), "failing_since": None}
+        changes |= {"url": read_target("url", url, runtime.settings.egress_allowed), **_UNHARMED}
     if events is not None:
         changes["events"] = events
     if enabled is True:
-        changes |= {"disabled_at": None, "disabled_reason": None, "failing_since": None}
+        changes |= {"disabled_at": None, "disabled_reason": None, **_UNHARMED}
     if enabled is False:
         changes["disabled_at"] = func.coalesce(endpoints.c.disabled_at, utc_now())
         changes["disabled_reason"] = func.coalesce(endpoints.c.disabled_reason, BY_HAND)
@@ -77,6 +84,8 @@ async def change_endpoint(
     async with runtime.sessions.begin() as session:
         if not (await session.execute(update(endpoints).where(this).values(**changes))).rowcount:
             raise NotFound("推送端点不存在")
+        if url is not None:
+            await session.execute(_move(endpoint_id, user_id))
         return dict((await session.execute(select(*_SHOWN).where(this))).one()._mapping)
 
 
@@ -110,6 +119,13 @@ async def get_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> tu
 
 def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
     return (endpoints.c.id == endpoint_id) & (endpoints.c.user_id == user_id)
+
+
+def _move(endpoint_id: int, user_id: int) -> Update:
+    address = select(host_in(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
+    pending = (deliveries.c.endpoint_id == endpoint_id) & (deliveries.c.status == "pending")
+    moved = {"host": address, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}
+    return update(deliveries).where(pending, deliveries.c.user_id == user_id).values(**moved)
 
 
 _SHOWN = [endpoints.c[name] for name in ("id", "url", "events", "disabled_at", "disabled_reason", "created_at")]

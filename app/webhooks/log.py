@@ -106,7 +106,7 @@ _SHOWN = (
         endpoints.c.disabled_at,
     )
     .join(tasks, tasks.c.id == deliveries.c.task_id)
-    .outerjoin(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
+    .outerjoin(endpoints, (endpoints.c.id == deliveries.c.endpoint_id) & (endpoints.c.user_id == deliveries.c.user_id))
 )
 # By the primary key: the oldest rows stand first, and no index is kept for this alone.
 _first = select(deliveries.c.id, deliveries.c.created_at, deliveries.c.status).order_by(deliveries.c.id)

@@ -7,7 +7,7 @@ left by a process that never came back, and is told again: at least once, under 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Integer, String, bindparam, func, insert, literal, select, union_all, update
+from sqlalchemy import ColumnElement, Integer, String, bindparam, case, func, insert, literal, select, union_all, update
 
 from app.database import Session, Sessions, repeat_on_conflict, utc_after, utc_now
 from app.tables import tasks, webhook_secrets
@@ -16,12 +16,14 @@ from app.tables import webhook_endpoints as endpoints
 from app.webhooks.secrets import Keys, get_keys, keys_in, keys_of
 from app.webhooks.send import Outcome
 
-COMPLETED, FAILED = "task.completed", "task.failed"
+COMPLETED, FAILED, DISABLED = "task.completed", "task.failed", "webhook.disabled"
 TOLD_SECONDS = 24 * 3600.0
 """How long a receiver is tried."""
 CALLBACK = 0
 """The `endpoint_id` of what goes to the task's own callbackUrl."""
 GONE, FAILING = "gone", "failing"
+LONGEST_GAP_SECONDS = 10 * 3600.0
+"""Between two attempts of one delivery, which are at most eight hours and a fifth apart."""
 
 
 async def enqueue(session: Session, *, user_id: int, task_id: int, event: str) -> None:
@@ -81,11 +83,19 @@ async def claim(sessions: Sessions, chosen: Sequence[Due], lease_seconds: float)
     ]
 
 
+async def find_others(sessions: Sessions, delivery: Delivery) -> list[tuple[str, Keys]]:
+    """The user's other endpoints that are told of things, and what signs for each."""
+    async with sessions.read() as session:
+        rows = await session.execute(_OTHERS, {"endpoint": delivery.endpoint_id, "user": delivery.user_id})
+        return [(row.url, keys_of(row)) for row in rows]
+
+
 async def find_target(sessions: Sessions, delivery: Delivery) -> tuple[str, Keys] | None:
     """The address as it is now, and what signs for it; None where nobody is to be told any longer."""
     async with sessions.read() as session:
         if delivery.endpoint_id != CALLBACK:
-            row = (await session.execute(_ENDPOINT, {"endpoint": delivery.endpoint_id})).one_or_none()
+            this = {"endpoint": delivery.endpoint_id, "user": delivery.user_id}
+            row = (await session.execute(_ENDPOINT, this)).one_or_none()
             return None if row is None else (row.url, keys_of(row))
         row = (await session.execute(_CALLBACK, {"task": delivery.task_id})).one_or_none()
     if row is None:
@@ -96,12 +106,18 @@ async def find_target(sessions: Sessions, delivery: Delivery) -> tuple[str, Keys
 
 @repeat_on_conflict
 async def record(
-    sessions: Sessions, delivery: Delivery, outcome: Outcome, retry_seconds: float | None, failing_seconds: float
+    sessions: Sessions,
+    delivery: Delivery,
+    outcome: Outcome,
+    *,
+    retry_seconds: float | None,
+    failing_seconds: float,
+    is_the_receivers: bool,
 ) -> str | None:
     """Writes what became of an attempt; nothing where the row is in other hands by now.
 
     None for `retry_seconds` ends it. An endpoint is disabled by a 410, or once it has failed for `failing_seconds`
-    without a success between: then the reason is answered.
+    without a success between: then the reason is answered. Only what `is_the_receivers` says anything about it.
     """
     is_over = outcome.is_delivered or retry_seconds is None
     told = {
@@ -116,7 +132,7 @@ async def record(
     fence = (deliveries.c.id == delivery.id) & (deliveries.c.version == delivery.version)
     async with sessions.begin() as session:
         wrote = await session.execute(update(deliveries).where(fence).values(version=delivery.version + 1, **told))
-        if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not outcome.is_the_receivers:
+        if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not is_the_receivers:
             return None
         return await _note(session, delivery.endpoint_id, outcome, failing_seconds)
 
@@ -125,11 +141,14 @@ async def _note(session: Session, endpoint_id: int, outcome: Outcome, failing_se
     """How the endpoint does; the reason where this outcome disables it."""
     this = (endpoints.c.id == endpoint_id) & endpoints.c.disabled_at.is_(None)
     if outcome.is_delivered:
-        works = update(endpoints).where(this, endpoints.c.failing_since.is_not(None)).values(failing_since=None)
-        await session.execute(works)
+        works = update(endpoints).where(this, endpoints.c.failing_since.is_not(None))
+        await session.execute(works.values(failing_since=None, failed_at=None))
         return None
-    since = func.coalesce(endpoints.c.failing_since, utc_now())
-    await session.execute(update(endpoints).where(this).values(failing_since=since))
+    # Where nobody tried for so long, we were not there, and nothing is known of the time between.
+    is_kept_up = endpoints.c.failed_at > utc_after(-LONGEST_GAP_SECONDS)
+    since = case((is_kept_up, endpoints.c.failing_since), else_=utc_now())
+    failed = update(endpoints).where(this)  # MySQL assigns from left to right
+    await session.execute(failed.ordered_values((endpoints.c.failing_since, since), (endpoints.c.failed_at, utc_now())))
     reason = GONE if outcome.word == "gone" else FAILING
     too_long = literal(True) if reason == GONE else endpoints.c.failing_since <= utc_after(-failing_seconds)
     disabled = await session.execute(
@@ -145,7 +164,7 @@ async def overdue_seconds(sessions: Sessions) -> float:
     return 0.0 if row.oldest is None else max((row.now - row.oldest).total_seconds(), 0.0)
 
 
-def _host(url: ColumnElement[str]) -> ColumnElement[str]:
+def host_in(url: ColumnElement[str]) -> ColumnElement[str]:
     """Host and port of a URL in our spelling, which always has a path."""
     rest = func.substr(url, func.instr(url, "//", type_=Integer) + 2, type_=String)
     return func.substr(rest, 1, func.instr(rest, "/", type_=Integer) - 1, type_=String)
@@ -167,10 +186,10 @@ _ENQUEUE = insert(deliveries).from_select(
         "created_at",
     ],
     union_all(
-        select(_user, _task, literal(CALLBACK), _host(tasks.c.callback_url), *_new).where(
+        select(_user, _task, literal(CALLBACK), host_in(tasks.c.callback_url), *_new).where(
             tasks.c.id == _task, tasks.c.callback_url.is_not(None)
         ),
-        select(_user, _task, endpoints.c.id, _host(endpoints.c.url), *_new).where(
+        select(_user, _task, endpoints.c.id, host_in(endpoints.c.url), *_new).where(
             endpoints.c.user_id == _user,
             endpoints.c.disabled_at.is_(None),
             func.instr(endpoints.c.events, bindparam("event", type_=String), type_=Integer) > 0,
@@ -203,9 +222,11 @@ _TAKE = (
         next_run_at=utc_after(bindparam("lease")),
     )
 )
-_ENDPOINT = select(endpoints.c.url, *keys_in(endpoints)).where(
-    endpoints.c.id == bindparam("endpoint"), endpoints.c.disabled_at.is_(None)
+_ENABLED = select(endpoints.c.url, *keys_in(endpoints)).where(
+    endpoints.c.user_id == bindparam("user"), endpoints.c.disabled_at.is_(None)
 )
+_ENDPOINT = _ENABLED.where(endpoints.c.id == bindparam("endpoint"))
+_OTHERS = _ENABLED.where(endpoints.c.id != bindparam("endpoint"))
 _CALLBACK = (
     select(tasks.c.callback_url, *keys_in(webhook_secrets))
     .select_from(tasks.outerjoin(webhook_secrets, webhook_secrets.c.user_id == tasks.c.user_id))

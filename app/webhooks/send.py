@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def is_the_receivers(self) -> bool:
-        """Whether it says anything about how the receiver does."""
+        """Whether it says anything about how the receiver does, where our own way out is sound."""
         return self.word not in {"disabled", "internal"}
 
 

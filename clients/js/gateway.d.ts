@@ -118,6 +118,10 @@ export interface GatewayOptions {
 }
 
 export class GatewayError extends Error {
+  constructor(
+    told: { code?: number; errorCode: string; message: string; requestId?: string | null; retryAfter?: number | null },
+    cause?: unknown,
+  );
   /** the HTTP status; 0: there was no answer, or the time was over */
   readonly code: number;
   /** the gateway's own, such as INSUFFICIENT_POINTS; or NETWORK, TIMEOUT, WEBHOOK_INVALID, HTTP_502 */

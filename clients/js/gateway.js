@@ -3,7 +3,7 @@
 const ENDED = new Set(["completed", "failed"]);
 const RANKS = ["created", "queued", "processing", "completed", "failed"];
 const PASSING = new Set([0, 429, 502, 503, 504]); // 0: no answer at all
-const LONGEST_PAUSE = 60; // a gateway that asks for more patience is told to the caller instead
+const LONGEST_PAUSE = 60; // one that is asked for more patience tells the caller instead, unless that waits
 const ANSWER_SECONDS = 30;
 const UPLOAD_SECONDS = 300;
 const LONG_POLL_SECONDS = 30;
@@ -58,6 +58,7 @@ export class Gateway {
     try {
       for (let breaks = 0; ; ) {
         const listens = this.#WebSocket && breaks < MOST_BREAKS;
+        let pause = 0.5 + Math.random();
         try {
           watch.see(await this.task(taskNo, { wait: listens ? 0 : pollSeconds, signal: limit.signal }));
           if (listens && !watch.isOver) {
@@ -67,9 +68,10 @@ export class Gateway {
         } catch (error) {
           if (limit.signal.aborted) throw limit.signal.reason;
           if (!(error instanceof GatewayError && PASSING.has(error.code))) throw error;
+          pause = Math.max(pause, error.retryAfter ?? 0);
         }
         if (watch.isOver) return watch.task;
-        await sleep(0.5 + Math.random(), limit.signal);
+        await sleep(pause, limit.signal);
       }
     } finally {
       limit.end();
@@ -109,15 +111,20 @@ export class Gateway {
 
   /** Until the task has ended, or the connection has, for whatever reason. */
   async #listen(taskNo, watch, signal) {
-    const url = new URL(`${this.#base}/user/ai/tasks/ws`);
+    const url = new URL(`${this.#base}/user/ai/tasks/ws`, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", "ws");
     const since = watch.since ? { since: watch.since } : {};
-    const hello = this.#byTicket ? null : { type: "auth", token: await this.#credential(), ...since };
+    const hello = this.#byTicket ? null : { type: "auth", token: await within(this.#credential(), signal), ...since };
     if (this.#byTicket) {
       const { ticket } = await this.#request("POST", "/user/ai/tasks/ws-ticket", { signal });
       url.search = new URLSearchParams({ ticket, ...since });
     }
-    const socket = new this.#WebSocket(url.href);
+    let socket;
+    try {
+      socket = new this.#WebSocket(url.href);
+    } catch {
+      return; // as where it is closed at once: some pages may not have one
+    }
     const over = new AbortController();
     let timer;
     try {
@@ -172,21 +179,16 @@ export class Gateway {
   }
 
   async #send(method, path, { json, form, headers, signal, timeout }) {
-    const all = { ...headers, Authorization: `Bearer ${await this.#credential()}` };
-    if (json) all["Content-Type"] = "application/json";
+    const all = json ? { ...headers, "Content-Type": "application/json" } : { ...headers };
+    const body = json ? JSON.stringify(json) : form;
     const limit = new Limit(timeout, signal);
-    let response, text;
     try {
-      const body = json ? JSON.stringify(json) : form;
-      response = await fetch(this.#base + path, { method, headers: all, body, signal: limit.signal });
-      text = await response.text();
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw new GatewayError({ errorCode: "NETWORK", message: `no answer from the gateway: ${error.message}` }, error);
+      all.Authorization = `Bearer ${await within(this.#credential(), limit.signal)}`;
+      const response = await reach(this.#base + path, { method, headers: all, body, signal: limit.signal }, signal);
+      return read(...response);
     } finally {
       limit.end();
     }
-    return read(response, text);
   }
 }
 
@@ -257,13 +259,23 @@ class Limit extends AbortController {
   }
 }
 
+/** The answer and its text; what an abort of `signal` did is thrown as its reason, all else as a GatewayError. */
+async function reach(url, request, signal) {
+  try {
+    const response = await fetch(url, request);
+    return [response, await response.text()];
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw new GatewayError({ errorCode: "NETWORK", message: `no answer from the gateway: ${error.message}` }, error);
+  }
+}
+
 function read(response, text) {
-  let answer;
+  let answer = null;
   try {
     answer = JSON.parse(text);
-  } catch {
-    answer = {}; // something between us and the gateway answered
-  }
+  } catch {}
+  answer ??= {}; // something between us and the gateway answered
   if (response.ok && answer.code === 200) return answer.data;
   const seconds = parseFloat(response.headers.get("Retry-After"));
   throw new GatewayError({
@@ -275,14 +287,20 @@ function read(response, text) {
   });
 }
 
-function sleep(seconds, signal) {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(signal.reason);
-    if (signal?.aborted) return stop();
-    const end = () => signal?.removeEventListener("abort", stop);
-    const timer = setTimeout(() => (end(), resolve()), seconds * 1000);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), end(), stop()), { once: true });
-  });
+async function sleep(seconds, signal) {
+  let timer;
+  const over = new Promise((resolve) => (timer = setTimeout(resolve, seconds * 1000)));
+  await within(over, signal).finally(() => clearTimeout(timer));
+}
+
+/** What the promise gives; throws the signal's reason where that aborts first. */
+async function within(promise, signal) {
+  if (!signal) return promise;
+  let stop;
+  const aborted = new Promise((_, reject) => (stop = () => reject(signal.reason)));
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  return Promise.race([promise, aborted]).finally(() => signal.removeEventListener("abort", stop));
 }
 
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("previous", exact(64), nullable=True),
         sa.Column("previous_until", UtcTime(), nullable=True),
         sa.Column("failing_since", UtcTime(), nullable=True),
+        sa.Column("failed_at", UtcTime(), nullable=True),
         sa.Column("disabled_at", UtcTime(), nullable=True),
         sa.Column("disabled_reason", sa.String(length=16), nullable=True),
         sa.Column("created_at", UtcTime(), nullable=False),
@@ -48,6 +49,7 @@ def upgrade() -> None:
             "(disabled_at IS NULL) = (disabled_reason IS NULL)", name=op.f("ck_webhook_endpoints_disabled")
         ),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
         **MYSQL,
     )
     op.create_index("ix_webhook_endpoints_user_id", "webhook_endpoints", ["user_id"])

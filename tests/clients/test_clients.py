@@ -301,6 +301,27 @@ def test_what_does_not_pass_is_told(gateway: Gateway, client: Client) -> None:
     assert poor["requestId"]
 
 
+@every_language
+def test_whoever_waits_waits_as_long_as_was_asked_for(client: Client) -> None:
+    with scripted(_answer(503, Retry_After="120")) as far:
+        error = Call(client, far.url, ["k"], "wait", "TASK-1", timeout=6).error()
+        assert len(far.requests) == 1
+    assert (error["code"], error["errorCode"]) == (0, "TIMEOUT")
+
+
+@every_language
+@pytest.mark.parametrize("body", [b"null", b'"Bad"', b"[]", b"7"])
+def test_an_answer_of_no_known_form_is_tried_again(client: Client, body: bytes) -> None:
+    with scripted((502, {}, body), _answer(200, SUBMITTED)) as far:
+        assert Call(client, far.url, ["k"], "submit", "m", "p").result() == SUBMITTED
+        assert len(far.requests) == 2
+
+
+def test_a_compressed_answer_that_is_none_is_no_answer() -> None:
+    with scripted((200, {"Content-Encoding": "gzip"}, b"xx"), _answer(200, SUBMITTED)) as far:
+        assert Call(LANGUAGES[0], far.url, ["k"], "submit", "m", "p").result() == SUBMITTED
+
+
 @every_client
 def test_a_credential_may_be_a_function_and_is_asked_before_each_use(gateway: Gateway, client: Client) -> None:
     user = gateway.user()

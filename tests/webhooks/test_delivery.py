@@ -90,8 +90,8 @@ async def test_the_first_retry_is_due_within_ten_seconds(make: Maker, receiver: 
     assert 0 < (row["next_run_at"] - row["now"]).total_seconds() < 7
 
 
-def delivery(attempts: int, seconds_left: float = 86_400) -> Delivery:
-    return Delivery(1, "h", 1, 1, 0, 1, attempts, seconds_left)
+def delivery(attempts: int, seconds_left: float = 86_400, host: str = "h") -> Delivery:
+    return Delivery(1, host, 1, 1, 0, 1, attempts, seconds_left)
 
 
 def test_the_pauses_grow_and_end_with_the_day() -> None:

@@ -36,7 +36,7 @@ from gateway_client.shapes import (
 ENDED = frozenset({"completed", "failed"})
 RANKS = ("created", "queued", "processing", "completed", "failed")
 PASSING = frozenset({0, 429, 502, 503, 504})  # 0: no answer at all
-LONGEST_PAUSE = 60.0  # a gateway that asks for more patience is told to the caller instead
+LONGEST_PAUSE = 60.0  # one that is asked for more patience tells the caller instead, unless that waits
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 LONG_POLL_SECONDS = 30
@@ -119,6 +119,7 @@ class Gateway:
             async with asyncio.timeout(timeout) as limit:
                 while True:
                     listens = self._websocket and breaks < MOST_BREAKS
+                    pause = random.uniform(0.5, 1.5)
                     try:
                         watch.see(await self.task(task_no, wait=0 if listens else poll_seconds))
                         if listens and not watch.ended:
@@ -127,9 +128,10 @@ class Gateway:
                     except GatewayError as error:
                         if error.code not in PASSING:
                             raise
+                        pause = max(pause, error.retry_after or 0.0)
                     if watch.ended:
                         return watch.ended
-                    await asyncio.sleep(random.uniform(0.5, 1.5))
+                    await asyncio.sleep(pause)
         except TimeoutError as error:
             if not limit.expired():  # the caller's own
                 raise
@@ -228,7 +230,7 @@ class Gateway:
         own = {"Authorization": f"Bearer {await self._token()}"} | (headers or {})
         try:
             answer = await self._http.request(method, self._base + path, headers=own, timeout=timeout, **body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise GatewayError(f"no answer from the gateway: {error!r}", error_code="NETWORK") from error
         return _read(answer)
 
@@ -299,6 +301,8 @@ def _read(answer: httpx.Response) -> Any:
     try:
         told = answer.json()
     except ValueError:
+        told = None
+    if not isinstance(told, dict):
         told = {}  # something between us and the gateway answered
     if answer.is_success and told.get("code") == httpx.codes.OK:
         return told["data"]

@@ -1,0 +1,207 @@
+"""Fair to all: no receiver answers for another, none is disabled for our own troubles, and nobody takes all hands."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries, until
+from test_delivery import delivery, told_of_a_cancel
+from test_endpoints import DAY, end_a_task, failing, listed, post, records
+from test_outbox import HOOK, cancel, endpoint
+
+from app.egress import Egress, NoConnection
+from app.tables import webhook_deliveries, webhook_endpoints
+from app.webhooks import outbox as outbox_module
+from app.webhooks import send as send_module
+from tests.api.answers import data, refusal
+from tests.makers import Maker
+from worker import courier as courier_module
+
+pytestmark = pytest.mark.anyio
+
+
+async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:
+    async with make.runtime.sessions.read() as session:
+        rows = await session.execute(webhook_endpoints.select().order_by(webhook_endpoints.c.id))
+        return [(row.disabled_reason, row.failing_since) for row in rows]
+
+
+# ------------------------------------------------------------------ one is not another
+
+
+async def test_what_waits_for_a_deleted_endpoint_is_told_to_no_later_one(
+    make: Maker, receivers: list[Receiver]
+) -> None:
+    one, other = await make.user(points=100), await make.user(points=100)
+    mine = await endpoint(make, one, receivers[0].url)
+    await end_a_task(make, one)
+    data(await post(make, one, f"endpoints/{mine['id']}/delete"))
+    theirs = await endpoint(make, other, receivers[1].url)
+    later = await endpoint(make, one, receivers[2].url)
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert mine["id"] not in {theirs["id"], later["id"]}
+    assert (row["outcome"], [receiver.heard for receiver in receivers[:3]]) == ("disabled", [[], [], []])
+    assert (await records(make, one))["records"][0]["url"] is None
+
+
+async def test_what_waits_for_one_user_is_not_told_by_anothers_endpoint(make: Maker, receivers: list[Receiver]) -> None:
+    """Even where a number did come twice."""
+    one, other = await make.user(points=100), await make.user(points=100)
+    await endpoint(make, one, receivers[0].url)
+    await end_a_task(make, one)
+    theirs = await endpoint(make, other, receivers[1].url)
+    async with make.runtime.sessions.begin() as session:
+        await session.execute(webhook_deliveries.update().values(endpoint_id=theirs["id"]))
+    async with couriers(make.runtime):
+        (row,) = await ended_deliveries(make.runtime)
+    assert (row["outcome"], receivers[1].heard) == ("disabled", [])
+    assert (await records(make, one))["records"][0]["url"] is None
+
+
+@pytest.mark.parametrize("status", [410, 500])
+async def test_the_old_address_does_not_speak_for_the_new(make: Maker, receivers: list[Receiver], status: int) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receivers[0].url)
+    moved = asyncio.Event()
+
+    async def late(_: web.Request) -> web.StreamResponse:
+        await moved.wait()
+        return web.Response(status=status)
+
+    receivers[0].always = late
+    await end_a_task(make, user)
+    async with couriers(make.runtime):
+        await receivers[0].hears()
+        data(await post(make, user, f"endpoints/{made['id']}", url=receivers[1].url))
+        moved.set()
+        (row,) = await ended_deliveries(make.runtime)
+        await receivers[1].hears()
+    assert row["status"] == "delivered"
+    assert row["host"] == receivers[1].origin, "hands and pace are those of the host that is called"
+    assert await disabled_and_since(make) == [(None, None)]
+
+
+async def test_an_address_nobody_could_call_is_refused(make: Maker) -> None:
+    user = await make.user(points=100)
+    long = "https://receiver.example.com/" + "名" * 1000
+    for answer in (await make.submit(user, callbackUrl=long), await post(make, user, "endpoints", url=long)):
+        assert refusal(answer)[0] == 400
+        assert "转义后不能超过 8192 个字符" in refusal(answer)[2]
+    assert data(await make.submit(user, callbackUrl="https://receiver.example.com/" + "名" * 800))["taskNo"]
+
+
+# ------------------------------------------------------------------ our own troubles
+
+
+async def test_a_day_in_which_we_were_not_there_is_not_a_day_of_failing(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=200)
+    await endpoint(make, user, receiver.url)
+    receiver.always = 500
+    await failing(make, user, receiver, 1)
+    await shift(make.runtime, webhook_endpoints, -DAY - 1, "failing_since", "failed_at")
+    await failing(make, user, receiver, 2)
+    assert (await listed(make, user))[0]["enabled"], "two attempts in all"
+
+
+async def test_while_nobody_answers_nobody_is_disabled(
+    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, brisk: None
+) -> None:
+    real = Egress.post
+
+    async def cut_off(self: Egress, url: str, *rest: Any, **options: Any) -> Any:
+        if url.startswith(f"http://{receivers[3].origin}/"):
+            return await real(self, url, *rest, **options)
+        raise NoConnection("cannot connect")
+
+    monkeypatch.setattr(Egress, "post", cut_off)
+    monkeypatch.setattr(courier_module, "FAILING_SECONDS", 0.2)
+    users = [await make.user(points=100) for _ in range(2)]
+    for user, receiver in zip(users, receivers, strict=False):
+        await endpoint(make, user, receiver.url)
+        await end_a_task(make, user)
+
+    async def tried() -> bool:
+        return all(row["attempts"] > 4 for row in await outbox(make.runtime))
+
+    async def disabled() -> bool:
+        return [reason for reason, _ in await disabled_and_since(make)] == ["failing", "failing"]
+
+    async with couriers(make.runtime):
+        await until("tried", tried)
+        assert await disabled_and_since(make) == [(None, None)] * 2
+        witness = await make.user(points=100)
+        receivers[3].always = 500  # an answer all the same
+        await told_of_a_cancel(make, witness, receivers[3])
+        await until("the way out is known to be sound", disabled)
+
+
+async def test_the_owner_is_told_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
+    user, stranger = await make.user(points=100), await make.user(points=100)
+    gone = await endpoint(make, user, receivers[0].url)
+    works = await endpoint(make, user, receivers[1].url)
+    await endpoint(make, stranger, receivers[2].url)
+    receivers[0].always = 410
+    await end_a_task(make, user)
+    async with couriers(make.runtime):
+        await receivers[1].hears(2)
+    (notice,) = [heard for heard in receivers[1].heard if heard.json["type"] == "webhook.disabled"]
+    assert notice.verified(works["secret"])["data"] == {"endpointId": gone["id"], "reason": "gone"}
+    assert receivers[2].heard == []
+    assert len(receivers[0].heard) == 1
+
+
+# ------------------------------------------------------------------ hands
+
+
+async def test_users_of_many_slow_names_leave_hands_for_others(
+    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, number in {"HANDS": 4, "HANDS_A_HOST": 2, "HANDS_A_USER": 2, "HANDS_A_SLOW_USER": 1}.items():
+        monkeypatch.setattr(courier_module, name, number)
+    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.5)
+    receivers[0].always = HANG
+    for _ in range(2):
+        bad = await make.user(points=400)
+        await told_of_a_cancel(make, bad, *[receivers[0]] * 12)
+    for number, row in enumerate(await outbox(make.runtime)):
+        async with make.runtime.sessions.begin() as session:  # each by a name of its own
+            this = webhook_deliveries.c.id == row["id"]
+            await session.execute(webhook_deliveries.update().where(this).values(host=f"h{number}.example.com"))
+    async with couriers(make.runtime):
+        await receivers[0].hears(6)
+        await told_of_a_cancel(make, await make.user(points=100), receivers[3])
+        await receivers[3].hears()
+        assert len(receivers[0].heard) < 20, "before theirs were all through"
+
+
+async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow_name(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(0.6)
+        raise NoConnection("no such name")
+
+    monkeypatch.setattr(Egress, "post", slow_name)
+    monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.2)
+    user = await make.user(points=100)
+    data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
+    async with couriers(make.runtime) as (one,):
+        await tried_deliveries(make.runtime)
+        assert "receiver.example.com" in one._slow
+
+
+async def test_the_memory_of_the_slow_is_bounded_and_keeps_the_newest(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "MOST_SLOW", 3)
+    one = courier_module.Courier(make.runtime)
+    for number in range(4):
+        one._note_pace(delivery(1, host=f"h{number}.example.com"), 10.0)
+    assert list(one._slow) == ["h2.example.com", "h3.example.com", 1]
+    one._note_pace(delivery(1, host="h3.example.com"), 0.1)
+    assert list(one._slow) == ["h2.example.com"]
+
+
+def test_a_gap_is_longer_than_any_pause() -> None:
+    assert courier_module.STAIRS_SECONDS[-1] * 1.2 < outbox_module.LONGEST_GAP_SECONDS
