@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def storage_location(self) -> str:
-        """`STORAGE_URL`, or `var/files` beside the project as a file URL."""
+        """`STORAGE_URL`, or `var/files` in the working directory as a file URL."""
         return self.storage_url or Path("var/files").absolute().as_uri()
 
     @cached_property

@@ -30,7 +30,6 @@ from migrations.seeding import reprice_model
 
 DOC = (Path(__file__).parents[1] / "docs" / "pricing.md").read_text("utf-8")
 MIGRATIONS = Path(migrations.__file__).parent
-EXAMPLE = "pricing_doc"
 WIDE, SQUARE, VIDEO, TALL = (
     "sc_soraimg_img2img_16x9",
     "sc_soraimg_text_1x1",
@@ -48,20 +47,21 @@ def block(language: str, containing: str) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Alembic's own folder and, behind its head, the document's migration."""
+    """Alembic's own folder and the document's migration as it stands there: it must follow the newest of ours."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     head = ScriptDirectory.from_config(config).get_current_head()
     versions = tmp_path / "versions"
     versions.mkdir()
     source = block("python", "def upgrade")
-    for name, revision in (("revision", EXAMPLE), ("down_revision", head)):
-        source, count = re.subn(rf'^{name} = "\d+"$', f'{name} = "{revision}"', source, flags=re.MULTILINE)
-        assert count == 1
-    (versions / f"{EXAMPLE}.py").write_text(source, "utf-8")
+    numbers = dict(re.findall(r'^(revision|down_revision) = "(\d+)"$', source, flags=re.MULTILINE))
+    assert numbers == {"revision": f"{int(head or 0) + 1:04}", "down_revision": head}
+    assert f"--rev-id {numbers['revision']}`" in DOC
+    assert f"alembic upgrade {head}:{numbers['revision']} --sql " in DOC
+    (versions / f"{numbers['revision']}.py").write_text(source, "utf-8")
     config.set_main_option("path_separator", "os")
     config.set_main_option("version_locations", os.pathsep.join([str(MIGRATIONS / "versions"), str(versions)]))
-    config.attributes["head"] = head
+    config.attributes |= {"head": head, "example": numbers["revision"]}
     return config
 
 
@@ -135,7 +135,7 @@ def test_its_sql_does_the_same(config: Config, url: str, capsys: pytest.CaptureF
     upgrade(config, url, config.attributes["head"])
     before = rows_of(url)
     capsys.readouterr()
-    command.upgrade(config, f"{config.attributes['head']}:{EXAMPLE}", sql=True)
+    command.upgrade(config, f"{config.attributes['head']}:{config.attributes['example']}", sql=True)
     script = capsys.readouterr().out
     if url.startswith("sqlite"):
         with sqlite3.connect(url.removeprefix("sqlite+aiosqlite:///")) as connection:

@@ -189,6 +189,10 @@ class Stepper:
             count_stale(visit)
         except Unavailable:
             self._give_back(visit, as_it_was(visit, 1.0))
+        except asyncio.CancelledError:
+            # Here and not where it is cancelled: a library may swallow that, and the visit goes on with its row.
+            self._give_back(visit, as_it_was(visit, 0.0))
+            raise
         except Exception as error:
             metrics.VISIT_FAULTS.labels(visit.step).inc()
             log.exception("visit_failed", task_no=visit.task_no, step=visit.step)
@@ -267,13 +271,12 @@ class Stepper:
                 log.warning("leases_not_kept", tasks=len(visits), error=repr(error)[:200])
 
     async def _wind_down(self) -> None:
-        """Submits under way are heard out; the rest is given a moment and then given back."""
+        """Submits under way are heard out; the rest is given a moment, then cancelled, which gives its row back."""
         await self._wait_for_visits(OTHERS_GRACE_SECONDS)
         for lane in self._lanes:
             for task, visit in list(lane.visits.items()):
                 if visit.step not in {"submit", "submitting"}:
                     task.cancel()
-                    self._give_back(visit, as_it_was(visit, 0.0))
         await self._wait_for_visits(SEND_GRACE_SECONDS)
 
     async def _wait_for_visits(self, seconds: float) -> None:

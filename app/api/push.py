@@ -88,7 +88,10 @@ def may_come_from(settings: Settings, headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None or "*" in settings.cors_allowed or origin in settings.cors_allowed:
         return True
-    named = urlsplit(origin)
+    try:
+        named = urlsplit(origin)
+    except ValueError:  # "http://["
+        return False
     return named.scheme in {"http", "https"} and named.netloc in {
         headers.get("host"),
         urlsplit(settings.own_url).netloc,

@@ -51,7 +51,8 @@ LOT_CHECKS: tuple[tuple[str, str, str], ...] = (
         "SELECT l.* FROM points_lots l LEFT JOIN points_ledger e ON e.ref = l.ref"
         " LEFT JOIN points_lots o ON o.id = l.origin_lot_id WHERE (l.ref IS NULL) = (l.origin_lot_id IS NULL)"
         " OR (l.ref IS NOT NULL AND (e.id IS NULL OR e.kind <> 'grant' OR e.user_id <> l.user_id"
-        " OR e.points <> l.granted)) OR (l.origin_lot_id IS NOT NULL AND (o.id IS NULL OR o.user_id <> l.user_id))",
+        " OR e.points <> l.granted)) OR (l.origin_lot_id IS NOT NULL AND (o.id IS NULL OR o.user_id <> l.user_id"
+        " OR (o.expired = 0 AND o.expires_at > l.created_at)))",  # of one that expired the clock may have been set back
     ),
     (
         "I12",

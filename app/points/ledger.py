@@ -25,6 +25,13 @@ LATEST_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)  # told in local time, it must 
 OWN_REFS = ("expire:", "code:", "users-create:")  # numbered by this gateway itself: no top-up may take one
 
 
+class AccountFull(InvalidParameter):
+    """The top-up would bring the account past MOST_POINTS. Nothing moved."""
+
+    def __init__(self) -> None:
+        super().__init__("points", "超出账户上限")
+
+
 class BooksDisagree(GatewayError):
     """An account does not hold what its open tasks say it holds. The transaction is rolled back, nothing moves."""
 
@@ -132,11 +139,19 @@ async def grant(
     except DuplicateRow as error:
         if "ref" not in error.text:
             raise
+    except AccountFull:  # perhaps by this very top-up
+        if not await _is_known(sessions, ref):
+            raise
     async with sessions.read() as session:
         same = {"ref": ref, "user": user_id, "points": points, "expires": expires}
         if await session.scalar(_SAME_GRANT, same) is None:
             raise GrantConflict
         return False, await balance_of(session, user_id)
+
+
+async def _is_known(sessions: Sessions, ref: str) -> bool:
+    async with sessions.read() as session:
+        return await session.scalar(_BY_REF, {"ref": ref}) is not None
 
 
 async def add(
@@ -152,7 +167,7 @@ async def add(
     await lock_account(session, user_id)
     added = await session.execute(_ADD, {"user": user_id, "cost": points})
     if not added.rowcount:
-        raise InvalidParameter("points", "超出账户上限")
+        raise AccountFull
     await _write(session, user_id, "grant", points=points, held=0, ref=ref, remark=remark)
     if expires is not None:
         await check_expiry(session, expires)
@@ -210,6 +225,7 @@ _ADD = (
 _LOCKED = select(accounts.c.available, accounts.c.next_expiry, utc_now().label("now")).where(_mine).with_for_update()
 _NOW = select(utc_now())
 _BALANCE = select(lots.spendable(_user))
+_BY_REF = select(ledger.c.id).where(ledger.c.ref == bindparam("ref"))
 _SAME_GRANT = (
     select(ledger.c.id)
     .outerjoin(points_lots, points_lots.c.ref == ledger.c.ref)

@@ -29,6 +29,9 @@ from app.times import read_moment
 
 OVERLAP_SECONDS = float(LONGEST_TRANSACTION_SECONDS + LONGEST_COMMIT_SECONDS)
 REMEMBERED_SECONDS = OVERLAP_SECONDS + 2 * LOOK_SECONDS
+SLOWEST_PACE = 1.2
+REPLAYED_SECONDS = OVERLAP_SECONDS + SLOWEST_PACE * LOOK_SECONDS  # a stream may have ended before its next look
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 PING_SECONDS = 30.0
 RETRY_SECONDS = 2.0
 PAGE = 200
@@ -38,8 +41,8 @@ EVENT_ID_DIGITS = range(11, 16)  # milliseconds since 1970; an ISO date in digit
 
 
 def event_id(row: dict[str, Any]) -> str:
-    """From where to go on after this change: its `updated_at` in milliseconds since 1970."""
-    return str(round(row["updated_at"].timestamp() * 1000))
+    """From where to go on after this change, in milliseconds since 1970: all that is older has been told."""
+    return str(round(row["told_to"].timestamp() * 1000))
 
 
 def read_since(text: str | None, zone: ZoneInfo) -> datetime | None:
@@ -49,7 +52,8 @@ def read_since(text: str | None, zone: ZoneInfo) -> datetime | None:
             return datetime.fromtimestamp(int(text) / 1000, UTC)
         except (OverflowError, ValueError, OSError):
             raise InvalidParameter("since", "须为 ISO 时间或事件 ID") from None
-    return read_moment("since", text, zone)
+    moment = read_moment("since", text, zone)
+    return moment and max(moment, EARLIEST)
 
 
 @dataclass(slots=True)
@@ -80,15 +84,15 @@ class Follower:
         self._listener.wake()
 
     async def changes(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """Rows as `view_task` wants them, each when it changed; None first, once nothing can be missed any more, and
-        then every half a minute. It ends when this process does. Raises Unavailable only before the first None.
+        """Rows as `view_task` and `event_id` want them, each when it changed; None first, once nothing can be missed,
+        and then every half a minute. It ends when this process does. Raises Unavailable only before the first None.
         """
         async with self._runtime.notices.listen(self._user_id) as self._listener:
             if self._since is None:
                 await self._pass_over_what_stands()
             yield None
             pinged_at = boot_seconds()
-            pace = random.uniform(0.8, 1.2)  # noqa: S311 (thousands that came together do not look together for ever)
+            pace = random.uniform(0.8, SLOWEST_PACE)  # noqa: S311 (who came together looks at other times)
             while not self._listener.is_over:
                 try:
                     async for row in self._news(pace):
@@ -112,24 +116,30 @@ class Follower:
             page = self._turn(page, rows)
 
     async def _news(self, pace: float) -> AsyncGenerator[dict[str, Any], None]:
+        """Oldest first, whatever told of it, so that no id is ahead of what was not told yet."""
         numbers, has_missed = self._listener.take()
+        if len(numbers) > MOST_HELD:
+            numbers, has_missed = [], True
         self._must_look |= has_missed
-        for some in _in_chunks(numbers):
-            for row in await self._read(_NAMED, {"numbers": some}):
-                if self._note(row):
-                    yield dict(row._mapping)
         while (page := self._find_page(pace)) is not None:
             rows = await self._read(page.statement, page.values)
-            for some in _in_chunks([row.id for row in rows if self._is_news(row)]):
-                for row in await self._read(_THESE, {"ids": some}):
+            for some in _in_chunks([row for row in rows if self._is_news(row)]):
+                for row in await self._read(_THESE, {"ids": [one.id for one in some]}):
                     if self._note(row):
-                        yield dict(row._mapping)
+                        yield self._tell(row, some[-1].updated_at)  # it may have changed since the walk passed
             self._page = self._turn(page, rows)
+        for row in await self._read(_NAMED, {"numbers": numbers}) if numbers else ():
+            if self._note(row):
+                yield self._tell(row, row.updated_at)
+
+    def _tell(self, row: Row[Any], told_to: datetime) -> dict[str, Any]:
+        """The row, and up to when all has been told: never beyond a replay that was asked for and is not begun."""
+        return {**row._mapping, "told_to": min(row.updated_at, told_to, self._since or told_to)}
 
     def _find_page(self, pace: float) -> _Page | None:
         """The one where an earlier walk stopped, or the first of one that is due."""
         if self._page is None and self._since is not None:
-            at, self._since = self._since - timedelta(seconds=OVERLAP_SECONDS), None
+            at, self._since = self._since - timedelta(seconds=REPLAYED_SECONDS), None
             self._told.clear()
             self._page = _Page(_AFTER, {"at": at, "id": 0}, looks=False)
         elapsed = boot_seconds() - self._looked_at
@@ -178,8 +188,8 @@ class Follower:
         return rows
 
 
-def _in_chunks(keys: list[Any]) -> list[list[Any]]:
-    return [keys[start : start + MOST_HELD] for start in range(0, len(keys), MOST_HELD)]
+def _in_chunks(rows: list[Row[Any]]) -> list[list[Row[Any]]]:
+    return [rows[start : start + MOST_HELD] for start in range(0, len(rows), MOST_HELD)]
 
 
 _mine = tasks.c.user_id == bindparam("user")

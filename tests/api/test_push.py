@@ -170,6 +170,7 @@ async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runti
         async with door.told(user.token, origin=origin):
             pass
     foreign = ("https://evil.example.com", "http://app.example.com", "null", "https://app.example.com.evil.com", "x://")
+    foreign += ("http://[", "http://[x]")  # no URL at all
     for origin in foreign:
         with pytest.raises(InvalidStatus) as refused:
             async with door.socket(origin=origin):

@@ -1,7 +1,10 @@
 """Push misses nothing: what came before, what is committed late, what no notice told, what came all at once."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,6 +90,78 @@ async def test_more_than_a_page_is_replayed_whole_and_in_order(
         assert sorted(told) == sorted(numbers)
         assert set(told[:18]) == set(numbers[4:22])
         assert await socket.silence(0.3) == []
+
+
+@embedded
+async def test_since_may_be_the_beginning_of_time(make: Maker, door: Door) -> None:
+    user, since = await make.user(points=60), "0001-01-01T00:00:00Z"
+    await make.task_no(user)
+    async with door.told(user.token, since) as socket, door.events(f"?since={since}", **user.headers) as events:
+        assert (await socket.next())["data"] == (await events.next_task())["data"]
+
+
+async def _told_by(changes: AsyncGenerator[dict[str, Any] | None, None], most: int) -> list[dict[str, Any]]:
+    """So many rows, or those that come before a silence."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(TimeoutError):
+        while len(rows) < most:
+            async with asyncio.timeout(1):
+                row = await anext(changes)
+            rows += [row] if row else []
+    return rows
+
+
+@pytest.mark.parametrize("how", ["noticed", "passed", "queued", "asked"])
+async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Runtime, how: str) -> None:
+    """A stream breaks right after it told a change of now, while older ones wait; `since` its newest id finds them."""
+    user = await make.user(points=3000)
+    numbers = [await make.task_no(user) for _ in range(45)]
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.000")
+    await execute(runtime, "UPDATE tasks SET updated_at = :at", at=hour_ago)
+    change = f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]} WHERE task_no = "
+    since = None if how in {"queued", "asked"} else datetime.now(UTC) - timedelta(hours=2)
+    follower = follow.Follower(runtime, user.id, since)
+    async with aclosing(follower.changes()) as changes:
+        assert await anext(changes) is None
+        if how == "noticed":  # before the replay began
+            await execute(runtime, change + ":no", no=numbers[44])
+            follower._listener.tell(numbers[44])
+            rows = await _told_by(changes, 1)
+        elif how == "passed":  # the walk has seen where it stands, and not yet read it whole
+            rows = await _told_by(changes, 1)
+            await execute(runtime, change + ":no", no=numbers[25])
+            rows += await _told_by(changes, 39)
+            assert numbers[25] in {row["task_no"] for row in rows}
+        elif how == "queued":  # more than one read holds, the newest first; a consumer took an hour for the others
+            await execute(runtime, "UPDATE tasks SET progress = 8")
+            follower._looked_at -= 7200
+            await execute(runtime, change + ":no", no=numbers[44])
+            for task_no in reversed(numbers):
+                follower._listener.tell(task_no)
+            rows = await _told_by(changes, 20)
+        else:  # while a notice was told, the caller asked for older ones
+            await execute(runtime, change + ":a OR task_no = :b", a=numbers[43], b=numbers[44])
+            follower._listener.tell(numbers[43])
+            follower._listener.tell(numbers[44])
+            rows = await _told_by(changes, 1)
+            follower.replay(datetime.now(UTC) - timedelta(hours=2))
+            rows = await _told_by(changes, 1)
+    told = {row["task_no"] for row in rows}
+    newest = follow.read_since(max((follow.event_id(row) for row in rows), key=int), runtime.settings.zone)
+    async with aclosing(follow.Follower(runtime, user.id, newest).changes()) as changes:
+        told |= {row["task_no"] for row in await _told_by(changes, 100)}
+    assert told == set(numbers)
+
+
+@embedded
+async def test_since_reaches_back_to_what_no_notice_told_and_no_look_found_yet(make: Maker, runtime: Runtime) -> None:
+    user = await make.user(points=60)
+    lost, noticed = await make.task_no(user), await make.task_no(user)
+    now = datetime.now(UTC)
+    earlier = (now - timedelta(seconds=60)).strftime("%Y-%m-%d %H:%M:%S.000")
+    await execute(runtime, "UPDATE tasks SET updated_at = :at WHERE task_no = :no", at=earlier, no=lost)
+    async with aclosing(follow.Follower(runtime, user.id, now).changes()) as changes:
+        assert {row["task_no"] for row in await _told_by(changes, 9)} == {lost, noticed}
 
 
 @pytest.fixture

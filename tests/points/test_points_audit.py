@@ -152,6 +152,7 @@ LOT_DAMAGE: Damages = {
         "UPDATE points_lots SET origin_lot_id = 1 WHERE ref = 'l'",
         "UPDATE points_lots SET user_id = 2 WHERE ref = 'lapsed'",
         "UPDATE points_lots SET origin_lot_id = 99 WHERE origin_lot_id IS NOT NULL",
+        "UPDATE points_lots SET expired = 0, expires_at = '2090-01-01 00:00:00.000' WHERE ref = 'lapsed'",
     ],
     ("I12", "what has expired of a lot is told by its one entry"): [
         "UPDATE points_lots SET expired = expired + 1, remaining = remaining - 1 WHERE ref = 'l'",

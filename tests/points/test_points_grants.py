@@ -10,6 +10,7 @@ import pytest
 
 from app.accounts.keys import ADMIN_SCOPE, ALL_SCOPES, create_key
 from app.accounts.users import set_status
+from app.points.ledger import MOST_POINTS
 from app.points.statement import get_balance
 from app.runtime import Runtime
 from app.settings import Settings
@@ -57,6 +58,17 @@ async def test_a_known_reference_for_something_else_is_told(make: Maker) -> None
         assert "ref" in message
     assert await make.balance(user) == (100, 0)
     assert await make.balance(other) == (0, 0)
+
+
+async def test_a_known_reference_is_known_on_a_full_account_too(make: Maker) -> None:
+    admin, user = await make.user(admin=True), await make.user()
+    for applied in (True, False):
+        told = data(await top_up(make, admin.headers, user.id, points=MOST_POINTS))
+        assert (told["applied"], told["balance"]) == (applied, MOST_POINTS)
+    assert refusal(await top_up(make, admin.headers, user.id, points=1))[:2] == (409, "GRANT_CONFLICT")
+    status, _, message = refusal(await top_up(make, admin.headers, user.id, points=1, ref="order-2"))
+    assert (status, message) == (400, "参数错误: points 超出账户上限")
+    assert await make.balance(user) == (MOST_POINTS, 0)
 
 
 async def test_a_known_reference_until_another_time_is_told_too(make: Maker) -> None:

@@ -331,11 +331,11 @@ async def test_the_outcome_is_written_once_the_database_is_there_again(
 ) -> None:
     real, away = courier_module.record, [3]
 
-    async def record(*arguments: Any) -> Any:
+    async def record(*arguments: Any, **options: Any) -> Any:
         if away[0]:
             away[0] -= 1
             raise Unavailable
-        return await real(*arguments)
+        return await real(*arguments, **options)
 
     monkeypatch.setattr(courier_module, "record", record)
     user = await make.user(points=100)

@@ -144,11 +144,12 @@ async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Make
         assert await look(runtime.sessions, 10, **passed_over) == []
     (other,) = await claim(runtime.sessions, await look(runtime.sessions, 10, hosts=["x"], users=[0]), 30)
     assert (other.version, other.attempts) == (frozen.version + 1, 2)
-    await record(runtime.sessions, frozen, Outcome("error", 500), 5.0, 1.0)
+    fair = {"failing_seconds": 1.0, "is_the_receivers": True}
+    await record(runtime.sessions, frozen, Outcome("error", 500), retry_seconds=5.0, **fair)
     (row,) = await outbox(runtime)
     assert (row["outcome"], row["version"], row["attempts"]) == (None, other.version, 2)
-    await record(runtime.sessions, other, Outcome("delivered", 200), None, 1.0)
-    await record(runtime.sessions, frozen, Outcome("error", 500), None, 1.0)
+    await record(runtime.sessions, other, Outcome("delivered", 200), retry_seconds=None, **fair)
+    await record(runtime.sessions, frozen, Outcome("error", 500), retry_seconds=None, **fair)
     assert [(row["status"], row["outcome"]) for row in await outbox(runtime)] == [("delivered", "delivered")]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -10,11 +10,14 @@ from sandbox_server import Server
 
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
+from app.see2ai.actions import Action
+from app.see2ai.client import See2ai
+from app.see2ai.states import Verdict
 from app.tasks import advance as advance_module
 from app.tasks import claim, host
 from app.tasks.advance import Stale, advance
 from app.tasks.claim import Share, boot_seconds, claim_due, find_work, give_back, keep
-from app.tasks.decide import as_it_was
+from app.tasks.decide import Move, as_it_was
 from tests.makers import Maker
 from tests.worlds import execute
 from worker import stepper as stepper_module
@@ -256,6 +259,35 @@ async def test_stopping_gives_the_rest_back_at_once(
     assert tuple(row) == (None, 0)
     async with stepping(runtime):
         assert (await make.ended(user, task_no))["status"] == "completed"
+
+
+async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one visit."""
+    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    real_poll, real_hosting, polling = See2ai.poll, advance_module.host_results, asyncio.Event()
+
+    async def swallowing(self: See2ai, action: Action, task_id: str) -> Verdict:
+        if not polling.is_set():
+            polling.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+        return await real_poll(self, action, task_id)
+
+    async def slow(runtime: Runtime, visit: claim.Visit) -> Move:
+        await asyncio.sleep(0.5)
+        return await real_hosting(runtime, visit)
+
+    monkeypatch.setattr(See2ai, "poll", swallowing)
+    monkeypatch.setattr(advance_module, "host_results", slow)
+    monkeypatch.setattr(stepper_module, "GATHER_SECONDS", 0.2)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    async with stepping(runtime):
+        await polling.wait()
+        await asyncio.sleep(1)
+    assert (await make.task(user, task_no))["status"] == "completed"
 
 
 async def test_rows_are_given_back_once_the_database_is_there_again(
