@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from sandbox_server import KEY, Server, serve
 
@@ -29,6 +30,12 @@ from tests.makers import Maker
 from tests.services import MISSING, RealServices, start_real_services
 from tests.worlds import World, embedded_world
 from worker.main import run_worker
+
+if not os.environ.get("CI"):  # there Hypothesis has a profile of its own: the same examples each time, and no deadline
+    hypothesis.settings.register_profile(
+        "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("unhurried")
 
 WORLDS = ("embedded", "real")
 STATE: dict[str, str] = {}

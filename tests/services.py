@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 START_SECONDS = 60
+_KEPT: list[socket.socket] = []
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def dead_port() -> int:
+    """Where nobody listens, and nobody but a test that knows the number can begin to until the run is over.
+
+    A port that was only free a while ago may be anybody's by the time it is used.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server of the test's own may have it, too
+    kept.bind(("127.0.0.1", 0))
+    _KEPT.append(kept)
+    return int(kept.getsockname()[1])
 
 
 def _rclone() -> str:

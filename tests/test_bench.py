@@ -32,6 +32,6 @@ def test_benchmarks_run_and_leave_clean_books(real_services: RealServices | None
         for module, options in TINY.items()
     }
     for module, child in running.items():
-        output, _ = child.communicate(timeout=120)
+        output, _ = child.communicate(timeout=300)
         assert child.returncode == 0, f"{module}: {output}"
         assert "clean" in output

@@ -12,7 +12,7 @@ import pytest
 from app import storage
 from app.settings import Settings, load_settings
 from app.storage import ObjectStore, StorageError, StoredObject, open_object_store
-from tests.services import S3Server, free_port, start_s3
+from tests.services import S3Server, dead_port, start_s3
 
 pytestmark = pytest.mark.anyio
 FILM_BYTES = 20 * 1024 * 1024
@@ -198,7 +198,7 @@ async def test_an_error_tells_the_status_and_no_key() -> None:
 
 
 async def test_a_closed_port_fails_soon() -> None:
-    store = open_object_store(dead_settings(free_port()))
+    store = open_object_store(dead_settings(dead_port()))
     began = time.monotonic()
     with pytest.raises(StorageError) as caught:
         await store.put("key", b"x", "text/plain")
@@ -260,10 +260,10 @@ async def test_a_file_of_usual_size_is_one_plain_signed_put(film: Path) -> None:
 
 
 async def test_an_object_that_stops_coming_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.5)
     start = b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 900000\r\n\r\n" + b"x" * 300_000
     async with speaking({b"GET": start}, []) as port:
         found = await open_object_store(dead_settings(port)).open("key")
+        monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.5)
         with pytest.raises(StorageError, match="read"):
             await read(found)
 

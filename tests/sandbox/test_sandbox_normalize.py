@@ -30,7 +30,7 @@ def picture(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", **how: 
 
 
 def read_result(answer: dict[str, Any]) -> Image.Image:
-    content = httpx.get(answer["normalized_url"]).content
+    content = httpx.get(answer["normalized_url"], timeout=60).content
     image = Image.open(io.BytesIO(content))
     image.load()
     assert (image.format, image.mode) == ("JPEG", "RGB")
@@ -135,7 +135,7 @@ def test_markers_stand_in_the_query(sandbox: Server) -> None:
     assert (failed.status_code, failed.json()) == (500, {"detail": "no luck"})
     assert sandbox.post(NORMALIZE, image_url=asked("result private")).json()["normalized_url"].startswith("http://169.")
     with pytest.raises(httpx.ReadTimeout):
-        sandbox.client.post(NORMALIZE, json={"image_url": asked("never finish")}, timeout=0.3)
+        sandbox.client.post(NORMALIZE, json={"image_url": asked("never finish")}, timeout=httpx.Timeout(60, read=0.3))
 
 
 def test_a_normalized_picture_can_disappoint(sandbox: Server) -> None:

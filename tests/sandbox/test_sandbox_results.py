@@ -66,7 +66,7 @@ def test_any_text_can_be_drawn() -> None:
 
 def test_head_tells_the_length(sandbox: Server) -> None:
     url = finished(sandbox, "images 1")
-    assert int(httpx.head(url).headers["content-length"]) == len(sandbox.fetch(url).content)
+    assert int(httpx.head(url, timeout=60).headers["content-length"]) == len(sandbox.fetch(url).content)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def picture(kind: str = "JPEG") -> bytes:
 
 
 def upload(sandbox: Server, content: bytes, name: str = "cat.jpg", media_type: str = "image/jpeg") -> httpx.Response:
-    return sandbox.client.post(UPLOAD, files={"file": (name, content, media_type)}, timeout=30)
+    return sandbox.client.post(UPLOAD, files={"file": (name, content, media_type)}, timeout=60)
 
 
 @pytest.mark.parametrize(

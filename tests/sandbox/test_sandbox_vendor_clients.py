@@ -141,7 +141,7 @@ def test_a_video_in_the_later_form(later_client: Client, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("clauses", "ends_well"), [("approval 0.3 granted; take 0.1", True), ("approval 0.3; take 0.1", False)]
+    ("clauses", "ends_well"), [("approval 2 granted; take 0.1", True), ("approval 2; take 0.1", False)]
 )
 def test_a_video_that_somebody_must_approve(client: Client, clauses: str, ends_well: bool) -> None:
     submitted = client.submit(VIDEO, {"prompt": f"a face [[sandbox: {clauses}]]", "sync": False})

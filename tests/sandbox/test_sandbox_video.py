@@ -165,8 +165,8 @@ def test_videos_are_cut_short_redirected_and_refused_and_expire(sandbox: Server)
 
 def test_a_large_video_is_streamed_and_whole(sandbox: Server) -> None:
     url, received = made(sandbox, "size 40000000")["result_urls"][0], bytearray()
-    assert httpx.head(url).headers["content-length"] == "40000000"
-    with httpx.stream("GET", url) as answer:
+    assert httpx.head(url, timeout=60).headers["content-length"] == "40000000"
+    with httpx.stream("GET", url, timeout=60) as answer:
         assert answer.headers["content-length"] == "40000000"
         for chunk in answer.iter_raw():
             received += chunk

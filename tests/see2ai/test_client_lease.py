@@ -10,6 +10,7 @@ from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
 from app.see2ai.states import Kind
 from app.settings import Settings
+from tests.tasks.backroom import until
 
 pytestmark = pytest.mark.anyio
 ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
@@ -43,7 +44,7 @@ async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
         verdict = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
         assert verdict.kind is Kind.NOT_SENT
         assert "lease" in verdict.note
-        await asyncio.sleep(0.1)
+        await until("it has hung up", lambda: brought)
         assert brought == [b""], "a connection, and no byte on it"
 
 
@@ -57,5 +58,6 @@ async def test_leases_are_judged_each_for_itself() -> None:
             ]
         )
         assert [verdict.kind for verdict in kinds] == [Kind.NOT_SENT, Kind.ACCEPTED]
+        await until("both have been heard", lambda: len(brought) == 2)
         assert sorted(map(bool, brought)) == [False, True]
         assert (await see2ai.poll(ACTION, "t")).kind is not Kind.NOT_SENT

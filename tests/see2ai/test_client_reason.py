@@ -18,7 +18,9 @@ ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
 @asynccontextmanager
 async def answering(status_line: bytes) -> AsyncIterator[See2ai]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST"):
+            await reader.readuntil(b"}")  # hanging up on what is still coming would cut the answer off
         writer.write(b"HTTP/1.1 " + status_line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
         await writer.drain()
         writer.close()

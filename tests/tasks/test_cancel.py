@@ -216,6 +216,7 @@ async def test_a_reference_that_see2ai_refused_to_take_is_not_paid_for(
     user, task_no = normalizing
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+        await until("the refusal is heard", lambda: make.runtime.circuits["see2ai"].is_open)
+    assert normalize_calls(upstream)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     assert await make.balance(user) == (35, 0)

@@ -236,10 +236,11 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durations, "LOOK_SECONDS", 0.05)
-    real, is_broken = durations.read_durations, False
+    real, is_broken, stumbled = durations.read_durations, False, []
 
     async def flaky(one: Runtime) -> None:
         if is_broken:
+            stumbled.append(one)
             raise ZeroDivisionError
         await real(one)
 
@@ -249,9 +250,11 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
         await execute(runtime, statement, model=TEXT_MODEL)
         await until("heard", lambda: runtime.durations == other.durations == {TEXT_MODEL: 7.5})
         is_broken = True
-        await execute(runtime, "UPDATE model_durations SET usual_seconds = 9")
-        await asyncio.sleep(0.2)
-        assert runtime.durations == {TEXT_MODEL: 7.5}
+        for number in range(2):  # the first stumbles end whatever reading was under way
+            stumbled.clear()
+            await until("both stumble", lambda: runtime in stumbled and other in stumbled)
+            await execute(runtime, f"UPDATE model_durations SET usual_seconds = {8 + number}")
+        assert runtime.durations == other.durations == {TEXT_MODEL: 7.5}
         is_broken = False
         await until("heard again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
 
@@ -280,7 +283,7 @@ async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Mak
 
 
 @pytest.mark.usefixtures("brisk", "working")
-@pytest.mark.parametrize("prompt", ["[[sandbox: take 2.5]]", "[[sandbox: progress 50,10,90,100; take 2.5]]"])
+@pytest.mark.parametrize("prompt", ["[[sandbox: take 2.5]]", "[[sandbox: progress 50,10,90,100; take 6]]"])
 async def test_one_task_in_every_way_it_is_read(make: Maker, runtime: Runtime, prompt: str) -> None:
     """A model without figures of its own, then one whose figures go back and to 100."""
     runtime.durations[VIDEO_MODEL] = 3.0
@@ -316,7 +319,7 @@ async def test_the_time_left_runs_on_while_nothing_new_is_heard(make: Maker, run
             lefts.append(task["estimatedSecondsLeft"])
         await asyncio.sleep(0.05)
     assert lefts == sorted(lefts, reverse=True)
-    assert (lefts[0], lefts[-1]) == (2, 0)
+    assert 2 >= lefts[0] > lefts[-1] == 0
 
 
 async def test_a_task_that_ended_without_a_result_has_no_time_left(make: Maker) -> None:

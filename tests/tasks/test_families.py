@@ -263,7 +263,7 @@ async def test_a_file_of_ours_is_handed_to_see2ai_which_cannot_fetch_it(make: Ma
     assert kept == A
     assert given.startswith(upstream.origin)
     assert sent["aspect_ratio"] == "3:2"  # read from the stored file itself
-    assert Image.open(io.BytesIO(httpx.get(given).content)).size == (300, 200)
+    assert Image.open(io.BytesIO(httpx.get(given, timeout=60).content)).size == (300, 200)
     result = await make.task_no(user, model=IMAGE_MODEL, imageUrl=task["resultUrl"])  # a result as the next reference
     assert (await make.ended(user, result))["status"] == "completed"
 

@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.storage import open_object_store
 from app.tasks import decide, host
 from tests.makers import Maker
-from tests.services import free_port
+from tests.services import dead_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 PRICE = 30
@@ -130,7 +130,7 @@ async def test_what_fails_once_is_fetched_from_a_fresh_look(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(host.LARGEST_BYTES, "image", 1_000_000)
-    monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 6)
+    monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 15)
     user = await make.user(points=1000)
     # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
     prompts = [f"[[sandbox: result {kind} {'twice' if kind == 'reset' else 'once'}; take 0]]" for kind in BAD_PICTURES]
@@ -199,32 +199,31 @@ async def test_the_hosting_deadline_is_a_setting(make: Maker) -> None:
 
 
 @asynccontextmanager
-async def tripwire(port: int) -> AsyncIterator[list[str]]:
-    """Something of ours that no result URL may reach; whoever connects is listed."""
+async def tripwire() -> AsyncIterator[tuple[int, list[str]]]:
+    """A port of ours that no result URL may reach; whoever connects is listed."""
     callers: list[str] = []
 
     async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         callers.append(str(writer.get_extra_info("peername")))
         writer.close()
 
-    server = await asyncio.start_server(note, "127.0.0.1", port)
+    server = await asyncio.start_server(note, "127.0.0.1", 0)
     try:
-        yield callers
+        yield server.sockets[0].getsockname()[1], callers
     finally:
         server.close()
 
 
 async def test_nothing_private_is_ever_touched(make: Maker, upstream: Server) -> None:
-    port = free_port()
     user = await make.user(points=1000)
     prompts = ["[[sandbox: result private; take 0]]"]
-    for private in (
-        *("http://169.254.169.254/latest/meta-data", "http://10.0.0.1/x.jpg", "http://[::1]/x.jpg"),
-        *(f"http://127.0.0.1:{port}/x.jpg", f"http://localhost:{port}/x.jpg", f"http://2130706433:{port}/x.jpg"),
-        *("file:///etc/passwd", "gopher://127.0.0.1/x"),
-    ):
-        prompts += [f"[[sandbox: result url {private}; take 0]]", f"[[sandbox: result redirect {private}; take 0]]"]
-    async with tripwire(port) as callers:
+    async with tripwire() as (port, callers):
+        for private in (
+            *("http://169.254.169.254/latest/meta-data", "http://10.0.0.1/x.jpg", "http://[::1]/x.jpg"),
+            *(f"http://127.0.0.1:{port}/x.jpg", f"http://localhost:{port}/x.jpg", f"http://2130706433:{port}/x.jpg"),
+            *("file:///etc/passwd", "gopher://127.0.0.1/x"),
+        ):
+            prompts += [f"[[sandbox: result url {private}; take 0]]", f"[[sandbox: result redirect {private}; take 0]]"]
         numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
         for task_no in numbers.values():
             await tried_to_host(make, task_no, 2)
@@ -248,7 +247,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
 ) -> None:
     nowhere = {
         "storage_url": "s3://results/gateway",
-        "storage_endpoint": f"http://127.0.0.1:{free_port()}",
+        "storage_endpoint": f"http://127.0.0.1:{dead_port()}",
         "storage_access_key_id": "x",
         "storage_secret_access_key": "x",
     }

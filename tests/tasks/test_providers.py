@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -148,7 +149,10 @@ async def test_of_two_that_open_at_once_one_is_first_and_the_other_adopts(runtim
 # ------------------------------------------------------------------ half open
 
 
-async def test_exactly_one_visit_of_two_workers_is_the_probe(runtime: Runtime, other: Runtime) -> None:
+async def test_exactly_one_visit_of_two_workers_is_the_probe(
+    runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 30.0)  # no pause ends by itself
     for round_ in range(1, 4):
         of(runtime).refused("HTTP 402")
         of(runtime)._probe_from -= 100
@@ -172,10 +176,15 @@ async def test_a_probe_whose_worker_died_is_forgotten(
     of(runtime).refused("HTTP 401")
     of(runtime)._probe_from -= 100
     await agree(runtime, other)
+    began = time.monotonic()
     assert await ask_leave(runtime, of(runtime)) == 0.0  # and never heard of again
     assert await ask_leave(other, of(other)) > 0
-    await asyncio.sleep(4.1)
-    assert await ask_leave(other, of(other)) == 0.0
+
+    async def may_ask() -> bool:
+        return await ask_leave(other, of(other)) == 0.0
+
+    await until("it is forgotten", may_ask)
+    assert time.monotonic() - began > 3
 
 
 async def test_without_the_database_a_circuit_decides_alone(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +314,7 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     assert quote.json()["data"]["pointsCost"] == 30
     video = await make.submit(user, "a video may wait longer", model="sc_video_text_fast")
     assert video.status_code == 200, video.text
-    assert (await told(make)).startswith("warning: open (see2ai for 60")
+    assert re.match(r"warning: open \(see2ai for 6\d\d ", await told(make))
     assert "余额" not in (await make.api.get("/readyz")).text
     metrics = generate_latest().decode()
     assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
@@ -377,7 +386,7 @@ async def test_where_only_jobs_are_refused_it_stays_hopeless_until_one_passes(
             else:
                 refused += 1
             await asyncio.sleep(0.05)
-        assert of(runtime)._opened_at == pytest.approx(opened_at, abs=0.5)
+        assert of(runtime)._opened_at == pytest.approx(opened_at, abs=3)  # each reading is late by its query
         assert [one for one in upstream.journal() if one["path"] == "/api/v1/me"]
         upstream.control()
         await until("a job passes", submitted)  # or the one that waits did

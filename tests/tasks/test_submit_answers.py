@@ -16,12 +16,12 @@ from app.see2ai.client import See2ai
 from app.see2ai.states import Answer, Kind, read_submit
 from app.settings import Settings
 from tests.makers import Maker, User
-from tests.services import free_port
+from tests.services import dead_port
 
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")
 PRICE = 30
-DEAD = f"127.0.0.1:{free_port()}"
+DEAD = f"127.0.0.1:{dead_port()}"
 """Nobody listens there until a test does."""
 FORMS = ("string", "list", "error.message", "message", "error_message", "not-json", "html")
 
@@ -354,7 +354,7 @@ async def test_garbage_is_ambiguous_to_a_submit_and_trouble_to_a_poll(answer: by
 
 async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -> None:
     not_sent = (Kind.NOT_SENT, Kind.TROUBLE)
-    assert await ask(f"http://127.0.0.1:{free_port()}") == not_sent
+    assert await ask(f"http://127.0.0.1:{dead_port()}") == not_sent
     assert await ask(upstream.origin.replace("http:", "https:")) == not_sent  # TLS that is none
     assert await ask("http://no-such-host.invalid") == not_sent
     assert upstream.journal() == []

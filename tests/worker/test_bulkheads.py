@@ -18,6 +18,7 @@ from app.runtime import Runtime
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
 from tests.makers import IMAGE_MODEL, Maker, User
+from tests.tasks.backroom import until
 from tests.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
@@ -94,13 +95,18 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
     async with stepping(runtime, monkeypatch) as stepper:
         await until_held(stepper, "host", 3)
         watched = await make.task_no(user, "[[sandbox: never finish]] watched")
+        where = "FROM tasks WHERE step = 'host' AND lease_until IS NULL AND crashes = 0"
+
+        async def waiting() -> bool:
+            return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
+
+        await until("the others have come so far", waiting, 120)
         most = 0
         for _ in range(60):
             await asyncio.sleep(0.05)
             most = max(most, held(stepper, "host"))
         assert most == 3, "a look went on to a download beyond its lane"
-        where = "FROM tasks WHERE step = 'host' AND lease_until IS NULL AND crashes = 0"
-        assert (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
+        assert await waiting()
         select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
         task_id = (await execute(runtime, select, no=watched)).scalar()
         async with asyncio.timeout(60):

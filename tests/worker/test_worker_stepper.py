@@ -210,14 +210,14 @@ async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make:
     assert visit.held_until == held
 
 
-@pytest.mark.settings(lease_seconds=5)
+@pytest.mark.settings(lease_seconds=9)
 async def test_work_longer_than_a_lease_is_not_taken_away(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = host._host
 
     async def slow(*args: Any) -> Any:
-        await asyncio.sleep(8)
+        await asyncio.sleep(12)
         return await real(*args)
 
     monkeypatch.setattr(host, "_host", slow)
