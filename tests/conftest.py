@@ -10,8 +10,10 @@ a `runtime` the books are audited.
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ import hypothesis
 import pytest
 from sandbox_server import KEY, Server, serve
 
+from app.api import limits
 from app.cli.migrate import migrate
 from app.database import engines
 from app.main import create_app
@@ -137,6 +140,12 @@ async def api(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def make(runtime: Runtime, api: httpx.AsyncClient) -> Maker:
     return Maker(runtime, api)
+
+
+@pytest.fixture
+def endless_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minute of the rate limits does not end within the test."""
+    monkeypatch.setattr(limits, "time", SimpleNamespace(time=lambda: 1e9, monotonic=time.monotonic))
 
 
 @pytest.fixture

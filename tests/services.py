@@ -1,7 +1,10 @@
 """Real services for tests: MariaDB and Redis of the machine, and an S3 of our own that checks signatures."""
 
 import asyncio
+import contextlib
+import itertools
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -21,6 +24,7 @@ from sqlalchemy.pool import NullPool
 
 START_SECONDS = 60
 _KEPT: list[socket.socket] = []
+_ports = itertools.count(random.randrange(12_000))
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,12 @@ def start_s3(directory: Path, *, bucket: str = "results") -> S3Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Still free when it is used: below those that the kernel deals out by itself, and each given but once."""
+    while True:
+        port = 20_000 + next(_ports) % 12_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def dead_port() -> int:

@@ -38,7 +38,7 @@ class Door:
     @asynccontextmanager
     async def socket(self, query: str = "", **options: Any) -> AsyncIterator["Socket"]:
         """A WebSocket before anything was said."""
-        options = {"compression": None, "max_size": None, "proxy": None} | options
+        options = {"compression": None, "max_size": None, "proxy": None, "open_timeout": PATIENCE} | options
         async with connect(f"ws://127.0.0.1:{self.port}{WS}{query}", **options) as connection:
             yield Socket(connection)
 
@@ -50,7 +50,7 @@ class Door:
             yield opened
 
     async def ticket(self, headers: dict[str, str]) -> str:
-        async with httpx.AsyncClient(base_url=self.origin, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self.origin, timeout=PATIENCE, trust_env=False) as client:
             told = data(await client.post(TICKET, headers=headers))
         assert told["expiresIn"] == 30
         return str(told["ticket"])
@@ -81,8 +81,8 @@ class Socket:
         await self.say({"type": "auth", "token": token} | ({} if since is None else {"since": since}))
         assert await self.next() == {"type": "auth", "ok": True}
 
-    async def next(self) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE):
+    async def next(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        async with asyncio.timeout(seconds):
             return dict(json.loads(await self.connection.recv()))
 
     async def next_task(self) -> dict[str, Any]:
@@ -110,13 +110,13 @@ class Socket:
         return self.connection.close_code
 
     async def silence(self, seconds: float) -> list[dict[str, Any]]:
-        """Everything that comes in these seconds."""
+        """Everything that comes in these seconds, but pings."""
         come: list[dict[str, Any]] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
                     come.append(json.loads(await self.connection.recv()))
-        return come
+        return [message for message in come if message["type"] != "ping"]
 
 
 class Events:

@@ -181,7 +181,7 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
     is_written, may_commit = asyncio.Event(), asyncio.Event()
 
     async def write_late() -> None:
-        dated = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S.000")
+        dated = (datetime.now(UTC) - timedelta(seconds=10)).strftime("%Y-%m-%d %H:%M:%S.000")
         change = "UPDATE tasks SET progress = 17, status = 'processing', updated_at = :at WHERE task_no = :no"
         async with runtime.sessions.begin() as session:
             await session.execute(text(change), {"at": dated, "no": numbers[0]})
@@ -232,7 +232,7 @@ async def test_streams_outlive_redis(
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                assert deaf.notices.look_seconds == notices.LOOK_SECONDS
+                await until("hears", lambda: deaf.notices.look_seconds == notices.LOOK_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
             await until("deaf", lambda: deaf.notices.look_seconds == notices.DEAF_LOOK_SECONDS, 30)
             second = await make.task_no(user)
@@ -255,13 +255,11 @@ async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Mak
         for n in range(50):
             runtime.notices.publish(user.id, f"T{n}")
             runtime.notices.publish(user.id, f"T{n}")
-        await listener.wait(30)
-        await asyncio.sleep(0.2)
+        await until("all came", lambda: len(listener._numbers) >= 50)
         assert listener.take() == ([f"T{n}" for n in range(50)], False)
         for n in range(101):
             runtime.notices.publish(user.id, f"T{n}")
-        await listener.wait(30)
-        await asyncio.sleep(0.2)
+        await until("too many came", lambda: listener._has_missed)
         assert listener.take() == ([], True)
         assert quiet.take() == ([], False)
 

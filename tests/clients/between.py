@@ -24,6 +24,7 @@ class Between(Proxy):
         super().__init__(target)
         self.sockets = "pass"
         self.seen: list[str] = []
+        self._deaf: dict[asyncio.StreamWriter, list[bytes]] = {}
 
     async def _ask(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -37,18 +38,24 @@ class Between(Proxy):
                         return
                 doomed = [text for text in self.lose if text in data]
                 self.lose = [text for text in self.lose if text not in doomed]
+                if doomed:
+                    self._deaf[here] = doomed
                 there.write(data)
                 await there.drain()
-                if doomed:
-                    setattr(here, "is_deaf", True)  # noqa: B010
-                    await asyncio.sleep(0.5)
-                    self.lost += doomed
-                    _reset(here)
-                    return
                 if self.sockets == "break" and SOCKET in data:
                     await asyncio.sleep(0.3)
                     _reset(here)
                     return
+
+    async def _answer(self, reader: asyncio.StreamReader, here: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                if doomed := self._deaf.pop(here, None):
+                    self.lost += doomed
+                    _reset(here)
+                    return
+                here.write(data)
+                await here.drain()
 
 
 class Scripted(ThreadingHTTPServer):

@@ -51,7 +51,7 @@ class Gateway:
         env = {
             "port": self.port,
             "metrics_port": self.metrics_port,
-            "lease_seconds": 2,
+            "lease_seconds": 10,
             "see2ai_base_url": sandbox.origin,
             "see2ai_api_key": KEY,
             "egress_allow": f"{sandbox.origin.removeprefix('http://')},127.0.0.1:{self.receiver_port}",
@@ -91,9 +91,16 @@ class Gateway:
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
+    def cancels(self, user: User, task_no: str) -> bool:
+        """Whether it was taken back; not while SEE2AI is asked."""
+        path, headers = f"/user/ai/tasks/{task_no}/cancel", {"X-API-Key": user.api_key}
+        answer = httpx.post(self.url + path, headers=headers, timeout=30, trust_env=False)
+        assert answer.status_code in {200, 409}, answer.text
+        return answer.status_code == 200
+
     def pushed(self) -> float:
         """Changes of tasks that were told by WebSocket so far."""
-        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False).text
+        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30, trust_env=False).text
         found = re.search(r'gateway_stream_events_total\{kind="websocket"\} (\S+)', text)
         return float(found[1]) if found else 0.0
 
@@ -134,7 +141,7 @@ def test_run_submits_and_waits_and_tells_what_it_hears(gateway: Gateway, client:
     run = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: progress 20,60,90; take 2.5]]")
     task = run.result()
     assert (task["status"], task["progress"], task["estimatedSecondsLeft"]) == ("completed", 100, None)
-    assert httpx.get(task["resultUrl"], trust_env=False).content[:2] == b"\xff\xd8"
+    assert httpx.get(task["resultUrl"], timeout=30, trust_env=False).content[:2] == b"\xff\xd8"
     figures = [one["progress"] for one in run.progress]
     assert figures == sorted(figures)
     assert run.progress[-1] == task == gateway.get(user, f"/user/ai/tasks/{task['taskNo']}")
@@ -182,7 +189,7 @@ def test_a_gateway_killed_in_the_middle_of_a_wait_is_waited_for(gateway: Gateway
     """All at once, because it is killed but once; who has no WebSocket here waits by polling alone."""
     user = gateway.user()
     able = [client for client in CLIENTS if _is_here(client)]
-    prompt = "[[sandbox: progress 10,20,30,40,50,60,70,80,90; take 9]]"
+    prompt = "[[sandbox: progress 10,20,30,40,50,60,70,80,90; take 20]]"  # till the last program runs, none ends
     runs = {str(client): gateway.call(client, user, "run", TEXT_MODEL, prompt) for client in able}
     until("all wait for SEE2AI", lambda: _processing(gateway, user) == len(runs))
     time.sleep(1)  # and their sockets are open
@@ -229,7 +236,7 @@ def test_sockets_that_cannot_be_had_or_kept_are_done_without(gateway: Gateway, m
         for proxy, _ in ways.values():
             proxy.sockets = manners
         runs = {
-            str(client): gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: take 10]]", url=ways[str(client)][1])
+            str(client): gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: take 20]]", url=ways[str(client)][1])
             for client in able
         }
         ends = {name: run.result()["status"] for name, run in runs.items()}
@@ -243,14 +250,16 @@ def test_an_end_while_the_socket_is_being_opened_is_not_missed(gateway: Gateway,
     user = gateway.user()
     with between(gateway) as (proxy, url):
         proxy.sockets = "hold"
-        run = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: take 0]]", url=url)
+        waiting = "[[sandbox: submit 429 always retry-after 60]]"  # it ends when it is told to
+        run = gateway.call(client, user, "run", TEXT_MODEL, waiting, url=url)
         task_no = run.next_progress()["taskNo"]
-        pushed, path = gateway.pushed(), f"/user/ai/tasks/{task_no}"
-        until("it ends", lambda: gateway.get(user, path)["status"] == "completed")
+        until("the socket is held", lambda: proxy.seen)
+        pushed = gateway.pushed()
+        until("it is taken back", lambda: gateway.cancels(user, task_no))
         assert proxy.seen == ["hold"], "the end came while the first one was held"
         began = time.monotonic()
         proxy.sockets = "pass"
-        assert run.result()["status"] == "completed"
+        assert run.result()["errorCode"] == "CANCELLED"
         assert proxy.seen == ["hold"], "the same connection told it"
         assert gateway.pushed() == pushed, "and nothing was pushed"
         assert time.monotonic() - began < 60  # a client that had not looked would have waited for 75 s of silence

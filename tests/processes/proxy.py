@@ -138,7 +138,7 @@ def proxied(host: str, port: int, kind: type[Proxy] = Proxy) -> Iterator[Proxy]:
     proxy, is_ready = kind((host, port)), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(proxy._serve(is_ready)), daemon=True)
     thread.start()
-    assert is_ready.wait(5)
+    assert is_ready.wait(60)
     try:
         yield proxy
     finally:

@@ -21,7 +21,7 @@ from tests.makers import TEXT_MODEL
 from tests.services import MISSING, RealServices, free_port
 
 SKEW_SECONDS = 600
-DEADLINE_SECONDS = 25
+DEADLINE_SECONDS = 45  # the good ones need ten, and more on a busy machine
 GOOD = 6
 
 
@@ -56,7 +56,7 @@ def _is_off(process: Process, seconds: int) -> None:
     """The node does believe it: its own log says so."""
     told = datetime.fromisoformat(process.log().partition('"timestamp": "')[2].partition('"')[0])
     off = (told - datetime.now(UTC)).total_seconds()
-    assert abs(off - seconds) < 60, f"the clock of {process.name} is off by {off} s"
+    assert abs(off - seconds) < SKEW_SECONDS / 2, f"the clock of {process.name} is off by {off} s"
 
 
 async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) -> None:
@@ -77,7 +77,7 @@ async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) ->
                 assert row["status"] == "completed", row["steps"]
                 assert lived < SKEW_SECONDS / 2
             born = row["created_at"].replace(tzinfo=UTC)
-            assert abs((datetime.now(UTC) - born).total_seconds()) < 120
+            assert abs((datetime.now(UTC) - born).total_seconds()) < SKEW_SECONDS / 2
         for number in range(GOOD):
             assert len(accepted(sandbox, f"clock-{number}-")) == 1
         await books.prove()

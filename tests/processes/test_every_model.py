@@ -37,7 +37,7 @@ def test_on_one_laptop(tmp_path: Path) -> None:
         with _caller(port, token) as caller:
             for task in _one_of_each(caller):
                 for url in (*task["resultUrls"], *task["thumbnailUrls"]):
-                    answer = httpx.get(url, headers={"Range": "bytes=0-99"}, trust_env=False)
+                    answer = httpx.get(url, headers={"Range": "bytes=0-99"}, timeout=60, trust_env=False)
                     assert (answer.status_code, len(answer.content)) == (206, 100), url
         assert up.terminate() == 0
         assert json.loads(processes.command("audit", "--json"))["ok"]
@@ -76,7 +76,7 @@ def test_on_many_machines(real_services: RealServices | None, tmp_path: Path) ->
 
 def _caller(port: int, token: str) -> httpx.Client:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
 
 
 def _one_of_each(caller: httpx.Client) -> Iterator[dict[str, Any]]:

@@ -82,6 +82,7 @@ def gateway(real_services: RealServices | None, sandbox_server: Server, tmp_path
         migrate(root + DATABASE)
         env = environment(real_services, sandbox_server, root + DATABASE)
         env |= {"redis_url": f"redis://127.0.0.1:{redis.port}/0", "port": free_port()}
+        env |= {"lease_seconds": 20}  # a database that is only started again is there before one ends
         processes.environment |= {name.upper(): str(value) for name, value in env.items()}
         gateway = Gateway(processes, database, redis, env, [])
         gateway.start_ours()

@@ -40,7 +40,7 @@ async def _growth_mb(env: dict[str, Any], worker: Process) -> float:
         before = _resident_mb(worker)
         peak = Peak(worker)
         await books.submit(f"[[sandbox: size {SIZE_BYTES}; take 0]]", MODEL)
-        rows = await books.all_ended(120)
+        rows = await books.all_ended(300)
         growth = peak.stop() - before
         assert [row["status"] for row in rows] == ["completed"] * 2, rows[-1]["operator_note"]
         [result] = rows[-1]["results"]

@@ -55,6 +55,7 @@ class Listener:
         self.submitted: set[str] = set()
         self.told: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
         self.since = str(int(time.time() * 1000))
+        self.is_listening = asyncio.Event()
 
     def take(self, message: dict[str, Any]) -> None:
         self.told[message["data"]["taskNo"]].append((message["data"]["status"], message["data"]["progress"]))
@@ -67,7 +68,7 @@ class Listener:
 
     async def listen(self, socket: Socket) -> None:
         while not self.is_done():
-            message = await socket.next()
+            message = await socket.next(PATIENCE)
             if message["type"] == "task":
                 self.take(message)
 
@@ -145,6 +146,7 @@ def test_after_a_kill_the_other_process_tells_what_was_missed(ground: tuple[Proc
     async def follow(who: Listener) -> None:
         with contextlib.suppress(ConnectionClosed):
             async with doors[0].told(who.token) as socket:
+                who.is_listening.set()
                 await who.listen(socket)
         assert not who.is_done()
         async with doors[1].told(who.token, who.since) as socket:
@@ -154,6 +156,8 @@ def test_after_a_kill_the_other_process_tells_what_was_missed(ground: tuple[Proc
         async with open_books(env) as books:
             people = await arrive(books, 20)
             following = [asyncio.create_task(follow(who)) for who in people]
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(who.is_listening.wait() for who in people))
             await submit(books, people, TASKS // 2)
             async with asyncio.timeout(PATIENCE):
                 while sum(len(who.told) for who in people) < 50:

@@ -25,7 +25,7 @@ from tests.makers import TEXT_MODEL
 from tests.services import MISSING, RealServices, free_port
 
 SUBMITS = 8
-LONGEST_SUBMIT_SECONDS = 1.0
+LONGEST_SUBMIT_SECONDS = 3.0  # less than a silent Redis is given by any client of ours
 
 
 @dataclass

@@ -143,7 +143,7 @@ def test_the_conventional_ways_work_as_well(services: RealServices, tmp_path: Pa
     port, upstream_port = free_port(), free_port()
     with own_database(empty=True) as url, Processes(tmp_path, settings(services, url, upstream_port)) as processes:
         upstream = processes.gateway("sandbox", "--port", str(upstream_port), "--api-key", "sk-of-the-upstream")
-        assert processes.start(script("alembic"), "upgrade", "head", cwd=ROOT).ends() == 0
+        assert processes.start(script("alembic"), "upgrade", "head", cwd=ROOT).ends(120) == 0
         api = processes.start(script("uvicorn"), "app.main:create_app", "--factory", "--port", str(port))
         worker = processes.start(script("arq"), "worker.main.WorkerSettings")
         user = json.loads(processes.command("users", "create", "--points", "100", "--json"))["userId"]

@@ -71,12 +71,12 @@ def test_a_worker_killed_between_sending_and_recording_tells_it_again(
         runtime, receiver = scene.books.runtime, scene.receiver
         task_no = await end_a_task(scene)
         doomed = scene.processes.gateway("worker", gateway_fault=f"deliver.after_send:kill:{tmp_path / 'struck'}")
-        assert await asyncio.to_thread(doomed.ends, 60) == -signal.SIGKILL
+        assert await asyncio.to_thread(doomed.ends, 120) == -signal.SIGKILL
         (row,) = await outbox(runtime)
         assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
         assert len(receiver.heard) == 1
         scene.processes.gateway("worker")
-        (row,) = await ended_deliveries(runtime, 1, 90)
+        (row,) = await ended_deliveries(runtime, 1, 120)
         assert (row["status"], row["attempts"]) == ("delivered", 2)
         secret = (await get_keys(runtime.sessions, scene.books.user_id)).secret
         assert [heard.id for heard in receiver.heard] == [f"msg_{task_no}"] * 2
@@ -92,7 +92,7 @@ def test_a_database_that_goes_and_comes_is_waited_for(on_stage: Callable[[Play],
             through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
             worker = scene.processes.gateway("worker", database_url=through)
             await end_a_task(scene)
-            await ended_deliveries(scene.books.runtime, 1, 60)
+            await ended_deliveries(scene.books.runtime, 1, 120)
             proxy.set("refuse")
             await end_a_task(scene)
             await asyncio.sleep(3)

@@ -34,6 +34,12 @@ def receiver(receivers: list[Receiver]) -> Receiver:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So long a pause between attempts that none ends within the test, however slow the machine."""
+    monkeypatch.setattr(courier, "STAIRS_SECONDS", (3600.0,))
+
+
+@pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts shrunk to a test's patience."""
     monkeypatch.setattr(courier, "STAIRS_SECONDS", (0.05,))

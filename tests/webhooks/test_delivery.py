@@ -174,8 +174,7 @@ async def test_a_redirect_inwards_touches_nothing(
     first.headers = {"Location": location.format(port=tripwire.origin.rpartition(":")[2])}
     await told_of_a_cancel(make, user, first)
     async with couriers(make.runtime):
-        await first.hears()
-        await asyncio.sleep(0.3)
+        await tried_deliveries(make.runtime)
     ours = {int(first.origin.rpartition(":")[2])}
     assert {port for host, port in dialled if host == "127.0.0.1" and port not in {3306, 6379}} <= ours
     assert not [host for host, _ in dialled if host != "127.0.0.1"]
@@ -280,6 +279,7 @@ async def test_many_slow_receivers_of_one_user_leave_hands_for_others(
     monkeypatch.setattr(courier_module, "HANDS", 3)
     monkeypatch.setattr(courier_module, "HANDS_A_HOST", 1)
     monkeypatch.setattr(courier_module, "HANDS_A_USER", 2)
+    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 600)  # no hand is free again within the test
     user, other = await make.user(points=30 * 9), await make.user(points=100)
     for receiver in receivers[:3]:
         receiver.always = HANG
@@ -287,6 +287,8 @@ async def test_many_slow_receivers_of_one_user_leave_hands_for_others(
     await told_of_a_cancel(make, other, receivers[3])
     async with couriers(make.runtime):
         await receivers[3].hears()
+        await until("both hands ask", lambda: sum(len(receiver.heard) for receiver in receivers[:3]) >= 2)
+        await asyncio.sleep(0.3)
         assert sum(len(receiver.heard) for receiver in receivers[:3]) == 2
 
 
@@ -295,7 +297,7 @@ async def test_a_burst_to_one_receiver_is_not_paced_by_the_looks(make: Maker, re
     await told_of_a_cancel(make, user, *[receiver] * 60)
     async with couriers(make.runtime) as (one,):
         one._idle_seconds = 30.0  # a look now and then would take eight at a time
-        await ended_deliveries(make.runtime, 60, 25)
+        await ended_deliveries(make.runtime, 60, 100)  # by the looks it would take three minutes
     assert len({heard.id for heard in receiver.heard}) == len(receiver.heard) == 60
 
 

@@ -180,7 +180,7 @@ async def test_nobody_elses_is_there(make: Maker) -> None:
 
 
 async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> None:
-    """One end told once, in vain; whoever waits is due again only later."""
+    """One end told once, in vain; to be `patient`, so that whoever waits is not due again."""
     await end_a_task(make, user)
     async with couriers(make.runtime):
         await receiver.hears(number)
@@ -191,7 +191,9 @@ async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> N
         await until("recorded", told)
 
 
-async def test_a_day_of_failures_disables_and_a_success_between_does_not(make: Maker, receiver: Receiver) -> None:
+async def test_a_day_of_failures_disables_and_a_success_between_does_not(
+    make: Maker, receiver: Receiver, patient: None
+) -> None:
     user = await make.user(points=1000)
     made = await endpoint(make, user, receiver.url)
     receiver.always = 500
@@ -239,7 +241,9 @@ async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
     assert (await listed(make, user))[0]["enabled"]
 
 
-async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(make: Maker, receiver: Receiver) -> None:
+async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(
+    make: Maker, receiver: Receiver, patient: None
+) -> None:
     user = await make.user(points=1000)
     made = await endpoint(make, user, receiver.url)
     receiver.script = [500, 410]
@@ -270,7 +274,7 @@ async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(make: Make
 # ------------------------------------------------------------------ the log
 
 
-async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver]) -> None:
+async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver], patient: None) -> None:
     user = await make.user(points=1000)
     good, bad = receivers[:2]
     bad.always = 500
