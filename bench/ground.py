@@ -21,7 +21,7 @@ import redis
 from tests.services import MYSQL, REDIS, free_port, run_sql
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 30
+START_SECONDS = 60
 STOP_SECONDS = 15
 
 

@@ -24,7 +24,7 @@ from bench.wiretap import tap
 from tests.services import free_port
 
 CONCURRENCY = 128  # the stepper's own
-START_SECONDS = 20
+START_SECONDS = 60
 SETTLE_SECONDS = 0.5
 
 

@@ -197,12 +197,13 @@ async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"marker": "submit hang 60"})
-    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 0.1)
+    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
     work = asyncio.create_task(advance(make.runtime, visit))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
+    await execute(make.runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at")  # it has run out
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):

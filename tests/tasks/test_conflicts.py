@@ -10,6 +10,7 @@ from backroom import until
 from sqlalchemy import text
 
 from app.database import Session
+from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import submit as submit_module
 from tests.makers import Maker, User
@@ -43,14 +44,6 @@ async def holding(runtime: Runtime, user: User) -> AsyncIterator[Session]:
         assert user.id
 
 
-async def is_waiting(runtime: Runtime) -> bool:
-    """Whether a transaction waits for an account, as the database tells it."""
-    ours = "SELECT id FROM information_schema.processlist WHERE db = DATABASE()"
-    waits = "trx_state = 'LOCK WAIT' AND trx_query LIKE '%points_accounts%'"
-    query = f"SELECT COUNT(*) FROM information_schema.innodb_trx WHERE {waits} AND trx_mysql_thread_id IN ({ours})"
-    return bool((await execute(runtime, query)).scalar())
-
-
 async def one_task_for(make: Maker, user: User, answer: Any) -> None:
     assert answer.status_code == 200, answer.text
     found = await make.api.get("/user/ai/tasks/list", headers=user.headers)
@@ -58,7 +51,16 @@ async def one_task_for(make: Maker, user: User, answer: Any) -> None:
     assert await make.balance(user) == (70, 30)
 
 
-async def test_the_victim_of_a_deadlock_is_repeated(make: Maker, runtime: Runtime, tries: list[str]) -> None:
+async def test_the_victim_of_a_deadlock_is_repeated(
+    make: Maker, runtime: Runtime, tries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, real = [], ledger.deduct
+
+    async def deduct(*args: Any, **money: Any) -> Any:
+        stored.append(money)
+        return await real(*args, **money)
+
+    monkeypatch.setattr(ledger, "deduct", deduct)
     user = await make.user(points=100)
     rows = ", ".join(f"({10**9 + number}, 0, 0, 0, 0, 0, 0, UTC_TIMESTAMP())" for number in range(WEIGHT))
     columns = "user_id, available, held, granted, spent, expired, seq, updated_at"
@@ -66,7 +68,7 @@ async def test_the_victim_of_a_deadlock_is_repeated(make: Maker, runtime: Runtim
     async with holding(runtime, user) as session:
         submitting = asyncio.create_task(make.submit(user))
         await until("its try", lambda: tries)
-        await until("it has stored its task and waits for the account", lambda: is_waiting(runtime))
+        await until("its task is stored", lambda: stored)  # and it waits for the account, or will
         assert len(tries) == 1
         # … and this waits for that task: a circle, in which the submit is the lighter one.
         await session.execute(text("UPDATE tasks SET progress = progress WHERE user_id = :user"), {"user": user.id})
@@ -79,5 +81,5 @@ async def test_a_lock_not_had_in_time_is_waited_for_again(make: Maker, runtime: 
     user = await make.user(points=100)
     async with holding(runtime, user):
         submitting = asyncio.create_task(make.submit(user))
-        await until("another try", lambda: len(tries) >= 2)  # longer than a lock is waited for
+        await until("another try", lambda: len(tries) >= 2, 20)  # longer than a lock is waited for
     await one_task_for(make, user, await submitting)
