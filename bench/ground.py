@@ -18,7 +18,9 @@ from typing import Any
 
 import redis
 
-from tests.services import MYSQL, REDIS, free_port, run_sql
+from tests.support.ports import free_port
+from tests.support.services import MYSQL, REDIS
+from tests.support.sql import run_sql
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60

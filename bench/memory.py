@@ -15,7 +15,7 @@ from app.settings import Settings
 from bench.ground import gateway, lay_ground
 from bench.poll import first_look, flying, polls, upstream
 from bench.table import show
-from tests.services import free_port
+from tests.support.ports import free_port
 
 MOST_MEGABYTES = 300
 

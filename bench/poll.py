@@ -21,7 +21,7 @@ from bench.ground import Ground, cpu_seconds, gateway, lay_ground, wait_for_port
 from bench.slices import Slice, cpu_milliseconds, drive, median_ratio, pairs
 from bench.table import show
 from bench.wiretap import tap
-from tests.services import free_port
+from tests.support.ports import free_port
 
 CONCURRENCY = 128  # the stepper's own
 START_SECONDS = 60

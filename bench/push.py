@@ -30,7 +30,7 @@ from bench.ground import Ground, lay_ground, wait_for_port
 from bench.push_bare import CHANNEL
 from bench.slices import percentile
 from bench.table import show
-from tests.services import free_port
+from tests.support.ports import free_port
 
 USER = 1  # the first of an empty database
 PAUSE_SECONDS = 0.01  # between two ends

@@ -1,10 +1,12 @@
-"""The two worlds every test of the gateway runs in, and what it needs there.
+"""What tests share: the worlds that the gateway runs in, and what a test needs there. See docs/development.md.
 
-    embedded   SQLite, the in-process Redis, files on disk                 always
-    real       MariaDB, a Redis server, S3 over HTTP with signatures       where they answer; always in CI
+    embedded   SQLite, the in-process Redis, files on disk                    always
+    real       MariaDB, a Redis server, S3 over HTTP with signatures          where their programs are; always in CI
+    mysql97    MySQL 9.7 in the place of MariaDB                              with --all
 
-A test asks for `runtime`, `api`, `user`, `working` or `sandbox` and runs once in each world. After each test that had
-a `runtime` the books are audited.
+A test asks for `runtime`, `api`, `make` or `working`. It runs in the embedded world, with `both_worlds` also in the
+real one, with `worlds(…)` in those alone. With --all every test runs in both, and `both_worlds` also on MySQL 9.7.
+After each test that had a `runtime` the books are audited.
 """
 
 import asyncio
@@ -19,7 +21,6 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
-from sandbox_server import KEY, Server, serve
 
 from app.api import limits
 from app.cli.migrate import migrate
@@ -29,9 +30,11 @@ from app.points.audit import audit
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks import decide
-from tests.makers import Maker
-from tests.services import MISSING, RealServices, start_real_services
-from tests.worlds import World, embedded_world
+from tests.support import run
+from tests.support.makers import Maker
+from tests.support.sandbox_server import KEY, Server, serve
+from tests.support.services import RealServices, own_database, start_real_services
+from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
 
 if not os.environ.get("CI"):  # there Hypothesis has a profile of its own: the same examples each time, and no deadline
@@ -40,8 +43,78 @@ if not os.environ.get("CI"):  # there Hypothesis has a profile of its own: the s
     )
     hypothesis.settings.load_profile("unhurried")
 
-WORLDS = ("embedded", "real")
-STATE: dict[str, str] = {}
+SYSTEM = Path(__file__).parent / "system"
+STATE = pytest.StashKey[dict[str, str]]()
+"""By world: what it consists of, or why it did not run."""
+WORLD_FIXTURES = {"world_name": "function", "module_world_name": "module"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="every test, at full size, in every world (make test-all)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(**changes): settings of this test's runtime")
+    config.addinivalue_line("markers", "both_worlds: SQL is at stake: runs in the embedded and in the real world")
+    config.addinivalue_line("markers", "worlds(*names): runs in these worlds alone")
+    config.addinivalue_line("markers", "smoke: of tests/system, also without --all")
+    config.addinivalue_line("markers", "full: only with --all")
+    config.stash[STATE] = {}
+    if not hasattr(config, "workerinput"):
+        run.begin_run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        run.end_run()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, scope in WORLD_FIXTURES.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, _worlds_of(metafunc), scope=scope)
+
+
+def _worlds_of(metafunc: pytest.Metafunc) -> list[str]:
+    is_all = metafunc.config.getoption("--all")
+    named = metafunc.definition.get_closest_marker("worlds")
+    both = metafunc.definition.get_closest_marker("both_worlds")
+    worlds = list(named.args) if named else [EMBEDDED, REAL] if both or is_all else [EMBEDDED]
+    return [*worlds, MYSQL97] if is_all and REAL in worlds and (named or both) else worlds
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    left = [item for item in items if _is_full(item)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not _is_full(item)]
+
+
+def _is_full(item: pytest.Item) -> bool:
+    is_system = SYSTEM in item.path.parents
+    return item.get_closest_marker("full") is not None or (is_system and item.get_closest_marker("smoke") is None)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says which worlds ran, so that a green run cannot hide a missing one."""
+    for world, state in sorted(config.stash[STATE].items()):
+        terminalreporter.write_line(f"world {world:<9} {state}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """xdist: what a worker found out reaches the process that prints the summary."""
+    node.config.stash[STATE].update(getattr(node, "workeroutput", {}).get("worlds", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worlds"] = session.config.stash[STATE]
+
+
+# ------------------------------------------------------------------ the worlds
 
 
 @pytest.fixture(scope="session")
@@ -50,38 +123,74 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def real_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServices | None]:
-    services = start_real_services(tmp_path_factory.mktemp("s3"))
+def real_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
+    yield from _services(request.config, REAL)
+
+
+@pytest.fixture(scope="session")
+def mysql97_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
+    yield from _services(request.config, MYSQL97)
+
+
+def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
+    """Skips the test where they cannot be had; in CI that fails."""
+    services = start_real_services(world)
     if isinstance(services, str):
-        STATE["real"] = f"NOT RUN: {services}"
+        config.stash[STATE][world] = f"NOT RUN: {services}"
         if os.environ.get("CI"):
-            pytest.exit(f"CI needs the real services: {services}", returncode=1)
-        yield None
-        return
-    migrate(services.database_url)
-    services.remember_models()
-    STATE["real"] = services.description
+            pytest.fail(f"CI needs the {world} world: {services}")
+        pytest.skip(services)
+    config.stash[STATE][world] = services.description
     yield services
     services.stop()
 
 
 @pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
     migrate(f"sqlite+aiosqlite:///{path}")
-    STATE["embedded"] = "SQLite + embedded Redis + files on disk"
+    request.config.stash[STATE][EMBEDDED] = "SQLite + embedded Redis + files on disk"
     return path
 
 
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    if request.param == "embedded":
+def _services_of(request: pytest.FixtureRequest, world_name: str) -> RealServices:
+    services: RealServices = request.getfixturevalue(f"{world_name}_services")
+    return services
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, world_name: str, tmp_path: Path) -> World:
+    if world_name == EMBEDDED:
         return embedded_world(request.getfixturevalue("empty_sqlite"), tmp_path)
-    services: RealServices | None = request.getfixturevalue("real_services")
-    if services is None:
-        pytest.skip(MISSING)
+    services = _services_of(request, world_name)
     services.empty()
-    return World("real", services.settings(), services.empty)
+    return World(world_name, services.settings())
+
+
+@pytest.fixture
+def empty_database_url(request: pytest.FixtureRequest, world_name: str, tmp_path: Path) -> Iterator[str]:
+    """A database of the test's own without a table."""
+    yield from _empty_database_url(request, world_name, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_database_url(
+    request: pytest.FixtureRequest, module_world_name: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A database of the module's own without a table."""
+    yield from _empty_database_url(request, module_world_name, tmp_path_factory.mktemp("database"))
+
+
+def _empty_database_url(request: pytest.FixtureRequest, world_name: str, folder: Path) -> Iterator[str]:
+    if world_name == EMBEDDED:
+        yield f"sqlite+aiosqlite:///{folder / 'own.db'}"
+        return
+    _services_of(request, world_name)
+    with own_database(world_name, empty=True) as url:
+        yield url
+
+
+# ------------------------------------------------------------------ the gateway in a world
 
 
 @pytest.fixture(scope="session")
@@ -165,13 +274,3 @@ async def working(runtime: Runtime, hurry: None) -> AsyncIterator[None]:
     stop.set()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.wait_for(worker, 120)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "settings(**changes): settings of this test's runtime")
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says which worlds ran, so that a green run cannot hide a missing one."""
-    for world in WORLDS:
-        terminalreporter.write_line(f"world {world:<9} {STATE.get(world, 'not asked for')}")

@@ -2,11 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from services import MISSING, MYSQL, RealServices, run_sql
 from sqlalchemy import insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +15,7 @@ from app.database import sessions as sessions_module
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tables import users
+from tests.support.sql import run_sql
 
 pytestmark = pytest.mark.anyio
 WITHOUT_CHECKS = (
@@ -28,23 +26,11 @@ WITHOUT_CHECKS = (
 """As MySQL before 8.0.16 makes it of our migrations."""
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+@pytest.fixture
+def settings(empty_database_url: str) -> Settings:
     """Of a migrated database that a test may break."""
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"
-        migrate(url)
-        yield Settings(_env_file=None, database_url=url)
-        return
-    services: RealServices | None = request.getfixturevalue("real_services")
-    if services is None:
-        pytest.skip(MISSING)
-    name = f"{services.database_url.rpartition('/')[2]}_p"
-    asyncio.run(run_sql(MYSQL, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))
-    url = MYSQL.rstrip("/") + f"/{name}"
-    migrate(url)
-    yield Settings(_env_file=None, database_url=url)
-    asyncio.run(run_sql(MYSQL, f"DROP DATABASE `{name}`"))
+    migrate(empty_database_url)
+    return Settings(_env_file=None, database_url=empty_database_url)
 
 
 async def write_something(sessions: Sessions) -> None:
@@ -93,7 +79,7 @@ async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: 
 @pytest.mark.parametrize(
     "damage",
     [
-        "ALTER TABLE points_accounts RENAME COLUMN held TO kept",
+        "ALTER TABLE points_accounts RENAME COLUMN updated_at TO changed_at",
         "ALTER TABLE points_ledger RENAME COLUMN remark TO words",
         "ALTER TABLE points_ledger RENAME TO points_book",
     ],
@@ -106,12 +92,12 @@ async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Se
     await sessions.close()
 
 
-@pytest.mark.parametrize("settings", ["mysql"], indirect=True)
+@pytest.mark.worlds("real")
 async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) -> None:
     url = make_url(settings.database_url)
     name, password = f"gw_{secrets.token_hex(4)}", secrets.token_hex(8)
     rights = f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{url.database}`.* TO '{name}'@'%%'"
-    await run_sql(MYSQL, f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}'", rights)
+    await run_sql(settings.database_url, f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}'", rights)
     limited = url.set(username=name, password=password).render_as_string(hide_password=False)
     sessions = open_database(Settings(_env_file=None, database_url=limited))
     try:
@@ -119,7 +105,7 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
         await write_something(sessions)
     finally:
         await sessions.close()
-        await run_sql(MYSQL, f"DROP USER '{name}'@'%%'")
+        await run_sql(settings.database_url, f"DROP USER '{name}'@'%%'")
 
 
 async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_once(

@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 
 from app import media
 from app.media import MediaError, Picture, inspect_image, make_thumbnail, read_size
-from tests.footage import png_claiming
+from tests.support.media_files import png_claiming
 
 SIZE = (300, 200)
 UPRIGHT_ALREADY, ON_ITS_SIDE = 1, 6

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from app import media
 from app.media import MediaError, OversizedError, Picture, convert_image, sniff
-from tests.footage import film, picture, sound
+from tests.support.media_files import film, picture, sound
 
 pytestmark = pytest.mark.anyio
 SIZE = (60, 40)

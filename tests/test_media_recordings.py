@@ -22,7 +22,7 @@ from app.media import (
 )
 from app.media.wholeness import require_whole
 from tests import footage
-from tests.footage import FILM_SIZE, film, sound
+from tests.support.media_files import FILM_SIZE, film, sound
 
 pytestmark = pytest.mark.anyio
 SOUND_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "m4a": "audio/mp4", "aac": "audio/aac"}

@@ -3,13 +3,11 @@
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from services import MISSING, empty_database, run_sql
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -17,6 +15,7 @@ import migrations
 from app.cli.migrate import migrate
 from app.tables import metadata
 from migrations.versions import __path__ as versions
+from tests.support.sql import run_sql
 
 SEEDED = {
     "sc_soraimg_text_auto": ("速创生图 文生图-自动比例", 30, "text_to_image", '{"aspectRatio":"auto"}'),
@@ -49,15 +48,9 @@ def config_of(url: str) -> Config:
     return config
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'm.db'}"
-        return
-    if request.getfixturevalue("real_services") is None:
-        pytest.skip(MISSING)
-    with empty_database() as url:
-        yield url
+@pytest.fixture
+def url(empty_database_url: str) -> str:
+    return empty_database_url
 
 
 def tables_of(url: str) -> set[str]:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from services import MISSING, empty_database, run_sql
 from typer.testing import CliRunner
 
 import migrations
@@ -27,6 +26,7 @@ from app.see2ai.actions import ACTIONS
 from app.see2ai.actions.action import fold_params
 from app.settings import Settings
 from migrations.seeding import reprice_model
+from tests.support.sql import run_sql
 
 DOC = (Path(__file__).parents[1] / "docs" / "pricing.md").read_text("utf-8")
 MIGRATIONS = Path(migrations.__file__).parent
@@ -65,15 +65,9 @@ def config(tmp_path: Path) -> Config:
     return config
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'd.db'}"
-        return
-    if request.getfixturevalue("real_services") is None:
-        pytest.skip(MISSING)
-    with empty_database() as url:
-        yield url
+@pytest.fixture
+def url(empty_database_url: str) -> str:
+    return empty_database_url
 
 
 def rows_of(url: str) -> dict[str, Model]:
@@ -190,7 +184,7 @@ def test_the_worked_numbers_are_those_of_the_seeded_rows(empty_sqlite: Path) -> 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 async def test_the_quote_is_answered_as_shown(api: Any, make: Any) -> None:
     user = await make.user(points=1000)
     shown = block("bash", "/tasks/quote")

@@ -12,7 +12,8 @@ import pytest
 from app import storage
 from app.settings import Settings, load_settings
 from app.storage import ObjectStore, StorageError, StoredObject, open_object_store
-from tests.services import S3Server, dead_port, start_s3
+from tests.support.ports import dead_port
+from tests.support.services import S3Server, start_s3
 
 pytestmark = pytest.mark.anyio
 FILM_BYTES = 20 * 1024 * 1024

@@ -8,7 +8,7 @@ import pytest
 
 from app import logs
 from app.runtime import Runtime
-from tests.api.streams import Door, open_door
+from tests.support.streams import Door, open_door
 
 
 @pytest.fixture

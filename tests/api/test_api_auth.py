@@ -23,12 +23,12 @@ from app.accounts.users import create_user, set_status, user_exists
 from app.main import create_app
 from app.runtime import Runtime, open_runtime
 from app.tables import metadata
-from tests.api.answers import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
-from tests.makers import IMAGE_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, Maker, User
+from tests.support.responses import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 STRANGER = (401, "UNAUTHENTICATED", "未登录或Token过期")
 SECRET = "a-secret-of-this-test-0123456789-abcdef"
 PAIR = dict[str, str]

@@ -11,12 +11,12 @@ from app.accounts.credentials import sign_token
 from app.main import LARGEST_BODY_BYTES
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from tests.api.answers import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
-from tests.makers import TEXT_MODEL, Maker
-from tests.worlds import execute
+from tests.support.makers import TEXT_MODEL, Maker
+from tests.support.responses import BALANCE, LIST, MODELS, SUBMIT, data, door, envelope, refusal
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 JSON = {"content-type": "application/json"}
 GOOD = json.dumps({"modelName": TEXT_MODEL, "prompt": "猫"})
 

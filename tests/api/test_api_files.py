@@ -3,9 +3,9 @@ import pytest
 
 from app.api.files import TYPES
 from app.runtime import Runtime
-from tests.api.answers import refusal
+from tests.support.responses import refusal
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
 DIGITS = b"0123456789"
 FILM = "/files/results/2026/01/digits.mp4"
 

@@ -20,10 +20,10 @@ from app.api import deps
 from app.main import create_app
 from app.points.audit import audit
 from app.runtime import Runtime
-from tests.api.answers import envelope, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import envelope, refusal
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"

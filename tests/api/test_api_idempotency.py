@@ -18,9 +18,9 @@ from app.points.models import disable_model, set_model
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks import submit as submit_module
-from tests.api.answers import SUBMIT, data, door, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import SUBMIT, data, door, refusal
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 BODY = {"modelName": TEXT_MODEL, "prompt": "猫", "params": {"resolution": "2K"}}
@@ -134,7 +134,7 @@ async def test_blanks_around_a_key_are_no_part_of_it(make: Maker) -> None:
     assert await make.balance(user) == (40, 60)
 
 
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 @pytest.mark.parametrize("key", ["", "x" * 129, "钥匙".encode().decode("latin-1"), "a\tb"])
 async def test_what_is_no_key_is_told(make: Maker, key: str) -> None:
     user = await make.user(points=30)

@@ -7,9 +7,9 @@ import pytest
 
 from app.points.models import set_model
 from app.runtime import Runtime
-from tests.api.answers import SUBMIT, data, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import SUBMIT, data, refusal
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 QUOTE = "/user/ai/tasks/quote"

@@ -20,13 +20,13 @@ from app.points.models import disable_model, set_model
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.view import snippet
-from tests.api.answers import BALANCE, LIST, MODELS, data, door, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import BALANCE, LIST, MODELS, data, door, refusal
+from tests.support.worlds import execute
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 PICTURE = "https://example.com/ref1.jpg"
 LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 FIELDS = {

@@ -9,16 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from sandbox_server import Server
 
 from app import metrics
 from app.api import health
 from app.runtime import open_runtime
 from app.see2ai import tenant as tenants
 from app.settings import Settings
-from tests.api.answers import data, door
+from tests.support.responses import data, door
+from tests.support.sandbox_server import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
 DEAD = "http://127.0.0.1:1"
 
 

@@ -12,13 +12,13 @@ from app.points.audit import audit
 from app.points.models import disable_model, set_model
 from app.points.statement import get_balance
 from app.runtime import Runtime, open_runtime
-from tests.api.answers import SUBMIT, data, door, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import SUBMIT, data, door, refusal
+from tests.support.worlds import execute
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 JSON = {"content-type": "application/json"}
 PICTURE = "https://example.com/ref1.jpg"
 EMOJI = "😀"

@@ -19,13 +19,13 @@ from app.runtime import Runtime
 from app.settings import Settings
 from app.storage import open_object_store
 from app.tasks import upload
-from tests.api.answers import data, refusal
-from tests.footage import FILM_SIZE, film, picture, png_claiming, silence, sound
-from tests.makers import Maker, User
-from tests.services import free_port
+from tests.support.makers import Maker, User
+from tests.support.media_files import FILM_SIZE, film, picture, png_claiming, silence, sound
+from tests.support.ports import free_port
+from tests.support.responses import data, refusal
 
 pytestmark = pytest.mark.anyio
-EMBEDDED = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+EMBEDDED = pytest.mark.worlds("embedded")
 UPLOAD = "/user/files/upload"
 BOUNDARY = "boundary"
 FORM_TYPE = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

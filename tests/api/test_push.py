@@ -25,14 +25,14 @@ from app.cli import listening
 from app.errors import Unauthenticated
 from app.runtime import Runtime, open_runtime
 from app.tasks import follow
-from tests.api.answers import data, refusal
-from tests.api.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
-from tests.makers import Maker
-from tests.tasks.backroom import until
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.responses import data, refusal
+from tests.support.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
+from tests.support.task_rows import until
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 ORDER = ["created", "queued", "processing", "completed", "failed"]
 
 
@@ -118,7 +118,7 @@ async def test_a_ticket_is_worth_what_its_credential_is(make: Maker, runtime: Ru
             await redeem_ticket(runtime, ticket)
 
 
-@pytest.mark.parametrize("world", ["real"], indirect=True)
+@pytest.mark.worlds("real")
 async def test_no_ticket_without_redis(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     deaf = runtime.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})

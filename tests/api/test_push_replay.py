@@ -17,14 +17,14 @@ from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.tasks import follow
 from app.times import local_time
-from tests.api.streams import DATABASE_NOW, Door, open_door, states
-from tests.makers import Maker
-from tests.processes.proxy import proxied
-from tests.tasks.backroom import until
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.processes.proxy import proxied
+from tests.support.streams import DATABASE_NOW, Door, open_door, states
+from tests.support.task_rows import until
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
-embedded = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+embedded = pytest.mark.worlds("embedded")
 
 
 # ------------------------------------------------------------------ replay
@@ -215,7 +215,7 @@ async def test_the_end_is_told_although_every_notice_is_lost(
             assert states(told, task_no)[-1] == ("completed", 100)
 
 
-@pytest.mark.parametrize("world", ["real"], indirect=True)
+@pytest.mark.worlds("real")
 @pytest.mark.parametrize("how", ["cut", "frozen", "nowhere"])
 async def test_streams_outlive_redis(
     make: Maker, runtime: Runtime, how: str, working: None, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 
-from tests.processes.procs import Process, Processes
+from tests.support.processes.process import Process, Processes
 
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 90.0  # after SIGTERM, as operations ask a supervisor to have with a worker

@@ -1,32 +1,18 @@
 """Servers of the storm's own, in a folder of its own: MariaDB, Redis and S3, to be killed and started again at will."""
 
-import getpass
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.processes.procs import Process, Processes, script
-from tests.services import free_port
+from tests.support.database_servers import install_mariadb, mariadb_command, program
+from tests.support.ports import free_port
+from tests.support.processes.process import Process, Processes, script
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 BUCKET, ACCESS_KEY, SECRET_KEY = "results", "chaos-access-key", "chaos-secret-key"
-
-
-class Missing(Exception):
-    """A program that the storm needs is not on this machine."""
-
-
-def program(*names: str) -> str:
-    """The first of the programs that is here, also where only root has it on the PATH."""
-    for name in names:
-        found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
-        if found:
-            return found
-    raise Missing(f"{' or '.join(names)} is not on this machine")
 
 
 class Server:
@@ -76,20 +62,10 @@ class Server:
 
 def open_database_server(processes: Processes, folder: Path) -> Server:
     """A MariaDB of its own, empty. An acknowledged commit is on disk, as operations ask for it."""
-    data, port = folder / "mariadb", free_port()
-    user = f"--user={getpass.getuser()}"
-    subprocess.run(
-        [
-            *(program("mariadb-install-db", "mysql_install_db"), "--no-defaults", f"--datadir={data}", user),
-            *("--auth-root-authentication-method=normal", "--skip-test-db"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    command = [program("mariadbd", "mysqld"), "--no-defaults", f"--datadir={data}", user, f"--port={port}"]
-    command += ["--bind-address=127.0.0.1", f"--socket={folder / 'mariadb.sock'}", f"--pid-file={folder / 'db.pid'}"]
-    command += ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=128M", "--max-connections=300"]
-    return Server(processes, "mariadb", *command, port=port)
+    port = free_port()
+    install_mariadb(folder)
+    durable = ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=128M", "--max-connections=300"]
+    return Server(processes, "mariadb", *mariadb_command(folder, port), *durable, port=port)
 
 
 def open_redis_server(processes: Processes) -> Server:

@@ -39,8 +39,9 @@ from tests.chaos.servers import (
 )
 from tests.chaos.strikes import Striker, World
 from tests.chaos.weather import draw
-from tests.processes.procs import Processes
-from tests.services import free_port, run_sql
+from tests.support.ports import free_port
+from tests.support.processes.process import Processes
+from tests.support.sql import run_sql
 
 API_KEY, DATABASE = "sk-of-the-storm", "gateway_chaos"
 USERS, FIRST_POINTS = 12, 600

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from app.cli.commands import app
 from app.errors import GatewayError
-from tests.worlds import World
+from tests.support.worlds import World
 
 
 @pytest.fixture

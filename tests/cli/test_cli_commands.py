@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from services import run_sql
 from typer.testing import Result
 
 from app.cli.commands import main
-from tests.worlds import World
+from tests.support.sql import run_sql
+from tests.support.worlds import World
 
 Run = Callable[..., Result]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tests.services import run_sql
-from tests.worlds import World
+from tests.support.sql import run_sql
+from tests.support.worlds import World
 
 Run = Callable[..., Result]
 RULES = '[{"param": "resolution", "points": {"1K": 30, "2K": 45}}]'

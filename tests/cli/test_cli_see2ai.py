@@ -9,14 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sandbox_server import KEY, Server
 from typer.testing import Result
 
 from app.see2ai.states import Answer
 from app.see2ai.tenant import Standing, understand
+from tests.support.sandbox_server import KEY, Server
 
 Run = Callable[..., Result]
-pytestmark = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+pytestmark = pytest.mark.worlds("embedded")
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 The damage is done in databases that forbid nothing: our tables without CHECKs, unique indexes and triggers.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-from services import MISSING, empty_database
 from sqlalchemy import MetaData, PrimaryKeyConstraint, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -20,9 +19,9 @@ from app.settings import Settings
 from app.tables import metadata
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.makers import TEXT_MODEL
-from tests.points.lapse import later, lot, remaining
-from tests.worlds import execute
+from tests.support.lots import later, lot, remaining
+from tests.support.makers import TEXT_MODEL
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 
@@ -214,20 +213,9 @@ CODE_DAMAGE: Damages = {
 """Beside the first of two codes of 50 that live for 30 days, one of them redeemed."""
 
 
-@pytest.fixture(scope="module", params=["embedded", "real"])
-def lawless_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "embedded":
-        yield f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('lawless') / 'l.db'}"
-        return
-    if request.getfixturevalue("real_services") is None:
-        pytest.skip(MISSING)
-    with empty_database() as url:
-        yield url
-
-
 @pytest.fixture(scope="module")
 async def lawless(
-    lawless_url: str, tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[Runtime]:
     """A runtime on tables where everything goes; nobody audits it afterwards."""
     bare = MetaData()
@@ -235,12 +223,12 @@ async def lawless(
         copy = table.to_metadata(bare)
         copy.constraints = {one for one in copy.constraints if isinstance(one, PrimaryKeyConstraint)}
         copy.indexes.clear()
-    engine = create_async_engine(lawless_url)
+    engine = create_async_engine(module_database_url)
     async with engine.begin() as connection:
         await connection.run_sync(bare.create_all)
     await engine.dispose()
     own = {"redis_url": "memory://", "storage_url": tmp_path_factory.mktemp("files").as_uri(), "see2ai_api_key": "sk-x"}
-    async with open_runtime(Settings(_env_file=None, database_url=lawless_url, **own)) as runtime:
+    async with open_runtime(Settings(_env_file=None, database_url=module_database_url, **own)) as runtime:
         runtime.sessions._is_proven = True  # or it would write nothing here
         row = {"description": "", "task_type": "text_to_image", "action": "see2ai_image_generation_fast_v1"}
         for model, cost in ((TEXT_MODEL, 30), (FREE_MODEL, 0)):

@@ -16,10 +16,10 @@ from app.points.codes import ALPHABET, create_codes, digest_code, list_codes, ne
 from app.points.statement import get_balance, list_records
 from app.runtime import Runtime
 from app.tables import points_codes
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
-from tests.points.lapse import in_hours, remaining
-from tests.worlds import execute
+from tests.support.lots import in_hours, remaining
+from tests.support.makers import Maker, User
+from tests.support.responses import data, refusal
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 REDEEM = "/user/points/redeem"
@@ -168,12 +168,12 @@ async def test_one_text_a_cause_and_none_for_who_guesses(make: Maker, runtime: R
 
 
 @pytest.mark.parametrize("code", ["", "x" * 101, 5, None, True, ["a"]])
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 async def test_what_is_no_text_is_refused(make: Maker, code: Any) -> None:
     assert refusal(await redeem(make, await make.user(), code))[:2] == (400, "INVALID_PARAMETER")
 
 
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 async def test_a_field_too_many_is_refused(make: Maker, runtime: Runtime) -> None:
     user, code = await make.user(), await one_code(runtime.sessions)
     assert refusal(await redeem(make, user, code, points=500))[:2] == (400, "INVALID_PARAMETER")
@@ -280,7 +280,7 @@ async def test_a_list_tells_how_each_stands(make: Maker, runtime: Runtime) -> No
         ({"lot_days": 100_000}, InvalidParameter),
     ],
 )
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 async def test_no_codes_of_nonsense(runtime: Runtime, options: dict[str, Any], error: type[GatewayError]) -> None:
     with pytest.raises(error):
         await one_code(runtime.sessions, **options)

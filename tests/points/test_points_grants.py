@@ -14,8 +14,8 @@ from app.points.ledger import MOST_POINTS
 from app.points.statement import get_balance
 from app.runtime import Runtime
 from app.settings import Settings
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
+from tests.support.makers import Maker, User
+from tests.support.responses import data, refusal
 
 pytestmark = pytest.mark.anyio
 GRANTS = "/admin/points/grants"
@@ -111,7 +111,7 @@ async def test_a_known_reference_until_another_time_is_told_too(make: Maker) -> 
         ({"expire": "2090-01-01"}, "expire"),
     ],
 )
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 async def test_a_body_that_is_not_exactly_right_moves_nothing(make: Maker, changes: dict[str, Any], field: str) -> None:
     admin, user = await make.user(admin=True), await make.user()
     status, code, message = refusal(await top_up(make, admin.headers, changes.pop("userId", user.id), **changes))

@@ -15,8 +15,8 @@ from app.settings import Settings
 from app.tasks.cancel import cancel_task
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.makers import TEXT_MODEL, Maker
-from tests.worlds import execute
+from tests.support.makers import TEXT_MODEL, Maker
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 

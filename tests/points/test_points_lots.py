@@ -16,10 +16,10 @@ from app.settings import Settings
 from app.tasks.cancel import cancel_task
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.makers import TEXT_MODEL, Maker, User
-from tests.points.lapse import all_lots, in_hours, later, lot, remaining
-from tests.tasks.backroom import stepping
-from tests.worlds import execute
+from tests.support.lots import all_lots, in_hours, later, lot, remaining
+from tests.support.makers import TEXT_MODEL, Maker, User
+from tests.support.task_rows import stepping
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 

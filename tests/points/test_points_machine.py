@@ -41,8 +41,8 @@ from app.tasks.decide import Complete, Fail
 from app.tasks.finish import finish_task
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.points.lapse import in_hours, later
-from tests.worlds import embedded_world
+from tests.support.lots import in_hours, later
+from tests.support.worlds import embedded_world
 
 T = TypeVar("T")
 USERS = st.sampled_from([1, 2])

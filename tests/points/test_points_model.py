@@ -20,7 +20,7 @@ from app.points.expiry import expire_lots
 from app.points.statement import get_balance
 from app.settings import Settings
 from app.tables import tasks
-from tests.points.lapse import all_lots, in_hours, later
+from tests.support.lots import all_lots, in_hours, later
 
 USER, GRACE_DAYS = 7, 1
 

@@ -6,9 +6,9 @@ import pytest
 
 from app.points import ledger
 from app.runtime import Runtime
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
-from tests.points.lapse import later, lot
+from tests.support.lots import later, lot
+from tests.support.makers import Maker, User
+from tests.support.responses import data, refusal
 
 pytestmark = pytest.mark.anyio
 RECORDS = "/user/points/consumption/records"

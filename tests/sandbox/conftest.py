@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_server import Server, serve  # pytest puts a test's own folder on the path
+
+from tests.support.sandbox_server import Server, serve  # pytest puts a test's own folder on the path
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 SCHEMAS = Path(__file__).with_name("schemas")

@@ -4,9 +4,9 @@ import time
 
 import httpx
 import pytest
-from sandbox_server import NORMALIZE, UNIWORLD, VIDEO, Server
 
 from app.sandbox.journal import Journal
+from tests.support.sandbox_server import NORMALIZE, UNIWORLD, VIDEO, Server
 
 SCOPE = {"method": "POST", "path": "/x", "headers": [(b"authorization", b"Bearer secret"), (b"x-a", b"1")]}
 

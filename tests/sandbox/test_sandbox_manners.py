@@ -6,9 +6,9 @@ import zlib
 
 import httpx
 import pytest
-from sandbox_server import ACTION, Server
 
 from app.sandbox.trouble import HUGE_BYTES, _gzip_bomb
+from tests.support.sandbox_server import ACTION, Server
 
 BRIEF = httpx.Timeout(60, read=0.3)
 

@@ -11,9 +11,9 @@ import jsonschema
 import pillow_heif
 import pytest
 from PIL import Image
-from sandbox_server import NORMALIZE, UPLOAD, VIDEO, Server
 
 from app.sandbox.actions.normalize import LONGEST_SIDES
+from tests.support.sandbox_server import NORMALIZE, UPLOAD, VIDEO, Server
 
 INPUT = json.loads((Path(__file__).parents[1] / "seeds" / "normalize_input.json").read_text("utf-8"))
 STRANGER = "https://example.com/a.jpg"

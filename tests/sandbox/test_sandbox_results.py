@@ -6,9 +6,9 @@ import time
 import httpx
 import pytest
 from PIL import Image
-from sandbox_server import ACTION, Server
 
 from app.sandbox.pictures import FONT, Picture, draw, measure
+from tests.support.sandbox_server import ACTION, Server
 
 RATIOS = ["1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9"]
 

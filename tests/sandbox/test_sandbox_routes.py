@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from sandbox_server import ACTION, KEY, Server
 
 from app.sandbox.plan import DETAIL_FORMS
+from tests.support.sandbox_server import ACTION, KEY, Server
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", f"Basic {KEY}", KEY, "Bearer ключ"])

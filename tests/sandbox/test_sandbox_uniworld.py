@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 from PIL import Image
-from sandbox_server import ACTION, UNIWORLD, Server
 
 from app.sandbox.pictures import Picture, draw
+from tests.support.sandbox_server import ACTION, UNIWORLD, Server
 
 INPUT = json.loads((Path(__file__).parents[1] / "seeds" / "uniworld_input.json").read_text("utf-8"))
 PLACES = {"image_url", "final_url", "provider_final_url"}

@@ -5,10 +5,10 @@ import io
 import httpx
 import pytest
 from PIL import Image
-from sandbox_server import UPLOAD, Server
 
 from app.sandbox.shelf import Shelf
 from app.sandbox.uploads import LARGEST_FILE_BYTES
+from tests.support.sandbox_server import UPLOAD, Server
 
 
 def picture(kind: str = "JPEG") -> bytes:

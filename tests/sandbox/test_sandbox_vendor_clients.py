@@ -10,7 +10,8 @@ import av
 import pytest
 import requests
 from PIL import Image
-from sandbox_server import KEY, NORMALIZE, UNIWORLD, UPLOAD, VIDEO, Server
+
+from tests.support.sandbox_server import KEY, NORMALIZE, UNIWORLD, UPLOAD, VIDEO, Server
 
 POST_SECONDS, GET_SECONDS, POLL_SECONDS = 300, 60, 0.05
 GOOD = {"success", "succeeded", "completed", "complete", "done", "finished"}

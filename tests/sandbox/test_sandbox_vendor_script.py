@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema
 import requests
 from PIL import Image
-from sandbox_server import ACTION, KEY, Server
+
+from tests.support.sandbox_server import ACTION, KEY, Server
 
 POLL_SECONDS = 0.05
 PAYLOAD = {

@@ -8,7 +8,8 @@ import av
 import httpx
 import jsonschema
 import pytest
-from sandbox_server import VIDEO, Server
+
+from tests.support.sandbox_server import VIDEO, Server
 
 SMALL = {"sync": False, "resolution": "480p", "aspect_ratio": "1:1", "duration": 4}
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from sandbox_server import VIDEO, Server
+
+from tests.support.sandbox_server import VIDEO, Server
 
 INPUT = json.loads((Path(__file__).parents[1] / "seeds" / "video_input.json").read_text("utf-8"))
 PICTURE, FILM, SOUND = "https://example.com/a.png", "https://example.com/a.mp4", "https://example.com/a.mp3"

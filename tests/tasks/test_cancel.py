@@ -5,17 +5,17 @@ import contextlib
 from typing import Any
 
 import pytest
-from backroom import row_of, stepping, submits, until
 from prometheus_client import REGISTRY
-from sandbox_server import Server
 
 from app.points.models import set_model
 from app.runtime import Runtime
 from app.tasks.advance import Stale, advance
 from app.tasks.claim import Share, claim_due
-from tests.api.answers import data, refusal
-from tests.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
+from tests.support.responses import data, refusal
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import row_of, stepping, submits, until
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 

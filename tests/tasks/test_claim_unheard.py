@@ -5,8 +5,8 @@ import pytest
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
 from app.tasks.claim import Return, Share, Visit, claim_due, give_back
-from tests.makers import Maker
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio
 

@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from backroom import until
 from sqlalchemy import text
 
 from app.database import Session
 from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import submit as submit_module
-from tests.makers import Maker, User
-from tests.worlds import execute
+from tests.support.makers import Maker, User
+from tests.support.task_rows import until
+from tests.support.worlds import execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("world", ["real"], indirect=True)]
+pytestmark = [pytest.mark.anyio, pytest.mark.worlds("real")]
 WEIGHT = 300  # rows: of two in a deadlock, the one that changed fewer is rolled back
 
 

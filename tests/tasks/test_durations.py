@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from backroom import hasten, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +18,9 @@ from app.tasks import decide, durations
 from app.tasks.claim import Visit, boot_seconds
 from app.tasks.decide import Fail, Later, Onward
 from app.tasks.durations import learn_durations, read_durations, usual_seconds, watch_durations
-from tests.makers import TEXT_MODEL, Maker, User
-from tests.worlds import execute
+from tests.support.makers import TEXT_MODEL, Maker, User
+from tests.support.task_rows import hasten, until
+from tests.support.worlds import execute
 from worker import chores as chores_module
 
 pytestmark = pytest.mark.anyio

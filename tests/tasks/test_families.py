@@ -6,14 +6,14 @@ from typing import Any, get_args
 import av
 import httpx
 import pytest
-from backroom import ended
 from PIL import Image
-from sandbox_server import Server
 
 from app.points.models import set_model
 from app.runtime import Runtime
 from app.see2ai.actions.normalize import Profile
-from tests.makers import IMAGE_MODEL, Maker
+from tests.support.makers import IMAGE_MODEL, Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 A, B, C = (f"https://example.com/{name}.jpg" for name in "abc")

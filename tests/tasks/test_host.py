@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from backroom import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline, until
 from PIL import Image
-from sandbox_server import Server
 
 from app import storage
 from app.settings import Settings
 from app.storage import open_object_store
 from app.tasks import decide, host
-from tests.makers import Maker
-from tests.services import dead_port
+from tests.support.makers import Maker
+from tests.support.ports import dead_port
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 PRICE = 30

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.makers import Maker
+from tests.support.makers import Maker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 

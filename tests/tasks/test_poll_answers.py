@@ -3,14 +3,25 @@
 import asyncio
 
 import pytest
-from backroom import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, stepping, submits, until
 from prometheus_client import REGISTRY
-from sandbox_server import Server
 
 from app.see2ai import circuit, client
 from app.see2ai.states import FAILURE, NEEDS_REPAIR, SUCCESS
 from app.tasks import decide
-from tests.makers import Maker
+from tests.support.makers import Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import (
+    SECRET,
+    ended,
+    hasten,
+    polls,
+    row_of,
+    run_all,
+    set_deadline,
+    stepping,
+    submits,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")

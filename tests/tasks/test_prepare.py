@@ -5,13 +5,13 @@ import io
 from typing import Any
 
 import pytest
-from backroom import ended, stepping, submits
 from PIL import Image
-from sandbox_server import Server
 
 from app.runtime import Runtime
 from app.tasks import host, prepare
-from tests.makers import IMAGE_MODEL, Maker
+from tests.support.makers import IMAGE_MODEL, Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import ended, stepping, submits
 from worker import stepper
 from worker.stepper import Stepper
 

@@ -10,9 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from backroom import hasten, row_of, submits, until
 from prometheus_client import REGISTRY, generate_latest
-from sandbox_server import Server
 
 from app.endings import end
 from app.errors import Unavailable
@@ -21,8 +19,10 @@ from app.see2ai import circuit as circuit_module
 from app.see2ai.circuit import Circuit
 from app.tasks import providers
 from app.tasks.providers import ProviderWatch, ask_leave, read_all, share
-from tests.makers import Maker
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import hasten, row_of, submits, until
+from tests.support.worlds import execute
 from worker.main import run_worker
 from worker.stepper import Stepper
 

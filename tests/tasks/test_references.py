@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from backroom import ended, hasten, submits
 from PIL import Image
-from sandbox_server import Server
 
 from app.settings import Settings
-from tests.makers import IMAGE_MODEL, Maker
+from tests.support.makers import IMAGE_MODEL, Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import ended, hasten, submits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 AUTO_MODEL = "sc_soraimg_img2img_auto"

@@ -7,16 +7,28 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from backroom import SECRET, Ended, distinct, ended, hasten, polls, row_of, run_all, set_deadline, submits, until
-from sandbox_server import Server
 
 from app.see2ai import circuit, client
 from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
 from app.see2ai.states import Answer, Kind, read_submit
 from app.settings import Settings
-from tests.makers import Maker, User
-from tests.services import dead_port
+from tests.support.makers import Maker, User
+from tests.support.ports import dead_port
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import (
+    SECRET,
+    Ended,
+    distinct,
+    ended,
+    hasten,
+    polls,
+    row_of,
+    run_all,
+    set_deadline,
+    submits,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from receivers import Receiver, receiving
 
 from app.settings import Settings
-from tests.services import free_port
+from tests.support.ports import free_port
+from tests.support.webhook_receivers import Receiver, receiving
 from worker import courier
 
 

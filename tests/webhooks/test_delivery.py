@@ -6,33 +6,30 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries, until
-from test_outbox import cancel, endpoint
+from sqlalchemy.engine import make_url
 
 from app.errors import Unavailable
 from app.tables import webhook_deliveries
 from app.webhooks import send as send_module
-from app.webhooks.outbox import Delivery
 from app.webhooks.send import Outcome
-from tests.api.answers import data
-from tests.makers import Maker, User
+from tests.support.makers import Maker
+from tests.support.responses import data
+from tests.support.webhook_calls import cancel, delivery, drip, endpoint, secret_of, told_of_a_cancel
+from tests.support.webhook_receivers import (
+    HANG,
+    Receiver,
+    couriers,
+    ended_deliveries,
+    outbox,
+    shift,
+    tried_deliveries,
+    until,
+)
 from worker import courier as courier_module
 from worker.courier import retry_after
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio
-
-
-async def secret_of(make: Maker, user: User) -> str:
-    return str(data(await make.api.get("/user/webhooks/secret", headers=user.headers))["secret"])
-
-
-async def told_of_a_cancel(make: Maker, user: User, *receivers: Receiver) -> list[str]:
-    """One cancelled task for each receiver, told to its callbackUrl."""
-    numbers = [await make.task_no(user, callbackUrl=receiver.url) for receiver in receivers]
-    for number in numbers:
-        data(await cancel(make, user, number))
-    return numbers
 
 
 async def test_a_whole_task_is_told_to_both_and_reads_as_get_gives_it(
@@ -88,10 +85,6 @@ async def test_the_first_retry_is_due_within_ten_seconds(make: Maker, receiver: 
         (row,) = await tried_deliveries(make.runtime)
     assert (row["status"], row["attempts"], row["outcome"], row["status_code"]) == ("pending", 1, "error", 500)
     assert 0 < (row["next_run_at"] - row["now"]).total_seconds() < 7
-
-
-def delivery(attempts: int, seconds_left: float = 86_400, host: str = "h") -> Delivery:
-    return Delivery(1, host, 1, 1, 0, 1, attempts, seconds_left)
 
 
 def test_the_pauses_grow_and_end_with_the_day() -> None:
@@ -175,8 +168,10 @@ async def test_a_redirect_inwards_touches_nothing(
     await told_of_a_cancel(make, user, first)
     async with couriers(make.runtime):
         await tried_deliveries(make.runtime)
+    settings = make.runtime.settings
+    services = {make_url(url).port for url in (settings.database_url, settings.redis_url)}
     ours = {int(first.origin.rpartition(":")[2])}
-    assert {port for host, port in dialled if host == "127.0.0.1" and port not in {3306, 6379}} <= ours
+    assert {port for host, port in dialled if host == "127.0.0.1"} - services <= ours
     assert not [host for host, _ in dialled if host != "127.0.0.1"]
     assert tripwire.heard == []
 
@@ -240,15 +235,6 @@ async def test_a_success_is_heard_by_its_head(make: Maker, receiver: Receiver, a
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
     assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
-
-
-async def drip(request: web.Request) -> web.StreamResponse:
-    """A head that comes a byte at a time."""
-    assert request.transport is not None
-    for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 3600:
-        request.transport.write(bytes([byte]))  # type: ignore[attr-defined]
-        await asyncio.sleep(0.2)
-    return web.Response()
 
 
 @pytest.mark.parametrize("manner", [HANG, drip])

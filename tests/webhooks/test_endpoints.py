@@ -5,39 +5,32 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from receivers import Receiver, couriers, ended_deliveries, outbox, shift, until
-from test_delivery import secret_of, told_of_a_cancel
-from test_outbox import HOOK, cancel, endpoint
 
 from app.tables import webhook_deliveries, webhook_endpoints, webhook_secrets
 from app.webhooks.log import forget_old
 from app.webhooks.signing import new_secret
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
+from tests.support.makers import Maker
+from tests.support.responses import data, refusal
+from tests.support.webhook_calls import (
+    DAY,
+    HOOK,
+    end_a_task,
+    endpoint,
+    failing,
+    listed,
+    post,
+    records,
+    secret_of,
+    told_of_a_cancel,
+)
+from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift, until
 from worker import courier
 
 pytestmark = pytest.mark.anyio
-DAY = 86_400
+
+
 MISSING = (404, "NOT_FOUND", "推送端点不存在")
 NO_RECORD = (404, "NOT_FOUND", "推送记录不存在")
-
-
-async def post(make: Maker, user: User, path: str, **body: Any) -> Any:
-    return await make.api.post(f"/user/webhooks/{path}", json=body, headers=user.headers)
-
-
-async def listed(make: Maker, user: User) -> list[dict[str, Any]]:
-    return list(data(await make.api.get("/user/webhooks/endpoints", headers=user.headers)))
-
-
-async def records(make: Maker, user: User, query: str = "") -> dict[str, Any]:
-    return dict(data(await make.api.get(f"/user/webhooks/deliveries?{query}", headers=user.headers)))
-
-
-async def end_a_task(make: Maker, user: User) -> str:
-    task_no = await make.task_no(user)
-    data(await cancel(make, user, task_no))
-    return task_no
 
 
 # ------------------------------------------------------------------ secrets
@@ -177,18 +170,6 @@ async def test_nobody_elses_is_there(make: Maker) -> None:
 
 
 # ------------------------------------------------------------------ disabled by itself
-
-
-async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> None:
-    """One end told once, in vain; to be `patient`, so that whoever waits is not due again."""
-    await end_a_task(make, user)
-    async with couriers(make.runtime):
-        await receiver.hears(number)
-
-        async def told() -> bool:
-            return all(row["outcome"] and not row["lease_until"] for row in await outbox(make.runtime))
-
-        await until("recorded", told)
 
 
 async def test_a_day_of_failures_disables_and_a_success_between_does_not(

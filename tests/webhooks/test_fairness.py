@@ -5,17 +5,36 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries, until
-from test_delivery import delivery, told_of_a_cancel
-from test_endpoints import DAY, end_a_task, failing, listed, post, records
-from test_outbox import HOOK, cancel, endpoint
 
 from app.egress import Egress, NoConnection
 from app.tables import webhook_deliveries, webhook_endpoints
 from app.webhooks import outbox as outbox_module
 from app.webhooks import send as send_module
-from tests.api.answers import data, refusal
-from tests.makers import Maker
+from tests.support.makers import Maker
+from tests.support.responses import data, refusal
+from tests.support.webhook_calls import (
+    DAY,
+    HOOK,
+    cancel,
+    delivery,
+    end_a_task,
+    endpoint,
+    failing,
+    listed,
+    post,
+    records,
+    told_of_a_cancel,
+)
+from tests.support.webhook_receivers import (
+    HANG,
+    Receiver,
+    couriers,
+    ended_deliveries,
+    outbox,
+    shift,
+    tried_deliveries,
+    until,
+)
 from worker import courier as courier_module
 
 pytestmark = pytest.mark.anyio

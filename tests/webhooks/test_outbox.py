@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from receivers import outbox, shift
 from sqlalchemy import event, select
 
 from app.errors import TaskFailure
@@ -18,20 +17,12 @@ from app.tasks.decide import Complete, Fail
 from app.tasks.finish import finish_task
 from app.webhooks.outbox import claim, look, record
 from app.webhooks.send import Outcome
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
+from tests.support.makers import Maker
+from tests.support.responses import data, refusal
+from tests.support.webhook_calls import HOOK, cancel, endpoint
+from tests.support.webhook_receivers import outbox, shift
 
 pytestmark = pytest.mark.anyio
-HOOK = "https://receiver.example.com/hook"
-
-
-async def cancel(make: Maker, user: User, task_no: str) -> Any:
-    return await make.api.post(f"/user/ai/tasks/{task_no}/cancel", headers=user.headers)
-
-
-async def endpoint(make: Maker, user: User, url: str = HOOK, **fields: Any) -> dict[str, Any]:
-    made = await make.api.post("/user/webhooks/endpoints", json={"url": url, **fields}, headers=user.headers)
-    return dict(data(made))
 
 
 async def claimed(runtime: Runtime) -> Any:

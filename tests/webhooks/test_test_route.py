@@ -8,18 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from receivers import HANG, Receiver, ended_deliveries
-from test_delivery import drip, secret_of
-from test_endpoints import post
-from test_outbox import endpoint
 
 from app import logs
 from app.accounts.keys import create_key
 from app.api import deps
 from app.api import webhooks as door
 from app.webhooks import send as send_module
-from tests.api.answers import data, refusal
-from tests.makers import Maker, User
+from tests.support.makers import Maker, User
+from tests.support.responses import data, refusal
+from tests.support.webhook_calls import drip, endpoint, post, secret_of
+from tests.support.webhook_receivers import HANG, Receiver, ended_deliveries
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from receivers import Heard, Receiver, couriers
-from test_delivery import secret_of, told_of_a_cancel
 
 from app.main import create_app
-from tests.makers import Maker
+from tests.support.makers import Maker
+from tests.support.webhook_calls import secret_of, told_of_a_cancel
+from tests.support.webhook_receivers import Heard, Receiver, couriers
 from worker import courier
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert tuple(map(int, told.groups())) == hands
 
 
-@pytest.mark.parametrize("world", ["embedded"], indirect=True)
+@pytest.mark.worlds("embedded")
 @pytest.mark.anyio
 async def test_every_route_is_told(make: Maker) -> None:
     paths = create_app(make.runtime.settings, make.runtime).openapi()["paths"]

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sandbox_server import Server
 
 from app.egress import fetch
 from app.endings import end
 from app.runtime import Runtime
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.makers import IMAGE_MODEL, Maker, User
-from tests.tasks.backroom import until
-from tests.worlds import execute
+from tests.support.makers import IMAGE_MODEL, Maker, User
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import until
+from tests.support.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
 

@@ -17,9 +17,9 @@ from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.chores import end_turn, give_turn_back, keep_turn, list_turns, take_turn
-from tests.makers import Maker
-from tests.tasks.backroom import until
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.task_rows import until
+from tests.support.worlds import execute
 from worker import chores as chores_module
 from worker.chores import Chore, ChoreLoop, chores_of
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from sandbox_server import Server
 
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
@@ -18,8 +17,9 @@ from app.tasks import claim, host
 from app.tasks.advance import Stale, advance
 from app.tasks.claim import Share, boot_seconds, claim_due, find_work, give_back, keep
 from app.tasks.decide import Move, as_it_was
-from tests.makers import Maker
-from tests.worlds import execute
+from tests.support.makers import Maker
+from tests.support.sandbox_server import Server
+from tests.support.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
 
@@ -337,7 +337,7 @@ async def test_no_more_is_claimed_than_can_be_given_back(
     await stepper._flush_returns()
 
 
-@pytest.mark.parametrize("world", ["real"], indirect=True)
+@pytest.mark.worlds("real")
 async def test_the_work_goes_on_without_redis(make: Maker, runtime: Runtime) -> None:
     """A runtime whose Redis is nowhere: submits answer, tasks end."""
     settings = runtime.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})

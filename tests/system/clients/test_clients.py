@@ -13,10 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from between import Between, scripted
-from drivers import CLIENTS, LANGUAGES, Call, Client
 from PIL import Image
-from sandbox_server import KEY, Server
 from standardwebhooks import Webhook
 
 from app.accounts.credentials import sign_token
@@ -26,10 +23,13 @@ from app.points import ledger
 from app.points.audit import audit
 from app.runtime import open_runtime
 from app.settings import Settings
-from tests.makers import TEXT_MODEL
-from tests.processes.procs import Process, Processes, until
-from tests.processes.proxy import proxied
-from tests.services import free_port
+from tests.support.clients.programs import CLIENTS, LANGUAGES, Call, Client
+from tests.support.clients.proxy import Between, scripted
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.process import Process, Processes, until
+from tests.support.processes.proxy import proxied
+from tests.support.sandbox_server import KEY, Server
 
 POINTS = 1000
 PRICE = 30

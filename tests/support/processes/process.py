@@ -1,15 +1,20 @@
 """Real processes for tests: started with an environment of their own, watched through their logs, never left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
+from tests.support.processes import forked
+from tests.support.processes.forked import ForkedProcess
 
 START_SECONDS = 90.0  # two cores, many interpreters starting at once
 LOOK_SECONDS = 0.05
@@ -36,7 +41,7 @@ def until(what: str, look: Callable[[], Any], seconds: float = 60.0) -> Any:
 class Process:
     """One process and its log file."""
 
-    def __init__(self, name: str, popen: "subprocess.Popen[bytes]", path: Path) -> None:
+    def __init__(self, name: str, popen: "subprocess.Popen[bytes] | ForkedProcess", path: Path) -> None:
         self.name = name
         self._popen = popen
         self._path = path
@@ -98,8 +103,9 @@ class Process:
 class Processes:
     """`with Processes(directory, environment) as processes:` everything started in it has ended after it."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, Any], *, real_starts: bool = False) -> None:
         self.directory = directory
+        self.real_starts = real_starts
         self.environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         # What a killed process leaves in its temporary folder goes with the test's own.
         self.environment |= {"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json", "TMPDIR": str(directory)}
@@ -122,12 +128,26 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        process = Process(name, popen, path)
+        return self._add(Process(name, popen, path))
+
+    def _add(self, process: Process) -> Process:
         self.started.append(process)
         return process
 
     def gateway(self, *arguments: str, **environment: Any) -> Process:
-        return self.start(script("gateway"), *arguments, name="gateway-" + arguments[0], **environment)
+        """`gateway …`, forked; by its real console script where these are `real_starts`."""
+        if self.real_starts:
+            return self.start(script("gateway"), *arguments, name="gateway-" + arguments[0], **environment)
+        return self.fork(forked.GATEWAY, *arguments, **environment)
+
+    def fork(self, program: str, *arguments: str, **environment: Any) -> Process:
+        """A Python program, a file or `gateway`; both its outputs go to one log file."""
+        name = f"{len(self.started):02d}-{'-'.join([Path(program).stem, *arguments[:1]]).replace('/', '_')}"
+        path = self.directory / f"{name}.log"
+        path.touch()
+        env = self.environment | {key.upper(): str(value) for key, value in environment.items()}
+        child = forked.start(program, *arguments, cwd=self.directory, env=env, stdout=path, stderr=path)
+        return self._add(Process(name, child, path))
 
     def worker(self, **environment: Any) -> Process:
         """A worker that has begun to work."""
@@ -135,18 +155,25 @@ class Processes:
 
     def command(self, *arguments: str, **environment: Any) -> str:
         """A `gateway` command to its end: what it printed on standard output."""
-        own = {key.upper(): str(value) for key, value in environment.items()}
-        done = subprocess.run(
-            [script("gateway"), *arguments],
-            cwd=self.directory,
-            env=self.environment | own,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"gateway {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}"
-        return done.stdout
+        env = self.environment | {key.upper(): str(value) for key, value in environment.items()}
+        with tempfile.TemporaryDirectory(dir=self.directory) as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            if self.real_starts:
+                with out.open("wb") as stdout, err.open("wb") as stderr:
+                    code = subprocess.run(
+                        [script("gateway"), *arguments],
+                        cwd=self.directory,
+                        env=env,
+                        stdout=stdout,
+                        stderr=stderr,
+                        timeout=120,
+                        check=False,
+                    ).returncode
+            else:
+                start = forked.start(forked.GATEWAY, *arguments, cwd=self.directory, env=env, stdout=out, stderr=err)
+                code = start.wait(120)
+            assert code == 0, f"gateway {' '.join(arguments)}: exit {code}\n{err.read_text('utf-8')}"
+            return out.read_text("utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -155,9 +182,10 @@ class Processes:
         for process in reversed(self.started):
             if process.code is None:
                 # The whole session: `gateway serve --workers 2` has children.
-                os.killpg(process.pid, signal.SIGCONT)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.ends()
+                for number in (signal.SIGCONT, signal.SIGKILL):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
+                process.kill()
         print("\n".join(self._tails()))  # pytest shows it where a test has failed
 
     def _tails(self) -> list[str]:

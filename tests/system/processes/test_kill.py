@@ -1,6 +1,6 @@
 """kill -9 and SIGSTOP at every named point of a task's path; another process takes over, and nothing is paid twice.
 
-The cases run side by side, each with a database of its own; each test waits for its case.
+Each case has a database of its own. They mostly wait, so several run beside each other.
 """
 
 import asyncio
@@ -9,28 +9,34 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from procs import Process, Processes, until
-from sandbox_server import KEY, Server
 from sqlalchemy import select
-from stage import JWT_SECRET, LEASE_SECONDS, Books, accepted, environment, open_books, own_database
 
 from app.accounts.credentials import sign_token
 from app.accounts.keys import create_key
 from app.faults import POINTS
 from app.settings import Settings
 from app.tables import tasks
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import (
+    JWT_SECRET,
+    LEASE_SECONDS,
+    Books,
+    accepted,
+    environment,
+    open_books,
+)
+from tests.support.processes.process import Process, Processes, until
+from tests.support.sandbox_server import KEY, Server
+from tests.support.services import RealServices, own_database
 
-SIDE_BY_SIDE = 10
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
 COURIER_POINTS = frozenset({"deliver.after_send"})  # struck in test_webhooks.py
 WORKER_POINTS = sorted(POINTS - API_POINTS - COURIER_POINTS)
@@ -61,44 +67,14 @@ class Outcome:
     balance: tuple[int, int] = (0, 0)
 
 
-class Cases:
-    """Starts the selected cases of this module at once, a few at a time, and hands out what became of each."""
-
-    def __init__(self, stage: Stage, wanted: list[tuple[Callable[..., Any], str]]) -> None:
-        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE)
-        self._futures: dict[tuple[Callable[..., Any], str], Future[Any]] = {}
-        for case, point in wanted:
-            folder = Stage(stage.services, stage.sandbox, stage.folder / f"{case.__name__}-{point}")
-            self._futures[case, point] = self._pool.submit(case, folder, point)
-
-    def outcome(self, case: Callable[..., Any], point: str) -> Any:
-        return self._futures[case, point].result(timeout=600)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-@pytest.fixture(scope="module")
-def cases(
-    request: pytest.FixtureRequest,
-    real_services: RealServices | None,
-    sandbox_server: Server,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cases]:
-    own = [item for item in request.session.items if item.module is request.module]
-    wanted = [item.callspec.params["case"] for item in own if "case" in item.fixturenames]
-    if real_services is None:
-        wanted = [(case, point) for case, point in wanted if case is kill_up]
-    cases = Cases(Stage(real_services, sandbox_server, tmp_path_factory.mktemp("kill")), wanted)
-    yield cases
-    cases.close()
-
-
 @pytest.fixture
-def outcome(cases: Cases, case: tuple[Callable[..., Any], str], real_services: RealServices | None) -> Any:
-    if real_services is None and case[0] is not kill_up:
-        pytest.skip(MISSING)
-    return cases.outcome(*case)
+def outcome(
+    request: pytest.FixtureRequest, case: tuple[Callable[..., Any], str], sandbox_server: Server, tmp_path: Path
+) -> Any:
+    """Runs the case of this test."""
+    play, point = case
+    services = None if play is kill_up else request.getfixturevalue("real_services")
+    return play(Stage(services, sandbox_server, tmp_path), point)
 
 
 def prompt_and_word() -> tuple[str, str]:
@@ -301,11 +277,9 @@ async def _kill_often(stage: Stage, env: dict[str, Any], processes: Processes) -
 
 
 def test_the_books_are_not_cut_off_where_their_interpreter_is_slow(
-    real_services: RealServices | None, sandbox_server: Server
+    real_services: RealServices, sandbox_server: Server
 ) -> None:
     """Of ten cases side by side, one may rest for longer than a gateway's lease between two statements."""
-    if real_services is None:
-        pytest.skip(MISSING)
 
     async def rest(env: dict[str, Any]) -> None:
         async with open_books(env) as books, books.runtime.sessions.begin() as session:

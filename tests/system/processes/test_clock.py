@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-import skewed_node
-from procs import Process, Processes
-from sandbox_server import Server
-from stage import Books, accepted, environment, open_books, own_database
 
 from app.accounts.keys import create_key
 from app.accounts.users import create_user
 from app.points import ledger
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes import skewed_node
+from tests.support.processes.books import Books, accepted, environment, open_books
+from tests.support.processes.process import Process, Processes
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 SKEW_SECONDS = 600
 DEADLINE_SECONDS = 45  # the good ones need ten, and more on a busy machine
@@ -30,11 +30,7 @@ def start(processes: Processes, command: str, seconds: int, **environment: Any) 
     return processes.start(*words, name=f"{command}-{seconds}", skew_seconds=seconds, **environment)
 
 
-def test_the_databases_clock_decides(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
-) -> None:
-    if real_services is None:
-        pytest.skip(MISSING)
+def test_the_databases_clock_decides(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> None:
     with ExitStack() as opened:
         env = environment(real_services, sandbox_server, opened.enter_context(own_database()))
         env |= {"task_deadline_seconds": DEADLINE_SECONDS, "pythonpath": str(Path(__file__).parents[2])}

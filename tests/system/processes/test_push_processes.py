@@ -11,9 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from procs import Process, Processes, script
-from sandbox_server import Server
-from stage import ENDED, Books, environment, open_books, own_database
 from websockets.exceptions import ConnectionClosed
 
 from app.accounts.credentials import sign_token
@@ -21,19 +18,21 @@ from app.accounts.users import create_user
 from app.points import ledger
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.api.answers import data
-from tests.api.streams import Door, Socket
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import ENDED, Books, environment, open_books
+from tests.support.processes.process import Process, Processes, script
+from tests.support.responses import data
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
+from tests.support.streams import Door, Socket
 
 USERS, TASKS = 100, 20
 PATIENCE = 400.0
 
 
 @pytest.fixture
-def services(real_services: RealServices | None) -> RealServices:
-    if real_services is None:
-        pytest.skip(MISSING)
+def services(real_services: RealServices) -> RealServices:
     return real_services
 
 

@@ -12,15 +12,18 @@ from typing import Any
 
 import httpx
 import pytest
-from procs import Process, Processes, until
-from sandbox_server import Server
-from stage import Books, accepted, environment, open_books
 
 from app.accounts.credentials import sign_token
 from app.cli.migrate import migrate
 from tests.chaos import servers
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port, run_sql
+from tests.support.database_servers import Missing
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import Books, accepted, environment, open_books
+from tests.support.processes.process import Process, Processes, until
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices
+from tests.support.sql import run_sql
 
 TASKS = 24
 DATABASE = "gateway_test_killed"
@@ -67,13 +70,11 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(real_services: RealServices | None, sandbox_server: Server, tmp_path: Path) -> Iterator[Gateway]:
-    if real_services is None:
-        pytest.skip(MISSING)
+def gateway(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> Iterator[Gateway]:
     with Processes(tmp_path, {}) as processes:
         try:
             database, redis = servers.open_database_server(processes, tmp_path), servers.open_redis_server(processes)
-        except servers.Missing as error:
+        except Missing as error:
             pytest.skip(str(error))
         database.start()
         redis.start()

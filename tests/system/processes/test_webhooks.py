@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procs import Processes
-from proxy import proxied
-from sandbox_server import Server
 from sqlalchemy.engine import make_url
-from stage import Books, environment, open_books, own_database
 
 from app.tasks.cancel import cancel_task
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
 from app.webhooks.secrets import get_keys
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
-from tests.webhooks.receivers import Receiver, ended_deliveries, outbox, receiving
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import Books, environment, open_books
+from tests.support.processes.process import Processes
+from tests.support.processes.proxy import proxied
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
+from tests.support.webhook_receivers import Receiver, ended_deliveries, outbox, receiving
 
 NOBODY = "redis://127.0.0.1:1/0"
 Play = Callable[["Scene"], Awaitable[None]]
@@ -37,11 +38,7 @@ class Scene:
 
 
 @pytest.fixture
-def on_stage(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
-) -> Iterator[Callable[[Play], None]]:
-    if real_services is None:
-        pytest.skip(MISSING)
+def on_stage(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> Iterator[Callable[[Play], None]]:
     port = free_port()
     with own_database() as url:
         env = environment(real_services, sandbox_server, url) | {"redis_url": NOBODY}

@@ -14,15 +14,16 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from procs import Process, Processes, until
-from sandbox_server import Server
-from stage import environment, own_database
 
 from app.accounts.credentials import sign_token
 from app.queue import QUEUE
 from app.settings import Settings
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import environment
+from tests.support.processes.process import Process, Processes, until
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 SUBMITS = 8
 LONGEST_SUBMIT_SECONDS = 3.0  # less than a silent Redis is given by any client of ours
@@ -87,10 +88,8 @@ class Gateway:
 
 @pytest.fixture(scope="module")
 def gateway(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
+    real_services: RealServices, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    if real_services is None:
-        pytest.skip(MISSING)
     if shutil.which("redis-server") is None and not os.environ.get("CI"):
         pytest.skip("redis-server is not on the PATH")
     redis_port, port = free_port(), free_port()

@@ -14,16 +14,17 @@ from typing import Any
 
 import httpx
 import pytest
-from procs import Process, Processes
-from proxy import Proxy, proxied
-from sandbox_server import Server
 from sqlalchemy.engine import make_url
-from stage import Books, accepted, environment, open_books, own_database
 
 from app.accounts.credentials import sign_token
 from app.points.codes import create_codes
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import Books, accepted, environment, open_books
+from tests.support.processes.process import Process, Processes
+from tests.support.processes.proxy import Proxy, proxied
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 AWAY_SECONDS = 2.5
 LONGEST_ANSWER_SECONDS = 20.0  # less than a hanging database is given, which is 25 s
@@ -102,9 +103,7 @@ def started(services: RealServices, sandbox: Server, folder: Path) -> Iterator[G
 
 
 @pytest.fixture(scope="module")
-def services(real_services: RealServices | None) -> RealServices:
-    if real_services is None:
-        pytest.skip(MISSING)
+def services(real_services: RealServices) -> RealServices:
     return real_services
 
 

@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import poisoned
-import pytest
-from procs import Process, Processes
-from sandbox_server import Server
-from stage import accepted, environment, open_books, own_database
-
-from tests.services import MISSING, RealServices
+from tests.support.processes import poisoned_node
+from tests.support.processes.books import accepted, environment, open_books
+from tests.support.processes.process import Process, Processes
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 OTHERS = 8
 
@@ -27,7 +25,7 @@ def supervised(processes: Processes) -> Iterator[list[Process]]:
 
     def supervise() -> None:
         while not over.is_set():
-            run = processes.start(sys.executable, poisoned.__file__, "worker", name="poisoned")
+            run = processes.start(sys.executable, poisoned_node.__file__, "worker", name="poisoned")
             runs.append(run)
             while run.code is None and not over.wait(0.05):
                 pass
@@ -42,10 +40,8 @@ def supervised(processes: Processes) -> Iterator[list[Process]]:
 
 
 def test_a_task_that_crashes_its_process_ends_alone(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
+    real_services: RealServices, sandbox_server: Server, tmp_path: Path
 ) -> None:
-    if real_services is None:
-        pytest.skip(MISSING)
     with own_database() as url:
         env = environment(real_services, sandbox_server, url)
         with Processes(tmp_path, env) as processes:
@@ -57,7 +53,7 @@ async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> No
         # All are hosted at the same moment, so that the first crash leaves them all behind.
         for number in range(OTHERS // 2):
             await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
-        bad = await books.submit(f"坏 {poisoned.WORD} [[sandbox: take 1]]")
+        bad = await books.submit(f"坏 {poisoned_node.WORD} [[sandbox: take 1]]")
         for number in range(OTHERS // 2, OTHERS):
             await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
         with supervised(processes) as runs:
@@ -72,5 +68,5 @@ async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> No
         notes = [row["operator_note"] for row in rows.values()]
         assert {row["status"] for row in rows.values()} == {"completed"}, notes
         assert (await books.row(late))["status"] == "completed"
-        assert len(accepted(sandbox, poisoned.WORD)) == 1
+        assert len(accepted(sandbox, poisoned_node.WORD)) == 1
         await books.prove()

@@ -1,7 +1,6 @@
-"""One of the two worlds as settings, and raw SQL for tests that must break something on purpose."""
+"""One of the worlds as settings, and raw SQL for tests that must break something on purpose."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,16 @@ from sqlalchemy import text
 
 from app.runtime import Runtime
 
+EMBEDDED, REAL, MYSQL97 = "embedded", "real", "mysql97"
+WORLDS = (EMBEDDED, REAL, MYSQL97)
+
 
 @dataclass(frozen=True)
 class World:
-    """Settings that lead to one world, and how to empty it."""
+    """Settings that lead to one world."""
 
     name: str
     settings: dict[str, Any]
-    empty: Callable[[], None]
 
 
 def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
@@ -28,7 +29,7 @@ def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
         "redis_url": "memory://",
         "storage_url": (tmp_path / "files").as_uri(),
     }
-    return World("embedded", settings, lambda: None)
+    return World(EMBEDDED, settings)
 
 
 async def execute(runtime: Runtime, statement: str, **values: Any) -> Any:

@@ -4,9 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.services import MISSING, RealServices
+from tests.support.services import RealServices
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -17,10 +15,8 @@ TINY = {
 }
 
 
-def test_benchmarks_run_and_leave_clean_books(real_services: RealServices | None) -> None:
+def test_benchmarks_run_and_leave_clean_books(real_services: RealServices) -> None:
     """Side by side: most of their time is spent starting processes."""
-    if real_services is None:
-        pytest.skip(MISSING)
     running = {
         module: subprocess.Popen(
             [sys.executable, "-m", module, *options],

@@ -16,7 +16,7 @@ from app.cli.listening import OPTIONS, listen
 from app.cli.up import QuietServer
 from app.main import create_app
 from app.runtime import Runtime
-from tests.api.answers import data
+from tests.support.responses import data
 
 PATIENCE = 30.0
 WS = "/user/ai/tasks/ws"

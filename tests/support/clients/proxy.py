@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.processes.proxy import CHUNK, Proxy, _reset
+from tests.support.processes.proxy import CHUNK, Proxy, _reset
 
 SOCKET = b"GET /user/ai/tasks/ws"  # not the ticket, which is a POST
 

@@ -31,7 +31,7 @@ from app.accounts.users import create_user
 from app.points import ledger
 from app.runtime import open_runtime
 from app.settings import Settings
-from tests.services import free_port
+from tests.support.ports import free_port
 
 GUIDE = Path(__file__).with_name("guide")
 GATEWAY = Path(sys.executable).with_name("gateway")

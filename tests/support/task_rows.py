@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sandbox_server import Server
 from sqlalchemy import update
 
 from app.database import utc_after
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks.find import get_task_for_operator
-from tests.makers import Maker, User
+from tests.support.makers import Maker, User
+from tests.support.sandbox_server import Server
 from worker.stepper import Stepper
 
 _numbers = itertools.count(1)

@@ -6,12 +6,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import pytest
-from procs import Process, Processes
-from sandbox_server import Server
-from stage import environment, open_books, own_database
-
-from tests.services import MISSING, RealServices
+from tests.support.processes.books import environment, open_books
+from tests.support.processes.process import Process, Processes
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 SIZE_BYTES = 300_000_000
 MOST_GROWTH_MB = 60
@@ -19,10 +17,8 @@ MODEL = "sc_video_text_fast"
 
 
 def test_a_large_video_takes_no_memory(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path, record_property: Any
+    real_services: RealServices, sandbox_server: Server, tmp_path: Path, record_property: Any
 ) -> None:
-    if real_services is None:
-        pytest.skip(MISSING)
     with own_database() as url:
         env = environment(real_services, sandbox_server, url)
         with Processes(tmp_path, env) as processes:

@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from procs import Processes
-from sandbox_server import Server
-from stage import accepted, environment, open_books, own_database
 
 from app.accounts.keys import create_key
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import accepted, environment, open_books
+from tests.support.processes.process import Processes
+from tests.support.sandbox_server import Server
+from tests.support.services import RealServices, own_database
 
 CALLERS = 40
 STEP_SECONDS = 0.001  # the first hangs up at once, each other a little later: together they cover a whole submit
 
 
 def test_one_task_however_the_answer_is_lost(
-    real_services: RealServices | None, sandbox_server: Server, tmp_path: Path
+    real_services: RealServices, sandbox_server: Server, tmp_path: Path
 ) -> None:
-    if real_services is None:
-        pytest.skip(MISSING)
     port = free_port()
     with own_database() as url:
         env = environment(real_services, sandbox_server, url) | {"port": port}

@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from procs import Processes, script, until
-from stage import JWT_SECRET, own_database
 
 from app.settings import Settings
 from app.storage import open_object_store
-from tests.makers import TEXT_MODEL
-from tests.services import MISSING, RealServices, free_port
+from tests.support.makers import TEXT_MODEL
+from tests.support.ports import free_port
+from tests.support.processes.books import JWT_SECRET
+from tests.support.processes.process import Processes, script, until
+from tests.support.services import RealServices, own_database
 
 ROOT = Path(__file__).parents[2]
 TASKS = 16
@@ -53,9 +54,7 @@ class Caller:
 
 
 @pytest.fixture
-def services(real_services: RealServices | None) -> RealServices:
-    if real_services is None:
-        pytest.skip(MISSING)
+def services(real_services: RealServices) -> RealServices:
     return real_services
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from PIL import Image
-from procs import Processes, until
-from stage import JWT_SECRET, own_database
 
 from app.accounts.credentials import sign_token
 from app.settings import Settings
-from tests.services import MISSING, RealServices, free_port
+from tests.support.ports import free_port
+from tests.support.processes.books import JWT_SECRET
+from tests.support.processes.process import Processes, until
+from tests.support.services import RealServices, own_database
 
 POINTS = 10_000
 SHORT = {"duration": 4, "resolution": "480p"}
@@ -43,9 +43,7 @@ def test_on_one_laptop(tmp_path: Path) -> None:
         assert json.loads(processes.command("audit", "--json"))["ok"]
 
 
-def test_on_many_machines(real_services: RealServices | None, tmp_path: Path) -> None:
-    if real_services is None:
-        pytest.skip(MISSING)
+def test_on_many_machines(real_services: RealServices, tmp_path: Path) -> None:
     port, upstream_port = free_port(), free_port()
     with own_database(empty=True) as url:
         env = real_services.settings() | {

@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from sandbox_server import KEY, Server
 from sqlalchemy import select
 
 from app.accounts.users import create_user
-from app.cli.migrate import migrate
 from app.points import ledger
 from app.points.audit import audit
 from app.points.models import set_model
@@ -20,23 +17,13 @@ from app.settings import Settings
 from app.tables import points_ledger, tasks
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from tests.makers import IMAGE_MODEL, TEXT_MODEL
-from tests.services import RealServices, empty_database
+from tests.support.makers import IMAGE_MODEL, TEXT_MODEL
+from tests.support.sandbox_server import KEY, Server
+from tests.support.services import RealServices
 
 LEASE_SECONDS = 5  # soon over; yet no interpreter that starts beside nine others rests for so long
 JWT_SECRET = "a-secret-of-the-tests-with-real-processes"
 ENDED = frozenset({"completed", "failed"})
-_migrating = threading.Lock()  # Alembic keeps its context in module globals
-
-
-@contextmanager
-def own_database(*, empty: bool = False) -> Iterator[str]:
-    """The URL of a MariaDB database with the newest schema (or with none), dropped afterwards."""
-    with empty_database() as url:
-        if not empty:
-            with _migrating:
-                migrate(url)
-        yield url
 
 
 def environment(services: RealServices, sandbox: Server, database_url: str) -> dict[str, Any]:

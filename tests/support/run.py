@@ -1,0 +1,63 @@
+"""One run of the tests: the folder that its xdist workers share, and servers that end when the run ends."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER = "GATEWAY_TEST_RUN_FOLDER"
+PROCESS = "GATEWAY_TEST_RUN_PROCESS"
+GUARD = Path(__file__).with_name("guard.py")
+
+
+def begin_run() -> None:
+    """Called by the process that starts the run, before xdist starts its workers. They inherit the two variables."""
+    memory = Path("/dev/shm")
+    parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > 2**30 else None
+    os.environ[FOLDER] = tempfile.mkdtemp(prefix="gateway-run-", dir=parent)
+    Path(os.environ[FOLDER]).chmod(0o755)  # a database server of another user must reach its data
+    os.environ[PROCESS] = str(os.getpid())
+
+
+def end_run() -> None:
+    """The guards end their servers by themselves; the folder goes here."""
+    shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
+    del os.environ[PROCESS]
+
+
+def run_folder() -> Path:
+    """In memory where there is room."""
+    return Path(os.environ[FOLDER])
+
+
+def worker_number() -> int:
+    """0 for the first xdist worker, and where there is none."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def once_a_run(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returned, for whichever xdist worker asks first; JSON for the others, who wait meanwhile."""
+    kept = run_folder() / f"{name}.json"
+    with (run_folder() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_text(json.dumps(make()))
+    return json.loads(kept.read_text())
+
+
+def start_guarded(*command: str, log: Path | None = None) -> "subprocess.Popen[bytes]":
+    """A server that ends with the run, also where the run is killed. `terminate` ends it earlier."""
+    with (log or Path(os.devnull)).open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-S", "-E", str(GUARD), os.environ[PROCESS], *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
