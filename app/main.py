@@ -17,9 +17,10 @@ from app.api.errors import install_error_handlers
 from app.api.limits import Limits
 from app.api.middleware import BodyLimit, Net, RequestId
 from app.api.wire import ErrorData
+from app.known_secrets import DEVELOPMENT_JWT_SECRET
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
-from app.settings import DEVELOPMENT_JWT_SECRET, Settings, load_settings
+from app.settings import Settings, load_settings
 
 log = structlog.get_logger()
 

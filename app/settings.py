@@ -10,9 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import SettingsError
+from app.known_secrets import DEVELOPMENT_JWT_SECRET, SANDBOX_API_KEY
 
-DEVELOPMENT_JWT_SECRET = "development-only-secret-change-me-0123456789"  # noqa: S105
-SANDBOX_API_KEY = "sk-sandbox"
 SHORTEST_SECRET = 32
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli.migrate import migrate
-from app.cli.proof import prove_or_exit
+from app.cli.process import prove_or_exit
 from app.database import DatabaseUnfit, Sessions, open_database, utc_now
 from app.database import sessions as sessions_module
 from app.errors import Unavailable

@@ -1,19 +1,15 @@
 """`gateway users|keys|points|tasks`: an operator's hands on accounts and points."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.accounts.credentials import sign_token
-from app.accounts.keys import ADMIN_SCOPE, ALL_SCOPES, create_key, revoke_key
-from app.accounts.users import create_user, set_status, user_exists
-from app.cli.console import Json, answer, finish_badly, moment, run_with_runtime
+from app.cli.console import Json, answer, finish_badly, moment, run_with_database, settings_or_exit
 from app.errors import NotFound
-from app.points import ledger
-from app.points.expiry import expire_lots
-from app.runtime import Runtime
-from app.tasks.find import get_task_for_operator
+
+if TYPE_CHECKING:
+    from app.database import Sessions
 
 users = typer.Typer(no_args_is_help=True, help="Create users, sign tokens, ban.")
 keys = typer.Typer(no_args_is_help=True, help="API keys: shown once, revoked at once.")
@@ -35,17 +31,17 @@ def users_create(
     json: Json = False,
 ) -> None:
     """A new user."""
+    from app.accounts.users import create_user
+    from app.points import ledger
 
-    async def work(runtime: Runtime) -> int:
-        user_id = await create_user(runtime.sessions, user_id=id, username=username, admin=admin)
+    async def work(sessions: "Sessions") -> int:
+        user_id = await create_user(sessions, user_id=id, username=username, admin=admin)
         if points:
             ref = f"users-create:{user_id}"
-            await ledger.grant(
-                runtime.sessions, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_own=True
-            )
+            await ledger.grant(sessions, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_own=True)
         return user_id
 
-    answer({"userId": run_with_runtime(work)}, json)
+    answer({"userId": run_with_database(work)}, json)
 
 
 @users.command("token")
@@ -55,27 +51,30 @@ def users_token(
     json: Json = False,
 ) -> None:
     """A JWT for a user, where this gateway signs them itself (HS256)."""
+    from app.accounts.credentials import sign_token
 
-    async def work(runtime: Runtime) -> str:
-        await _need_user(runtime, user_id)
-        if runtime.settings.jwt_algorithm != "HS256":
-            finish_badly(f"JWT_ALGORITHM is {runtime.settings.jwt_algorithm}: another service signs the tokens")
-        return sign_token(runtime.settings, user_id, hours=hours)
-
-    answer({"token": run_with_runtime(work)}, json)
+    settings = settings_or_exit()
+    run_with_database(lambda sessions: _need_user(sessions, user_id))
+    if settings.jwt_algorithm != "HS256":
+        finish_badly(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
+    answer({"token": sign_token(settings, user_id, hours=hours)}, json)
 
 
 @users.command("ban")
 def users_ban(user_id: int, json: Json = False) -> None:
     """Refuses the user's credentials from now on; tokens issued so far stay void."""
-    run_with_runtime(lambda runtime: set_status(runtime.sessions, user_id, "banned"))
+    from app.accounts.users import set_status
+
+    run_with_database(lambda sessions: set_status(sessions, user_id, "banned"))
     answer({"userId": user_id, "status": "banned"}, json)
 
 
 @users.command("unban")
 def users_unban(user_id: int, json: Json = False) -> None:
     """Lets the user in again, with a new token."""
-    run_with_runtime(lambda runtime: set_status(runtime.sessions, user_id, "active"))
+    from app.accounts.users import set_status
+
+    run_with_database(lambda sessions: set_status(sessions, user_id, "active"))
     answer({"userId": user_id, "status": "active"}, json)
 
 
@@ -87,19 +86,23 @@ def keys_create(
     json: Json = False,
 ) -> None:
     """A new API key; this is the only time it is shown."""
+    from app.accounts.keys import ADMIN_SCOPE, ALL_SCOPES, create_key
+
     scopes = (*ALL_SCOPES, ADMIN_SCOPE) if admin else ALL_SCOPES
 
-    async def work(runtime: Runtime) -> str:
-        await _need_user(runtime, user_id)
-        return await create_key(runtime.sessions, user_id, name=name, scopes=scopes)
+    async def work(sessions: "Sessions") -> str:
+        await _need_user(sessions, user_id)
+        return await create_key(sessions, user_id, name=name, scopes=scopes)
 
-    answer({"apiKey": run_with_runtime(work)}, json)
+    answer({"apiKey": run_with_database(work)}, json)
 
 
 @keys.command("revoke")
 def keys_revoke(user_id: int, prefix: str, json: Json = False) -> None:
     """Revokes the user's key that begins with PREFIX (its first ten characters), in every process at once."""
-    answer({"revoked": run_with_runtime(lambda runtime: revoke_key(runtime.sessions, prefix, user_id))}, json)
+    from app.accounts.keys import revoke_key
+
+    answer({"revoked": run_with_database(lambda sessions: revoke_key(sessions, prefix, user_id))}, json)
 
 
 @points.command("grant")
@@ -112,22 +115,24 @@ def points_grant(
     json: Json = False,
 ) -> None:
     """Tops a user up, once per reference."""
+    from app.points import ledger
+
     lapse = moment("--expires", expires)
 
-    async def work(runtime: Runtime) -> tuple[bool, int]:
-        await _need_user(runtime, user_id)
-        return await ledger.grant(
-            runtime.sessions, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse
-        )
+    async def work(sessions: "Sessions") -> tuple[bool, int]:
+        await _need_user(sessions, user_id)
+        return await ledger.grant(sessions, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse)
 
-    applied, balance = run_with_runtime(work)
+    applied, balance = run_with_database(work)
     answer({"userId": user_id, "balance": balance, "applied": applied}, json)
 
 
 @points.command("expire")
 def points_expire(json: Json = False) -> None:
     """Ends all points whose time is over, as the workers do every hour. Exit 1 where an account's books refused."""
-    swept = run_with_runtime(lambda runtime: expire_lots(runtime.sessions))
+    from app.points.expiry import expire_lots
+
+    swept = run_with_database(expire_lots)
     answer(asdict(swept), json)
     if swept.stuck:
         finish_badly(f"{swept.stuck} accounts refused: `gateway audit` tells why")
@@ -136,13 +141,17 @@ def points_expire(json: Json = False) -> None:
 @tasks.command("show")
 def tasks_show(task_no: str, json: Json = False) -> None:
     """The whole row of a task, with its steps and what SEE2AI said."""
-    row = run_with_runtime(lambda runtime: get_task_for_operator(runtime.sessions, task_no))
+    from app.tasks.find import get_task_for_operator
+
+    row = run_with_database(lambda sessions: get_task_for_operator(sessions, task_no))
     steps = row.pop("steps")
     answer(row | ({"steps": steps} if json else {}), json)
     for step in () if json else steps:
         print(f"  {step['at']}  {step['step']:<11} {step['note']}")
 
 
-async def _need_user(runtime: Runtime, user_id: int) -> None:
-    if not await user_exists(runtime.sessions, user_id):
+async def _need_user(sessions: "Sessions", user_id: int) -> None:
+    from app.accounts.users import user_exists
+
+    if not await user_exists(sessions, user_id):
         raise NotFound(f"no user {user_id}")

@@ -9,16 +9,15 @@ from typing import Annotated, TextIO
 
 import typer
 
-from app.cli.console import Json, answer, answer_rows, finish_badly, moment, run_with_runtime, settings_or_exit
-from app.points.codes import LONGEST_LOT_DAYS, MOST_AT_ONCE, create_codes, list_codes, void_batch
-from app.runtime import Runtime
+from app.cli.console import Json, answer, answer_rows, finish_badly, moment, run_with_database, settings_or_exit
+from app.points.limits import LONGEST_LOT_DAYS, MOST_CODES_AT_ONCE
 
 codes = typer.Typer(no_args_is_help=True, help="Redeem codes: made in batches, shown once.")
 
 
 @codes.command("create")
 def create(
-    count: Annotated[int, typer.Option(min=1, max=MOST_AT_ONCE)],
+    count: Annotated[int, typer.Option(min=1, max=MOST_CODES_AT_ONCE)],
     points: Annotated[int, typer.Option(min=1, help="What each is worth")],
     batch: Annotated[str | None, typer.Option(help="A name for all of them; default: the time")] = None,
     expires: Annotated[str | None, typer.Option(metavar="ISO", help="Until when they can be redeemed")] = None,
@@ -29,17 +28,17 @@ def create(
     json: Json = False,
 ) -> None:
     """New codes; this is the only time they are shown or exported."""
+    from app.points.codes import create_codes
+
     until = moment("--expires", expires)
     name = batch or datetime.now(settings_or_exit().zone).strftime("%Y%m%d-%H%M%S")
-
-    async def work(runtime: Runtime) -> list[str]:
-        return await create_codes(
-            runtime.sessions, count=count, points=points, batch=name, expires=until, lot_days=lot_days
-        )
-
     file = _open_new(csv) if csv else None
     try:
-        made: list[str] = run_with_runtime(work)
+        made = run_with_database(
+            lambda sessions: create_codes(
+                sessions, count=count, points=points, batch=name, expires=until, lot_days=lot_days
+            )
+        )
     except BaseException:
         if csv and file:
             file.close()
@@ -76,7 +75,9 @@ def list_(
     json: Json = False,
 ) -> None:
     """How codes stand: unused, redeemed, expired or void; of each its first group."""
-    rows, total = run_with_runtime(lambda runtime: list_codes(runtime.sessions, batch, limit=limit))
+    from app.points.codes import list_codes
+
+    rows, total = run_with_database(lambda sessions: list_codes(sessions, batch, limit=limit))
     answer_rows(rows, json)
     if total > len(rows):
         print(f"the newest {len(rows)} of {total}; --limit shows more", file=sys.stderr)
@@ -85,4 +86,6 @@ def list_(
 @codes.command("void")
 def void(batch: Annotated[str, typer.Option()], json: Json = False) -> None:
     """Ends all codes of a batch that were not redeemed; points already given stay."""
-    answer({"batch": batch, "voided": run_with_runtime(lambda runtime: void_batch(runtime.sessions, batch))}, json)
+    from app.points.codes import void_batch
+
+    answer({"batch": batch, "voided": run_with_database(lambda sessions: void_batch(sessions, batch))}, json)

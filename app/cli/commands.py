@@ -1,34 +1,17 @@
-"""`gateway`: the commands that run something. What changes users and points is in `admin.py`, models in `models.py`."""
+"""`gateway`: the commands that run something. What each does is in a module that it loads when it runs."""
 
-import asyncio
-import signal
 import sys
 from typing import Annotated, Literal
 
-import structlog
 import typer
-import uvicorn
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli import admin
 from app.cli.codes import codes
-from app.cli.console import Json, answer, finish_badly, open_for_command, settings_or_exit
-from app.cli.listening import OPTIONS, listen
-from app.cli.listening import run as run_server
-from app.cli.migrate import migrate as run_migrations
+from app.cli.console import Json, answer, finish_badly, run_with_database, settings_or_exit
 from app.cli.models import models
-from app.cli.proof import prove_or_exit
 from app.cli.see2ai import see2ai
-from app.cli.up import up as run_up
-from app.database import DatabaseUnfit
 from app.errors import GatewayError, SettingsError
-from app.logs import set_up_logs
-from app.metrics import serve_metrics
-from app.points.audit import audit as run_audit
-from app.sandbox import create_sandbox
-from app.settings import SANDBOX_API_KEY, Settings
-from app.storage import StorageError
-from worker.main import serve_worker
+from app.known_secrets import SANDBOX_API_KEY
 
 HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
@@ -37,10 +20,6 @@ app.add_typer(codes, name="codes")
 app.add_typer(models, name="models")
 app.add_typer(see2ai, name="see2ai")
 
-log = structlog.get_logger()
-
-LAST_ANSWERS_SECONDS = 20  # after SIGTERM: for requests under way; streams and waits end at once
-
 
 def main() -> None:
     """The console script. Errors become one line on standard error."""
@@ -48,65 +27,56 @@ def main() -> None:
         finish_badly("the arguments are not UTF-8")
     try:
         app()
-    except DatabaseUnfit as error:
-        finish_badly(error.reason)
-    except (GatewayError, SettingsError, StorageError) as error:
-        finish_badly(str(error))
-    except SQLAlchemyError as error:
-        finish_badly(f"database: {getattr(error, 'orig', None) or error} (is it migrated? `gateway migrate`)")
+    except Exception as error:
+        finish_badly(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The line that tells an operator of it; what no operator can mend is raised again."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.database import DatabaseUnfit
+    from app.storage import StorageError
+
+    if isinstance(error, DatabaseUnfit):
+        return error.reason
+    if isinstance(error, GatewayError | SettingsError | StorageError):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return f"database: {getattr(error, 'orig', None) or error} (is it migrated? `gateway migrate`)"
+    raise error
 
 
 @app.command()
 def up() -> None:
     """Everything in one process on embedded defaults: API, worker, sandbox upstream, SQLite, files under var/."""
-    asyncio.run(run_up())
+    import asyncio
+
+    from app.cli.up import up
+
+    asyncio.run(up())
 
 
 @app.command()
 def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1) -> None:
     """The API alone."""
-    settings = settings_or_exit()
-    if workers > 1 and settings.is_redis_embedded:
-        finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
-    if workers > 1 and settings.metrics_port:
-        finish_badly("METRICS_PORT shows one process: start `gateway serve` several times, each with a port of its own")
-    set_up_logs(settings)
-    prove_or_exit(settings)
-    _show_metrics(settings)
-    _end_well_on_sigterm()
-    config = uvicorn.Config(
-        "app.main:create_app",
-        factory=True,
-        workers=workers,
-        proxy_headers=False,  # nothing here asks for the caller's address
-        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
-        **OPTIONS,
-    )
-    with listen(settings.host, settings.port) as sock:
-        run_server(config, sock)
+    from app.cli.serve import serve
 
-
-def _show_metrics(settings: Settings) -> None:
-    try:
-        serve_metrics(settings)
-    except OSError as error:
-        finish_badly(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
-
-
-def _end_well_on_sigterm() -> None:
-    """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    serve(workers)
 
 
 @app.command()
 def worker() -> None:
     """A worker alone. Start as many as you like, on as many machines."""
+    import asyncio
+
+    from app.cli.process import begin_process
+    from worker.main import serve_worker
+
     settings = settings_or_exit()
     if settings.is_redis_embedded:
         finish_badly("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
-    set_up_logs(settings)
-    prove_or_exit(settings)
-    _show_metrics(settings)
+    begin_process(settings)
     asyncio.run(serve_worker(settings))
 
 
@@ -115,8 +85,12 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements for a DBA instead")] = False,
 ) -> None:
     """Brings the database to the newest schema, models and prices."""
+    from app.cli.migrate import migrate
+    from app.cli.process import prove_or_exit
+    from app.logs import set_up_logs
+
     settings = settings_or_exit()
-    run_migrations(settings.database_url, sql=sql)
+    migrate(settings.database_url, sql=sql)
     if not sql:
         set_up_logs(settings)
         prove_or_exit(settings)
@@ -132,34 +106,22 @@ def sandbox(
     ] = None,
 ) -> None:
     """SEE2AI's actions on this machine, for development and tests."""
-    settings = settings_or_exit()
-    set_up_logs(settings)
-    print(f"sandbox: http://{host}:{port}  (Authorization: Bearer {api_key})", flush=True)
-    _end_well_on_sigterm()
-    uvicorn.run(
-        create_sandbox(api_key=api_key, video_fields=video_fields or settings.see2ai_video_fields),
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=1,  # a client that is kept hanging on purpose must not hold up the end
-    )
+    from app.cli.sandbox import sandbox
+
+    sandbox(port, api_key, host, video_fields)
 
 
 @app.command()
 def audit(json: Json = False) -> None:
     """Proves the books: exit 0 where every invariant holds, 1 with the rows where one does not."""
+    from app.points.audit import audit
 
-    async def work() -> bool:
-        async with open_for_command() as runtime:
-            violations = await run_audit(runtime.sessions)
-        if json:
-            found = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
-            answer({"ok": not violations, "violations": found}, json)
-        for violation in () if json else violations:
-            print(f"{violation.invariant}  {violation.meaning}\n    {violation.row}")
-        if not json:
-            print("ok: the books are proved" if not violations else f"{len(violations)} violations")
-        return not violations
-
-    sys.exit(0 if asyncio.run(work()) else 1)
+    violations = run_with_database(audit)
+    if json:
+        found = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
+        answer({"ok": not violations, "violations": found}, json)
+    for violation in () if json else violations:
+        print(f"{violation.invariant}  {violation.meaning}\n    {violation.row}")
+    if not json:
+        print("ok: the books are proved" if not violations else f"{len(violations)} violations")
+    sys.exit(1 if violations else 0)

@@ -1,50 +1,56 @@
-"""What commands share: settings, a runtime, answers as JSON or for people, and a one-line end."""
+"""What commands share: settings, the database, answers as JSON or for people, and a one-line end.
 
-import asyncio
+The modules that tell Typer of the commands load nothing but Typer, so that help and bad usage cost little: what a
+command needs, it imports when it runs.
+"""
+
 import json as json_module
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.errors import InvalidParameter, SettingsError
-from app.logs import set_up_logs
-from app.runtime import Runtime, open_runtime
-from app.settings import Settings, load_settings
-from app.times import read_moment
 
+if TYPE_CHECKING:
+    from app.database import Sessions
+    from app.settings import Settings
+
+T = TypeVar("T")
 PIPED_WIDTH = 200  # a file or a pipe has no width of its own
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer")]
 
 
-def settings_or_exit() -> Settings:
+def settings_or_exit() -> "Settings":
     """The settings; all their faults on standard error otherwise."""
+    from app.settings import load_settings
+
     try:
         return load_settings()
     except SettingsError as error:
         finish_badly(f"bad settings:\n{error}")
 
 
-@asynccontextmanager
-async def open_for_command() -> AsyncIterator[Runtime]:
-    """A runtime for one command; logs go to standard error, the answer alone to standard output."""
-    settings = settings_or_exit()
-    set_up_logs(settings)
-    async with open_runtime(settings) as runtime:
-        yield runtime
+def run_with_database(work: "Callable[[Sessions], Awaitable[T]]") -> T:
+    """What `work` returns, in a loop and with a database of its own.
 
+    Logs go to standard error, the answer alone to standard output.
+    """
+    import asyncio
 
-def run_with_runtime(work: Callable[[Runtime], Awaitable[Any]]) -> Any:
-    """What `work` returns, in a loop and with a runtime of its own."""
+    from app.database import open_database
+    from app.logs import set_up_logs
 
-    async def run() -> Any:
-        async with open_for_command() as runtime:
-            return await work(runtime)
+    async def run() -> T:
+        settings = settings_or_exit()
+        set_up_logs(settings)
+        sessions = open_database(settings)
+        try:
+            return await work(sessions)
+        finally:
+            await sessions.close()
 
     return asyncio.run(run())
 
@@ -63,6 +69,9 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json_module.dumps(rows, ensure_ascii=False, default=str))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None)
     for name in rows[0] if rows else ["(none)"]:
         table.add_column(name, no_wrap=True, overflow="fold")
@@ -73,6 +82,8 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def moment(option: str, text: str | None) -> datetime | None:
     """An option that is a time, ISO and local where it has no offset; bad usage where it is none."""
+    from app.times import read_moment
+
     try:
         return read_moment(option, text, settings_or_exit().zone)
     except InvalidParameter:

@@ -3,14 +3,14 @@
 import json as json_module
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.console import Json, answer, answer_rows, run_with_runtime
-from app.cli.drift import find_drift, read_seeded
-from app.points.models import disable_model, list_models, read_models, set_model
-from app.runtime import Runtime
+from app.cli.console import Json, answer, answer_rows, run_with_database
+
+if TYPE_CHECKING:
+    from app.database import Sessions
 
 models = typer.Typer(no_args_is_help=True, help="Models and prices.")
 
@@ -18,12 +18,13 @@ models = typer.Typer(no_args_is_help=True, help="Models and prices.")
 @models.command("list")
 def models_list(json: Json = False) -> None:
     """All rows of points_config, also the disabled ones."""
+    from app.points.models import list_models
 
-    async def work(runtime: Runtime) -> list[dict[str, Any]]:
-        found = await list_models(runtime.sessions, only_enabled=False)
+    async def work(sessions: "Sessions") -> list[dict[str, Any]]:
+        found = await list_models(sessions, only_enabled=False)
         return [{name: value for name, value in asdict(model).items() if name != "now"} for model in found]
 
-    rows = run_with_runtime(work)
+    rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
     told = [row | {"rules": len(row["price_rules"] or [])} for row in rows]
     answer_rows(rows if json else [{name: row[name] for name in shown} for row in told], json)
@@ -44,6 +45,8 @@ def models_set(
     json: Json = False,
 ) -> None:
     """Creates a model or changes some of its columns; tasks already submitted keep their price."""
+    from app.points.models import set_model
+
     changes = {
         "points_cost": points_cost,
         "task_type": task_type,
@@ -55,21 +58,26 @@ def models_set(
         "sort": sort,
         "enabled": enabled,
     }
-    run_with_runtime(lambda runtime: set_model(runtime.sessions, name, changes))
+    run_with_database(lambda sessions: set_model(sessions, name, changes))
     answer({"modelName": name, **{key: value for key, value in changes.items() if value is not None}}, json)
 
 
 @models.command("disable")
 def models_disable(name: str, json: Json = False) -> None:
     """No new tasks on this model; those already submitted end as usual."""
-    run_with_runtime(lambda runtime: disable_model(runtime.sessions, name))
+    from app.points.models import disable_model
+
+    run_with_database(lambda sessions: disable_model(sessions, name))
     answer({"modelName": name, "enabled": False}, json)
 
 
 @models.command("diff")
 def models_diff(json: Json = False) -> None:
     """Compares points_config with what the migrations seed: exit 0 where they are equal, 1 with the differences."""
-    now, unreadable = run_with_runtime(lambda runtime: read_models(runtime.sessions))
+    from app.cli.drift import find_drift, read_seeded
+    from app.points.models import read_models
+
+    now, unreadable = run_with_database(read_models)
     drift = find_drift(read_seeded(), now, unreadable)
     if json:
         answer({"equal": drift.is_none, **asdict(drift)}, json)

@@ -17,13 +17,14 @@ from app.accounts.users import create_user, find_user_id
 from app.cli.console import finish_badly, settings_or_exit
 from app.cli.listening import OPTIONS, listen
 from app.cli.migrate import migrate
+from app.known_secrets import SANDBOX_API_KEY
 from app.logs import set_up_logs
 from app.main import create_app
 from app.metrics import serve_metrics
 from app.points import ledger
 from app.runtime import Runtime, open_runtime
 from app.sandbox import create_sandbox
-from app.settings import SANDBOX_API_KEY, Settings, load_settings
+from app.settings import Settings, load_settings
 from worker.main import run_worker
 
 DEMO_NAME = "demo"

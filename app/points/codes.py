@@ -15,14 +15,13 @@ from sqlalchemy import BindParameter, Row, bindparam, case, func, insert, or_, s
 from app.database import CommitUnknown, Sessions, repeat_on_conflict, utc_now
 from app.errors import CodeNotRedeemable, InvalidParameter, NotFound
 from app.points import ledger
+from app.points.limits import LONGEST_LOT_DAYS, MOST_CODES_AT_ONCE
 from app.tables import points_codes as codes
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: 5 bits a character, and none to be taken for another
 GROUPS, GROUP = 5, 5  # 125 random bits; lists show the first group, and 100 stay unknown
 MISREAD = str.maketrans("OIL", "011")
-MOST_AT_ONCE = 10_000
 LONGEST_BATCH = 64
-LONGEST_LOT_DAYS = 3650
 CHUNK = 500
 
 
@@ -51,8 +50,8 @@ async def create_codes(
     lot_days: int | None = None,
 ) -> list[str]:
     """New codes in clear, for the only time."""
-    if not 0 < count <= MOST_AT_ONCE:
-        raise InvalidParameter("count", f"须为 1 到 {MOST_AT_ONCE}")
+    if not 0 < count <= MOST_CODES_AT_ONCE:
+        raise InvalidParameter("count", f"须为 1 到 {MOST_CODES_AT_ONCE}")
     if not 0 < points <= ledger.MOST_POINTS:
         raise InvalidParameter("points", "须为正整数")
     if not batch or batch != batch.strip() or len(batch) > LONGEST_BATCH:

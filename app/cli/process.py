@@ -1,0 +1,51 @@
+"""How a process begins and ends: logs, proof that the database is fit, metrics; SIGTERM is an end like any other.
+
+The proof: does the database refuse what would break the books?
+"""
+
+import asyncio
+import signal
+import sys
+
+from app.cli.console import finish_badly
+from app.database import DatabaseUnfit, open_database
+from app.errors import Unavailable
+from app.logs import set_up_logs
+from app.metrics import serve_metrics
+from app.settings import Settings
+
+PATIENCE_SECONDS = 5.0
+
+
+def begin_process(settings: Settings) -> None:
+    """Ends it in one line where the database is unfit or the port for metrics is taken."""
+    set_up_logs(settings)
+    prove_or_exit(settings)
+    try:
+        serve_metrics(settings)
+    except OSError as error:
+        finish_badly(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
+
+
+def prove_or_exit(settings: Settings) -> None:
+    """Ends the process in one line where it does not. One that is away is proved at the first contact instead."""
+
+    async def work() -> None:
+        sessions = open_database(settings)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await sessions.prove()
+        finally:
+            await sessions.close()
+
+    try:
+        asyncio.run(work())
+    except DatabaseUnfit as error:
+        finish_badly(error.reason)
+    except (Unavailable, TimeoutError):
+        return
+
+
+def end_well_on_sigterm() -> None:
+    """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,0 +1,30 @@
+"""`gateway serve`: the API alone, in one process or several."""
+
+import uvicorn
+
+from app.cli.console import finish_badly, settings_or_exit
+from app.cli.listening import OPTIONS, listen, run
+from app.cli.process import begin_process, end_well_on_sigterm
+
+LAST_ANSWERS_SECONDS = 20  # after SIGTERM: for requests under way; streams and waits end at once
+
+
+def serve(workers: int) -> None:
+    """Until SIGTERM or SIGINT."""
+    settings = settings_or_exit()
+    if workers > 1 and settings.is_redis_embedded:
+        finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
+    if workers > 1 and settings.metrics_port:
+        finish_badly("METRICS_PORT shows one process: start `gateway serve` several times, each with a port of its own")
+    begin_process(settings)
+    end_well_on_sigterm()
+    config = uvicorn.Config(
+        "app.main:create_app",
+        factory=True,
+        workers=workers,
+        proxy_headers=False,  # nothing here asks for the caller's address
+        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+        **OPTIONS,
+    )
+    with listen(settings.host, settings.port) as sock:
+        run(config, sock)
