@@ -6,9 +6,9 @@ Everything on the wire is JSON.
 
 import asyncio
 import json
+from functools import cache
 from typing import Any
 
-import fakeredis
 import structlog
 from arq.connections import ArqRedis
 from redis.asyncio import Connection, ConnectionPool, SSLConnection
@@ -38,7 +38,12 @@ def unpack(data: bytes) -> Any:
     return json.loads(data)
 
 
-_EMBEDDED = fakeredis.FakeServer()
+@cache
+def _embedded_server() -> Any:
+    """The one Redis inside this process, alike for all who open it. Only `memory://` loads its library."""
+    import fakeredis
+
+    return fakeredis.FakeServer()
 
 
 def open_redis(settings: Settings) -> ArqRedis:
@@ -49,7 +54,9 @@ def open_redis(settings: Settings) -> ArqRedis:
         "default_queue_name": QUEUE,
     }
     if settings.is_redis_embedded:
-        pool = fakeredis.FakeAsyncRedis(server=_EMBEDDED).connection_pool
+        import fakeredis
+
+        pool = fakeredis.FakeAsyncRedis(server=_embedded_server()).connection_pool
         return ArqRedis(pool, **options)
     pool = ConnectionPool.from_url(
         settings.redis_url,
