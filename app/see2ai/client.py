@@ -185,7 +185,8 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
         )
 
     return httpx.AsyncClient(
-        transport=AiohttpTransport(client=session, trust_env=False),
+        # For sessions of its own, which it never opens, the transport would read all certificates; this trusts none.
+        transport=AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=session, trust_env=False),
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         follow_redirects=False,
         trust_env=False,
