@@ -4,8 +4,8 @@
 FROM python:3.11-slim-bookworm AS packages
 RUN python -m venv /opt/gateway
 COPY requirements.lock .
-RUN /opt/gateway/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
-# The gateway's own code is copied, not installed: building it would fetch a build backend that no hash vouches for.
+RUN /opt/gateway/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements.lock
+# The gateway's own code is copied, not installed: the layer of packages stays as it is when only the code changes.
 RUN printf '%s\n' '#!/opt/gateway/bin/python' 'from app.cli import main' 'main()' > /opt/gateway/bin/gateway \
  && chmod 755 /opt/gateway/bin/gateway
 

@@ -44,29 +44,29 @@ simulate: $(DEV)
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# The lock files are complete. With `--no-deps` pip does not resolve again: pip 23 (Debian 12) refuses a requirement
+# with an extra, such as coverage[toml], in hash mode once there is a version newer than the pin.
+# `--only-binary` because an sdist would be built by a build backend that no hash vouches for.
+PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps
+FROM_LOCK := $(PIP_INSTALL) --require-hashes --only-binary :all: -r
+
+# The project itself is built by the setuptools of the lock file: `--no-build-isolation` downloads nothing.
 $(RUN): $(VENV)/bin/python requirements.lock pyproject.toml
-	if command -v uv >/dev/null; then \
-	  uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock && \
-	  uv pip install -q --python $(BIN)/python --no-deps -e . ; \
-	else \
-	  $(BIN)/python -m pip install -q --require-hashes -r requirements.lock && \
-	  $(BIN)/python -m pip install -q --no-deps -e . ; \
-	fi
+	$(FROM_LOCK) requirements.lock
+	$(PIP_INSTALL) --no-build-isolation -e .
 	touch $(RUN)
 
 $(DEV): $(RUN) requirements-dev.lock
-	if command -v uv >/dev/null; then \
-	  uv pip install -q --python $(BIN)/python --require-hashes -r requirements-dev.lock ; \
-	else \
-	  $(BIN)/python -m pip install -q --require-hashes -r requirements-dev.lock ; \
-	fi
+	$(FROM_LOCK) requirements-dev.lock
 	touch $(DEV)
 
-lock:
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header pyproject.toml -o requirements.lock
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+# uv keeps the pins it finds in the output file; UPGRADE=1 replaces them by the newest versions.
+UPGRADE ?=
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) pyproject.toml --group build
+lock: $(DEV)
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) var
