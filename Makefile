@@ -6,38 +6,43 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.run-installed
 
-.PHONY: run test test-again install lint lock bench chaos simulate clean
+.DEFAULT_GOAL := run
+.PHONY: help run test test-again install lint lock bench chaos simulate clean
 
-run: $(RUN)
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+run: $(RUN) ## start everything in one process (PORT=8081)
 	PORT=$(PORT) $(BIN)/gateway up
 
-test: $(DEV) lint
-	$(BIN)/python -m pytest
+# Lint reads the whole tree, so a part of the tests does not wait for it.
+T ?=
+test: $(DEV) $(if $(T),,lint) ## lint and all tests; or a part of the tests, without lint: T=tests/points
+	$(BIN)/python -m pytest $(T)
 
-# What failed the last time, alone.
-test-again: $(DEV)
+test-again: $(DEV) ## the tests that failed the last time
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
-install: $(DEV)
+install: $(DEV) ## make .venv with everything for development (PYTHON=python3)
 
-lint: $(DEV)
+lint: $(DEV) ## ruff, mypy --strict and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV)
+bench: $(DEV) ## benchmarks; needs MariaDB and Redis
 	$(BIN)/python -m bench.submit
 	$(BIN)/python -m bench.poll
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.push
 
 MINUTES ?= 10
-chaos: $(DEV)
+chaos: $(DEV) ## faults at random on servers of its own (MINUTES=10)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
 
 SEEDS ?= 0:2000
-simulate: $(DEV)
+simulate: $(DEV) ## the simulator over many seeds (SEEDS=0:2000)
 	$(BIN)/python -m tests.simulator --seeds $(SEEDS) --coverage
 
 # `--system-site-packages` is not used: what runs is what the lock files say.
@@ -64,9 +69,9 @@ $(DEV): $(RUN) requirements-dev.lock
 UPGRADE ?=
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
   --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) pyproject.toml --group build
-lock: $(DEV)
+lock: $(DEV) ## write the lock files anew from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(COMPILE) -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
 
-clean:
+clean: ## remove .venv and var
 	rm -rf $(VENV) var
