@@ -1,6 +1,7 @@
 """`.ci/run` asks for what the tests need, also where servers answer, and says what passed only the second time.
 
-Nothing is installed: its functions run alone, and the whole of it only with servers named and `make` replaced.
+Nothing is installed: its functions run alone, and the whole of it only with servers named, `make` replaced and
+`check_locks` left out.
 """
 
 import json
@@ -63,7 +64,8 @@ def verdict(folder: Path, *failing: str, output: str = "", is_cured: bool = True
     """Exit code and what it prints, where `make test` fails by these tests and the second try may cure them."""
     cache = ".pytest_cache/v/cache"
     (folder / ".ci").mkdir()
-    (folder / ".ci/run").write_text(SCRIPT)
+    assert SCRIPT.count("\ncheck_locks\n") == 1
+    (folder / ".ci/run").write_text(SCRIPT.replace("\ncheck_locks\n", "\n"))
     listed = json.dumps(dict.fromkeys(failing, True), indent=2)
     (folder / "failing.json").write_text(listed)
     noted = f"@mkdir -p {cache} && cp failing.json {cache}/lastfailed && false" if failing else "@true"
@@ -104,3 +106,27 @@ def test_many_failures_have_no_second_try(tmp_path: Path) -> None:
 def test_wrong_books_have_no_second_try(tmp_path: Path) -> None:
     code, said = verdict(tmp_path, "tests/test_a.py::test_money", output="E  AssertionError: the books are wrong")
     assert (code, "once more" in said) == (1, False)
+
+
+@pytest.mark.parametrize(("installs", "checks"), [(True, True), (False, True), (True, False)])
+def test_lock_files_that_do_not_install_fail(tmp_path: Path, installs: bool, checks: bool) -> None:
+    """Also where the environment was made: the folder is gone, and the script has ended with an error."""
+    python = tmp_path / "python"
+    pip = f"#!/bin/sh\ncase $1 in check) {str(checks).lower()};; esac\n"
+    made = f"mkdir -p $3/bin && printf '{pip.encode('unicode_escape').decode()}' >$3/bin/pip && chmod +x $3/bin/pip"
+    python.write_text(f'#!/bin/sh\ncase "$1$2" in -mvenv) {made};; esac\n')
+    python.chmod(0o755)
+    (tmp_path / "Makefile").write_text(f"install:\n\t@ls $(VENV)/bin\n\t@{str(installs).lower()}\n")
+    (tmp_path / "tmp").mkdir()
+    functions = SCRIPT[SCRIPT.index("\nsay()") : SCRIPT.index("\ninstall_missing\n")]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{functions}\ncheck_locks\necho 'and on'"],
+        cwd=tmp_path,
+        env=dict(os.environ) | {"PYTHON": str(python), "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip" in done.stdout, done.stderr
+    assert (done.returncode == 0, "and on" in done.stdout) == (installs and checks,) * 2
+    assert list((tmp_path / "tmp").iterdir()) == []
