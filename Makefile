@@ -7,7 +7,7 @@ DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.run-installed
 
 .DEFAULT_GOAL := run
-.PHONY: help run test test-again install lint lock bench chaos simulate clean
+.PHONY: help run test test-all install lint lock bench chaos simulate clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -17,11 +17,13 @@ run: $(RUN) ## start everything in one process (PORT=8081)
 
 # Lint reads the whole tree, so a part of the tests does not wait for it.
 T ?=
-test: $(DEV) $(if $(T),,lint) ## lint and all tests; or a part of the tests, without lint: T=tests/points
-	$(BIN)/python -m pytest $(T)
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+test: $(DEV) $(if $(T),,lint) ## lint and the tests for every change; or a part of them: T=tests/points
+	$(PYTEST) $(T)
 
-test-again: $(DEV) ## the tests that failed the last time
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+test-all: $(DEV) $(if $(T),,lint) ## lint and all tests at full size, on SQLite, MariaDB and MySQL; or a part: T=tests/system
+	$(PYTEST) --all $(T)
 
 install: $(DEV) ## make .venv with everything for development (PYTHON=python3)
 

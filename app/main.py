@@ -39,8 +39,9 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if runtime is not None:
-            _lay_out(app, runtime)
+        shared: Runtime | None = app.state.shared_runtime
+        if shared is not None:
+            _lay_out(app, shared)
             yield
             return
         async with open_runtime(settings) as opened:
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         # `default` keeps FastAPI from promising its own 422, which never comes.
         responses={code: {"model": ErrorData} for code in (*ERRORS, "default")},
     )
+    app.state.shared_runtime = runtime
     # `push` before `tasks`: /tasks/events is no task's number.
     for room in (push, sockets, tasks, points, uploads, webhooks, admin, health, files):
         app.include_router(room.router)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +25,13 @@ import pytest
 from app.api import limits
 from app.cli.migrate import migrate
 from app.database import engines
-from app.main import create_app
 from app.points.audit import audit
 from app.runtime import Runtime, open_runtime
+from app.sandbox import clock
 from app.settings import Settings
 from app.tasks import decide
 from tests.support import run
+from tests.support.apps import open_app
 from tests.support.makers import Maker
 from tests.support.sandbox_server import KEY, Server, serve
 from tests.support.services import RealServices, own_database, start_real_services
@@ -62,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STATE] = {}
     if not hasattr(config, "workerinput"):
         run.begin_run()
+        if config.option.basetemp is None:  # in memory, where a COMMIT of SQLite waits for no disk
+            config.option.basetemp = run.run_folder() / "pytest"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -209,6 +212,19 @@ def upstream(sandbox_server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
+def advance_sandbox(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the time of the sandboxes in this process forward by so many seconds."""
+    real, passed = clock.now, 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(clock, "now", lambda: real() + passed)
+    return advance
+
+
+@pytest.fixture
 def settings(world: World, upstream: Server, request: pytest.FixtureRequest) -> Settings:
     """`@pytest.mark.settings(name=value)` on a test changes some."""
     marker = request.node.get_closest_marker("settings")
@@ -239,8 +255,7 @@ async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.Mo
 @pytest.fixture
 async def api(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     """The REST door without a socket."""
-    app = create_app(runtime.settings, runtime)
-    async with app.router.lifespan_context(app):
+    async with open_app(runtime) as app:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=90) as client:
             yield client

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.tables import users
 from tests.support.sql import run_sql
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 WITHOUT_CHECKS = (
     "DROP TABLE points_accounts",
     "CREATE TABLE points_accounts (user_id BIGINT PRIMARY KEY, available BIGINT, held BIGINT, granted BIGINT,"

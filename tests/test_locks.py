@@ -183,7 +183,7 @@ def pinned_at(lock: str, name: str, version: str) -> str:
         (without(DEV, "cryptography"), "python-jose requires cryptography"),  # python-jose[cryptography]
         (without(DEV, "uvloop"), "uvicorn requires uvloop"),  # uvicorn[standard], with a marker
         (pinned_at(DEV, "fastapi", "0.1"), "pyproject.toml requires fastapi>=0.165, pinned: ['0.1']"),
-        (pinned_at(DEV, "coverage", "7.0"), "pytest-cov requires coverage>="),
+        (pinned_at(DEV, "execnet", "1.0"), "pytest-xdist requires execnet>="),
         (DEV + "rich==99.0 ; python_version > '3'\n", "pyproject.toml requires rich>=14, pinned: ["),
     ],
 )

@@ -21,7 +21,7 @@ from app.media import (
     recordings,
 )
 from app.media.wholeness import require_whole
-from tests import footage
+from tests.support import media_files
 from tests.support.media_files import FILM_SIZE, film, sound
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ async def test_a_film_is_known_by_its_bytes(path: Path, kind: str, options: dict
     assert found == Video(mime, kind, *FILM_SIZE, pytest.approx(1, abs=0.11))
 
 
-@pytest.mark.parametrize("kind", footage.SOUNDS)
+@pytest.mark.parametrize("kind", media_files.SOUNDS)
 async def test_a_sound_is_known_by_its_bytes(path: Path, kind: str) -> None:
     path.write_bytes(sound(kind))
     assert await inspect_audio(path) == Audio(SOUND_TYPES[kind], kind, pytest.approx(1, abs=0.11))
@@ -93,13 +93,13 @@ async def test_what_a_camera_leaves_behind_a_film_spoils_nothing(path: Path) -> 
 
 
 async def test_a_phone_held_upright_makes_an_upright_film(path: Path) -> None:
-    path.write_bytes(footage.turned_quarter(film("mp4")))
+    path.write_bytes(media_files.turned_quarter(film("mp4")))
     found = await inspect_video(path)
     assert (found.width, found.height) == FILM_SIZE[::-1]
 
 
 async def test_a_song_with_a_cover_is_a_sound(path: Path) -> None:
-    path.write_bytes(footage.with_cover("mp3"))
+    path.write_bytes(media_files.with_cover("mp3"))
     assert await inspect_recording(path) == Audio("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
 
 
@@ -180,7 +180,7 @@ def test_even_a_demuxer_that_follows_links_cannot(
 
 async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
     """Unbounded, the reader takes 2.8 GB for this one."""
-    path.write_bytes(footage.many_samples(80_000_000))
+    path.write_bytes(media_files.many_samples(80_000_000))
     with pytest.raises(MediaError):
         await inspect_video(path)
     script = (  # a process between: a child's figure begins at that of the process it was forked from
@@ -196,7 +196,7 @@ async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
 async def test_a_long_film_takes_no_memory(path: Path) -> None:
     """300 MB through the reader, measured in a process of its own."""
     with path.open("wb") as file:
-        file.writelines(footage.long_film(300_000_000))
+        file.writelines(media_files.long_film(300_000_000))
     assert path.stat().st_size > 300_000_000
     script = (
         "import resource, sys; from pathlib import Path; from app.media.recordings import probe; import av\n"
@@ -205,7 +205,7 @@ async def test_a_long_film_takes_no_memory(path: Path) -> None:
         "probe(small); before = peak(); print(probe(large), (peak() - before) * 1024)"
     )
     small = path.with_name("small.mp4")
-    small.write_bytes(b"".join(footage.long_film(1)))
+    small.write_bytes(b"".join(media_files.long_film(1)))
     said = subprocess.run([sys.executable, "-c", script, small, path], capture_output=True, text=True, check=True)
     print(said.stdout)
     assert int(said.stdout.split()[-1]) < 20_000_000

@@ -17,6 +17,8 @@ from app.tables import metadata
 from migrations.versions import __path__ as versions
 from tests.support.sql import run_sql
 
+pytestmark = pytest.mark.both_worlds
+
 SEEDED = {
     "sc_soraimg_text_auto": ("速创生图 文生图-自动比例", 30, "text_to_image", '{"aspectRatio":"auto"}'),
     "sc_soraimg_text_1x1": ("速创生图 文生图-正方形(1:1)", 30, "text_to_image", '{"aspectRatio":"1:1"}'),

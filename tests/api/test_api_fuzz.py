@@ -1,6 +1,6 @@
 """Schemathesis over our own OpenAPI document: whatever it makes up, no fault of ours, always the envelope.
 
-`FUZZ_EXAMPLES` raises the number of requests an operation from CI's few to thousands.
+A few requests an operation; many with --all. `FUZZ_EXAMPLES` raises their number to thousands.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import envelope, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
+FEW, MANY = 12, 120
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"
 REFUSALS = {
@@ -44,8 +44,9 @@ REFUSALS = {
 @pytest.mark.settings(max_tasks_in_flight=10**6)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 async def test_no_request_made_up_from_the_document_breaks_the_door(
-    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    examples = int(os.environ.get("FUZZ_EXAMPLES", MANY if request.config.getoption("--all") else FEW))
     monkeypatch.setattr(deps, "REDEEMS_A_MINUTE", 10**6)
     monkeypatch.setattr(deps, "WEBHOOK_TESTS_A_MINUTE", 10**6)
     user = await make.user(points=10**9, admin=True)
@@ -60,7 +61,7 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
         answered[asked.result(60)] += 1
 
     for mode in MODES:
-        await asyncio.to_thread(fuzz, document, mode, send)
+        await asyncio.to_thread(fuzz, document, mode, examples, send)
     print(f"\n{answered.total()} requests: {dict(sorted(answered.items()))}")
     paths = {path for path, _ in answered}
     assert paths == {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
@@ -70,17 +71,17 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
     assert answered["GET /user/ai/tasks/list", 200]
     assert answered["GET /user/ai/tasks/list", 400]
     assert answered["GET /user/ai/tasks/{task_no}", 200]
-    assert answered.total() >= EXAMPLES
+    assert answered.total() >= examples
     assert await audit(runtime.sessions) == []
 
 
-def fuzz(document: dict[str, Any], mode: Any, send: Any) -> None:
+def fuzz(document: dict[str, Any], mode: Any, examples: int, send: Any) -> None:
     schema = schemathesis.openapi.from_dict(document)
     for operation in schema.get_all_operations():
         strategy = operation.ok().as_strategy(generation_mode=mode)
 
         @hypothesis.settings(
-            max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )
         @hypothesis.given(case=strategy)
         def one(case: Any) -> None:

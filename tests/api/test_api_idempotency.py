@@ -22,7 +22,7 @@ from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import SUBMIT, data, door, refusal
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 BODY = {"modelName": TEXT_MODEL, "prompt": "猫", "params": {"resolution": "2K"}}
 
 

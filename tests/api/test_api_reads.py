@@ -25,7 +25,7 @@ from tests.support.responses import BALANCE, LIST, MODELS, data, door, refusal
 from tests.support.worlds import execute
 from worker.main import run_worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 embedded = pytest.mark.worlds("embedded")
 PICTURE = "https://example.com/ref1.jpg"
 LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")

@@ -17,7 +17,7 @@ from tests.support.responses import SUBMIT, data, door, refusal
 from tests.support.worlds import execute
 from worker.main import run_worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 embedded = pytest.mark.worlds("embedded")
 JSON = {"content-type": "application/json"}
 PICTURE = "https://example.com/ref1.jpg"

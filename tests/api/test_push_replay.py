@@ -23,7 +23,7 @@ from tests.support.streams import DATABASE_NOW, Door, open_door, states
 from tests.support.task_rows import until
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 embedded = pytest.mark.worlds("embedded")
 
 

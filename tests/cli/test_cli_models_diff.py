@@ -11,6 +11,8 @@ from typer.testing import Result
 from tests.support.sql import run_sql
 from tests.support.worlds import World
 
+pytestmark = pytest.mark.both_worlds
+
 Run = Callable[..., Result]
 RULES = '[{"param": "resolution", "points": {"1K": 30, "2K": 45}}]'
 SQUARE = "sc_soraimg_text_1x1"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+pytestmark = pytest.mark.both_worlds
+
 Run = Callable[..., Result]
 
 

@@ -23,7 +23,7 @@ from tests.support.lots import later, lot, remaining
 from tests.support.makers import TEXT_MODEL
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 FREE_MODEL = "sc_free"
 OVERDUE = ("I9", "every task ends within its deadline and a grace")

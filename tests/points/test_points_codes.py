@@ -21,7 +21,7 @@ from tests.support.makers import Maker, User
 from tests.support.responses import data, refusal
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 REDEEM = "/user/points/redeem"
 
 

@@ -17,7 +17,7 @@ from app.settings import Settings
 from tests.support.makers import Maker, User
 from tests.support.responses import data, refusal
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 GRANTS = "/admin/points/grants"
 
 

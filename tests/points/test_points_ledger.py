@@ -18,7 +18,7 @@ from app.tasks.submit import submit_task
 from tests.support.makers import TEXT_MODEL, Maker
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, runtime: Runtime) -> None:

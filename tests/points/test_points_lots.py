@@ -21,7 +21,7 @@ from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.task_rows import stepping
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def submit(runtime: Runtime, user: User) -> dict[str, Any]:

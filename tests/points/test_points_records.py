@@ -10,7 +10,7 @@ from tests.support.lots import later, lot
 from tests.support.makers import Maker, User
 from tests.support.responses import data, refusal
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 RECORDS = "/user/points/consumption/records"
 FIELDS = {"id", "kind", "points", "balanceAfter", "taskNo", "remark", "createTime"}
 

@@ -1,7 +1,7 @@
 """The pictures: what they are, who may read them for how long, and how they disappoint."""
 
 import io
-import time
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -80,11 +80,11 @@ def test_a_bare_url_is_refused(sandbox: Server) -> None:
     assert sandbox.fetch(finished(sandbox, "images 1").partition("?")[0]).status_code == 403
 
 
-def test_urls_expire_and_a_new_look_signs_anew(sandbox: Server) -> None:
-    first = sandbox.finish("一只猫 [[sandbox: take 0; result expires 4]]")
+def test_urls_expire_and_a_new_look_signs_anew(sandbox: Server, advance_sandbox: Callable[[float], None]) -> None:
+    first = sandbox.finish("一只猫 [[sandbox: take 0; result expires 60]]")
     url = first["result_urls"][0]
     assert sandbox.fetch(url).status_code == 200
-    time.sleep(4.1)
+    advance_sandbox(60.1)
     assert sandbox.fetch(url).status_code == 403
     assert sandbox.fetch(sandbox.poll(first["task_id"]).json()["result_urls"][0]).status_code == 200
 

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -18,16 +19,18 @@ def made(sandbox: Server, clauses: str, **fields: Any) -> dict[str, Any]:
     return sandbox.make(VIDEO, **SMALL | {"prompt": f"一只猫 [[sandbox: take 0; {clauses}]]"} | fields)
 
 
-def test_a_job_from_submit_to_success(sandbox: Server, outputs: dict[str, Any]) -> None:
-    first = sandbox.post(VIDEO, **SMALL, prompt="a cat [[sandbox: take 3]]").json()
+def test_a_job_from_submit_to_success(
+    sandbox: Server, outputs: dict[str, Any], advance_sandbox: Callable[[float], None]
+) -> None:
+    first = sandbox.post(VIDEO, **SMALL, prompt="a cat [[sandbox: take 60]]").json()
     jsonschema.validate(first, outputs["video"])
     assert (first["state"], "status" in first) == ("running", False)
     running = sandbox.look(VIDEO, first["task_id"]).json()
     assert (running["state"], running["result_urls"], "progress" in running) == ("running", [], False)
-    time.sleep(3)
+    advance_sandbox(60)
     done = sandbox.look(VIDEO, first["task_id"]).json()
     jsonschema.validate(done, outputs["video"])
-    assert (done["state"], done["cost_time"], done["cost_points"]) == ("success", 3000, 120_000)
+    assert (done["state"], done["cost_time"], done["cost_points"]) == ("success", 60_000, 120_000)
     assert done["model"] == "doubao-seedance-2-0-260128"
 
 
@@ -76,16 +79,16 @@ def test_several_videos_differ(sandbox: Server) -> None:
     assert len({sandbox.fetch(url).content for url in urls}) == 2
 
 
-def test_a_job_that_waits_for_approval_and_expires(sandbox: Server) -> None:
-    body = SMALL | {"prompt": "a face [[sandbox: approval 5; take 0]]"}
+def test_a_job_that_waits_for_approval_and_expires(sandbox: Server, advance_sandbox: Callable[[float], None]) -> None:
+    body = SMALL | {"prompt": "a face [[sandbox: approval 60; take 0]]"}
     first = sandbox.post(VIDEO, **body)
     waiting = sandbox.look(VIDEO, first.json()["task_id"])
     for answer in (first, waiting):
         told = answer.json()
         assert (answer.status_code, told["state"]) == (200, "awaiting_user_approval")
-        assert 0 < told["expires_in_s"] <= 5
+        assert 0 < told["expires_in_s"] <= 60
         assert told["approval_id"] in told["approval_urls"]["approve"]
-    time.sleep(5)
+    advance_sandbox(60)
     expired = sandbox.look(VIDEO, first.json()["task_id"]).json()
     assert (expired["state"], expired["error_message"]) == ("expired", "The approval expired.")
     assert "approval_id" not in expired

@@ -1,9 +1,12 @@
 """Each protection taken out by itself: the simulator must see it within so many seeds, or it would see nothing else."""
 
+import pytest
+
 from tests.simulator.crowd import workers
 from tests.simulator.mutants import MUTANTS, hunt
 
 
+@pytest.mark.full
 def test_every_mutant_is_killed() -> None:
     with workers() as spread:
         kills = dict(zip([mutant.name for mutant in MUTANTS], spread(hunt, range(len(MUTANTS))), strict=True))

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
+from tests.support.apps import open_app
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SUBMIT = "/user/ai/tasks/submit"
@@ -55,8 +55,7 @@ def data(answer: httpx.Response) -> Any:
 async def door(runtime: Runtime, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A second REST door on the same runtime, with some settings changed."""
     changed = replace(runtime, settings=Settings(_env_file=None, **(runtime.settings.model_dump() | changes)))
-    app = create_app(changed.settings, changed)
-    async with app.router.lifespan_context(app):
+    async with open_app(changed) as app:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=30) as client:
             yield client

@@ -1,10 +1,9 @@
-"""`.ci/run` asks for what the tests need, also where servers answer, and says what passed only the second time.
+"""`.ci/run` installs what the tests need and nothing else, and fails where the locks or the tests fail.
 
-Nothing is installed: its functions run alone, and the whole of it only with servers named, `make` replaced and
-`check_locks` left out.
+Nothing is installed here: its functions run alone, and the whole of it only with `make` replaced and `check_locks` left
+out.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,23 +12,21 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = (Path(__file__).parents[1] / ".ci/run").read_text("utf-8")
-GIVEN = {"TEST_MYSQL_URL": "mysql+asyncmy://elsewhere/", "TEST_REDIS_URL": "redis://elsewhere"}
+SCRIPT = (Path(__file__).parents[2] / ".ci/run").read_text("utf-8")
 
 
-def wanted(folder: Path, *here: str, answering: bool = False, **environment: str) -> set[str]:
+def wanted(folder: Path, *here: str) -> set[str]:
     """The packages it would install on a machine that has these programs and no apt-get."""
     for name in here:
         (folder / name).write_text("#!/bin/sh\n")
         (folder / name).chmod(0o755)
-    functions = SCRIPT[SCRIPT.index("\nsay()") : SCRIPT.index("\nstart_mariadb()")]
-    functions = functions.replace('export PATH="$PATH:/usr/sbin:/sbin"', "")
-    functions += f"\nanswers() {{ {'true' if answering else 'false'}; }}\ninstall_missing"
+    functions = SCRIPT[SCRIPT.index("\nsay()") : SCRIPT.index("\n# `make install` works")]
+    functions = functions.replace('export PATH="$PATH:/usr/sbin:/sbin"', "") + "\ninstall_missing"
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run(
         [bash, "-euo", "pipefail", "-c", functions],
-        env={"PATH": str(folder), "PYTHON": sys.executable} | environment,
+        env={"PATH": str(folder), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=False,
@@ -38,74 +35,25 @@ def wanted(folder: Path, *here: str, answering: bool = False, **environment: str
     return set(done.stderr.partition("missing: ")[2].partition(";")[0].split())
 
 
-def test_a_bare_machine_gets_servers(tmp_path: Path) -> None:
-    assert {"mariadb-server", "mariadb-client", "redis-server"} <= wanted(tmp_path)
-
-
-@pytest.mark.parametrize("answering", [True, False])
-def test_where_servers_are_given_their_programs_come_without_a_service(tmp_path: Path, answering: bool) -> None:
-    found = wanted(tmp_path, answering=answering, **GIVEN)
-    assert {"mariadb-server-core", "redis-server"} <= found
-    assert not {"mariadb-server", "mariadb-client"} & found
-
-
-def test_beside_a_server_that_answers_none_is_set_up(tmp_path: Path) -> None:
-    found = wanted(tmp_path, answering=True)
-    assert {"mariadb-server-core", "mariadb-client"} <= found
-    assert "mariadb-server" not in found
+def test_a_bare_machine_gets_the_programs_without_a_service(tmp_path: Path) -> None:
+    found = wanted(tmp_path)
+    assert {"make", "curl", "nodejs", "mariadb-server-core", "mariadb-client-core", "redis-server"} == found
 
 
 def test_what_is_here_is_not_asked_for(tmp_path: Path) -> None:
-    found = wanted(tmp_path, "mariadbd", "mariadb", "redis-server", "make", "curl")
-    assert found == {"nodejs"}
+    assert wanted(tmp_path, "mariadbd", "redis-server", "make", "curl") == {"nodejs"}
 
 
-def verdict(folder: Path, *failing: str, output: str = "", is_cured: bool = True) -> tuple[int, str]:
-    """Exit code and what it prints, where `make test` fails by these tests and the second try may cure them."""
-    cache = ".pytest_cache/v/cache"
-    (folder / ".ci").mkdir()
+@pytest.mark.parametrize("is_green", [True, False])
+def test_its_verdict_is_that_of_make_test_all(tmp_path: Path, is_green: bool) -> None:
+    """With CI set, and only once: what fails has no second try."""
+    (tmp_path / ".ci").mkdir()
     assert SCRIPT.count("\ncheck_locks\n") == 1
-    (folder / ".ci/run").write_text(SCRIPT.replace("\ncheck_locks\n", "\n"))
-    listed = json.dumps(dict.fromkeys(failing, True), indent=2)
-    (folder / "failing.json").write_text(listed)
-    noted = f"@mkdir -p {cache} && cp failing.json {cache}/lastfailed && false" if failing else "@true"
-    again = "@true" if is_cured else "@false"
-    (folder / "Makefile").write_text(f"test:\n\t@echo '{output}'\n\t{noted}\ntest-again:\n\t{again}\n")
-    done = subprocess.run(
-        ["bash", ".ci/run"],
-        cwd=folder,
-        env=dict(os.environ) | GIVEN,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
-def test_green_is_said_once(tmp_path: Path) -> None:
-    code, said = verdict(tmp_path)
-    assert (code, "second time" in said) == (0, False)
-
-
-def test_what_passes_only_the_second_time_is_named(tmp_path: Path) -> None:
-    code, said = verdict(tmp_path, "tests/test_a.py::test_slow[real]", "tests/test_b.py::test_slower")
-    assert code == 0
-    assert said.endswith("only the second time:\ntests/test_a.py::test_slow[real]\ntests/test_b.py::test_slower\n")
-
-
-def test_what_fails_twice_fails(tmp_path: Path) -> None:
-    assert verdict(tmp_path, "tests/test_a.py::test_broken", is_cured=False)[0] != 0
-
-
-def test_many_failures_have_no_second_try(tmp_path: Path) -> None:
-    code, said = verdict(tmp_path, *[f"tests/test_a.py::test[{number}]" for number in range(6)])
-    assert (code, "once more" in said) == (1, False)
-
-
-def test_wrong_books_have_no_second_try(tmp_path: Path) -> None:
-    code, said = verdict(tmp_path, "tests/test_a.py::test_money", output="E  AssertionError: the books are wrong")
-    assert (code, "once more" in said) == (1, False)
+    (tmp_path / ".ci/run").write_text(SCRIPT.replace("\ncheck_locks\n", "\n"))
+    (tmp_path / "Makefile").write_text(f"test-all:\n\t@echo ran CI=$$CI\n\t@{str(is_green).lower()}\n")
+    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0, "all tests passed" in done.stdout) == (is_green, is_green)
+    assert done.stdout.count("ran CI=true") == 1, done.stderr
 
 
 @pytest.mark.parametrize(("installs", "checks"), [(True, True), (False, True), (True, False)])

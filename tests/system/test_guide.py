@@ -95,6 +95,10 @@ EXAMPLES = {
 }
 
 
+SMOKE = "curl 1:1"
+pytestmark = pytest.mark.xdist_group("guide")  # the examples are run once, for all tests here
+
+
 @dataclass(frozen=True)
 class Ran:
     """What is left of one run."""
@@ -174,15 +178,16 @@ def wait_until_ready(gateway: Gateway) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(gateway: Gateway) -> dict[str, Ran]:
-    """All examples at once: the guide polls every 5 seconds, and there are many."""
+def ran(gateway: Gateway, request: pytest.FixtureRequest) -> dict[str, Ran]:
+    """All examples at once: the guide polls every 5 seconds, and there are many. Without --all the smoke's alone."""
+    examples = EXAMPLES if request.config.getoption("--all") else {SMOKE: EXAMPLES[SMOKE]}
     if shutil.which("node") is None and os.environ.get("CI"):
         pytest.fail("CI needs node: half of the guide is JavaScript")
-    users = asyncio.run(make_users(gateway, [example.points for example in EXAMPLES.values()]))
-    with ThreadPoolExecutor(len(EXAMPLES)) as pool:
+    users = asyncio.run(make_users(gateway, [example.points for example in examples.values()]))
+    with ThreadPoolExecutor(len(examples)) as pool:
         runs = {
             name: pool.submit(run, gateway, example, *user)
-            for (name, example), user in zip(EXAMPLES.items(), users, strict=True)
+            for (name, example), user in zip(examples.items(), users, strict=True)
             if shutil.which("node") or not is_javascript(example)
         }
         return {name: future.result() for name, future in runs.items()}
@@ -235,7 +240,9 @@ def result(ran: dict[str, Ran], name: str) -> Ran:
     return ran[name]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.smoke if name == SMOKE else ()) for name in EXAMPLES]
+)
 def test_an_example_runs_and_leaves_its_tasks(gateway: Gateway, ran: dict[str, Ran], name: str) -> None:
     example, done = EXAMPLES[name], result(ran, name)
     assert done.exit_code == 0, done.output
@@ -273,6 +280,7 @@ def check_picture(gateway: Gateway, task: dict[str, Any]) -> None:
     assert head.headers["content-length"] == str(len(whole.content))
 
 
+@pytest.mark.smoke
 def test_queries_answer_in_the_guides_shape(gateway: Gateway, ran: dict[str, Ran]) -> None:
     """The examples that only ask: one task, three lists, the balance."""
     done = ran["curl 1:1"]
@@ -315,6 +323,7 @@ def test_a_large_upload_gets_its_413_over_a_socket(gateway: Gateway, ran: dict[s
         assert (answer.status_code, answer.json()["errorCode"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
+@pytest.mark.smoke
 def test_afterwards_the_books_agree_and_the_log_holds_no_secret(gateway: Gateway, ran: dict[str, Ran]) -> None:
     for done in ran.values():
         for record in gateway.get("/user/ai/tasks/list?size=100", done.token)["records"]:

@@ -17,7 +17,7 @@ from tests.support.sandbox_server import Server
 from tests.support.task_rows import row_of, stepping, submits, until
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def cancel(make: Maker, user: User, task_no: str):

@@ -8,7 +8,7 @@ from app.tasks.claim import Return, Share, Visit, claim_due, give_back
 from tests.support.makers import Maker
 from tests.support.worlds import execute
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 def _return(visit: Visit) -> Return:

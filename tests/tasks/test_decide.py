@@ -1,5 +1,6 @@
 """What a task does next, without clock, network or database: the two tables as pure functions, and their properties."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from app.errors import TaskFailure
 from app.see2ai.states import Kind, Verdict
-from app.tasks import decide
+from app.tasks import claim, decide
 from app.tasks.claim import Visit, boot_seconds
 from app.tasks.decide import Complete, Fail, Later, Onward
 
+BOOT_SECONDS = boot_seconds()
 NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)
 OVERSHOOT = 0.011
 """A delay may pass the deadline by a hundredth, so that the last look comes after it."""
@@ -29,6 +31,14 @@ UPSTREAM_KEYS = st.fixed_dictionaries(
         "note": st.text(max_size=9),
     },
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_time_passes() -> Iterator[None]:
+    """Between a decision and what is said of it; a busy machine may well stop there for a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claim, "boot_seconds", lambda: BOOT_SECONDS)
+        yield
 
 
 def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **changes: Any) -> Visit:
@@ -53,8 +63,8 @@ def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **chang
         created_at=NOW - timedelta(seconds=age),
         deadline_at=NOW + timedelta(seconds=left),
         now=NOW,
-        claimed_at=boot_seconds(),
-        held_until=boot_seconds() + 30,
+        claimed_at=BOOT_SECONDS,
+        held_until=BOOT_SECONDS + 30,
     )
     return replace(visit, **changes)
 

@@ -23,7 +23,7 @@ from tests.support.task_rows import hasten, until
 from tests.support.worlds import execute
 from worker import chores as chores_module
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ACTION = "see2ai_image_generation_fast_v1"
 OTHER_MODEL = "sc_soraimg_text_2x3"

@@ -26,7 +26,7 @@ from tests.support.worlds import execute
 from worker.main import run_worker
 from worker.stepper import Stepper
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 SEE2AI = "see2ai"
 HOPELESS = "生成服务暂时不可用，请稍后重试"
 

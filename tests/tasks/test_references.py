@@ -16,7 +16,7 @@ from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, hasten, submits
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working"), pytest.mark.both_worlds]
 AUTO_MODEL = "sc_soraimg_img2img_auto"
 REFERENCES = ["https://example.com/b.png", "https://example.com/a.jpg?x=1", "https://example.org/参考.webp"]
 

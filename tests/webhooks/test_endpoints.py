@@ -26,7 +26,7 @@ from tests.support.webhook_calls import (
 from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift, until
 from worker import courier
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 MISSING = (404, "NOT_FOUND", "推送端点不存在")

@@ -37,7 +37,7 @@ from tests.support.webhook_receivers import (
 )
 from worker import courier as courier_module
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:

@@ -22,7 +22,7 @@ from tests.support.responses import data, refusal
 from tests.support.webhook_calls import HOOK, cancel, endpoint
 from tests.support.webhook_receivers import outbox, shift
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def claimed(runtime: Runtime) -> Any:

@@ -23,7 +23,7 @@ from tests.support.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
 ALL = Share(("prepare", "submit", "submitting", "poll", "host"))
 
@@ -210,6 +210,7 @@ async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make:
     assert visit.held_until == held
 
 
+@pytest.mark.full
 @pytest.mark.settings(lease_seconds=9)
 async def test_work_longer_than_a_lease_is_not_taken_away(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch

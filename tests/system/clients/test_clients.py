@@ -128,6 +128,9 @@ def between(gateway: Gateway) -> Iterator[tuple[Between, str]]:
 
 
 every_client = pytest.mark.parametrize("client", CLIENTS, ids=str)
+one_client_in_smoke = pytest.mark.parametrize(
+    "client", [pytest.param(CLIENTS[0], marks=pytest.mark.smoke), *CLIENTS[1:]], ids=str
+)
 every_language = pytest.mark.parametrize("client", LANGUAGES, ids=str)
 every_socket = pytest.mark.parametrize("client", [one for one in CLIENTS if one.by != "polling"], ids=str)
 
@@ -135,7 +138,7 @@ every_socket = pytest.mark.parametrize("client", [one for one in CLIENTS if one.
 # ------------------------------------------------------------------ submit and wait
 
 
-@every_client
+@one_client_in_smoke
 def test_run_submits_and_waits_and_tells_what_it_hears(gateway: Gateway, client: Client) -> None:
     user, pushed = gateway.user(), gateway.pushed()
     run = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: progress 20,60,90; take 2.5]]")

@@ -6,7 +6,6 @@ The API and the worker each have a proxy of their own before the database.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,20 +106,6 @@ def services(real_services: RealServices) -> RealServices:
     return real_services
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hanging(
-    services: RealServices, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
-) -> "Iterator[Future[None]]":
-    """The test of the hanging database, which is mostly waiting: it runs beside the others, on a gateway of its own."""
-
-    def run() -> None:
-        with started(services, sandbox_server, tmp_path_factory.mktemp("hanging")) as gateway:
-            asyncio.run(_away(gateway, "blackhole"))
-
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(run)
-
-
 @pytest.fixture(scope="module")
 def gateway(
     services: RealServices, sandbox_server: Server, tmp_path_factory: pytest.TempPathFactory
@@ -214,5 +199,8 @@ async def _unheard_worker(gateway: Gateway) -> None:
         assert {row["status"] for row in rows} == {"completed"}, [row["operator_note"] for row in rows]
 
 
-def test_a_database_that_hangs_is_one_that_is_away(hanging: "Future[None]") -> None:
-    hanging.result(timeout=300)
+def test_a_database_that_hangs_is_one_that_is_away(
+    services: RealServices, sandbox_server: Server, tmp_path: Path
+) -> None:
+    with started(services, sandbox_server, tmp_path) as gateway:
+        asyncio.run(_away(gateway, "blackhole"))

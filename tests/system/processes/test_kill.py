@@ -46,6 +46,8 @@ FROZEN_POINTS += ["poll.after_answer", "host.after_upload", "finish.before_commi
 UP_POINTS = ["submit.before_commit", "submit.after_commit", "send.after_answer", "poll.after_answer"]
 UP_POINTS += ["host.after_upload", "finish.before_commit"]
 
+SMOKE = dict.fromkeys([("kill_worker", "host.after_upload"), ("freeze_worker", "visit.claimed")], pytest.mark.smoke)
+
 _words = itertools.count(1)
 
 
@@ -292,7 +294,8 @@ def test_the_books_are_not_cut_off_where_their_interpreter_is_slow(
 
 
 def each(case: Callable[..., Any], points: list[str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", [pytest.param((case, point), id=point) for point in points])
+    cases = [pytest.param((case, point), id=point, marks=SMOKE.get((case.__name__, point), ())) for point in points]
+    return pytest.mark.parametrize("case", cases)
 
 
 @each(kill_worker, WORKER_POINTS)

@@ -25,6 +25,7 @@ from tests.support.processes.process import Process, Processes, until
 from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
+pytestmark = pytest.mark.xdist_group("redis_away")
 SUBMITS = 8
 LONGEST_SUBMIT_SECONDS = 3.0  # less than a silent Redis is given by any client of ours
 

@@ -1,17 +1,17 @@
 """`make lock` on an unchanged pyproject.toml changes nothing. It asks the package index."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
+HASH = re.compile(r"\s+--hash=sha256:[0-9a-f]{64}(?: \\)?| \\$", re.MULTILINE)
+"""The index may have got wheels for more machines meanwhile."""
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 
 
-@pytest.mark.network
 def test_make_lock_keeps_every_pin(tmp_path: Path) -> None:
     for name in ["Makefile", "pyproject.toml", *LOCKS]:
         shutil.copy(ROOT / name, tmp_path)
@@ -27,4 +27,6 @@ def test_make_lock_keeps_every_pin(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{venv}/bin/uv pip compile" in done.stdout
     for name in LOCKS:
-        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name
+        before, after = (ROOT / name).read_text("utf-8"), (tmp_path / name).read_text("utf-8")
+        assert re.sub(HASH, "", after) == re.sub(HASH, "", before), name
+        assert set(re.findall(HASH, before)) <= set(re.findall(HASH, after)), name

@@ -19,11 +19,11 @@ import httpx
 import pytest
 
 from app.cli.commands import app
-from tests.processes.procs import START_SECONDS, Processes, script, until
-from tests.services import dead_port, free_port
-from tests.worlds import World
+from tests.support.ports import dead_port, free_port
+from tests.support.processes.process import START_SECONDS, Processes, script, until
+from tests.support.worlds import World
 
-MOST_ROUNDS = 10
+MOST_ROUNDS = 8
 GATEWAY = script("gateway")
 LIBRARIES = "import sqlalchemy.ext.asyncio, asyncmy, pydantic_settings"
 DO_NOTHING = """
@@ -57,7 +57,7 @@ from app.cli import main
 main()
 """
 
-pytestmark = pytest.mark.parametrize("world", ["embedded"], indirect=True)
+pytestmark = pytest.mark.worlds("embedded")
 Measure = Callable[[], float]
 
 
@@ -87,16 +87,17 @@ class Children:
     def serve(self) -> float:
         """The API until it answers /healthz; then it is killed, so that its end costs nothing."""
         port = free_port()
+        url = f"http://127.0.0.1:{port}/healthz"
         child = self._start((GATEWAY, "serve"), port=port)
+        assert child.stderr is not None
         try:
-            url = f"http://127.0.0.1:{port}/healthz"
-            until("the API answers", lambda: _is_ok(url), START_SECONDS)
+            until("the API answers", lambda: _is_ok(url) or _has_ended(child), START_SECONDS)
         finally:
-            child.kill()
+            os.kill(child.pid, signal.SIGKILL)
             seconds = _cpu_seconds(child)
-            if child.stderr:
-                child.stderr.close()
-        assert child.returncode == -signal.SIGKILL
+            with child.stderr:
+                said = child.stderr.read()
+        assert child.returncode == -signal.SIGKILL, said.decode()
         return seconds
 
     def _start(self, command: tuple[str, ...], **environment: Any) -> "subprocess.Popen[bytes]":
@@ -119,6 +120,11 @@ def _cpu_seconds(child: "subprocess.Popen[bytes]") -> float:
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     return used.ru_utime + used.ru_stime
+
+
+def _has_ended(child: "subprocess.Popen[bytes]") -> bool:
+    """Leaves it to be waited for, which alone tells what it used."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _is_ok(url: str) -> bool:

@@ -1,0 +1,26 @@
+"""The REST API in this process, on the runtime of a test. Its routes are built once and serve many tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.logs import set_up_logs
+from app.main import create_app
+from app.runtime import Runtime
+
+_idle: list[FastAPI] = []
+
+
+@asynccontextmanager
+async def open_app(runtime: Runtime) -> AsyncIterator[FastAPI]:
+    """The application, started; it ends with the block."""
+    settings = runtime.settings
+    is_usual = not settings.cors_allowed  # the only setting that its routes and middleware are built from
+    app = _idle.pop() if is_usual and _idle else create_app(settings, runtime)
+    set_up_logs(settings)
+    app.state.shared_runtime = runtime
+    async with app.router.lifespan_context(app):
+        yield app
+    if is_usual:
+        _idle.append(app)

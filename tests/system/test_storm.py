@@ -1,0 +1,25 @@
+"""A storm of a minute: real processes struck at random, and books that are right afterwards. See `make chaos`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MINUTES = "1"
+
+
+@pytest.mark.smoke
+def test_a_storm_leaves_right_books(tmp_path: Path) -> None:
+    words = ["-m", "tests.chaos", "--minutes", MINUTES, "--tasks", "60", "--seed", "7", "--keep", str(tmp_path / "s")]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the storm is over" in done.stdout
