@@ -19,10 +19,11 @@ from typing import Any
 import redis
 
 from tests.support.ports import free_port
-from tests.support.services import MYSQL, REDIS
 from tests.support.sql import run_sql
 
 ROOT = Path(__file__).parent.parent
+MYSQL = os.environ.get("TEST_MYSQL_URL", "mysql+asyncmy://root:@127.0.0.1:3306/")
+REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 START_SECONDS = 60
 STOP_SECONDS = 15
 

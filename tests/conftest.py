@@ -34,6 +34,7 @@ from tests.support import run
 from tests.support.apps import open_app
 from tests.support.makers import Maker
 from tests.support.sandbox_server import KEY, Server, serve
+from tests.support.scheduling import Scheduler
 from tests.support.services import RealServices, own_database, start_real_services
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
@@ -87,6 +88,7 @@ def _worlds_of(metafunc: pytest.Metafunc) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SYSTEM not in item.path.parents)  # the longest first
     if config.getoption("--all"):
         return
     left = [item for item in items if _is_full(item)]
@@ -104,6 +106,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Says which worlds ran, so that a green run cannot hide a missing one."""
     for world, state in sorted(config.stash[STATE].items()):
         terminalreporter.write_line(f"world {world:<9} {state}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

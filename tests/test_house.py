@@ -1,11 +1,10 @@
 """The house stands as its plan says: sizes, who commits, who may speak which language."""
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py")])
@@ -24,29 +23,27 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-@pytest.mark.parametrize("path", CODE, ids=name_of)
-def test_a_file_is_short_and_says_what_it_holds(path: Path) -> None:
-    source = path.read_text("utf-8")
-    if name_of(path) == "app/__init__.py":
-        return
-    assert source.count("\n") <= LONGEST_FILE
-    assert ast.get_docstring(ast.parse(source)), "no opening sentence"
+def test_a_file_is_short_and_says_what_it_holds() -> None:
+    for path in CODE:
+        source = path.read_text("utf-8")
+        if name_of(path) != "app/__init__.py":
+            assert source.count("\n") <= LONGEST_FILE, name_of(path)
+            assert ast.get_docstring(ast.parse(source)), f"{name_of(path)}: no opening sentence"
 
 
-@pytest.mark.parametrize("path", CODE, ids=name_of)
-def test_functions_are_short(path: Path) -> None:
-    for function in functions(path):
-        assert (function.end_lineno or 0) - function.lineno < LONGEST_FUNCTION, function.name
+def test_functions_are_short() -> None:
+    for path in CODE:
+        for function in functions(path):
+            lines = (function.end_lineno or 0) - function.lineno
+            assert lines < LONGEST_FUNCTION, f"{name_of(path)}: {function.name}"
 
 
-@pytest.mark.parametrize("path", CODE, ids=name_of)
-def test_transactions_begin_and_end_where_the_plan_says(path: Path) -> None:
-    source = path.read_text("utf-8")
-    if not name_of(path).startswith("app/database/"):
-        assert ".commit(" not in source
-    if "sessions.begin()" in source:
-        assert name_of(path).startswith(BEGINNERS)
-    assert "RETURNING" not in source.upper().replace("RETURNING A VALUE", "") or "migrations" in name_of(path)
+def test_transactions_begin_and_end_where_the_plan_says() -> None:
+    for path in CODE:
+        name, source = name_of(path), path.read_text("utf-8")
+        assert name.startswith("app/database/") or ".commit(" not in source, name
+        assert "sessions.begin()" not in source or name.startswith(BEGINNERS), name
+        assert "RETURNING" not in source.upper().replace("RETURNING A VALUE", "") or "migrations" in name, name
 
 
 def test_no_network_inside_a_transaction() -> None:
@@ -92,3 +89,40 @@ def test_the_shared_words_of_error_classes_are_unique() -> None:
         "INTERNAL": 500,
         "UNAVAILABLE": 503,
     }
+
+
+# ------------------------------------------------------------------ tests
+
+TESTS = sorted(path for path in ROOT.glob("tests/**/test_*.py"))
+LONGEST_SLEEP_SECONDS = 1
+IN_EVERY_RUN = [path for path in TESTS if ROOT / "tests/system" not in path.parents]
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [one for one in names if one.rpartition(".")[2].startswith("test_")], name_of(path)
+
+
+def sleeps_in(function: ast.AST) -> Iterator[float]:
+    """Seconds of each sleep that the test itself waits for; what hangs in a nested function is a stand-in's."""
+    for node in ast.iter_child_nodes(function):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("sleep"):
+            with contextlib.suppress(ValueError):
+                yield float(ast.literal_eval(node.args[0]))
+        yield from sleeps_in(node)
+
+
+def test_no_test_of_every_run_sleeps_for_long() -> None:
+    for path in IN_EVERY_RUN:
+        for function in ast.parse(path.read_text("utf-8")).body:
+            if not getattr(function, "name", "").startswith("test_"):
+                continue
+            assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            if not any("mark.full" in ast.unparse(mark) for mark in function.decorator_list):
+                long = [one for one in sleeps_in(function) if one > LONGEST_SLEEP_SECONDS]
+                assert long == [], f"{name_of(path)}: {function.name}"

@@ -28,7 +28,7 @@ from app.tasks import follow
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
 from tests.support.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
-from tests.support.task_rows import until
+from tests.support.waiting import until
 from tests.support.worlds import execute
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from app.times import local_time
 from tests.support.makers import Maker
 from tests.support.processes.proxy import proxied
 from tests.support.streams import DATABASE_NOW, Door, open_door, states
-from tests.support.task_rows import until
+from tests.support.waiting import until
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]

@@ -18,7 +18,7 @@ from app.tasks.order import Submission
 from app.tasks.submit import submit_task
 from tests.support.lots import all_lots, in_hours, later, lot, remaining
 from tests.support.makers import TEXT_MODEL, Maker, User
-from tests.support.task_rows import stepping
+from tests.support.workers import stepping
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]

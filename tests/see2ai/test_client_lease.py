@@ -10,7 +10,7 @@ from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
 from app.see2ai.states import Kind
 from app.settings import Settings
-from tests.support.task_rows import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 ACTION = ACTIONS["see2ai_image_generation_fast_v1"]

@@ -1,11 +1,8 @@
 """What no caller may see of a task, for the tests that prove it: its row, SEE2AI's journal, a deadline moved closer."""
 
-import asyncio
 import itertools
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,30 +43,6 @@ def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
     """An idle worker looks this often, instead of once a second."""
     assert Stepper.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(Stepper.__init__.__kwdefaults__, "idle_seconds", seconds)
-
-
-@asynccontextmanager
-async def stepping(runtime: Runtime) -> AsyncIterator[None]:
-    """A worker without a bell, for tests that prepare their tasks before anybody works."""
-    stepper = Stepper(runtime, idle_seconds=0.05)
-    work = asyncio.create_task(stepper.run())
-    try:
-        yield
-    finally:
-        stepper.stop()
-        await work
-
-
-async def until(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first truthy answer of `look`, which may be a coroutine function."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = look()
-        found = await found if asyncio.iscoroutine(found) else found
-        if found:
-            return found
-        await asyncio.sleep(0.03)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 async def row_of(runtime: Runtime, task_no: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from aiohttp import web
 from app.webhooks.outbox import Delivery
 from tests.support.makers import Maker, User
 from tests.support.responses import data
-from tests.support.webhook_receivers import Receiver, couriers, outbox, until
+from tests.support.waiting import until
+from tests.support.webhook_receivers import Receiver, couriers, outbox
 
 HOOK = "https://receiver.example.com/hook"
 DAY = 86_400

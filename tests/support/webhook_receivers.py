@@ -16,6 +16,7 @@ from app.database import utc_after, utc_now
 from app.endings import end
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
+from tests.support.waiting import until
 from worker.courier import Courier
 
 HANG = 0
@@ -107,18 +108,6 @@ async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Cour
         yield all_
     finally:
         await end(*tasks)
-
-
-async def until(what: str, look: Callable[[], Any], seconds: float = 40) -> Any:
-    """The first truthy answer of `look`, which may be a coroutine function."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        found = look()
-        found = await found if asyncio.iscoroutine(found) else found
-        if found:
-            return found
-        await asyncio.sleep(0.03)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 async def outbox(runtime: Runtime) -> list[dict[str, Any]]:

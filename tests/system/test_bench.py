@@ -1,12 +1,17 @@
-"""The benchmarks still run: tiny sizes, no figures asked. They need MariaDB and Redis."""
+"""The benchmarks still run: tiny sizes, no figures asked. They measure on a database that keeps every commit."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.services import RealServices
+import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.chaos.servers import open_database_server, open_redis_server
+from tests.support.database_servers import Missing
+from tests.support.processes.process import Processes
+
+ROOT = Path(__file__).parents[2]
 TINY = {
     "bench.submit": ["--seconds", "0.3", "--pairs", "1", "--users", "5", "--connections", "4"],
     "bench.poll": ["--seconds", "1.5", "--pairs", "1", "--tasks", "2000"],
@@ -15,19 +20,28 @@ TINY = {
 }
 
 
-def test_benchmarks_run_and_leave_clean_books(real_services: RealServices) -> None:
-    """Side by side: most of their time is spent starting processes."""
-    running = {
-        module: subprocess.Popen(
-            [sys.executable, "-m", module, *options],
+@pytest.mark.parametrize("module", TINY)
+def test_a_benchmark_runs_and_leaves_right_books(module: str, tmp_path: Path) -> None:
+    with Processes(tmp_path, {}) as processes:
+        try:
+            database, redis = open_database_server(processes, tmp_path), open_redis_server(processes)
+        except Missing as error:
+            pytest.skip(str(error))
+        database.start()
+        redis.start()
+        servers = {
+            "TEST_MYSQL_URL": f"mysql+asyncmy://root:@127.0.0.1:{database.port}/",
+            "TEST_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", module, *TINY[module]],
             cwd=ROOT,
+            env=os.environ | servers,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            check=False,
+            timeout=300,
         )
-        for module, options in TINY.items()
-    }
-    for module, child in running.items():
-        output, _ = child.communicate(timeout=300)
-        assert child.returncode == 0, f"{module}: {output}"
-        assert "clean" in output
+        assert done.returncode == 0, done.stdout
+        assert "clean" in done.stdout

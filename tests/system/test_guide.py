@@ -96,7 +96,6 @@ EXAMPLES = {
 
 
 SMOKE = "curl 1:1"
-pytestmark = pytest.mark.xdist_group("guide")  # the examples are run once, for all tests here
 
 
 @dataclass(frozen=True)

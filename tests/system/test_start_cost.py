@@ -20,7 +20,8 @@ import pytest
 
 from app.cli.commands import app
 from tests.support.ports import dead_port, free_port
-from tests.support.processes.process import START_SECONDS, Processes, script, until
+from tests.support.processes.process import START_SECONDS, Processes, script
+from tests.support.waiting import wait_until
 from tests.support.worlds import World
 
 MOST_ROUNDS = 8
@@ -91,7 +92,7 @@ class Children:
         child = self._start((GATEWAY, "serve"), port=port)
         assert child.stderr is not None
         try:
-            until("the API answers", lambda: _is_ok(url) or _has_ended(child), START_SECONDS)
+            wait_until("the API answers", lambda: _is_ok(url) or _has_ended(child), START_SECONDS)
         finally:
             os.kill(child.pid, signal.SIGKILL)
             seconds = _cpu_seconds(child)

@@ -14,7 +14,9 @@ from app.tasks.claim import Share, claim_due
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import row_of, stepping, submits, until
+from tests.support.task_rows import row_of, submits
+from tests.support.waiting import until
+from tests.support.workers import stepping
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]

@@ -13,7 +13,7 @@ from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import submit as submit_module
 from tests.support.makers import Maker, User
-from tests.support.task_rows import until
+from tests.support.waiting import until
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("real")]

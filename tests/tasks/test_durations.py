@@ -19,7 +19,8 @@ from app.tasks.claim import Visit, boot_seconds
 from app.tasks.decide import Fail, Later, Onward
 from app.tasks.durations import learn_durations, read_durations, usual_seconds, watch_durations
 from tests.support.makers import TEXT_MODEL, Maker, User
-from tests.support.task_rows import hasten, until
+from tests.support.task_rows import hasten
+from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker import chores as chores_module
 

@@ -19,7 +19,8 @@ from app.tasks import decide, host
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline, until
+from tests.support.task_rows import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 PRICE = 30

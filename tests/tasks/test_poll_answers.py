@@ -11,18 +11,9 @@ from app.see2ai.states import FAILURE, NEEDS_REPAIR, SUCCESS
 from app.tasks import decide
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import (
-    SECRET,
-    ended,
-    hasten,
-    polls,
-    row_of,
-    run_all,
-    set_deadline,
-    stepping,
-    submits,
-    until,
-)
+from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits
+from tests.support.waiting import until
+from tests.support.workers import stepping
 
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")

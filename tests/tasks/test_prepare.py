@@ -11,7 +11,8 @@ from app.runtime import Runtime
 from app.tasks import host, prepare
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import ended, stepping, submits
+from tests.support.task_rows import ended, submits
+from tests.support.workers import stepping
 from worker import stepper
 from worker.stepper import Stepper
 

@@ -21,7 +21,8 @@ from app.tasks import providers
 from app.tasks.providers import ProviderWatch, ask_leave, read_all, share
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import hasten, row_of, submits, until
+from tests.support.task_rows import hasten, row_of, submits
+from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker.main import run_worker
 from worker.stepper import Stepper

@@ -27,8 +27,8 @@ from tests.support.task_rows import (
     run_all,
     set_deadline,
     submits,
-    until,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")

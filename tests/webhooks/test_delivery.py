@@ -14,17 +14,9 @@ from app.webhooks import send as send_module
 from app.webhooks.send import Outcome
 from tests.support.makers import Maker
 from tests.support.responses import data
+from tests.support.waiting import until
 from tests.support.webhook_calls import cancel, delivery, drip, endpoint, secret_of, told_of_a_cancel
-from tests.support.webhook_receivers import (
-    HANG,
-    Receiver,
-    couriers,
-    ended_deliveries,
-    outbox,
-    shift,
-    tried_deliveries,
-    until,
-)
+from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
 from worker import courier as courier_module
 from worker.courier import retry_after
 from worker.main import run_worker

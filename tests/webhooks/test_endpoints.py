@@ -11,6 +11,7 @@ from app.webhooks.log import forget_old
 from app.webhooks.signing import new_secret
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
+from tests.support.waiting import until
 from tests.support.webhook_calls import (
     DAY,
     HOOK,
@@ -23,7 +24,7 @@ from tests.support.webhook_calls import (
     secret_of,
     told_of_a_cancel,
 )
-from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift, until
+from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift
 from worker import courier
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]

@@ -12,6 +12,7 @@ from app.webhooks import outbox as outbox_module
 from app.webhooks import send as send_module
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
+from tests.support.waiting import until
 from tests.support.webhook_calls import (
     DAY,
     HOOK,
@@ -25,16 +26,7 @@ from tests.support.webhook_calls import (
     records,
     told_of_a_cancel,
 )
-from tests.support.webhook_receivers import (
-    HANG,
-    Receiver,
-    couriers,
-    ended_deliveries,
-    outbox,
-    shift,
-    tried_deliveries,
-    until,
-)
+from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
 from worker import courier as courier_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]

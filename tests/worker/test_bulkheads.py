@@ -16,9 +16,10 @@ from app.endings import end
 from app.runtime import Runtime
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import until
+from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
@@ -32,13 +33,8 @@ MOST_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minute
 async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stepper]:
     monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(fetch, "STALL_SECONDS", 600)  # a drip lasts, however slow the machine
-    stepper = Stepper(runtime, idle_seconds=0.05)
-    work = asyncio.create_task(stepper.run())
-    try:
+    async with workers.stepping(runtime) as [stepper]:
         yield stepper
-    finally:
-        stepper.stop()
-        await work
 
 
 def held(stepper: Stepper, step: str) -> int:

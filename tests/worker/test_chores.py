@@ -18,7 +18,7 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.chores import end_turn, give_turn_back, keep_turn, list_turns, take_turn
 from tests.support.makers import Maker
-from tests.support.task_rows import until
+from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker import chores as chores_module
 from worker.chores import Chore, ChoreLoop, chores_of

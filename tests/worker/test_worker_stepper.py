@@ -1,8 +1,8 @@
 """The stepper and the fence: each step once, whoever else is working; faults end; leases hold; stopping is safe."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +19,8 @@ from app.tasks.claim import Share, boot_seconds, claim_due, find_work, give_back
 from app.tasks.decide import Move, as_it_was
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
+from tests.support.waiting import until
+from tests.support.workers import stepping
 from tests.support.worlds import execute
 from worker import stepper as stepper_module
 from worker.stepper import Stepper
@@ -26,16 +28,6 @@ from worker.stepper import Stepper
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
 ALL = Share(("prepare", "submit", "submitting", "poll", "host"))
-
-
-@asynccontextmanager
-async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Stepper]]:
-    steppers = [Stepper(runtime, idle_seconds=0.05) for _ in range(number)]
-    running = [asyncio.create_task(stepper.run()) for stepper in steppers]
-    yield steppers
-    for stepper in steppers:
-        stepper.stop()
-    await asyncio.gather(*running)
 
 
 def accepted(upstream: Server) -> list[dict[str, Any]]:
@@ -295,11 +287,13 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage shorter than the lease costs no crash."""
-    away = True
+    away, tried = True, 0
     real: Callable[..., Any] = give_back
 
     async def flaky(*args: Any) -> None:
+        nonlocal tried
         if away:
+            tried += 1
             raise Unavailable
         await real(*args)
 
@@ -307,7 +301,7 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
     user = await make.user(points=30)
     task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
     async with stepping(runtime):
-        await asyncio.sleep(1.5)
+        await until("given back in vain, again and again", lambda: tried > 2)
         away = False
         assert (await make.ended(user, task_no))["status"] == "completed"
     assert (await execute(runtime, "SELECT crashes FROM tasks")).scalar() == 0

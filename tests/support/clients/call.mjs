@@ -1,7 +1,7 @@
-// One call of the JavaScript client, told by a JSON object in argv and answered in lines of JSON. See drivers.py.
+// One call of the JavaScript client, told by a JSON object in argv and answered in lines of JSON. See programs.py.
 
 import { readFile } from "node:fs/promises";
-import { Gateway, GatewayError, verifyWebhook } from "../../clients/js/gateway.js";
+import { Gateway, GatewayError, verifyWebhook } from "../../../clients/js/gateway.js";
 
 const say = (line) => console.log(JSON.stringify(line));
 

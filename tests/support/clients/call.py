@@ -1,4 +1,4 @@
-"""One call of the Python client, told by a JSON object in argv and answered in lines of JSON. See `drivers.py`."""
+"""One call of the Python client, told by a JSON object in argv and answered in lines of JSON. See `programs.py`."""
 
 import asyncio
 import json

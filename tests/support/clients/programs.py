@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[1] / "clients"
+SOURCES = HERE.parents[2] / "clients"
 PATIENCE_SECONDS = 120
 NODE_FLAGS = ([], ["--experimental-websocket"])
 
@@ -46,13 +46,13 @@ class Client:
     def command(self) -> list[str]:
         """Skips the test where this machine has no such client."""
         if self.language == "python":
-            return [sys.executable, str(HERE / "drive.py")]
+            return [sys.executable, str(HERE / "call.py")]
         command = node_command(websocket=self.by != "polling")
         if command is None:
             if os.environ.get("CI") and shutil.which("node") is None:
                 pytest.fail("CI needs node: half of the clients is JavaScript")
             pytest.skip("no node, or one without a WebSocket")
-        return [*command, str(HERE / "drive.mjs")]
+        return [*command, str(HERE / "call.mjs")]
 
 
 CLIENTS = [Client("python", by) for by in ("websocket", "polling")]

@@ -10,6 +10,7 @@ pid, later its exit code. See `forked.py` for the client.
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import random
@@ -23,6 +24,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+from app import faults
 
 PR_SET_PDEATHSIG = 1
 
@@ -96,6 +99,7 @@ def become(request: dict[str, Any]) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         with Path(request[name]).open("ab") as log:
             os.dup2(log.fileno(), number)
+    importlib.reload(faults)  # it reads the environment when it is imported
     tempfile.tempdir = None  # it was looked up in the server's environment
     random.seed()  # or every child would draw the same numbers
 

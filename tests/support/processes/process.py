@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +14,9 @@ import httpx
 
 from tests.support.processes import forked
 from tests.support.processes.forked import ForkedProcess
+from tests.support.waiting import wait_until
 
 START_SECONDS = 90.0  # two cores, many interpreters starting at once
-LOOK_SECONDS = 0.05
 LINES_SHOWN = 60
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 
@@ -25,17 +24,6 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CER
 def script(name: str) -> str:
     """A console script of this interpreter's environment, as an operator would start it."""
     return str(Path(sys.executable).with_name(name))
-
-
-def until(what: str, look: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The first truthy answer of `look`; an AssertionError that says `what` where none comes in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(LOOK_SECONDS)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 class Process:
@@ -60,13 +48,13 @@ class Process:
 
     def says(self, text: str, seconds: float = START_SECONDS) -> Self:
         """Waits for a text in the log; fails at once where the process ends without it."""
-        until(f"{self.name} says {text!r}", lambda: text in self.log() or self.code is not None, seconds)
+        wait_until(f"{self.name} says {text!r}", lambda: text in self.log() or self.code is not None, seconds)
         assert text in self.log(), f"{self.name} ended with {self.code} without saying {text!r}"
         return self
 
     def answers(self, url: str, seconds: float = START_SECONDS) -> Self:
         """Waits until `url` answers anything at all."""
-        until(f"{self.name} answers at {url}", lambda: _answers(url) or self.code is not None, seconds)
+        wait_until(f"{self.name} answers at {url}", lambda: _answers(url) or self.code is not None, seconds)
         assert self.code is None, f"{self.name} ended with {self.code}"
         return self
 

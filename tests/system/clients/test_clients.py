@@ -27,9 +27,10 @@ from tests.support.clients.programs import CLIENTS, LANGUAGES, Call, Client
 from tests.support.clients.proxy import Between, scripted
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
-from tests.support.processes.process import Process, Processes, until
+from tests.support.processes.process import Process, Processes
 from tests.support.processes.proxy import proxied
 from tests.support.sandbox_server import KEY, Server
+from tests.support.waiting import wait_until
 
 POINTS = 1000
 PRICE = 30
@@ -194,7 +195,7 @@ def test_a_gateway_killed_in_the_middle_of_a_wait_is_waited_for(gateway: Gateway
     able = [client for client in CLIENTS if _is_here(client)]
     prompt = "[[sandbox: progress 10,20,30,40,50,60,70,80,90; take 20]]"  # till the last program runs, none ends
     runs = {str(client): gateway.call(client, user, "run", TEXT_MODEL, prompt) for client in able}
-    until("all wait for SEE2AI", lambda: _processing(gateway, user) == len(runs))
+    wait_until("all wait for SEE2AI", lambda: _processing(gateway, user) == len(runs))
     time.sleep(1)  # and their sockets are open
     gateway.kill()
     time.sleep(3)
@@ -256,9 +257,9 @@ def test_an_end_while_the_socket_is_being_opened_is_not_missed(gateway: Gateway,
         waiting = "[[sandbox: submit 429 always retry-after 60]]"  # it ends when it is told to
         run = gateway.call(client, user, "run", TEXT_MODEL, waiting, url=url)
         task_no = run.next_progress()["taskNo"]
-        until("the socket is held", lambda: proxy.seen)
+        wait_until("the socket is held", lambda: proxy.seen)
         pushed = gateway.pushed()
-        until("it is taken back", lambda: gateway.cancels(user, task_no))
+        wait_until("it is taken back", lambda: gateway.cancels(user, task_no))
         assert proxy.seen == ["hold"], "the end came while the first one was held"
         began = time.monotonic()
         proxy.sockets = "pass"
@@ -428,7 +429,7 @@ def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) 
     with scripted((200, {}, b""), port=gateway.receiver_port) as receiver:
         run = gateway.call(client, user, "run", TEXT_MODEL, "橘猫 [[sandbox: take 0]]", callbackUrl=receiver.url)
         task = run.result()
-        until("it is told", lambda: receiver.bodies, 60)
+        wait_until("it is told", lambda: receiver.bodies, 60)
     headers, body = receiver.requests[0], receiver.bodies[0]
     told = Call(client, "", [""], "verify", secret, headers, body).result()
     assert (told["type"], told["data"]) == ("task.completed", task)

@@ -33,7 +33,7 @@ def start(processes: Processes, command: str, seconds: int, **environment: Any) 
 def test_the_databases_clock_decides(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> None:
     with ExitStack() as opened:
         env = environment(real_services, sandbox_server, opened.enter_context(own_database()))
-        env |= {"task_deadline_seconds": DEADLINE_SECONDS, "pythonpath": str(Path(__file__).parents[2])}
+        env |= {"task_deadline_seconds": DEADLINE_SECONDS, "pythonpath": str(Path(__file__).parents[3])}
         processes = opened.enter_context(Processes(tmp_path, env))
         ports = {skew: free_port() for skew in (-SKEW_SECONDS, SKEW_SECONDS)}
         workers = {skew: start(processes, "worker", skew) for skew in ports}

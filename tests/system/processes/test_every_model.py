@@ -17,8 +17,9 @@ from app.accounts.credentials import sign_token
 from app.settings import Settings
 from tests.support.ports import free_port
 from tests.support.processes.books import JWT_SECRET
-from tests.support.processes.process import Processes, until
+from tests.support.processes.process import Processes
 from tests.support.services import RealServices, own_database
+from tests.support.waiting import wait_until
 
 POINTS = 10_000
 SHORT = {"duration": 4, "resolution": "480p"}
@@ -97,7 +98,7 @@ def _one_of_each(caller: httpx.Client) -> Iterator[dict[str, Any]]:
         assert task["pointsCost"] == quoted
         submitted[task["taskNo"]], cost = model, cost + quoted
     for task_no, model in submitted.items():
-        task = until(f"{model['modelName']} ends", lambda no=task_no: _ended(caller, no), 120)
+        task = wait_until(f"{model['modelName']} ends", lambda no=task_no: _ended(caller, no), 120)
         assert (task["status"], task["errorCode"]) == ("completed", None), (model["modelName"], task)
         kinds = FILMS if model["taskType"].endswith("video") else PICTURES
         assert {result["type"] for result in task["results"]} <= set(kinds)

@@ -20,10 +20,11 @@ from tests.support.database_servers import Missing
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import Books, accepted, environment, open_books
-from tests.support.processes.process import Process, Processes, until
+from tests.support.processes.process import Process, Processes
 from tests.support.sandbox_server import Server
 from tests.support.services import RealServices
 from tests.support.sql import run_sql
+from tests.support.waiting import wait_until
 
 TASKS = 24
 DATABASE = "gateway_test_killed"
@@ -128,5 +129,5 @@ async def _strike(gateway: Gateway, sandbox: Server, fault: Callable[[Gateway], 
         assert max(len(accepted(sandbox, word)) for word in words) == 1
         await books.prove()
     for process in gateway.ours:
-        until(f"{process.name} lives", lambda process=process: process.code is None, 1)
+        wait_until(f"{process.name} lives", lambda process=process: process.code is None, 1)
         assert process.terminate() == 0

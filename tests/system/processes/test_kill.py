@@ -33,9 +33,10 @@ from tests.support.processes.books import (
     environment,
     open_books,
 )
-from tests.support.processes.process import Process, Processes, until
+from tests.support.processes.process import Process, Processes
 from tests.support.sandbox_server import KEY, Server
 from tests.support.services import RealServices, own_database
+from tests.support.waiting import wait_until
 
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
 COURIER_POINTS = frozenset({"deliver.after_send"})  # struck in test_webhooks.py
@@ -121,7 +122,7 @@ async def _freeze_worker(stage: Stage, point: str, env: dict[str, Any], processe
     async with open_books(env) as books:
         task_no = await books.submit(prompt)
         frozen = processes.gateway("worker", gateway_fault=f"{point}:stop:{stage.folder / 'struck'}")
-        until(f"{frozen.name} froze", frozen.is_frozen, 120)
+        wait_until(f"{frozen.name} froze", frozen.is_frozen, 120)
         frozen_at = time.monotonic()
         other = processes.worker()
         [ended] = await books.all_ended()

@@ -21,11 +21,11 @@ from app.settings import Settings
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import environment
-from tests.support.processes.process import Process, Processes, until
+from tests.support.processes.process import Process, Processes
 from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("redis_away")
 SUBMITS = 8
 LONGEST_SUBMIT_SECONDS = 3.0  # less than a silent Redis is given by any client of ours
 
@@ -70,7 +70,7 @@ class Gateway:
 
     def all_complete(self, numbers: list[str]) -> None:
         for number in numbers:
-            until(f"{number} ends", lambda number=number: self.status(number) in {"completed", "failed"})
+            wait_until(f"{number} ends", lambda number=number: self.status(number) in {"completed", "failed"})
             assert self.status(number) == "completed"
 
     def bell_is_heard(self) -> bool:
@@ -170,14 +170,14 @@ def full(gateway: Gateway) -> Iterator[None]:
 def test_without_redis_submits_answer_and_tasks_end(
     gateway: Gateway, fault: Callable[[Gateway], contextlib.AbstractContextManager[None]]
 ) -> None:
-    until("the bell is heard", gateway.bell_is_heard)
+    wait_until("the bell is heard", gateway.bell_is_heard)
     running = [gateway.submit() for _ in range(3)]
     with fault(gateway):
         timed = [gateway.timed_submit() for _ in range(SUBMITS)]
         assert statistics.median(seconds for _, seconds in timed) < LONGEST_SUBMIT_SECONDS
         told = "warning: unreachable" if fault in {killed, frozen} else "ok"
-        until(f"/readyz says {told}", lambda: gateway.readiness() == told)
+        wait_until(f"/readyz says {told}", lambda: gateway.readiness() == told)
         gateway.all_complete(running + [number for number, _ in timed])
     # ARQ gives a silent Redis five seconds before it tries again; a dead one, one.
-    until("the bell is heard again", gateway.bell_is_heard)
-    until("/readyz says ok", lambda: gateway.readiness() == "ok")
+    wait_until("the bell is heard again", gateway.bell_is_heard)
+    wait_until("/readyz says ok", lambda: gateway.readiness() == "ok")

@@ -15,10 +15,11 @@ from app.storage import open_object_store
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import JWT_SECRET
-from tests.support.processes.process import Processes, script, until
+from tests.support.processes.process import Processes, script
 from tests.support.services import RealServices, own_database
+from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TASKS = 16
 
 
@@ -45,7 +46,7 @@ class Caller:
         return dict(answer.json()["data"])
 
     def ended(self, task_no: str) -> dict[str, Any]:
-        until(f"{task_no} ends", lambda: self.task(task_no)["status"] in {"completed", "failed"})
+        wait_until(f"{task_no} ends", lambda: self.task(task_no)["status"] in {"completed", "failed"})
         return self.task(task_no)
 
     def balance(self) -> tuple[int, int]:
@@ -72,7 +73,10 @@ def settings(services: RealServices, database_url: str, upstream_port: int) -> d
 def test_two_apis_two_workers_and_an_upstream_share_the_work(services: RealServices, tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     origins = [f"http://127.0.0.1:{port}" for port in ports[:2]]
-    with own_database(empty=True) as url, Processes(tmp_path, settings(services, url, ports[2])) as processes:
+    with (
+        own_database(empty=True) as url,
+        Processes(tmp_path, settings(services, url, ports[2]), real_starts=True) as processes,
+    ):
         upstream = processes.gateway("sandbox", "--port", str(ports[2]), "--api-key", "sk-of-the-upstream")
         processes.command("migrate")
         workers = [processes.gateway("worker") for _ in range(2)]
@@ -140,7 +144,10 @@ def _work(by_token: Caller, by_key: Caller) -> list[str]:
 def test_the_conventional_ways_work_as_well(services: RealServices, tmp_path: Path) -> None:
     """`alembic upgrade head`, `uvicorn app.main:create_app --factory`, `arq worker.main.WorkerSettings`."""
     port, upstream_port = free_port(), free_port()
-    with own_database(empty=True) as url, Processes(tmp_path, settings(services, url, upstream_port)) as processes:
+    with (
+        own_database(empty=True) as url,
+        Processes(tmp_path, settings(services, url, upstream_port), real_starts=True) as processes,
+    ):
         upstream = processes.gateway("sandbox", "--port", str(upstream_port), "--api-key", "sk-of-the-upstream")
         assert processes.start(script("alembic"), "upgrade", "head", cwd=ROOT).ends(120) == 0
         api = processes.start(script("uvicorn"), "app.main:create_app", "--factory", "--port", str(port))
@@ -154,7 +161,7 @@ def test_the_conventional_ways_work_as_well(services: RealServices, tmp_path: Pa
         assert caller.ended(good)["status"] == "completed"
         assert caller.ended(bad)["status"] == "failed"
         running = caller.submit("停 [[sandbox: take 3]]")
-        until("the job runs", lambda: caller.task(running)["status"] == "processing")
+        wait_until("the job runs", lambda: caller.task(running)["status"] == "processing")
         worker.terminate()  # ARQ ends with a code of its own
         processes.worker()
         assert caller.ended(running)["status"] == "completed"
