@@ -19,7 +19,7 @@ run: $(RUN) ## start everything in one process (PORT=8081)
 T ?=
 # Most tests wait most of the time.
 WORKERS ?= $(shell echo $$((3 * $$(nproc 2>/dev/null || echo 2))))
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 test: $(DEV) $(if $(T),,lint) ## lint and the tests for every change; or a part of them: T=tests/points
 	$(PYTEST) $(T)
 

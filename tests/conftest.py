@@ -34,7 +34,7 @@ from tests.support import run
 from tests.support.apps import open_app
 from tests.support.makers import Maker
 from tests.support.sandbox_server import KEY, Server, serve
-from tests.support.scheduling import Scheduler
+from tests.support.scheduling import Scheduler, is_system, spread
 from tests.support.services import RealServices, own_database, start_real_services
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
@@ -45,7 +45,6 @@ if not os.environ.get("CI"):  # there Hypothesis has a profile of its own: the s
     )
     hypothesis.settings.load_profile("unhurried")
 
-SYSTEM = Path(__file__).parent / "system"
 STATE = pytest.StashKey[dict[str, str]]()
 """By world: what it consists of, or why it did not run."""
 WORLD_FIXTURES = {"world_name": "function", "module_world_name": "module"}
@@ -88,18 +87,15 @@ def _worlds_of(metafunc: pytest.Metafunc) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SYSTEM not in item.path.parents)  # the longest first
-    if config.getoption("--all"):
-        return
-    left = [item for item in items if _is_full(item)]
-    if left:
-        config.hook.pytest_deselected(items=left)
+    if not config.getoption("--all"):
+        config.hook.pytest_deselected(items=[item for item in items if _is_full(item)])
         items[:] = [item for item in items if not _is_full(item)]
+    items[:] = spread(items)
 
 
 def _is_full(item: pytest.Item) -> bool:
-    is_system = SYSTEM in item.path.parents
-    return item.get_closest_marker("full") is not None or (is_system and item.get_closest_marker("smoke") is None)
+    is_left_out = is_system(item) and item.get_closest_marker("smoke") is None
+    return is_left_out or item.get_closest_marker("full") is not None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

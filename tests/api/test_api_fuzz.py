@@ -24,7 +24,7 @@ from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import envelope, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-FEW, MANY = 12, 120
+FEW, MANY = 40, 120
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"
 REFUSALS = {

@@ -1,23 +1,46 @@
-"""How xdist deals tests out: one by one, but files whose tests share an expensive fixture as a whole.
+"""How xdist deals tests out to its workers: those of tests/system by file, the others one by one.
 
-xdist 3.8 has `--dist loadgroup` for this. Under pytest 9.2 it does nothing: it sets a name that pytest no longer reads.
+A file of tests/system starts processes and mostly waits for them; its tests share what it has started. The files are
+spread over the run, so that some workers wait while others compute.
+
+xdist 3.8 has `--dist loadgroup` for such groups. Under pytest 9.2 it does nothing: it sets a name that pytest no longer
+reads.
 """
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-WHOLE_FILES = frozenset(
-    {
-        "tests/system/test_guide.py",  # runs all examples at once, for all its tests
-        "tests/system/processes/test_database_away.py",
-        "tests/system/processes/test_redis_away.py",
-        "tests/system/processes/test_push_processes.py",
-    }
-)
+SYSTEM = Path(__file__).parents[1] / "system"
+SPREAD = 0.6
+"""The last file of tests/system begins after this part of the other tests."""
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
-    """What has one scope runs on one worker, in order."""
+    """What has one scope runs on one worker; scopes begin in the order of `spread`."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return file if file in WHOLE_FILES else nodeid
+        return nodeid.partition("::")[0] if nodeid.startswith("tests/system/") else nodeid
+
+
+def is_system(item: pytest.Item) -> bool:
+    return SYSTEM in item.path.parents
+
+
+def spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """In the order in which they are to begin: the largest files of tests/system first, the others between them."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in filter(is_system, items):
+        files.setdefault(item.path, []).append(item)
+    others = [item for item in items if not is_system(item)]
+    distance = int(len(others) * SPREAD / max(1, len(files)))
+    ordered: list[pytest.Item] = []
+    for place, file in enumerate(sorted(files.values(), key=len, reverse=True)):
+        ordered += [*file, *others[place * distance : (place + 1) * distance]]
+    return ordered + others[len(files) * distance :]

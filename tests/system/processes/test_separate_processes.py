@@ -1,4 +1,4 @@
-"""The gateway in earnest: MariaDB, Redis, S3, and API, worker and upstream each in processes of their own."""
+"""The gateway in earnest: MariaDB or MySQL, Redis, S3, and API, worker and upstream each in processes of their own."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 TASKS = 16
+pytestmark = pytest.mark.worlds("real")  # with --all on MySQL 9.7, too
 
 
 class Caller:
@@ -55,8 +56,9 @@ class Caller:
 
 
 @pytest.fixture
-def services(real_services: RealServices) -> RealServices:
-    return real_services
+def services(request: pytest.FixtureRequest, world_name: str) -> RealServices:
+    found: RealServices = request.getfixturevalue(f"{world_name}_services")
+    return found
 
 
 def settings(services: RealServices, database_url: str, upstream_port: int) -> dict[str, Any]:
@@ -70,11 +72,13 @@ def settings(services: RealServices, database_url: str, upstream_port: int) -> d
     }
 
 
-def test_two_apis_two_workers_and_an_upstream_share_the_work(services: RealServices, tmp_path: Path) -> None:
+def test_two_apis_two_workers_and_an_upstream_share_the_work(
+    services: RealServices, world_name: str, tmp_path: Path
+) -> None:
     ports = [free_port() for _ in range(3)]
     origins = [f"http://127.0.0.1:{port}" for port in ports[:2]]
     with (
-        own_database(empty=True) as url,
+        own_database(world_name, empty=True) as url,
         Processes(tmp_path, settings(services, url, ports[2]), real_starts=True) as processes,
     ):
         upstream = processes.gateway("sandbox", "--port", str(ports[2]), "--api-key", "sk-of-the-upstream")
@@ -141,11 +145,11 @@ def _work(by_token: Caller, by_key: Caller) -> list[str]:
     return urls
 
 
-def test_the_conventional_ways_work_as_well(services: RealServices, tmp_path: Path) -> None:
+def test_the_conventional_ways_work_as_well(services: RealServices, world_name: str, tmp_path: Path) -> None:
     """`alembic upgrade head`, `uvicorn app.main:create_app --factory`, `arq worker.main.WorkerSettings`."""
     port, upstream_port = free_port(), free_port()
     with (
-        own_database(empty=True) as url,
+        own_database(world_name, empty=True) as url,
         Processes(tmp_path, settings(services, url, upstream_port), real_starts=True) as processes,
     ):
         upstream = processes.gateway("sandbox", "--port", str(upstream_port), "--api-key", "sk-of-the-upstream")
