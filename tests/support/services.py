@@ -23,7 +23,6 @@ from tests.support.run import run_folder, start_guarded, worker_number
 from tests.support.sql import Connection, run_sql
 from tests.support.template_database import TemplateDatabase, capture_database
 
-MISSING = "the real services are not here"
 SEEDED = "seeded_models"
 """A copy of `points_config` as the migrations left it."""
 KEPT_TABLES = frozenset({"alembic_version", "points_config", SEEDED})
