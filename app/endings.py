@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 
-async def end(*tasks: "asyncio.Task[Any]") -> None:
+async def cancel_and_wait(*tasks: "asyncio.Task[Any]") -> None:
     """Cancels until they have ended: a client library under a time-out of its own may swallow a cancellation."""
     pending = {task for task in tasks if not task.done()}
     while pending:

@@ -8,7 +8,7 @@ import os
 import signal
 from contextlib import suppress
 
-POINTS = frozenset(
+FAILPOINTS = frozenset(
     {
         "submit.before_commit",
         "submit.after_commit",
@@ -30,8 +30,8 @@ POINTS = frozenset(
 )
 _name, _, _rest = os.environ.get("GATEWAY_FAULT", "").partition(":")
 _deed, _, _once = _rest.partition(":")
-if _name and (_name not in POINTS or _deed not in {"kill", "stop"} or not _once):
-    raise SystemExit(f"GATEWAY_FAULT: want POINT:kill|stop:FILE with a POINT of {', '.join(sorted(POINTS))}")
+if _name and (_name not in FAILPOINTS or _deed not in {"kill", "stop"} or not _once):
+    raise SystemExit(f"GATEWAY_FAULT: want POINT:kill|stop:FILE with a POINT of {', '.join(sorted(FAILPOINTS))}")
 
 
 def fault_point(name: str) -> None:

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.api import admin, files, health, points, push, sockets, tasks, uploads, webhooks
 from app.api.errors import install_error_handlers
-from app.api.limits import Limits
+from app.api.limits import RateLimiter
 from app.api.middleware import BodyLimit, Net, RequestId
 from app.api.wire import ErrorData
 from app.known_secrets import DEVELOPMENT_JWT_SECRET
@@ -113,5 +113,5 @@ def _spare_the_collector() -> None:
 
 def _lay_out(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
-    app.state.limits = Limits(runtime.redis)
+    app.state.limits = RateLimiter(runtime.redis)
     app.state.seats = push.Seats()

@@ -25,7 +25,7 @@ MOST_IN_A_MESSAGE = 1000
 PUBLISH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 QUIET_SECONDS = 5.0  # without a word from Redis it is asked for one, and after as long again it counts as gone
-LOOK_SECONDS = 30.0  # how often whoever listens should look by itself, because a notice may be lost
+POLL_SECONDS = 30.0  # how often whoever listens should look by itself, because a notice may be lost
 DEAF_LOOK_SECONDS = 2.0  # the same while no notice can be heard at all
 MOST_LOOKING = 8
 
@@ -37,15 +37,15 @@ class Listener:
         self._numbers: dict[str, None] = {}
         self._has_missed = False
         self._is_woken = asyncio.Event()
-        self.is_over = False
+        self.is_closed = False
 
-    def tell(self, task_no: str) -> None:
+    def push(self, task_no: str) -> None:
         self._numbers[task_no] = None
         if len(self._numbers) > MOST_QUEUED:
-            self.miss()
+            self.mark_lost()
         self.wake()
 
-    def miss(self) -> None:
+    def mark_lost(self) -> None:
         """Notices were lost, or may have been: only a look at everything tells what changed."""
         self._numbers.clear()
         self._has_missed = True
@@ -54,9 +54,9 @@ class Listener:
     def wake(self) -> None:
         self._is_woken.set()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """There is nothing more to come: this process winds down."""
-        self.is_over = True
+        self.is_closed = True
         self.wake()
 
     async def wait(self, seconds: float) -> None:
@@ -67,11 +67,11 @@ class Listener:
         except TimeoutError:
             pass
 
-    def take(self) -> tuple[list[str], bool]:
+    def drain(self) -> tuple[list[str], bool]:
         """The numbers of the tasks that changed, and whether others may have as well."""
         taken = list(self._numbers), self._has_missed
         self._numbers, self._has_missed = {}, False
-        if not self.is_over:
+        if not self.is_closed:
             self._is_woken.clear()
         return taken
 
@@ -88,12 +88,12 @@ class Notices:
         self._is_hearing = False
         self._is_over = False
         # Who listens looks at the database, too, and after an interruption all do at once: requests come first.
-        self.looking = asyncio.Semaphore(MOST_LOOKING)
+        self.query_limit = asyncio.Semaphore(MOST_LOOKING)
 
     @property
     def look_seconds(self) -> float:
         """How long a listener may go without a look of its own."""
-        return LOOK_SECONDS if self._is_hearing else DEAF_LOOK_SECONDS
+        return POLL_SECONDS if self._is_hearing else DEAF_LOOK_SECONDS
 
     # ------------------------------------------------------------------ publish
 
@@ -127,10 +127,10 @@ class Notices:
     async def listen(self, user_id: int) -> AsyncIterator[Listener]:
         """What changes of this user's tasks while the block runs."""
         if self._reader is None and not self._is_over:
-            self._reader = asyncio.create_task(self._read())
+            self._reader = asyncio.create_task(self._subscribe_loop())
         listener = Listener()
         if self._is_over:
-            listener.end()
+            listener.close()
         self._listeners[user_id].add(listener)
         try:
             yield listener
@@ -139,12 +139,12 @@ class Notices:
             if not self._listeners[user_id]:
                 del self._listeners[user_id]
 
-    async def _read(self) -> None:
+    async def _subscribe_loop(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(CHANNEL)
-                    await self._hear(channel)
+                    await self._receive_loop(channel)
             except Exception as error:  # whatever it is, going deaf for good is worse
                 log.warning("notices_interrupted", error=repr(error)[:200])
                 self._is_hearing = False
@@ -152,7 +152,7 @@ class Notices:
                     listener.wake()  # its next look is due sooner now
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _hear(self, channel: PubSub) -> None:
+    async def _receive_loop(self, channel: PubSub) -> None:
         """A Redis that is frozen or cut off says nothing either, so silence is questioned."""
         asked_at: float | None = None
         while True:
@@ -165,19 +165,19 @@ class Notices:
                 continue
             asked_at = None
             if message["type"] == "message":
-                self._deliver(message["data"])
+                self._dispatch(message["data"])
             elif message["type"] == "subscribe":
                 # At the first, and whenever the library has quietly connected anew: what was said before is lost.
                 self._is_hearing = True
                 for listener in self._everybody():
-                    listener.miss()
+                    listener.mark_lost()
 
-    def _deliver(self, data: bytes | str) -> None:
+    def _dispatch(self, data: bytes | str) -> None:
         text = data.decode(errors="replace") if isinstance(data, bytes) else data
         for line in text.split("\n"):
             user_id, _, task_no = line.partition(" ")
             for listener in self._listeners.get(int(user_id), ()) if user_id.isdecimal() else ():
-                listener.tell(task_no)
+                listener.push(task_no)
 
     def _everybody(self) -> list[Listener]:
         return [listener for listeners in self._listeners.values() for listener in listeners]
@@ -188,7 +188,7 @@ class Notices:
         """Everybody who listens, now or later, is told that there is nothing more to come."""
         self._is_over = True
         for listener in self._everybody():
-            listener.end()
+            listener.close()
 
     async def close(self) -> None:
         """Waits a moment for notices on their way."""

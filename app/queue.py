@@ -22,19 +22,19 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 QUEUE = "gateway:tasks"
-JOB = "wake_stepper"
+WAKE_JOB = "wake_stepper"
 GATHER_SECONDS = 0.02  # one process rings at most 50 times a second, however many submits it takes
 RING_SECONDS = 0.2
 SILENT_SECONDS = 1.0  # after a failure, how long Redis is left alone
 EXPIRES_SECONDS = 60  # a bell nobody heard for a minute has been overtaken by the sweep
 
 
-def pack(value: Any) -> bytes:
+def dump_json(value: Any) -> bytes:
     """ARQ's serializer. It also meets results and exceptions, which become their text."""
     return json.dumps(value, default=repr).encode()
 
 
-def unpack(data: bytes) -> Any:
+def load_json(data: bytes) -> Any:
     return json.loads(data)
 
 
@@ -49,8 +49,8 @@ def _embedded_server() -> Any:
 def open_redis(settings: Settings) -> ArqRedis:
     """One pool a process. `memory://` is a Redis inside this process that ends with it."""
     options: dict[str, Any] = {
-        "job_serializer": pack,
-        "job_deserializer": unpack,
+        "job_serializer": dump_json,
+        "job_deserializer": load_json,
         "default_queue_name": QUEUE,
     }
     if settings.is_redis_embedded:
@@ -96,7 +96,7 @@ class Bell:
         self._is_rung = False
         self._sender: asyncio.Task[None] | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Returns at once; rings that come together become one."""
         self._is_rung = True
         if self._sender is None or self._sender.done():
@@ -107,7 +107,7 @@ class Bell:
             self._is_rung = False
             try:
                 async with asyncio.timeout(RING_SECONDS):
-                    await self._redis.enqueue_job(JOB, _expires=EXPIRES_SECONDS)
+                    await self._redis.enqueue_job(WAKE_JOB, _expires=EXPIRES_SECONDS)
                 await asyncio.sleep(GATHER_SECONDS)
             except (RedisError, OSError) as error:
                 metrics.BELLS_LOST.inc()

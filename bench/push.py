@@ -22,7 +22,7 @@ from app.accounts.credentials import sign_token
 from app.logs import set_up_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.claim import Share, Visit, claim_due
+from app.tasks.claim import TaskFilter, Visit, claim_due
 from app.tasks.decide import Complete
 from app.tasks.finish import finish_task
 from bench.flight import Flight
@@ -93,7 +93,7 @@ async def measure(
 
     async def end_a_task() -> tuple[str, float]:
         if not visits:
-            visits.extend(await claim_due(runtime.sessions, Share(("poll",)), 100, 600))
+            visits.extend(await claim_due(runtime.sessions, TaskFilter(("poll",)), 100, 600))
         visit = visits.pop()
         assert await finish_task(runtime, visit, Complete([RESULT]), [])
         committed = time.perf_counter()

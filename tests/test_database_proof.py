@@ -45,7 +45,7 @@ async def count(settings: Settings, table: str) -> int:
 async def test_a_fit_database_passes_and_nothing_stays_behind(settings: Settings) -> None:
     """Also where many processes start at once."""
     many = [open_database(settings) for _ in range(6)]
-    await asyncio.gather(*[sessions.prove() for sessions in many])
+    await asyncio.gather(*[sessions.verify() for sessions in many])
     await write_something(many[0])
     for sessions in many:
         await sessions.close()
@@ -70,7 +70,7 @@ async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: 
     await run_sql(settings.database_url, f"DROP TRIGGER points_ledger_no_{verb}")
     sessions = open_database(settings)
     with pytest.raises(DatabaseUnfit) as unfit:
-        await sessions.prove()
+        await sessions.verify()
     assert f"points_ledger_no_{verb}" in unfit.value.reason
     await sessions.close()
     assert await count(settings, "points_ledger") == 0
@@ -88,7 +88,7 @@ async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Se
     await run_sql(settings.database_url, damage)
     sessions = open_database(settings)
     with pytest.raises(SQLAlchemyError):
-        await sessions.prove()
+        await sessions.verify()
     await sessions.close()
 
 
@@ -101,7 +101,7 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
     limited = url.set(username=name, password=password).render_as_string(hide_password=False)
     sessions = open_database(Settings(_env_file=None, database_url=limited))
     try:
-        await sessions.prove()
+        await sessions.verify()
         await write_something(sessions)
     finally:
         await sessions.close()
@@ -111,7 +111,7 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
 async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, real = 0, sessions_module.prove
+    calls, real = 0, sessions_module.verify_constraints
 
     async def away_at_first(connection: object) -> None:
         nonlocal calls

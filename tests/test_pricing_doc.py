@@ -21,7 +21,7 @@ from app.cli.commands import app
 from app.database import open_database
 from app.errors import InvalidParameter
 from app.points.models import Model, list_models
-from app.points.prices import price
+from app.points.prices import compute_price
 from app.see2ai.actions import ACTIONS
 from app.see2ai.actions.action import fold_params
 from app.settings import Settings
@@ -91,7 +91,7 @@ def columns(rows: dict[str, Model]) -> dict[str, Any]:
 def cost(model: Model, asked: dict[str, Any], references: int) -> int:
     """As a submit has it."""
     params = fold_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, asked)
-    return price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
+    return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
 
 
 def upgrade(config: Config, url: str, revision: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.faults import POINTS
+from app.faults import FAILPOINTS
 from tests.simulator.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def test_every_row_of_the_matrix_has_its_test() -> None:
 
 def test_every_fault_point_stands_in_the_matrix() -> None:
     told = " ".join(cell for row in matrix() for cell in row)
-    assert {point for point in POINTS if f"`{point}`" not in told} == set()
+    assert {point for point in FAILPOINTS if f"`{point}`" not in told} == set()
 
 
 def test_the_mutants_are_those_there_are() -> None:

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Gauge
 
 from app import metrics
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.points.audit import audit
 from app.points.expiry import expire_lots
@@ -26,7 +26,7 @@ from app.webhooks.log import forget_old
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 5.0
+TICK_SECONDS = 5.0
 LEASE_SECONDS = 60.0
 RETRY_SECONDS = 60.0  # after one that failed
 EXPIRE_SECONDS = 3600.0
@@ -48,30 +48,30 @@ class Chore:
 def chores_of(settings: Settings) -> list[Chore]:
     """The registry: all chores there are; one with a period of 0 is switched off."""
     chores = [
-        Chore("expire", EXPIRE_SECONDS, expire),
-        Chore("durations", LEARN_SECONDS, learn),
-        Chore("webhooks", FORGET_SECONDS, forget),
-        Chore("audit", settings.audit_every_seconds, prove, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
+        Chore("expire", EXPIRE_SECONDS, expire_points),
+        Chore("durations", LEARN_SECONDS, update_model_durations),
+        Chore("webhooks", FORGET_SECONDS, purge_deliveries),
+        Chore("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
     ]
     return [chore for chore in chores if chore.period_seconds]
 
 
-async def expire(runtime: Runtime) -> int:
+async def expire_points(runtime: Runtime) -> int:
     """Ends points whose time is over; of how many lots."""
     return (await expire_lots(runtime.sessions)).lots
 
 
-async def learn(runtime: Runtime) -> int:
+async def update_model_durations(runtime: Runtime) -> int:
     """How long models take by now; of how many."""
     return await learn_durations(runtime.sessions)
 
 
-async def forget(runtime: Runtime) -> int:
+async def purge_deliveries(runtime: Runtime) -> int:
     """The delivery log keeps a month; how many deliveries went."""
     return await forget_old(runtime.sessions)
 
 
-async def prove(runtime: Runtime) -> int:
+async def run_audit(runtime: Runtime) -> int:
     """The audit, as `gateway audit` runs it; the number of violations."""
     violations = await audit(runtime.sessions)
     if violations:
@@ -95,17 +95,17 @@ class ChoreLoop:
         try:
             while True:
                 try:
-                    await self._look()
+                    await self._tick()
                 except Unavailable:
                     pass  # the database is away, which is told where it is noticed
                 except Exception:
                     log.exception("chores_not_looked_at")
                 self._show_ages()
-                await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+                await asyncio.sleep(TICK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
-            await end(*self._running.values())
+            await cancel_and_wait(*self._running.values())
 
-    async def _look(self) -> None:
+    async def _tick(self) -> None:
         if not self._chores:
             return
         sessions = self._runtime.sessions
@@ -113,20 +113,20 @@ class ChoreLoop:
         for chore in self._chores:
             turn = turns.get(chore.name)
             if turn is not None and turn.age_seconds is not None and turn.result is not None:
-                self._remember(chore, turn.result, turn.age_seconds)
+                self._record_result(chore, turn.result, turn.age_seconds)
             if chore.name in self._running or (turn is not None and not turn.is_due):
                 continue
             version = await take_turn(sessions, chore.name, LEASE_SECONDS)
             if version is not None:
-                self._running[chore.name] = asyncio.create_task(self._do(chore, version))
+                self._running[chore.name] = asyncio.create_task(self._run_job(chore, version))
 
-    async def _do(self, chore: Chore, version: int) -> None:
+    async def _run_job(self, chore: Chore, version: int) -> None:
         sessions = self._runtime.sessions
-        keeper = asyncio.create_task(self._keep(chore, version))
+        keeper = asyncio.create_task(self._renew_lease(chore, version))
         try:
             result = await chore.work(self._runtime)
             if await end_turn(sessions, chore.name, version, result=result, period_seconds=chore.period_seconds):
-                self._remember(chore, result, 0.0)
+                self._record_result(chore, result, 0.0)
         except BaseException as error:
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if not is_cancelled:
@@ -138,13 +138,13 @@ class ChoreLoop:
             keeper.cancel()
             self._running.pop(chore.name, None)
 
-    async def _keep(self, chore: Chore, version: int) -> None:
+    async def _renew_lease(self, chore: Chore, version: int) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             with contextlib.suppress(Exception):
                 await keep_turn(self._runtime.sessions, chore.name, version, LEASE_SECONDS)
 
-    def _remember(self, chore: Chore, result: int, age_seconds: float) -> None:
+    def _record_result(self, chore: Chore, result: int, age_seconds: float) -> None:
         self._done_at[chore.name] = time.monotonic() - age_seconds
         if chore.result is not None:
             chore.result.set(result)

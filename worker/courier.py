@@ -14,12 +14,12 @@ import structlog
 
 from app import metrics
 from app.egress import Egress
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.faults import fault_point
 from app.runtime import Runtime
 from app.tasks.event import write_event
-from app.webhooks.outbox import DISABLED, Delivery, Due, claim, find_others, find_target, look, overdue_seconds, record
+from app.webhooks.outbox import DISABLED, Delivery, Due, claim, find_others, find_target, find_due, overdue_seconds, record
 from app.webhooks.send import PATIENCE_SECONDS, Outcome, send
 from app.webhooks.signing import write_message
 
@@ -46,8 +46,8 @@ class Courier:
         self._runtime = runtime
         self._idle_seconds = idle_seconds
         self._hands: dict[asyncio.Task[None], Delivery] = {}
-        self._hosts: Counter[str] = Counter()
-        self._users: Counter[int] = Counter()
+        self._active_by_host: Counter[str] = Counter()
+        self._active_by_user: Counter[int] = Counter()
         self._slow: dict[str | int, None] = {}  # hosts and users, the longest unheard first
         self._answered_at = float("-inf")
         self._woken = asyncio.Event()
@@ -72,34 +72,34 @@ class Courier:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
-            await end(measuring, *self._hands)
+            await cancel_and_wait(measuring, *self._hands)
             await self._egress.close()
 
     async def _take_up(self) -> None:
         """Claims until nothing due is left, or no hand is free for it."""
         self._is_behind = True
-        while self._free() > 0:
-            full_hosts = [host for host in self._hosts if self._room_for(host) <= 0]
-            full_users = [user for user in self._users if self._room_for_user(user) <= 0]
-            due = await look(self._runtime.sessions, MOST_IN_A_LOOK, hosts=full_hosts, users=full_users)
-            chosen = self._choose(due)
+        while self._free_slots() > 0:
+            full_hosts = [host for host in self._active_by_host if self._room_for(host) <= 0]
+            full_users = [user for user in self._active_by_user if self._room_for_user(user) <= 0]
+            due = await find_due(self._runtime.sessions, MOST_IN_A_LOOK, hosts=full_hosts, users=full_users)
+            chosen = self._pick_fairly(due)
             self._is_behind = bool(full_hosts or full_users) or len(chosen) < len(due)
             if not chosen:
                 return
             for delivery in await claim(self._runtime.sessions, chosen, self._lease_seconds):
-                self._hosts[delivery.host] += 1
-                self._users[delivery.user_id] += 1
+                self._active_by_host[delivery.host] += 1
+                self._active_by_user[delivery.user_id] += 1
                 task = asyncio.create_task(self._deliver(delivery))
                 self._hands[task] = delivery
                 task.add_done_callback(self._let_go)
             if len(due) < MOST_IN_A_LOOK:
                 return
 
-    def _choose(self, due: list[Due]) -> list[Due]:
+    def _pick_fairly(self, due: list[Due]) -> list[Due]:
         """The longest due first, as many as there are hands for: in all, for their host, and for their user."""
         hosts, users, chosen = Counter[str](), Counter[int](), list[Due]()
         for one in due:
-            if len(chosen) == self._free():
+            if len(chosen) == self._free_slots():
                 break
             if hosts[one.host] >= self._room_for(one.host):
                 continue
@@ -110,21 +110,21 @@ class Courier:
             chosen.append(one)
         return chosen
 
-    def _free(self) -> int:
+    def _free_slots(self) -> int:
         return HANDS - len(self._hands)
 
     def _room_for(self, host: str) -> int:
-        return (1 if host in self._slow else HANDS_A_HOST) - self._hosts[host]
+        return (1 if host in self._slow else HANDS_A_HOST) - self._active_by_host[host]
 
     def _room_for_user(self, user: int) -> int:
-        return (HANDS_A_SLOW_USER if user in self._slow else HANDS_A_USER) - self._users[user]
+        return (HANDS_A_SLOW_USER if user in self._slow else HANDS_A_USER) - self._active_by_user[user]
 
     def _let_go(self, task: "asyncio.Task[None]") -> None:
         delivery = self._hands.pop(task)
         if self._is_behind:
             self._woken.set()
-        self._hosts -= Counter([delivery.host])  # who has no hand left goes from the count
-        self._users -= Counter([delivery.user_id])
+        self._active_by_host -= Counter([delivery.host])  # who has no hand left goes from the count
+        self._active_by_user -= Counter([delivery.user_id])
 
     async def _deliver(self, delivery: Delivery) -> None:
         began = time.monotonic()
@@ -139,8 +139,8 @@ class Courier:
         if outcome.status is not None:
             self._answered_at = time.monotonic()
         self._note_pace(delivery, time.monotonic() - began)
-        metrics.WEBHOOKS.labels(outcome.word).inc()
-        told = {"outcome": outcome.word, "status": outcome.status, "ms": outcome.duration_ms}
+        metrics.WEBHOOKS.labels(outcome.code).inc()
+        told = {"outcome": outcome.code, "status": outcome.status, "ms": outcome.duration_ms}
         log.info("webhook_sent", delivery=delivery.id, host=delivery.host, attempt=delivery.attempts, **told)
         reason = await self._record(delivery, outcome)
         if reason is not None:
@@ -213,7 +213,7 @@ class Courier:
 
 def retry_after(delivery: Delivery, outcome: Outcome) -> float | None:
     """Seconds to the next attempt, the last of which is made when the day is over; None where there is none."""
-    if outcome.is_delivered or outcome.word in {"gone", "disabled"} or delivery.seconds_left <= 0:
+    if outcome.is_delivered or outcome.code in {"gone", "disabled"} or delivery.seconds_left <= 0:
         return None
     stair = STAIRS_SECONDS[min(delivery.attempts, len(STAIRS_SECONDS)) - 1]
     pause = max(stair * random.uniform(0.8, 1.2), outcome.wish_seconds or 0.0)  # noqa: S311

@@ -13,9 +13,9 @@ import arq.worker
 import structlog
 from arq.connections import RedisSettings
 
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.logs import set_up_logs
-from app.queue import QUEUE, pack, unpack
+from app.queue import QUEUE, dump_json, load_json
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
 from app.tasks.durations import watch_durations
@@ -28,14 +28,14 @@ from worker.stepper import Stepper
 log = structlog.get_logger()
 
 HEALTH_SECONDS = 15
-LOOK_SECONDS = 0.1  # how often ARQ looks for a bell
+ARQ_POLL_SECONDS = 0.1  # how often ARQ looks for a bell
 RESTART_SECONDS = 1.0
 
 
 async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
     """Works until `stop` is set, then winds down. Redis may be away from the start."""
     stepper = Stepper(runtime)
-    beside = [*_start_beside(runtime), asyncio.create_task(_listen(runtime, stepper))]
+    beside = [*_start_beside(runtime), asyncio.create_task(_run_arq(runtime, stepper))]
     work = asyncio.create_task(stepper.run())
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -43,20 +43,20 @@ async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
         stepper.stop()
         await work
     finally:
-        await end(*beside, stopped)
+        await cancel_and_wait(*beside, stopped)
 
 
 def _start_beside(runtime: Runtime) -> "list[asyncio.Task[None]]":
     """What a worker does beside the tasks. Each goes on by itself after whatever goes wrong in it."""
     return [
-        asyncio.create_task(ProviderWatch(runtime, asks=True).run()),
+        asyncio.create_task(ProviderWatch(runtime, probes=True).run()),
         asyncio.create_task(watch_durations(runtime)),
         asyncio.create_task(ChoreLoop(runtime, chores_of(runtime.settings)).run()),
         asyncio.create_task(Courier(runtime).run()),
     ]
 
 
-async def _listen(runtime: Runtime, stepper: Stepper) -> None:
+async def _run_arq(runtime: Runtime, stepper: Stepper) -> None:
     """ARQ's loop ends with the first hiccup of Redis: it is started again for as long as the stepper works."""
     # ARQ logs Redis' INFO at every start; the embedded Redis has none, and it tells an operator nothing new.
     setattr(arq.worker, "log_redis_info", _say_nothing)  # noqa: B010
@@ -81,12 +81,12 @@ def _options() -> dict[str, Any]:
     return {
         "functions": [wake_stepper],
         "queue_name": QUEUE,
-        "job_serializer": pack,
-        "job_deserializer": unpack,
+        "job_serializer": dump_json,
+        "job_deserializer": load_json,
         "keep_result": 0,
         "job_timeout": 5,
         "max_tries": 1,
-        "poll_delay": LOOK_SECONDS,
+        "poll_delay": ARQ_POLL_SECONDS,
         "health_check_interval": HEALTH_SECONDS,
         "log_results": False,
     }
@@ -119,7 +119,7 @@ async def _start(ctx: dict[str, Any]) -> None:
 async def _stop(ctx: dict[str, Any]) -> None:
     ctx["stepper"].stop()
     await ctx["work"]
-    await end(*ctx["beside"])
+    await cancel_and_wait(*ctx["beside"])
     await ctx["stack"].aclose()
 
 

@@ -17,8 +17,8 @@ from app import metrics
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.see2ai.actions import Action
-from app.tasks.advance import Stale, advance, count_stale
-from app.tasks.claim import ClaimUnknown, Return, Share, Visit, claim_due, find_work, give_back, keep
+from app.tasks.advance import Stale, run_steps, count_stale
+from app.tasks.claim import ClaimUnknown, Return, TaskFilter, Visit, claim_due, find_work, release, renew_leases
 from app.tasks.decide import Fail as FailMove
 from app.tasks.decide import Later, after_fault, as_it_was, backoff_seconds
 from app.tasks.finish import finish_task
@@ -39,13 +39,13 @@ OTHERS_GRACE_SECONDS = 5.0
 class Lane:
     """Some of the worker's hands, and the share of the tasks that they are for."""
 
-    share: Share
-    slots: int
-    visits: dict[asyncio.Task[None], Visit] = field(default_factory=dict)
+    task_filter: TaskFilter
+    size: int
+    claimed: dict[asyncio.Task[None], Visit] = field(default_factory=dict)
     claiming: int = 0  # hands that wait for what a claim brings
 
     def free(self) -> int:
-        return self.slots - len(self.visits) - self.claiming
+        return self.size - len(self.claimed) - self.claiming
 
 
 def lanes_of(actions: Mapping[str, Action]) -> Iterator[Lane]:
@@ -58,11 +58,11 @@ def lanes_of(actions: Mapping[str, Action]) -> Iterator[Lane]:
     """
     for provider in sorted({action.provider for action in actions.values()}):
         others = tuple(name for name, action in actions.items() if action.provider != provider)
-        yield Lane(Share(("submit", "submitting"), False, others), QUICK_HANDS)
-        yield Lane(Share(("poll",), False, others), QUICK_HANDS)
-        yield Lane(Share(("prepare",), False, others), SLOW_HANDS)
-        yield Lane(Share(("host",), False, others), SLOW_HANDS)
-    yield Lane(Share(("prepare", "submit", "submitting", "poll", "host"), True), 1)
+        yield Lane(TaskFilter(("submit", "submitting"), False, others), QUICK_HANDS)
+        yield Lane(TaskFilter(("poll",), False, others), QUICK_HANDS)
+        yield Lane(TaskFilter(("prepare",), False, others), SLOW_HANDS)
+        yield Lane(TaskFilter(("host",), False, others), SLOW_HANDS)
+    yield Lane(TaskFilter(("prepare", "submit", "submitting", "poll", "host"), True), 1)
 
 
 class Stepper:
@@ -123,7 +123,7 @@ class Stepper:
         if len(self._returns) >= MOST_IN_A_RETURN:
             return False  # more is done than can be written: it would wait here until its lease runs out
         lanes = [lane for lane in self._lanes if lane.free() > 0]
-        found = await find_work(self._runtime.sessions, [lane.share for lane in lanes])
+        found = await find_work(self._runtime.sessions, [lane.task_filter for lane in lanes])
         claimed = [await self._claim(lane) for lane, is_due in zip(lanes, found, strict=True) if is_due]
         return any(claimed)
 
@@ -134,64 +134,64 @@ class Stepper:
             return False  # a visit went on to this lane meanwhile
         lane.claiming = limit
         try:
-            visits = await claim_due(runtime.sessions, lane.share, limit, runtime.settings.lease_seconds)
+            visits = await claim_due(runtime.sessions, lane.task_filter, limit, runtime.settings.lease_seconds)
         except ClaimUnknown as error:
             for visit in error.visits:
-                self._give_back(visit, as_it_was(visit, 0.0))
+                self._release(visit, as_it_was(visit, 0.0))
             raise
         finally:
             lane.claiming = 0
         for visit in visits:
             if visit.version == 1:  # the first claim of all: `created` became `queued`
                 runtime.notices.publish(visit.user_id, visit.task_no)
-            task = asyncio.create_task(self._visit(visit))
-            lane.visits[task] = visit
-            task.add_done_callback(self._forget)
+            task = asyncio.create_task(self._run(visit))
+            lane.claimed[task] = visit
+            task.add_done_callback(self._on_done)
         return len(visits) == limit and lane.free() > 0
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         for lane in self._lanes:
-            if task in lane.visits:
-                self._leave(lane, task)
+            if task in lane.claimed:
+                self._remove(lane, task)
 
-    def _leave(self, lane: Lane, task: asyncio.Task[None]) -> None:
+    def _remove(self, lane: Lane, task: asyncio.Task[None]) -> None:
         if lane.free() == 0:
             self.wake()
-        del lane.visits[task]
+        del lane.claimed[task]
 
     def _may_go_on(self, visit: Visit) -> Callable[[str], bool]:
         """A visit takes its next step where that step's lane has a hand free; else the row waits for one."""
 
         def move(step: str) -> bool:
             task = asyncio.current_task()
-            mine = next((lane for lane in self._lanes if task in lane.visits), None)
-            if task is None or mine is None or mine.share.has(step, visit.action):
+            mine = next((lane for lane in self._lanes if task in lane.claimed), None)
+            if task is None or mine is None or mine.task_filter.has(step, visit.action):
                 return True
-            to = next(lane for lane in self._lanes if lane.share.has(step, visit.action))
+            to = next(lane for lane in self._lanes if lane.task_filter.has(step, visit.action))
             if to.free() <= 0:
                 return False
-            self._leave(mine, task)
-            to.visits[task] = visit
+            self._remove(mine, task)
+            to.claimed[task] = visit
             return True
 
         return move
 
-    async def _visit(self, visit: Visit) -> None:
+    async def _run(self, visit: Visit) -> None:
         """One visit, and what becomes of the row after it. Every line it logs has the task's number."""
         structlog.contextvars.bind_contextvars(task_no=visit.task_no)
         try:
-            later = await advance(self._runtime, visit, self._may_go_on(visit))
+            later = await run_steps(self._runtime, visit, self._may_go_on(visit))
             if later is not None:
-                self._give_back(visit, later)
+                self._release(visit, later)
             elif visit.step == "host":
                 self.wake()
         except Stale:
             count_stale(visit)
         except Unavailable:
-            self._give_back(visit, as_it_was(visit, 1.0))
+            self._release(visit, as_it_was(visit, 1.0))
         except asyncio.CancelledError:
             # Here and not where it is cancelled: a library may swallow that, and the visit goes on with its row.
-            self._give_back(visit, as_it_was(visit, 0.0))
+            self._release(visit, as_it_was(visit, 0.0))
             raise
         except Exception as error:
             metrics.VISIT_FAULTS.labels(visit.step).inc()
@@ -203,13 +203,13 @@ class Stepper:
             return  # sent or not, nobody knows: its lease runs out and it is found again
         move = after_fault(visit, note)
         if isinstance(move, Later):
-            self._give_back(visit, move)
+            self._release(visit, move)
         elif isinstance(move, FailMove):
             with contextlib.suppress(Unavailable):
-                await finish_task(self._runtime, visit, move, visit.steps)
+                await finish_task(self._runtime, visit, move, visit.history)
                 self._runtime.notices.publish(visit.user_id, visit.task_no)
 
-    def _give_back(self, visit: Visit, later: Later) -> None:
+    def _release(self, visit: Visit, later: Later) -> None:
         self._returns.append(
             Return(
                 visit=visit,
@@ -240,8 +240,8 @@ class Stepper:
         while self._returns:
             batch = list(islice(self._returns, MOST_IN_A_RETURN))
             try:
-                await give_back(self._runtime.sessions, batch)
-                self._tell(batch)
+                await release(self._runtime.sessions, batch)
+                self._publish(batch)
             except Exception as error:
                 log.warning("rows_not_given_back", tasks=len(batch), error=repr(error)[:300])
                 is_worth_waiting = isinstance(error, Unavailable) and not self._is_stopping
@@ -252,7 +252,7 @@ class Stepper:
             for one in batch:
                 self._returns.remove(one)
 
-    def _tell(self, returned: list[Return]) -> None:
+    def _publish(self, returned: list[Return]) -> None:
         """Most rows come back as they were claimed."""
         for one in returned:
             if one.progress != one.visit.progress:
@@ -262,11 +262,11 @@ class Stepper:
         lease_seconds = self._runtime.settings.lease_seconds
         while True:
             await asyncio.sleep(lease_seconds / 3)
-            visits = [visit for lane in self._lanes for visit in lane.visits.values() if visit.is_held()]
+            visits = [visit for lane in self._lanes for visit in lane.claimed.values() if visit.is_held()]
             if not visits:
                 continue
             try:
-                await keep(self._runtime.sessions, visits, lease_seconds)
+                await renew_leases(self._runtime.sessions, visits, lease_seconds)
             except Exception as error:
                 log.warning("leases_not_kept", tasks=len(visits), error=repr(error)[:200])
 
@@ -274,12 +274,12 @@ class Stepper:
         """Submits under way are heard out; the rest is given a moment, then cancelled, which gives its row back."""
         await self._wait_for_visits(OTHERS_GRACE_SECONDS)
         for lane in self._lanes:
-            for task, visit in list(lane.visits.items()):
+            for task, visit in list(lane.claimed.items()):
                 if visit.step not in {"submit", "submitting"}:
                     task.cancel()
         await self._wait_for_visits(SEND_GRACE_SECONDS)
 
     async def _wait_for_visits(self, seconds: float) -> None:
-        tasks = [task for lane in self._lanes for task in lane.visits]
+        tasks = [task for lane in self._lanes for task in lane.claimed]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)

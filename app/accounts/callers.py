@@ -28,7 +28,7 @@ class Caller:
     scopes: tuple[str, ...] = ()
     claims: Claims | None = None
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         return self.key_id is None or scope in self.scopes
 
 

@@ -102,11 +102,11 @@ def _verified(token: str, keys: tuple[str, ...], algorithm: str, audience: str, 
             )
         except Exception:  # noqa: S112  python-jose stumbles over forged tokens in many ways, deep nesting for one
             continue
-        return _checked(claims)
+        return _parse_claims(claims)
     raise Unauthenticated
 
 
-def _checked(claims: dict[str, Any]) -> Claims:
+def _parse_claims(claims: dict[str, Any]) -> Claims:
     subject, issued_at = claims.get("sub"), claims.get("iat")
     if not isinstance(subject, str) or not subject.isascii() or not subject.isdigit():
         raise Unauthenticated

@@ -106,7 +106,7 @@ async def _open_desk(request: Request, scope: str) -> Desk:
 
 
 def check_scope(caller: Caller, scope: str) -> None:
-    if not caller.may(scope):
+    if not caller.has_scope(scope):
         raise Forbidden("该密钥无权访问此接口")
 
 

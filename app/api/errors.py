@@ -39,31 +39,31 @@ async def _on_gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than what it is given)
     if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
         return await on_anything(request, error)
-    return answer(request, error)
+    return error_response(request, error)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     fault = error.errors()[0]
     if fault["loc"] == ("body",) and isinstance(fault["input"], bytes):  # FastAPI parses only what is called JSON
-        return answer(request, UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json"))
-    return answer(request, InvalidParameter(*tell(fault)))
+        return error_response(request, UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json"))
+    return error_response(request, InvalidParameter(*describe_validation_error(fault)))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     kind = BY_STATUS.get(error.status_code)
     if kind is not None:
-        return answer(request, kind(), headers=dict(error.headers or {}))
-    return answer(request, InvalidParameter("请求体", "不是有效的 JSON"))
+        return error_response(request, kind(), headers=dict(error.headers or {}))
+    return error_response(request, InvalidParameter("请求体", "不是有效的 JSON"))
 
 
 async def on_anything(request: Request, error: Exception) -> Response:
     log.error("request_failed", path=request.url.path, exc_info=error)
-    return answer(request, Internal())
+    return error_response(request, Internal())
 
 
-def answer(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
+def error_response(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
     """The error in the envelope, with the headers that belong to its kind."""
     headers = headers or {}
     if error.retry_after_seconds is not None:
@@ -74,7 +74,7 @@ def answer(request: Request, error: GatewayError, headers: dict[str, str] | None
     return error_answer(error.status, error.error_code, error.message, request_id, headers)
 
 
-def tell(fault: dict[str, Any]) -> tuple[str, str]:
+def describe_validation_error(fault: dict[str, Any]) -> tuple[str, str]:
     """A fault of pydantic's as (field as the caller wrote it, Chinese problem)."""
     # Behind the field's name pydantic puts names of its own: which branch of a union it tried.
     field = str(fault["loc"][1])[:100] if len(fault["loc"]) > 1 else "请求体"

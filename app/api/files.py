@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from app.api.deps import AnyRuntime
-from app.api.errors import answer
+from app.api.errors import error_response
 from app.errors import NotFound, RangeNotSatisfiable, Unavailable
 from app.runtime import Runtime
 from app.storage import StorageError, StoredObject
@@ -50,7 +50,7 @@ async def get_file(key: str, request: Request, runtime: AnyRuntime) -> Response:
         return StreamingResponse(found.content, media_type=content_type, headers=headers)
     start, end = part
     if start >= end:
-        return answer(request, RangeNotSatisfiable(), headers={"Content-Range": f"bytes */{found.size}"})
+        return error_response(request, RangeNotSatisfiable(), headers={"Content-Range": f"bytes */{found.size}"})
     found, _ = await _open(runtime, key, start, end)
     headers = PERMANENT | {
         "Content-Length": str(found.end - found.start),

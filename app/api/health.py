@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from app.api.deps import AnyRuntime
 from app.api.wire import Envelope
 from app.database import ping
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.runtime import Runtime
 from app.see2ai.tenant import Standing, TenantWatch
 from app.tasks.durations import watch_durations
@@ -27,10 +27,10 @@ async def _watching(app: FastAPI) -> AsyncIterator[None]:
     watch = app.state.tenant_watch = TenantWatch(runtime.see2ai)
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
         watch.keep_looking()
-    providers = asyncio.create_task(ProviderWatch(runtime, asks=False).run())
+    providers = asyncio.create_task(ProviderWatch(runtime, probes=False).run())
     durations = asyncio.create_task(watch_durations(runtime))
     yield
-    await asyncio.gather(end(providers, durations), watch.close())
+    await asyncio.gather(cancel_and_wait(providers, durations), watch.close())
 
 
 router = APIRouter(tags=["健康检查"], lifespan=_watching)
@@ -74,7 +74,7 @@ async def _look_at_see2ai(runtime: Runtime, request: Request) -> str:
     if not runtime.settings.see2ai_api_key:
         return "warning: no key"
     watch: TenantWatch = request.app.state.tenant_watch
-    tenant = await watch.look(SEE2AI_SECONDS)
+    tenant = await watch.get(SEE2AI_SECONDS)
     if tenant is None:
         return "warning: no answer yet"
-    return "ok" if tenant.standing is Standing.USABLE else f"warning: {tenant.standing}"
+    return "ok" if tenant.status is Standing.USABLE else f"warning: {tenant.status}"

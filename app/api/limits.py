@@ -21,7 +21,7 @@ SILENT_SECONDS = 2.0  # after a failure, how long Redis is left alone
 MOST_COUNTED = 100_000
 
 
-class Limits:
+class RateLimiter:
     """Windows by kind and user. Each process counts for itself and tells the others now and then, so the shared
     count may lag by a sixteenth of the limit a process, and most requests pay no round trip for it."""
 
@@ -39,22 +39,22 @@ class Limits:
             self._window, self._counts = window, {}
         key = f"gateway:rate:{kind}:{user_id}:{window}"
         count = self._counts.setdefault(key, _Count())
-        count.untold += 1
-        if count.untold >= max(per_minute // 16, 1):
-            await self._share(key, count)
-        if count.told + count.untold > per_minute:
+        count.pending += 1
+        if count.pending >= max(per_minute // 16, 1):
+            await self._flush(key, count)
+        if count.confirmed + count.pending > per_minute:
             raise RateLimited(retry_after_seconds=max(int((window + 1) * WINDOW_SECONDS - now), 1))
 
-    async def _share(self, key: str, count: "_Count") -> None:
-        untold, count.untold = count.untold, 0
-        count.told += untold
+    async def _flush(self, key: str, count: "_Count") -> None:
+        untold, count.pending = count.pending, 0
+        count.confirmed += untold
         if time.monotonic() < self._silent_until:
             return
         try:
             async with asyncio.timeout(COUNT_SECONDS), self._redis.pipeline(transaction=False) as pipe:
                 pipe.incrby(key, untold)
                 pipe.expire(key, 2 * WINDOW_SECONDS)
-                count.told = max(int((await pipe.execute())[0]), count.told)
+                count.confirmed = max(int((await pipe.execute())[0]), count.confirmed)
         except (RedisError, OSError) as error:
             if time.monotonic() >= self._silent_until:  # of many that failed together one says so
                 log.warning("rates_not_shared", error=repr(error)[:200])
@@ -63,5 +63,5 @@ class Limits:
 
 @dataclass(slots=True)
 class _Count:
-    told: int = 0
-    untold: int = 0
+    confirmed: int = 0
+    pending: int = 0

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import answer, on_anything
+from app.api.errors import error_response, on_anything
 from app.errors import PayloadTooLarge
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -61,7 +61,7 @@ class BodyLimit:
             return
         most_bytes, text = self.elsewhere.get(scope["path"], (self.most_bytes, None))
         if _announced_bytes(scope["headers"]) > most_bytes:
-            await answer(Request(scope), PayloadTooLarge(text))(scope, receive, send)
+            await error_response(Request(scope), PayloadTooLarge(text))(scope, receive, send)
             return
         come_bytes = 0
 

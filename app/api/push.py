@@ -23,7 +23,7 @@ from app.accounts.callers import Caller, identify_again
 from app.accounts.tickets import LIVES_SECONDS, make_ticket
 from app.api.deps import Desk, StreamDesk, TaskDesk
 from app.api.wire import Envelope, TicketData
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.settings import Settings
@@ -69,7 +69,7 @@ class Seats:
         self._taken: Counter[int] = Counter()
 
     @contextmanager
-    def taken(self, user_id: int, kind: str) -> Iterator[None]:
+    def acquire(self, user_id: int, kind: str) -> Iterator[None]:
         if self._taken[user_id] >= MOST_STREAMS:
             raise RateLimited(f"同时打开的推送连接过多，最多 {MOST_STREAMS} 个", retry_after_seconds=5)
         self._taken[user_id] += 1
@@ -98,7 +98,7 @@ def may_come_from(settings: Settings, headers: Headers) -> bool:
     }
 
 
-async def tell(
+async def task_events(
     runtime: Runtime, caller: Caller, follower: Follower, kind: str
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """`{"id", "data"}` of each change, data as `GET` of the task gives it; None as `Follower.changes` has it.
@@ -140,18 +140,18 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """What is wrong before the first byte becomes an answer in the envelope; later on there is only the end."""
         caller = self._desk.caller
-        with self._seats.taken(caller.user_id, "sse"):
-            async with aclosing(tell(self._desk.runtime, caller, self._follower, "sse")) as told:
+        with self._seats.acquire(caller.user_id, "sse"):
+            async with aclosing(task_events(self._desk.runtime, caller, self._follower, "sse")) as told:
                 await anext(told)
-                work = [asyncio.create_task(self._tell(told, send)), asyncio.create_task(_leaving(receive))]
+                work = [asyncio.create_task(self._send_events(told, send)), asyncio.create_task(_leaving(receive))]
                 try:
                     await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    await end(*work)
+                    await cancel_and_wait(*work)
                 if work[0].done() and not work[0].cancelled():
                     work[0].result()
 
-    async def _tell(self, told: AsyncGenerator[dict[str, Any] | None, None], send: Send) -> None:
+    async def _send_events(self, told: AsyncGenerator[dict[str, Any] | None, None], send: Send) -> None:
         async def say(text: str, *, more: bool = True) -> None:
             async with asyncio.timeout(TAKEN_SECONDS):
                 await send({"type": "http.response.body", "body": text.encode(errors="replace"), "more_body": more})
@@ -159,12 +159,12 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await say(f"retry: {RECONNECT_MILLISECONDS}\n\n")
-            code = await self._tell_all(told, say)
+            code = await self._send_all(told, say)
             await say(f'event: end\ndata: {{"code":{code}}}\n\n', more=False)
         except TimeoutError:
             count_slow(self._desk.caller, "sse")
 
-    async def _tell_all(self, told: AsyncGenerator[dict[str, Any] | None, None], say: Any) -> int:
+    async def _send_all(self, told: AsyncGenerator[dict[str, Any] | None, None], say: Any) -> int:
         try:
             async for one in told:
                 await say(

@@ -13,8 +13,8 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from app.accounts.callers import Caller, identify
 from app.accounts.tickets import redeem_ticket
 from app.api.deps import check_scope
-from app.api.push import TAKEN_SECONDS, count_slow, may_come_from, tell, write_json
-from app.endings import end
+from app.api.push import TAKEN_SECONDS, count_slow, may_come_from, task_events, write_json
+from app.endings import cancel_and_wait
 from app.errors import GatewayError, InvalidParameter, Unauthenticated
 from app.runtime import Runtime
 from app.tasks.follow import Follower, read_since
@@ -27,7 +27,7 @@ PONG_SECONDS = 1.0  # a caller is heard at most so often
 LARGEST_MESSAGE = 16_384  # uvicorn is told the same: `gateway serve` never reads a larger one to its end
 
 
-class Close(IntEnum):
+class CloseCode(IntEnum):
     """Why a connection is closed by us. The tens and units of a 44xx are those of the HTTP status."""
 
     NOT_TEXT = 1003
@@ -64,14 +64,14 @@ class Close(IntEnum):
     """Too many streams of one user, or too often."""
 
 
-BY_STATUS = {400: Close.BAD_MESSAGE, 401: Close.UNAUTHENTICATED, 403: Close.FORBIDDEN, 429: Close.TOO_MANY}
-BY_STATUS |= {503: Close.TRY_AGAIN}
+BY_STATUS = {400: CloseCode.BAD_MESSAGE, 401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN, 429: CloseCode.TOO_MANY}
+BY_STATUS |= {503: CloseCode.TRY_AGAIN}
 
 
-class Refused(Exception):
+class ConnectionRejected(Exception):
     """Ends the conversation with a code."""
 
-    def __init__(self, code: Close, reason: str = "") -> None:
+    def __init__(self, code: CloseCode, reason: str = "") -> None:
         self.code, self.reason = code, reason
         super().__init__(reason)
 
@@ -87,16 +87,16 @@ async def ws(socket: WebSocket) -> None:
         return
     await socket.accept()
     try:
-        await _Conversation(socket).hold()
+        await _Conversation(socket).run()
     except WebSocketDisconnect:
         return
-    except Refused as refused:
+    except ConnectionRejected as refused:
         code, reason = refused.code, refused.reason
     except GatewayError as error:
-        code, reason = BY_STATUS.get(error.status, Close.INTERNAL), error.message
+        code, reason = BY_STATUS.get(error.status, CloseCode.INTERNAL), error.message
     except Exception:
         log.exception("stream_failed")
-        code, reason = Close.INTERNAL, ""
+        code, reason = CloseCode.INTERNAL, ""
     # Whoever does not read takes no goodbye either.
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
@@ -111,22 +111,22 @@ class _Conversation:
         self._runtime: Runtime = socket.app.state.runtime
         self._may_ask_since = False
 
-    async def hold(self) -> None:
+    async def run(self) -> None:
         state, settings = self._socket.app.state, self._runtime.settings
-        caller, since = await self._enter()
+        caller, since = await self._authenticate()
         check_scope(caller, "tasks")
         await state.limits.check("read", caller.user_id, settings.read_rate_per_minute)
         follower = Follower(self._runtime, caller.user_id, since)
         with state.seats.taken(caller.user_id, "websocket"):
-            sides = [asyncio.create_task(self._talk(caller, follower)), asyncio.create_task(self._listen(follower))]
+            sides = [asyncio.create_task(self._send_loop(caller, follower)), asyncio.create_task(self._receive_loop(follower))]
             try:
                 await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await end(*sides)
+                await cancel_and_wait(*sides)
             errors = [side.exception() for side in sides if not side.cancelled()]
-        raise next(filter(None, errors), Refused(Close.RESTARTING))
+        raise next(filter(None, errors), ConnectionRejected(CloseCode.RESTARTING))
 
-    async def _enter(self) -> tuple[Caller, datetime | None]:
+    async def _authenticate(self) -> tuple[Caller, datetime | None]:
         asked = self._socket.query_params
         ticket, since = asked.get("ticket"), asked.get("since")
         if ticket is not None:
@@ -136,9 +136,9 @@ class _Conversation:
             async with asyncio.timeout(AUTH_SECONDS):
                 first = await self._receive()
         except TimeoutError:
-            raise Refused(Close.TOO_LATE, "请在 5 秒内发送 auth 消息") from None
+            raise ConnectionRejected(CloseCode.TOO_LATE, "请在 5 秒内发送 auth 消息") from None
         if first.get("type") != "auth":
-            raise Refused(Close.BAD_MESSAGE, "第一条消息须为 auth")
+            raise ConnectionRejected(CloseCode.BAD_MESSAGE, "第一条消息须为 auth")
         if not isinstance(token := first.get("token"), str):
             raise Unauthenticated
         return await identify(self._runtime, token), self._read_since(first.get("since", since))
@@ -150,19 +150,19 @@ class _Conversation:
             raise InvalidParameter("since", "须为 ISO 时间或事件 ID")
         return read_since(since, self._runtime.settings.zone)
 
-    async def _talk(self, caller: Caller, follower: Follower) -> None:
+    async def _send_loop(self, caller: Caller, follower: Follower) -> None:
         """Until this process ends."""
         ping = {"type": "auth", "ok": True}  # the first is the answer to `auth`: from here on nothing is missed
         try:
-            async with aclosing(tell(self._runtime, caller, follower, "websocket")) as told:
+            async with aclosing(task_events(self._runtime, caller, follower, "websocket")) as told:
                 async for one in told:
                     await self._send({"type": "task"} | one if one else ping)
                     ping = {"type": "ping"} if one is None else ping
         except TimeoutError:
             count_slow(caller, "websocket")
-            raise Refused(Close.NOT_READ) from None
+            raise ConnectionRejected(CloseCode.NOT_READ) from None
 
-    async def _listen(self, follower: Follower) -> None:
+    async def _receive_loop(self, follower: Follower) -> None:
         """There is little to hear: pings, pongs, and who came by a ticket may say `since` afterwards, once."""
         while True:
             match await self._receive():
@@ -176,7 +176,7 @@ class _Conversation:
                     if (moment := self._read_since(since)) is not None:
                         follower.replay(moment)
                 case _:
-                    raise Refused(Close.BAD_MESSAGE, "无法识别的消息")
+                    raise ConnectionRejected(CloseCode.BAD_MESSAGE, "无法识别的消息")
 
     async def _receive(self) -> dict[str, Any]:
         message = await self._socket.receive()
@@ -184,15 +184,15 @@ class _Conversation:
             raise WebSocketDisconnect(message.get("code", 1005))
         text = message.get("text")
         if text is None:
-            raise Refused(Close.NOT_TEXT, "消息须为文本")
+            raise ConnectionRejected(CloseCode.NOT_TEXT, "消息须为文本")
         if len(text) > LARGEST_MESSAGE:
-            raise Refused(Close.TOO_BIG, "消息过大")
+            raise ConnectionRejected(CloseCode.TOO_BIG, "消息过大")
         try:
             told = json.loads(text)
         except (ValueError, RecursionError):
             told = None
         if not isinstance(told, dict):
-            raise Refused(Close.BAD_MESSAGE, "消息须为 JSON 对象")
+            raise ConnectionRejected(CloseCode.BAD_MESSAGE, "消息须为 JSON 对象")
         return told
 
     async def _send(self, message: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ LOOK_AGAIN_SECONDS = 2.0  # while waiting for a task: notices may be lost, the c
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
-REPLAYED = "Idempotency-Replayed"
+REPLAYED_HEADER = "Idempotency-Replayed"
 WITHOUT_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
 
 
@@ -49,22 +49,22 @@ class SubmitBody(BaseModel):
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
     callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
 
-    def asked(self, key: str | None = None) -> Submission:
+    def to_submission(self, key: str | None = None) -> Submission:
         callback_url = self.callbackUrl or None
         return Submission(self.modelName, self.prompt, self.imageUrl, self.params or {}, key, callback_url)
 
 
 IdempotencyKey = Annotated[str | None, Header(alias=FIELD, description="同一键加同一请求体，24 小时内只创建一个任务")]
-Replayed = {"headers": {REPLAYED: {"schema": {"type": "string"}, "description": "true: 该键之前已创建此任务"}}}
+Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "description": "true: 该键之前已创建此任务"}}}
 
 
 @router.post("/tasks/submit", summary="提交任务，立即扣除积分", responses={200: Replayed})
 async def submit(
     body: SubmitBody, desk: SubmitDesk, response: Response, key: IdempotencyKey = None
 ) -> Envelope[SubmittedData]:
-    row = await submit_task(desk.runtime, desk.user_id, body.asked(check_key(key)))
+    row = await submit_task(desk.runtime, desk.user_id, body.to_submission(check_key(key)))
     if "replayed" in row:
-        response.headers[REPLAYED] = "true"
+        response.headers[REPLAYED_HEADER] = "true"
     return Envelope(data=SubmittedData.model_construct(**view_task(desk.runtime, row), balance=row["balance"]))
 
 
@@ -77,7 +77,7 @@ async def cancel(task_no: str, desk: SubmitDesk) -> Envelope[TaskData]:
 @router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
 async def quote(body: SubmitBody, desk: TaskDesk) -> Envelope[QuoteData]:
     """The body is that of submit, and so are the refusals; the same function charges there."""
-    told = await quote_task(desk.runtime, desk.user_id, body.asked())
+    told = await quote_task(desk.runtime, desk.user_id, body.to_submission())
     return Envelope(data=QuoteData(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"]))
 
 
@@ -126,7 +126,7 @@ async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: i
         while True:
             row = await get_task(runtime.sessions, user_id, task_no)
             now = time.monotonic()
-            if row["status"] in ENDED or now >= until or changed.is_over:
+            if row["status"] in ENDED or now >= until or changed.is_closed:
                 return row
             await _named(changed, task_no, min(until - now, LOOK_AGAIN_SECONDS))
 
@@ -134,9 +134,9 @@ async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: i
 async def _named(changed: Listener, task_no: str, seconds: float) -> None:
     """Until this task may have changed, at most so long: the user's others are no reason to look."""
     until = time.monotonic() + seconds
-    while not changed.is_over and (left := until - time.monotonic()) > 0:
+    while not changed.is_closed and (left := until - time.monotonic()) > 0:
         await changed.wait(left)
-        numbers, has_missed = changed.take()
+        numbers, has_missed = changed.drain()
         if task_no in numbers or has_missed:
             return
 

@@ -35,7 +35,7 @@ from app.webhooks.endpoints import (
 )
 from app.webhooks.log import list_deliveries, replay
 from app.webhooks.outbox import CALLBACK
-from app.webhooks.secrets import Keys, get_keys, rotate_keys
+from app.webhooks.secrets import SigningSecrets, get_keys, rotate_keys
 from app.webhooks.send import send
 from app.webhooks.signing import write_message
 
@@ -90,13 +90,13 @@ async def rotate(desk: SubmitDesk) -> Envelope[SecretData]:
 @router.get("/endpoints", summary="推送端点列表")
 async def endpoints(desk: TaskDesk) -> Envelope[list[EndpointData]]:
     rows = await list_endpoints(desk.runtime.sessions, desk.user_id)
-    return Envelope(data=[EndpointData(**_endpoint(desk.runtime, row)) for row in rows])
+    return Envelope(data=[EndpointData(**endpoint_view(desk.runtime, row)) for row in rows])
 
 
 @router.post("/endpoints", summary="添加推送端点，密钥仅此时返回")
 async def create(body: EndpointBody, desk: SubmitDesk) -> Envelope[NewEndpointData]:
     row = await create_endpoint(desk.runtime, desk.user_id, body.url, list(dict.fromkeys(body.events)))
-    return Envelope(data=NewEndpointData(**_endpoint(desk.runtime, row), secret=row["secret"]))
+    return Envelope(data=NewEndpointData(**endpoint_view(desk.runtime, row), secret=row["secret"]))
 
 
 @router.post("/endpoints/{endpoint_id}", summary="修改、停用或重新启用推送端点")
@@ -109,7 +109,7 @@ async def change(endpoint_id: Id, body: EndpointChange, desk: SubmitDesk) -> Env
         events=None if body.events is None else list(dict.fromkeys(body.events)),
         enabled=body.enabled,
     )
-    return Envelope(data=EndpointData(**_endpoint(desk.runtime, row)))
+    return Envelope(data=EndpointData(**endpoint_view(desk.runtime, row)))
 
 
 @router.post("/endpoints/{endpoint_id}/rotate", summary="更换推送端点的密钥，旧密钥继续签名 24 小时")
@@ -134,13 +134,13 @@ async def deliveries(
     rows, total = await list_deliveries(
         desk.runtime.sessions, desk.user_id, status=status or None, task_no=task_no or None, page=page, size=size
     )
-    told = [_delivery(desk.runtime, row) for row in rows]
+    told = [delivery_view(desk.runtime, row) for row in rows]
     return Envelope(data=Page(records=told, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 @router.post("/deliveries/{delivery_id}/replay", summary="重新推送")
 async def replay_one(delivery_id: Id, desk: SubmitDesk) -> Envelope[DeliveryData]:
-    return Envelope(data=_delivery(desk.runtime, await replay(desk.runtime.sessions, desk.user_id, delivery_id)))
+    return Envelope(data=delivery_view(desk.runtime, await replay(desk.runtime.sessions, desk.user_id, delivery_id)))
 
 
 @router.post("/test", summary="立即发送一条 webhook.test 并返回结果")
@@ -161,17 +161,17 @@ async def test(body: TestBody, desk: WebhookTestDesk) -> Envelope[WebhookTestDat
         await asyncio.sleep(began + UNREACHED_SECONDS - asyncio.get_running_loop().time())
     return Envelope(
         data=WebhookTestData(
-            delivered=told.is_delivered, statusCode=told.status, durationMs=told.duration_ms, outcome=told.word
+            delivered=told.is_delivered, statusCode=told.status, durationMs=told.duration_ms, outcome=told.code
         )
     )
 
 
-def _secret(runtime: Runtime, keys: Keys) -> Envelope[SecretData]:
+def _secret(runtime: Runtime, keys: SigningSecrets) -> Envelope[SecretData]:
     ends = local_time(keys.previous_until, runtime.settings.zone)
     return Envelope(data=SecretData(secret=keys.secret, previousExpireTime=ends))
 
 
-def _endpoint(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:
+def endpoint_view(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:
     zone = runtime.settings.zone
     return {
         "id": row["id"],
@@ -184,7 +184,7 @@ def _endpoint(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _delivery(runtime: Runtime, row: dict[str, Any]) -> DeliveryData:
+def delivery_view(runtime: Runtime, row: dict[str, Any]) -> DeliveryData:
     zone = runtime.settings.zone
     return DeliveryData(
         id=row["id"],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import Json, answer, finish_badly, moment, run_with_database, settings_or_exit
+from app.cli.console import Json, print_record, finish_badly, parse_time_option, run_with_database, settings_or_exit
 from app.errors import NotFound
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def users_create(
             await ledger.grant(sessions, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_own=True)
         return user_id
 
-    answer({"userId": run_with_database(work)}, json)
+    print_record({"userId": run_with_database(work)}, json)
 
 
 @users.command("token")
@@ -57,7 +57,7 @@ def users_token(
     run_with_database(lambda sessions: _need_user(sessions, user_id))
     if settings.jwt_algorithm != "HS256":
         finish_badly(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
-    answer({"token": sign_token(settings, user_id, hours=hours)}, json)
+    print_record({"token": sign_token(settings, user_id, hours=hours)}, json)
 
 
 @users.command("ban")
@@ -66,7 +66,7 @@ def users_ban(user_id: int, json: Json = False) -> None:
     from app.accounts.users import set_status
 
     run_with_database(lambda sessions: set_status(sessions, user_id, "banned"))
-    answer({"userId": user_id, "status": "banned"}, json)
+    print_record({"userId": user_id, "status": "banned"}, json)
 
 
 @users.command("unban")
@@ -75,7 +75,7 @@ def users_unban(user_id: int, json: Json = False) -> None:
     from app.accounts.users import set_status
 
     run_with_database(lambda sessions: set_status(sessions, user_id, "active"))
-    answer({"userId": user_id, "status": "active"}, json)
+    print_record({"userId": user_id, "status": "active"}, json)
 
 
 @keys.command("create")
@@ -94,7 +94,7 @@ def keys_create(
         await _need_user(sessions, user_id)
         return await create_key(sessions, user_id, name=name, scopes=scopes)
 
-    answer({"apiKey": run_with_database(work)}, json)
+    print_record({"apiKey": run_with_database(work)}, json)
 
 
 @keys.command("revoke")
@@ -102,7 +102,7 @@ def keys_revoke(user_id: int, prefix: str, json: Json = False) -> None:
     """Revokes the user's key that begins with PREFIX (its first ten characters), in every process at once."""
     from app.accounts.keys import revoke_key
 
-    answer({"revoked": run_with_database(lambda sessions: revoke_key(sessions, prefix, user_id))}, json)
+    print_record({"revoked": run_with_database(lambda sessions: revoke_key(sessions, prefix, user_id))}, json)
 
 
 @points.command("grant")
@@ -117,14 +117,14 @@ def points_grant(
     """Tops a user up, once per reference."""
     from app.points import ledger
 
-    lapse = moment("--expires", expires)
+    lapse = parse_time_option("--expires", expires)
 
     async def work(sessions: "Sessions") -> tuple[bool, int]:
         await _need_user(sessions, user_id)
         return await ledger.grant(sessions, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse)
 
     applied, balance = run_with_database(work)
-    answer({"userId": user_id, "balance": balance, "applied": applied}, json)
+    print_record({"userId": user_id, "balance": balance, "applied": applied}, json)
 
 
 @points.command("expire")
@@ -133,7 +133,7 @@ def points_expire(json: Json = False) -> None:
     from app.points.expiry import expire_lots
 
     swept = run_with_database(expire_lots)
-    answer(asdict(swept), json)
+    print_record(asdict(swept), json)
     if swept.stuck:
         finish_badly(f"{swept.stuck} accounts refused: `gateway audit` tells why")
 
@@ -145,7 +145,7 @@ def tasks_show(task_no: str, json: Json = False) -> None:
 
     row = run_with_database(lambda sessions: get_task_for_operator(sessions, task_no))
     steps = row.pop("steps")
-    answer(row | ({"steps": steps} if json else {}), json)
+    print_record(row | ({"steps": steps} if json else {}), json)
     for step in () if json else steps:
         print(f"  {step['at']}  {step['step']:<11} {step['note']}")
 

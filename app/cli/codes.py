@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from app.cli.console import Json, answer, answer_rows, finish_badly, moment, run_with_database, settings_or_exit
+from app.cli.console import Json, print_record, answer_rows, finish_badly, parse_time_option, run_with_database, settings_or_exit
 from app.points.limits import LONGEST_LOT_DAYS, MOST_CODES_AT_ONCE
 
 codes = typer.Typer(no_args_is_help=True, help="Redeem codes: made in batches, shown once.")
@@ -30,7 +30,7 @@ def create(
     """New codes; this is the only time they are shown or exported."""
     from app.points.codes import create_codes
 
-    until = moment("--expires", expires)
+    until = parse_time_option("--expires", expires)
     name = batch or datetime.now(settings_or_exit().zone).strftime("%Y%m%d-%H%M%S")
     file = _open_new(csv) if csv else None
     try:
@@ -46,9 +46,9 @@ def create(
         raise
     if file is not None:
         _export(file, made, name, points)
-        answer({"batch": name, "count": count, "csv": str(csv)}, json)
+        print_record({"batch": name, "count": count, "csv": str(csv)}, json)
     elif json:
-        answer({"batch": name, "codes": made}, json)
+        print_record({"batch": name, "codes": made}, json)
     else:
         print(f"batch: {name}", *made, sep="\n")
 
@@ -88,4 +88,4 @@ def void(batch: Annotated[str, typer.Option()], json: Json = False) -> None:
     """Ends all codes of a batch that were not redeemed; points already given stay."""
     from app.points.codes import void_batch
 
-    answer({"batch": batch, "voided": run_with_database(lambda sessions: void_batch(sessions, batch))}, json)
+    print_record({"batch": batch, "voided": run_with_database(lambda sessions: void_batch(sessions, batch))}, json)

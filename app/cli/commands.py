@@ -9,7 +9,7 @@ import typer
 
 from app.cli import admin
 from app.cli.codes import codes
-from app.cli.console import Json, answer, finish_badly, run_with_database, settings_or_exit
+from app.cli.console import Json, print_record, finish_badly, run_with_database, settings_or_exit
 from app.cli.models import models
 from app.cli.see2ai import see2ai
 from app.errors import GatewayError, SettingsError
@@ -129,7 +129,7 @@ def audit(json: Json = False) -> None:
     violations = run_with_database(audit)
     if json:
         found = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
-        answer({"ok": not violations, "violations": found}, json)
+        print_record({"ok": not violations, "violations": found}, json)
     for violation in () if json else violations:
         print(f"{violation.invariant}  {violation.meaning}\n    {violation.row}")
     if not json:

@@ -55,7 +55,7 @@ def run_with_database(work: "Callable[[Sessions], Awaitable[T]]") -> T:
     return asyncio.run(run())
 
 
-def answer(data: dict[str, Any], as_json: bool) -> None:
+def print_record(data: dict[str, Any], as_json: bool) -> None:
     """One record."""
     if as_json:
         print(json_module.dumps(data, ensure_ascii=False, default=str))
@@ -80,7 +80,7 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 
-def moment(option: str, text: str | None) -> datetime | None:
+def parse_time_option(option: str, text: str | None) -> datetime | None:
     """An option that is a time, ISO and local where it has no offset; bad usage where it is none."""
     from app.times import read_moment
 

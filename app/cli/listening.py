@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
+def bind_socket(host: str, port: int, *, or_any: bool = False) -> socket.socket:
     """A bound socket, so that a taken port is said before anything else starts.
 
     Whoever takes nothing of what was sent to them for a minute is cut off by the kernel: uvicorn, told to close a
@@ -46,7 +46,7 @@ def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
     return sock
 
 
-def run(config: uvicorn.Config, sock: socket.socket) -> None:
+def serve(config: uvicorn.Config, sock: socket.socket) -> None:
     """As `uvicorn.run` does it, on a socket of ours."""
     with contextlib.suppress(KeyboardInterrupt):
         if config.workers > 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.console import Json, answer, answer_rows, run_with_database
+from app.cli.console import Json, print_record, answer_rows, run_with_database
 
 if TYPE_CHECKING:
     from app.database import Sessions
@@ -59,7 +59,7 @@ def models_set(
         "enabled": enabled,
     }
     run_with_database(lambda sessions: set_model(sessions, name, changes))
-    answer({"modelName": name, **{key: value for key, value in changes.items() if value is not None}}, json)
+    print_record({"modelName": name, **{key: value for key, value in changes.items() if value is not None}}, json)
 
 
 @models.command("disable")
@@ -68,7 +68,7 @@ def models_disable(name: str, json: Json = False) -> None:
     from app.points.models import disable_model
 
     run_with_database(lambda sessions: disable_model(sessions, name))
-    answer({"modelName": name, "enabled": False}, json)
+    print_record({"modelName": name, "enabled": False}, json)
 
 
 @models.command("diff")
@@ -80,7 +80,7 @@ def models_diff(json: Json = False) -> None:
     now, unreadable = run_with_database(read_models)
     drift = find_drift(read_seeded(), now, unreadable)
     if json:
-        answer({"equal": drift.is_none, **asdict(drift)}, json)
+        print_record({"equal": drift.is_none, **asdict(drift)}, json)
     else:
         print("\n".join(drift.lines()) or "equal: points_config is what the migrations seed")
     sys.exit(0 if drift.is_none else 1)

@@ -34,7 +34,7 @@ def prove_or_exit(settings: Settings) -> None:
         sessions = open_database(settings)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await sessions.prove()
+                await sessions.verify()
         finally:
             await sessions.close()
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli.console import Json, answer, finish_badly, settings_or_exit
+from app.cli.console import Json, print_record, finish_badly, settings_or_exit
 
 see2ai = typer.Typer(no_args_is_help=True, help="The upstream: key and purse.")
 
@@ -16,7 +16,7 @@ def see2ai_check(json: Json = False) -> None:
     if not settings.see2ai_api_key:
         finish_badly("SEE2AI_API_KEY is not set")
     tenant = ask_tenant(settings)
-    answer((as_data if json else in_words)(tenant, settings.see2ai_base_url), json)
+    print_record((as_data if json else in_words)(tenant, settings.see2ai_base_url), json)
     reason = why_unusable(tenant)
     if reason is not None:
         finish_badly(reason)

@@ -3,7 +3,7 @@
 import uvicorn
 
 from app.cli.console import finish_badly, settings_or_exit
-from app.cli.listening import OPTIONS, listen, run
+from app.cli.listening import OPTIONS, bind_socket, serve
 from app.cli.process import begin_process, end_well_on_sigterm
 
 LAST_ANSWERS_SECONDS = 20  # after SIGTERM: for requests under way; streams and waits end at once
@@ -26,5 +26,5 @@ def serve(workers: int) -> None:
         timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
         **OPTIONS,
     )
-    with listen(settings.host, settings.port) as sock:
-        run(config, sock)
+    with bind_socket(settings.host, settings.port) as sock:
+        serve(config, sock)

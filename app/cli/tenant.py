@@ -13,8 +13,8 @@ REASONS = {
     Standing.UNREACHABLE: "SEE2AI cannot be reached",
     Standing.KEY_REFUSED: "SEE2AI refuses our key",
     Standing.PURSE_EMPTY: "our purse at SEE2AI is empty",
-    Standing.BUSY: "SEE2AI finds that it is asked too often",
-    Standing.TROUBLE: "SEE2AI has trouble of its own",
+    Standing.RATE_LIMITED: "SEE2AI finds that it is asked too often",
+    Standing.SERVER_ERROR: "SEE2AI has trouble of its own",
     Standing.UNREADABLE: "what answers is not SEE2AI as we know it",
 }
 
@@ -35,22 +35,22 @@ def ask_tenant(settings: Settings) -> Tenant:
 
 def why_unusable(tenant: Tenant) -> str | None:
     """None where jobs can be made."""
-    if tenant.standing is Standing.USABLE:
+    if tenant.status is Standing.USABLE:
         return None
-    return f"{REASONS[tenant.standing]}: {' '.join(tenant.note.split())}"
+    return f"{REASONS[tenant.status]}: {' '.join(tenant.detail.split())}"
 
 
 def as_data(tenant: Tenant, base_url: str) -> dict[str, Any]:
     return {
-        "usable": tenant.standing is Standing.USABLE,
-        "standing": tenant.standing,
+        "usable": tenant.status is Standing.USABLE,
+        "standing": tenant.status,
         "baseUrl": base_url,
         "reachable": tenant.is_reachable,
         "keyAccepted": tenant.is_key_accepted,
         "tenant": tenant.name,
         "balanceTokens": _plain(tenant.balance_tokens),
         "balanceRmb": None if tenant.balance_rmb is None else f"{tenant.balance_rmb:.2f}",
-        "note": tenant.note,
+        "note": tenant.detail,
     }
 
 

@@ -15,7 +15,7 @@ from app.accounts.credentials import sign_token
 from app.accounts.keys import create_key, revoke_named
 from app.accounts.users import create_user, find_user_id
 from app.cli.console import finish_badly, settings_or_exit
-from app.cli.listening import OPTIONS, listen
+from app.cli.listening import OPTIONS, bind_socket
 from app.cli.migrate import migrate
 from app.known_secrets import SANDBOX_API_KEY
 from app.logs import set_up_logs
@@ -45,10 +45,10 @@ async def up() -> None:
     """Until SIGINT or SIGTERM. With SEE2AI_API_KEY set it speaks to the real SEE2AI instead of the sandbox."""
     settings = settings_or_exit()
     with _alone(), contextlib.ExitStack() as sockets:
-        api_socket = sockets.enter_context(listen(settings.host, settings.port))
+        api_socket = sockets.enter_context(bind_socket(settings.host, settings.port))
         servers = []
         if settings.see2ai_api_key in {"", SANDBOX_API_KEY}:
-            sandbox_socket = sockets.enter_context(listen("127.0.0.1", SANDBOX_PORT, or_any=True))
+            sandbox_socket = sockets.enter_context(bind_socket("127.0.0.1", SANDBOX_PORT, or_any=True))
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
             sandbox = create_sandbox(api_key=SANDBOX_API_KEY, video_fields=settings.see2ai_video_fields)
             servers.append((_server(sandbox), sandbox_socket))
@@ -56,7 +56,7 @@ async def up() -> None:
         serve_metrics(settings)
         await asyncio.to_thread(migrate, settings.database_url)
         async with open_runtime(settings) as runtime:
-            await runtime.sessions.prove()
+            await runtime.sessions.verify()
             servers.append((_server(create_app(settings, runtime)), api_socket))
             await _say_hello(runtime)
             await _run(runtime, servers)

@@ -33,7 +33,7 @@ class DatabaseUnfit(Unavailable):
         log.error("database_unfit", reason=reason)
 
 
-async def prove(connection: AsyncConnection) -> None:
+async def verify_constraints(connection: AsyncConnection) -> None:
     """Raises DatabaseUnfit. Nothing stays behind, but for a number that the ledger's ids leave out."""
     seq = secrets.randbelow(2**31)  # of many processes that start together each has a row of its own
     transaction = await connection.begin()

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.proof import prove
+from app.database.proof import verify_constraints
 from app.errors import Unavailable
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class Sessions:
         self._is_proven = False
         self._proving = asyncio.Lock()
 
-    async def prove(self) -> None:
+    async def verify(self) -> None:
         """That the database refuses what would break the books: once, and before the first transaction at the latest.
 
         So a database that was away at the start is proved at the first contact, and nothing is written to one that
@@ -98,14 +98,14 @@ class Sessions:
                 return
             with _translated():
                 async with asyncio.timeout(LONGEST_TRANSACTION_SECONDS), self.writers.connect() as connection:
-                    await prove(connection)
+                    await verify_constraints(connection)
             self._is_proven = True
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Session]:
         """One transaction: committed when the block ends, rolled back when it raises."""
         if not self._is_proven:
-            await self.prove()
+            await self.verify()
         with _translated():
             async with asyncio.timeout(LONGEST_TRANSACTION_SECONDS) as clock, self.writers.connect() as connection:
                 await connection.begin()

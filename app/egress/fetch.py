@@ -66,8 +66,8 @@ class Egress:
         Raises EgressRefused, EgressFailed, or OSError where our own disk will not take it.
         """
         try:
-            async with _bounded(timeout_seconds), self._answer(url, {}) as response:
-                size_bytes = await _save(response, to, max_bytes)
+            async with _bounded(timeout_seconds), self._open_response(url, {}) as response:
+                size_bytes = await _write_to(response, to, max_bytes)
         except BaseException:
             to.unlink(missing_ok=True)  # noqa: ASYNC240  nothing may be awaited while being cancelled
             raise
@@ -83,7 +83,7 @@ class Egress:
         range_wanted = {"Range": f"bytes=0-{max_bytes - 1}"}
         async with (
             _bounded(timeout_seconds),
-            self._answer(url, range_wanted) as response,
+            self._open_response(url, range_wanted) as response,
             aclosing(_chunks(response)) as chunks,
         ):
             async for chunk in chunks:
@@ -115,7 +115,7 @@ class Egress:
         await self._resolver.close()
 
     @asynccontextmanager
-    async def _answer(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open_response(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer at the end of the redirects, its body unread; each hop is judged anew."""
         session = self._open_session()
         for _ in range(MAX_REDIRECTS + 1):
@@ -192,7 +192,7 @@ def _next_hop(target: URL, response: aiohttp.ClientResponse) -> str:
         raise EgressFailed("redirect without a usable Location", response.status) from None
 
 
-async def _save(response: aiohttp.ClientResponse, to: Path, max_bytes: int) -> int:
+async def _write_to(response: aiohttp.ClientResponse, to: Path, max_bytes: int) -> int:
     announced_bytes = response.content_length
     if announced_bytes is not None and announced_bytes > max_bytes:
         raise EgressFailed("too large", response.status)

@@ -16,7 +16,7 @@ import anyio
 
 from app.media.pictures import MediaError, OversizedError
 
-LONGEST_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 HOUSE = Path(__file__).parents[2]  # where the package `app` lies, installed or not
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # and none of our secrets
 
@@ -32,7 +32,7 @@ async def read_confined(job: str, *paths: Path) -> dict[str, Any]:
             *command, cwd=HOUSE, env=env, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
         )
         try:
-            async with asyncio.timeout(LONGEST_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 said, _ = await process.communicate()
         except TimeoutError:
             raise MediaError(f"{job} took too long") from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # loaded in the confined process alone
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-LONGEST_SECONDS = 4 * 3600
+MAX_DURATION_SECONDS = 4 * 3600
 LONGEST_EDGE = 8192
 DEMUXERS = {
     "video/mp4": "mov",
@@ -105,7 +105,7 @@ def probe(path: Path) -> dict[str, Any]:
             raise MediaError(f"not a readable recording ({type(error).__name__})") from error
 
 
-def _refuse(*_: object) -> NoReturn:
+def _reject_open(*_: object) -> NoReturn:
     """In the place of what opens further files and addresses, whatever a file says."""
     raise MediaError("wants to open something else")
 
@@ -115,7 +115,7 @@ OPENING: dict[str, Any] = {
         "codec_whitelist": ",".join(sorted(CODECS)),
         "ignore_editlist": "1",  # with them, frames nobody sees would be missing from the count
     },
-    "io_open": _refuse,
+    "io_open": _reject_open,
     "metadata_errors": "replace",  # old MP3s name their songs in GBK
 }
 
@@ -133,7 +133,7 @@ def _read(container: "InputContainer", mime: str) -> Video | Audio:
         raise MediaError(f"a codec we do not keep ({lead.codec_context.name})")
     if film is not None:
         _require_size(film.codec_context.width, film.codec_context.height)
-    seconds, first = _walk(container, lead)
+    seconds, first = _measure(container, lead)
     claimed = (container.duration or 0) / 1_000_000
     if mime == "video/webm" and seconds < claimed - max(SLACK_SECONDS, claimed * (1 - ENOUGH)):
         raise MediaError(f"cut: {seconds:.1f} of {claimed:.1f} s")
@@ -151,7 +151,7 @@ def _require_size(width: int, height: int) -> None:
         raise OversizedError(f"too large ({width}x{height})")
 
 
-def _walk(container: "InputContainer", lead: "VideoStream | AudioStream") -> tuple[float, object]:
+def _measure(container: "InputContainer", lead: "VideoStream | AudioStream") -> tuple[float, object]:
     """Through all packets of a stream, of which one is held at a time: how long it is, and its first frame."""
     lead.codec_context.thread_count = 1  # each thread would take its share of the process' memory
     unit = float(lead.time_base or 0)
@@ -164,7 +164,7 @@ def _walk(container: "InputContainer", lead: "VideoStream | AudioStream") -> tup
             continue
         packets += 1
         begin, end = min(begin, at * unit), max(end, (at + (packet.duration or 0)) * unit)
-        if end - begin > LONGEST_SECONDS:
+        if end - begin > MAX_DURATION_SECONDS:
             raise OversizedError(f"too long ({end - begin:.0f} s)")
     if first is None:
         raise MediaError("nothing of it decodes")

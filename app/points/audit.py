@@ -13,7 +13,7 @@ from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
 from app.tables import tasks, webhook_deliveries
 
 MOST_SHOWN = 20
-LONGEST_SECONDS = 3600.0
+TIMEOUT_SECONDS = 3600.0
 LATELY_SECONDS = 24 * 3600.0  # deliveries are forgotten after a month
 OVERDUE_GRACE_SECONDS = 600.0  # a worker may be down for a while; a task nobody ends must still be seen
 
@@ -30,7 +30,7 @@ class Violation:
 async def audit(sessions: Sessions) -> list[Violation]:
     """All violations, at most MOST_SHOWN of each kind; an empty list is proof."""
     found: list[Violation] = []
-    async with sessions.read(LONGEST_SECONDS) as session:
+    async with sessions.read(TIMEOUT_SECONDS) as session:
         for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS):
             rows = await session.execute(text(f"{statement} LIMIT {MOST_SHOWN}"))
             found += [Violation(invariant, meaning, _plain(row._mapping)) for row in rows]

@@ -107,7 +107,7 @@ async def redeem_code(sessions: Sessions, user_id: int, code: str) -> int:
             if used_up.rowcount:
                 expires = None if row.lot_days is None else row.now + timedelta(days=row.lot_days)
                 told = {"ref": f"code:{row.id}", "remark": f"兑换码 {row.prefix}"}
-                await ledger.add(session, user_id=user_id, points=row.points, expires=expires, **told)
+                await ledger.grant_in_transaction(session, user_id=user_id, points=row.points, expires=expires, **told)
     except CommitUnknown:
         async with sessions.read() as session:
             row = (await session.execute(_BY_DIGEST, {"digest_": digest})).one()

@@ -43,7 +43,7 @@ async def deduct(session: Session, *, user_id: int, task_id: int, cost: int, rem
     """
     taken = await session.execute(_TAKE_AT_ONCE, {"user": user_id, "cost": cost})
     if not taken.rowcount:
-        await _take_with_lots(session, user_id, task_id, cost)
+        await _deduct_with_lots(session, user_id, task_id, cost)
     await _write(session, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
 
 
@@ -53,7 +53,7 @@ async def lock_account(session: Session, user_id: int) -> None:
     await session.execute(absent.values(user_id=user_id, updated_at=utc_now()))
 
 
-async def _take_with_lots(session: Session, user_id: int, task_id: int, cost: int) -> None:
+async def _deduct_with_lots(session: Session, user_id: int, task_id: int, cost: int) -> None:
     """The slow way, for too few points as well: what has lapsed goes first, then the lots pay, then the pool."""
     account = await _lock(session, user_id)
     if account is None:
@@ -63,21 +63,21 @@ async def _take_with_lots(session: Session, user_id: int, task_id: int, cost: in
         available -= sum(await expire_lapsed(session, user_id, account.now))
     if available < cost:
         raise InsufficientPoints(available, cost)
-    await lots.draw(session, user_id, task_id, cost)
-    await _move(session, _TAKE, user_id, cost)
-    await lots.follow(session, user_id)
+    await lots.consume(session, user_id, task_id, cost)
+    await _apply(session, _TAKE, user_id, cost)
+    await lots.refresh_next_expiry(session, user_id)
 
 
 async def expire_lapsed(session: Session, user_id: int, now: datetime) -> list[int]:
     """Ends the user's lots whose time is over, each by one entry: the points of each. Its account must be locked."""
     ended = await lots.lapsed(session, user_id, now)
     for lot in ended:
-        await lots.empty(session, lot.id, lot.remaining)
-        await _move(session, _EXPIRE, user_id, lot.remaining)
+        await lots.expire_lot(session, lot.id, lot.remaining)
+        await _apply(session, _EXPIRE, user_id, lot.remaining)
         told = {"ref": f"expire:{lot.id}", "remark": "积分到期"}
         await _write(session, user_id, "expire", points=-lot.remaining, held=0, **told)
     if ended:
-        await lots.follow(session, user_id)
+        await lots.refresh_next_expiry(session, user_id)
     return [lot.remaining for lot in ended]
 
 
@@ -93,22 +93,22 @@ async def expire_account(sessions: Sessions, user_id: int) -> list[int]:
 
 async def settle(session: Session, *, user_id: int, task_id: int, cost: int) -> None:
     """The task completed: what was held is spent. 0 points move, and nothing in the lots."""
-    await _move(session, _SPEND, user_id, cost)
+    await _apply(session, _SPEND, user_id, cost)
     await _write(session, user_id, "settle", task_id=task_id, phase="close", points=0, held=-cost)
 
 
 async def refund(session: Session, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int) -> None:
     """The task failed: what was held is available again, in the lots it came from or, where one lapsed, for a grace."""
-    await _move(session, _GIVE_BACK, user_id, cost)
+    await _apply(session, _GIVE_BACK, user_id, cost)
     await _write(session, user_id, "refund", task_id=task_id, phase="close", points=cost, held=-cost, remark=remark)
-    await lots.give_back(session, user_id, task_id, grace_days)
+    await lots.restore(session, user_id, task_id, grace_days)
 
 
 async def _lock(session: Session, user_id: int) -> Row[Any] | None:
     return (await session.execute(_LOCKED, {"user": user_id})).one_or_none()
 
 
-async def _move(session: Session, statement: Update, user_id: int, cost: int) -> None:
+async def _apply(session: Session, statement: Update, user_id: int, cost: int) -> None:
     moved = await session.execute(statement, {"user": user_id, "cost": cost})
     if not moved.rowcount:
         raise BooksDisagree(f"the account of user {user_id} has not the {cost} points that its entries say")
@@ -134,7 +134,7 @@ async def grant(
         raise InvalidParameter("ref", f"不能以 {'、'.join(OWN_REFS)} 开头")
     try:
         async with sessions.begin() as session:
-            await add(session, user_id=user_id, points=points, ref=ref, remark=remark, expires=expires)
+            await grant_in_transaction(session, user_id=user_id, points=points, ref=ref, remark=remark, expires=expires)
             return True, await balance_of(session, user_id)
     except DuplicateRow as error:
         if "ref" not in error.text:
@@ -154,7 +154,7 @@ async def _is_known(sessions: Sessions, ref: str) -> bool:
         return await session.scalar(_BY_REF, {"ref": ref}) is not None
 
 
-async def add(
+async def grant_in_transaction(
     session: Session, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
 ) -> None:
     """The grant itself; DuplicateRow where its `ref` is known. Points that expire get a lot of their own."""
@@ -172,7 +172,7 @@ async def add(
     if expires is not None:
         await check_expiry(session, expires)
         await lots.open_lot(session, user_id, points, expires, ref=ref)
-        await lots.follow(session, user_id)
+        await lots.refresh_next_expiry(session, user_id)
 
 
 async def check_expiry(session: Session, expires: datetime) -> None:

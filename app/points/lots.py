@@ -34,7 +34,7 @@ async def open_lot(session: Session, user_id: int, points: int, expires: datetim
     await session.execute(insert(lots).values(**made, **origin))
 
 
-async def draw(session: Session, user_id: int, task_id: int, cost: int) -> None:
+async def consume(session: Session, user_id: int, task_id: int, cost: int) -> None:
     """Takes up to `cost` from the lots, the soonest expiring first; whatever is left over comes from the pool.
 
     Lapsed lots must have been emptied before.
@@ -56,12 +56,12 @@ async def lapsed(session: Session, user_id: int, now: datetime) -> list[Row[Any]
     return list(await session.execute(_LAPSED, {"user": user_id, "now": now}))
 
 
-async def empty(session: Session, lot_id: int, points: int) -> None:
+async def expire_lot(session: Session, lot_id: int, points: int) -> None:
     """What remained has expired."""
     await session.execute(_EMPTY, {"lot": lot_id, "moved": points})
 
 
-async def give_back(session: Session, user_id: int, task_id: int, grace_days: int) -> None:
+async def restore(session: Session, user_id: int, task_id: int, grace_days: int) -> None:
     """A task's points return to the lots they came from; in the place of a lapsed one comes a lot of grace."""
     taken = (await session.execute(_TAKEN, {"task": task_id})).all()
     for use in taken:
@@ -71,10 +71,10 @@ async def give_back(session: Session, user_id: int, task_id: int, grace_days: in
         else:
             await session.execute(_MORE, {"lot": use.lot_id, "moved": use.points})
     if taken:
-        await follow(session, user_id)
+        await refresh_next_expiry(session, user_id)
 
 
-async def follow(session: Session, user_id: int) -> None:
+async def refresh_next_expiry(session: Session, user_id: int) -> None:
     """Tells the account when the next of its lots is due: the only writer of `next_expiry`."""
     await session.execute(_FOLLOW, {"user": user_id})
 

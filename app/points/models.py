@@ -129,7 +129,7 @@ def check_model(
     spec = ACTIONS[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
-    if NORMALIZE_REFERENCES in params and not (spec.profile and isinstance(params[NORMALIZE_REFERENCES], bool)):
+    if NORMALIZE_REFERENCES in params and not (spec.normalize_profile and isinstance(params[NORMALIZE_REFERENCES], bool)):
         raise InvalidParameter(f"params.{NORMALIZE_REFERENCES}", "须为布尔值，且 action 须使用参考图")
     fixed = {name: value for name, value in params.items() if name != NORMALIZE_REFERENCES}
     fold_params(spec, task_type, {}, {}, fixed)

@@ -33,7 +33,7 @@ WHOLE = re.compile(r"0|-?[1-9][0-9]{0,15}")
 DECIMAL = re.compile(r"[0-9]{1,4}(\.[0-9]{1,12})?")
 
 
-def price(points_cost: int, rules: list[dict[str, Any]] | None, params: Mapping[str, Any], references: int) -> int:
+def compute_price(points_cost: int, rules: list[dict[str, Any]] | None, params: Mapping[str, Any], references: int) -> int:
     """Points for one task with these settings (camelCase, defaults filled in) and so many pictures given.
 
     A value that no rule names, which only a release can bring, is not sold at all: InvalidParameter.
@@ -131,7 +131,7 @@ class _Values:
             return key in {_key(value) for value in self.all}
         return bool(WHOLE.fullmatch(key)) and self.lowest <= int(key) <= self.highest
 
-    def sold(self) -> tuple[Any, ...] | None:
+    def sellable(self) -> tuple[Any, ...] | None:
         """Those a task may have on this row."""
         return self.all if self.fixed is None else (self.fixed,)
 
@@ -160,7 +160,7 @@ def _check_table(table: Any, kind: str, values: _Values | None) -> Fraction:
         raise _Refused(f"{kind} 须为 JSON 对象")
     if unknown := [str(name) for name in table if not isinstance(name, str) or not values.has(name)]:
         raise _Refused(f"没有取值 {'、'.join(unknown)}")
-    if missing := [str(_key(value)) for value in values.sold() or () if _key(value) not in table]:
+    if missing := [str(_key(value)) for value in values.sellable() or () if _key(value) not in table]:
         raise _Refused(f"缺少取值 {'、'.join(missing)}")
     read = _read_times if kind == "times" else _read_points
     return max(read(value) for value in table.values())
@@ -184,7 +184,7 @@ def _check_each(rule: dict[str, Any], values: _Values | None) -> int:
 
 
 def _most_units(values: _Values, stated: dict[str, int]) -> int:
-    sold = values.sold()
+    sold = values.sellable()
     if sold is None:
         if values.highest == math.inf:
             raise _Refused("参数没有上限，不能按数量定价")

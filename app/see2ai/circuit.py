@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import structlog
 
 from app import metrics
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import ResultKind, Verdict
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ PROBE_SECONDS = 70.0  # longer than a submit or a poll, after which a lost probe
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BreakerState:
     """A circuit as processes tell it each other; seconds count from now. `version` names the state it follows."""
 
     version: int = 0
@@ -61,7 +61,7 @@ class Circuit:
         self.provider = provider
         self.reason = ""
         self.version = 0  # of the state that was last shared
-        self.edits = 0  # how often the state was changed here
+        self.revision = 0  # how often the state was changed here
         self.lock = asyncio.Lock()  # held while it is shared
         self._told_edits = 0
         self._max_pause = max_pause_seconds
@@ -83,7 +83,7 @@ class Circuit:
     @property
     def is_news(self) -> bool:
         """Whether something was found out here that the others have not been told."""
-        return self.edits != self._told_edits
+        return self.revision != self._told_edits
 
     @property
     def is_inviting(self) -> bool:
@@ -104,7 +104,7 @@ class Circuit:
 
     # ------------------------------------------------------------------ before a call
 
-    def pause_seconds(self, *, is_look: bool = False, probe_seconds: float | None = None) -> float:
+    def wait_seconds(self, *, is_look: bool = False, probe_seconds: float | None = None) -> float:
         """0 where the caller may ask the provider now; while open, only one caller a pause is let through.
 
         `probe_seconds` is how long its answer may take before it is given up, where that is longer than usual.
@@ -133,19 +133,19 @@ class Circuit:
             self._note()
 
     @contextmanager
-    def asking(self, *, is_look: bool = False) -> Iterator[None]:
+    def call(self, *, is_look: bool = False) -> Iterator[None]:
         """Around a call that was given leave: where it comes to no answer, the others need not wait for one."""
         try:
             yield
         finally:
-            self.unheard(is_look=is_look)  # which changes nothing once an answer was heeded
+            self.record_no_answer(is_look=is_look)  # which changes nothing once an answer was heeded
 
     def poll_pause_seconds(self) -> float:
         """As `pause_seconds` of a look, and while the provider finds our polls too many: 0 where one may go."""
         hold = self._polls_from - self._clock()
         if hold > 0:
             return hold + random.uniform(0, JITTER_SECONDS)  # noqa: S311
-        return self.pause_seconds(is_look=True)
+        return self.wait_seconds(is_look=True)
 
     # ------------------------------------------------------------------ after a call
 
@@ -155,16 +155,16 @@ class Circuit:
 
     def heed(self, verdict: Verdict, *, is_look: bool = False) -> Verdict:
         """Opens on 401, 402 and 403, whose pause becomes the task's; a real answer closes."""
-        if verdict.kind is Kind.OPERATOR:
-            pause = self.refused(verdict.note, is_look=is_look)
-            return Verdict(verdict.kind, verdict.note, retry_after_seconds=pause)
-        if verdict.kind in {Kind.NOT_SENT, Kind.AMBIGUOUS, Kind.TROUBLE}:
-            self.unheard(is_look=is_look)
+        if verdict.kind is ResultKind.ACCOUNT_ERROR:
+            pause = self.trip(verdict.detail, is_look=is_look)
+            return Verdict(verdict.kind, verdict.detail, retry_after_seconds=pause)
+        if verdict.kind in {ResultKind.NOT_SENT, ResultKind.AMBIGUOUS, ResultKind.SERVER_ERROR}:
+            self.record_no_answer(is_look=is_look)
         else:
-            self.answered(is_look=is_look)
+            self.reset(is_look=is_look)
         return verdict
 
-    def refused(self, reason: str, *, is_look: bool = False) -> float:
+    def trip(self, reason: str, *, is_look: bool = False) -> float:
         """Opens, or keeps open for twice as long; the pause in seconds."""
         now, was_open, was_probe = self._clock(), self.is_open, self.is_probe(is_look=is_look)
         known = (self._refuses_jobs, self._refuses_looks)
@@ -182,12 +182,12 @@ class Circuit:
             self._note()
         return max(self._probe_from - now, 0.0) + random.uniform(0, JITTER_SECONDS)  # noqa: S311
 
-    def unheard(self, *, is_look: bool = False) -> None:
+    def record_no_answer(self, *, is_look: bool = False) -> None:
         """A probe that told nothing (no connection, an error of the provider's own): the same pause once more."""
         if self.is_probe(is_look=is_look):
             self._rest()
 
-    def answered(self, *, is_look: bool = False) -> None:
+    def reset(self, *, is_look: bool = False) -> None:
         """The provider took our key: closes, but a look only what looks have opened."""
         if not self.is_open or (is_look and not self._refuses_looks):
             return
@@ -204,7 +204,7 @@ class Circuit:
 
     def looked_well(self, *, invites: bool) -> None:
         """The provider takes our key, as a free call can tell: one job may try, of those there are or invited."""
-        self.answered(is_look=True)
+        self.reset(is_look=True)
         if self._refuses_jobs:
             self._let_try(-math.inf if invites else self._clock())
 
@@ -218,15 +218,15 @@ class Circuit:
     # ------------------------------------------------------------------ between processes
 
     def _note(self) -> None:
-        self.edits += 1
+        self.revision += 1
         self._on_news()
 
-    def record(self) -> Record:
+    def state(self) -> BreakerState:
         """What the others should know, as of now."""
         if not self.is_open:
-            return Record(self.version)
+            return BreakerState(self.version)
         now = self._clock()
-        return Record(
+        return BreakerState(
             self.version,
             self._refuses_jobs,
             self._refuses_looks,
@@ -237,15 +237,15 @@ class Circuit:
             max(self._probe_until - now, 0.0),
         )
 
-    def told(self, record: Record, edits: int) -> None:
+    def mark_synced(self, record: BreakerState, edits: int) -> None:
         """The others can read `record`, which was the state after so many `edits`."""
         self.version = record.version + 1
         self._told_edits = edits
 
-    def adopt(self, record: Record) -> None:
+    def adopt(self, record: BreakerState) -> None:
         """Another process was first: its state takes the place of ours. A visit of ours that asks is forgotten."""
         was_open, now = self.is_open, self._clock()
-        self.version, self._told_edits = record.version, self.edits
+        self.version, self._told_edits = record.version, self.revision
         self._refuses_jobs, self._refuses_looks = record.refuses_jobs, record.refuses_looks
         self.reason, self._pause = record.reason, record.pause_seconds
         self._opened_at, self._probe_from = now - record.open_seconds, now + record.next_probe_seconds

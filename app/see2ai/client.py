@@ -22,7 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 from app import metrics
 from app.see2ai.actions import Action
 from app.see2ai.actions.action import list_urls
-from app.see2ai.states import Answer, Kind, Verdict, read_poll, read_result, read_submit
+from app.see2ai.states import HttpResponse, ResultKind, Verdict, read_poll, read_result, read_submit
 from app.settings import Settings
 from app.times import read_retry_after
 
@@ -74,18 +74,18 @@ class See2ai:
         """Sends one job. `may_send` is asked first and once more when the connection stands, which may have taken long:
         a visit whose lease has run out sends nothing."""
         if not may_send():
-            return Verdict(Kind.NOT_SENT, "the lease ran out before sending")
+            return Verdict(ResultKind.NOT_SENT, "the lease ran out before sending")
         log.info("see2ai_submit", action=action.name, payload=request)
         asked = _may_send.set(may_send)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
-                answer = await self._ask(self._fresh, "POST", action.submit_path, json=request)
+                answer = await self._request(self._fresh, "POST", action.submit_path, json=request)
         except _LeaseOver:
-            verdict = Verdict(Kind.NOT_SENT, "the lease ran out before sending")
+            verdict = Verdict(ResultKind.NOT_SENT, "the lease ran out before sending")
         except _LOST as error:
-            verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.AMBIGUOUS, _name(error))
+            verdict = Verdict(ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.AMBIGUOUS, _describe(error))
         except (TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(Kind.AMBIGUOUS, _name(error))
+            verdict = Verdict(ResultKind.AMBIGUOUS, _describe(error))
         else:
             verdict = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
             log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
@@ -99,12 +99,12 @@ class See2ai:
         path = (action.status_path or "").format(task_id=quote(task_id, safe=""))
         try:
             async with asyncio.timeout(POLL_SECONDS):
-                answer = await self._ask(self._kept, "GET", path)
+                answer = await self._request(self._kept, "GET", path)
         except (*_LOST, TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(Kind.TROUBLE, _name(error))
+            verdict = Verdict(ResultKind.SERVER_ERROR, _describe(error))
         else:
             verdict = read_poll(answer, task_id, action.read_urls)
-            if verdict.kind is not Kind.RUNNING:
+            if verdict.kind is not ResultKind.RUNNING:
                 log.info("see2ai_answer", task_id=task_id, status=answer.status, body=answer.body[:4000])
         metrics.UPSTREAM_ANSWERS.labels("poll", verdict.kind).inc()
         self._note_unknown_word(verdict.unknown_word)
@@ -115,29 +115,29 @@ class See2ai:
         try:
             with path.open("rb") as file:
                 async with asyncio.timeout(UPLOAD_SECONDS):
-                    answer = await self._ask(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
+                    answer = await self._request(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
         except (*_LOST, TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(Kind.NOT_SENT if _was_never_sent(error) else Kind.TROUBLE, _name(error))
+            verdict = Verdict(ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.SERVER_ERROR, _describe(error))
         else:
             verdict = read_result(answer, lambda body: list_urls(body.get("url")))
-        log.info("see2ai_upload", name=path.name, verdict=verdict.kind, note=verdict.note[:300])
+        log.info("see2ai_upload", name=path.name, verdict=verdict.kind, note=verdict.detail[:300])
         metrics.UPSTREAM_ANSWERS.labels("upload", verdict.kind).inc()
         return verdict
 
-    async def ask(self, method: str, path: str) -> Answer:
+    async def request(self, method: str, path: str) -> HttpResponse:
         """A question that may be repeated without harm. Raises Unheard."""
         try:
             async with asyncio.timeout(POLL_SECONDS):
-                return await self._ask(self._kept, method, path)
+                return await self._request(self._kept, method, path)
         except (*_LOST, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
-            raise Unheard(_name(error)) from error
+            raise Unheard(_describe(error)) from error
 
-    async def _ask(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> Answer:
+    async def _request(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> HttpResponse:
         url = self._base_url + path
         async with client.stream(method, url, headers=self._headers, **body) as response:
             content = await _read_capped(response)
         pause = read_retry_after(response.headers.get("Retry-After"), LONGEST_PAUSE_SECONDS)
-        return Answer(response.status_code, content, pause)
+        return HttpResponse(response.status_code, content, pause)
 
     def _note_unknown_word(self, word: str) -> None:
         if word and word not in self._told_words and len(self._told_words) < 100:  # noqa: PLR2004
@@ -224,5 +224,5 @@ async def _read_capped(response: httpx.Response) -> bytes:
     return plain
 
 
-def _name(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]

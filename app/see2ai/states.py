@@ -25,20 +25,20 @@ ReadUrls = Callable[[dict[str, Any]], tuple[str, ...]]
 """Where an action has its results in the body of an answer."""
 
 
-class Kind(StrEnum):
+class ResultKind(StrEnum):
     """What a verdict amounts to."""
 
     ACCEPTED = "accepted"
     """A submit was taken; `task_id` is set."""
     NOT_SENT = "not_sent"
     """Nothing left this machine: trying again is harmless."""
-    REFUSED = "refused"
+    REJECTED = "refused"
     """The input is refused for good; a poll says so of a video that "needs repair"."""
-    OPERATOR = "operator"
+    ACCOUNT_ERROR = "operator"
     """Our key is bad or the tenant's purse is empty: the operator's fault, never the user's."""
-    BUSY = "busy"
+    RATE_LIMITED = "busy"
     """Too fast; `retry_after_seconds` may say how long to wait."""
-    TROUBLE = "trouble"
+    SERVER_ERROR = "trouble"
     """An error of SEE2AI's own, not charged by its promise; for a poll also anything unreadable."""
     GAVE_UP = "gave_up"
     """SEE2AI says the generation timed out."""
@@ -46,11 +46,11 @@ class Kind(StrEnum):
     """A job may be running that we know nothing of: never send again."""
     RUNNING = "running"
     """The job goes on; `progress` may say how far it is."""
-    DONE = "done"
+    SUCCEEDED = "done"
     """The job succeeded; `urls` may still be empty, which is not success yet. Also a submit that brought its result."""
     FAILED = "failed"
     """The job ended badly."""
-    MISSING = "missing"
+    NOT_FOUND = "missing"
     """SEE2AI does not know the task (404)."""
 
 
@@ -58,8 +58,8 @@ class Kind(StrEnum):
 class Verdict:
     """One answer, understood. `note` is for the operator and never shown to a caller."""
 
-    kind: Kind
-    note: str = ""
+    kind: ResultKind
+    detail: str = ""
     task_id: str = ""
     awaits_approval: bool = False
     urls: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What came over the wire: HTTP status, the body's bytes, `Retry-After` in seconds from now where readable."""
 
     status: int
@@ -77,87 +77,87 @@ class Answer:
     retry_after_seconds: float | None = None
 
 
-def read_submit(answer: Answer) -> Verdict:
+def read_submit(answer: HttpResponse) -> Verdict:
     """The verdict on the answer to a submit, by the table "answer to a submit"."""
     if 200 <= answer.status < 300:  # noqa: PLR2004
         return _accepted(answer)
     note = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return Verdict(Kind.OPERATOR, note)
+            return Verdict(ResultKind.ACCOUNT_ERROR, note)
         case 429:
-            return Verdict(Kind.BUSY, note, retry_after_seconds=answer.retry_after_seconds)
+            return Verdict(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
         case 500 | 502 | 503:
-            return Verdict(Kind.TROUBLE, note, retry_after_seconds=answer.retry_after_seconds)
+            return Verdict(ResultKind.SERVER_ERROR, note, retry_after_seconds=answer.retry_after_seconds)
         case 504:
-            return Verdict(Kind.GAVE_UP, note)
+            return Verdict(ResultKind.GAVE_UP, note)
         case status if 400 <= status < 500:  # noqa: PLR2004
-            return Verdict(Kind.REFUSED, note)
+            return Verdict(ResultKind.REJECTED, note)
     # A redirect or an unheard-of status: whoever sent it may have passed the submit on.
-    return Verdict(Kind.AMBIGUOUS, note)
+    return Verdict(ResultKind.AMBIGUOUS, note)
 
 
-def read_result(answer: Answer, read_urls: ReadUrls) -> Verdict:
+def read_result(answer: HttpResponse, read_urls: ReadUrls) -> Verdict:
     """The verdict on the answer to a submit that blocks until the result is there."""
     verdict = read_submit(answer)
     if not 200 <= answer.status < 300:  # noqa: PLR2004
         return verdict
-    body = _object(answer.body)
-    urls = read_urls(body) if body is not None and _word(body) not in FAILURE else ()
+    body = _json_object(answer.body)
+    urls = read_urls(body) if body is not None and _state(body) not in FAILURE else ()
     if not urls:
-        return Verdict(Kind.AMBIGUOUS, f"HTTP {answer.status} without a result: {_shown(answer.body)}")
-    return Verdict(Kind.DONE, _shown(answer.body), urls=urls)
+        return Verdict(ResultKind.AMBIGUOUS, f"HTTP {answer.status} without a result: {_excerpt(answer.body)}")
+    return Verdict(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=urls)
 
 
-def _accepted(answer: Answer) -> Verdict:
-    body = _object(answer.body)
+def _accepted(answer: HttpResponse) -> Verdict:
+    body = _json_object(answer.body)
     task_id = body.get("task_id") if body is not None else None
     if isinstance(task_id, int) and not isinstance(task_id, bool):
         task_id = str(task_id)
     if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_TASK_ID or not task_id.isprintable():
-        return Verdict(Kind.AMBIGUOUS, f"HTTP {answer.status} without a readable task_id: {_shown(answer.body)}")
-    waits = body is not None and _word(body) == AWAITING_APPROVAL
-    return Verdict(Kind.ACCEPTED, _shown(answer.body), task_id=task_id, awaits_approval=waits)
+        return Verdict(ResultKind.AMBIGUOUS, f"HTTP {answer.status} without a readable task_id: {_excerpt(answer.body)}")
+    waits = body is not None and _state(body) == AWAITING_APPROVAL
+    return Verdict(ResultKind.ACCEPTED, _excerpt(answer.body), task_id=task_id, awaits_approval=waits)
 
 
-def read_poll(answer: Answer, task_id: str, read_urls: ReadUrls) -> Verdict:
+def read_poll(answer: HttpResponse, task_id: str, read_urls: ReadUrls) -> Verdict:
     """The verdict on the answer to a poll of `task_id`, by the table "answer to a poll"."""
     note = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return Verdict(Kind.OPERATOR, note)
+            return Verdict(ResultKind.ACCOUNT_ERROR, note)
         case 404:
-            return Verdict(Kind.MISSING, note)
+            return Verdict(ResultKind.NOT_FOUND, note)
         case 429:
-            return Verdict(Kind.BUSY, note, retry_after_seconds=answer.retry_after_seconds)
-    body = _object(answer.body)
+            return Verdict(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
+    body = _json_object(answer.body)
     # 422 with a word is how `needs_repair` arrives.
-    if body is None or not _word(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
-        return Verdict(Kind.TROUBLE, note)
+    if body is None or not _state(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
+        return Verdict(ResultKind.SERVER_ERROR, note)
     theirs = body.get("task_id")
     if theirs is not None and str(theirs) != task_id:
-        return Verdict(Kind.TROUBLE, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]!a}")
+        return Verdict(ResultKind.SERVER_ERROR, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]!a}")
     return _by_word(body, answer, read_urls)
 
 
-def _by_word(body: dict[str, Any], answer: Answer, read_urls: ReadUrls) -> Verdict:
-    word = _word(body)
+def _by_word(body: dict[str, Any], answer: HttpResponse, read_urls: ReadUrls) -> Verdict:
+    word = _state(body)
     if word == NEEDS_REPAIR:
-        return Verdict(Kind.REFUSED, f"{word}: {error_text(answer.body)}")
+        return Verdict(ResultKind.REJECTED, f"{word}: {error_text(answer.body)}")
     if word in FAILURE:
-        return Verdict(Kind.FAILED, f"{word}: {error_text(answer.body)}")
+        return Verdict(ResultKind.FAILED, f"{word}: {error_text(answer.body)}")
     if word in SUCCESS:
-        return Verdict(Kind.DONE, _shown(answer.body), urls=read_urls(body))
+        return Verdict(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=read_urls(body))
     known = word in WAITING or word in RUNNING
     return Verdict(
-        Kind.RUNNING,
+        ResultKind.RUNNING,
         awaits_approval=word == AWAITING_APPROVAL,
         progress=_progress(body.get("progress")),
         unknown_word="" if known else word[:40].encode(errors="replace").decode(),
     )
 
 
-def _word(body: dict[str, Any]) -> str:
+def _state(body: dict[str, Any]) -> str:
     """The state in lower case. Where both fields are there, an ending speaks louder than a waiting word."""
     words: list[str] = [
         body[field].strip().lower() for field in ("status", "state") if isinstance(body.get(field), str)
@@ -177,7 +177,7 @@ def _progress(value: Any) -> int | None:
     return int(min(max(value, 0), 100))
 
 
-def _object(body: bytes) -> dict[str, Any] | None:
+def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -192,13 +192,13 @@ def error_text(body: bytes) -> str:
 
     Always text that a database takes: JSON may hold half a surrogate pair, which no encoding of ours does.
     """
-    return _reason(body).encode(errors="replace").decode()
+    return _error_message(body).encode(errors="replace").decode()
 
 
-def _reason(body: bytes) -> str:
-    value = _object(body)
+def _error_message(body: bytes) -> str:
+    value = _json_object(body)
     if value is None:
-        return _shown(body)
+        return _excerpt(body)
     detail = value.get("detail")
     if isinstance(detail, list):
         parts = [str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in detail]
@@ -209,8 +209,8 @@ def _reason(body: bytes) -> str:
     for text in (detail, nested, value.get("error_message"), value.get("message"), *guidance):
         if isinstance(text, str) and text:
             return text[:LONGEST_NOTE]
-    return _shown(body)
+    return _excerpt(body)
 
 
-def _shown(body: bytes) -> str:
+def _excerpt(body: bytes) -> str:
     return body[:LONGEST_NOTE].decode(errors="replace")

@@ -14,9 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from app import metrics
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.see2ai.client import See2ai, Unheard
-from app.see2ai.states import Answer, error_text
+from app.see2ai.states import HttpResponse, error_text
 
 PATH = "/api/v1/me"
 TOKENS_PER_RMB = 50_000
@@ -35,8 +35,8 @@ class Standing(StrEnum):
     UNREACHABLE = "unreachable"
     KEY_REFUSED = "key refused"
     PURSE_EMPTY = "purse empty"
-    BUSY = "asked too often"
-    TROUBLE = "an error of its own"
+    RATE_LIMITED = "asked too often"
+    SERVER_ERROR = "an error of its own"
     UNREADABLE = "unreadable answer"
 
 
@@ -44,21 +44,21 @@ class Standing(StrEnum):
 class Tenant:
     """What is known. `note` is what SEE2AI or the network said, for the operator alone."""
 
-    standing: Standing
+    status: Standing
     name: str | None = None
     balance_tokens: Decimal | None = None
-    note: str = ""
+    detail: str = ""
 
     @property
     def is_reachable(self) -> bool:
-        return self.standing is not Standing.UNREACHABLE
+        return self.status is not Standing.UNREACHABLE
 
     @property
     def is_key_accepted(self) -> bool | None:
         """None where SEE2AI did not come to look at it."""
-        if self.standing in {Standing.USABLE, Standing.PURSE_EMPTY}:
+        if self.status in {Standing.USABLE, Standing.PURSE_EMPTY}:
             return True
-        return False if self.standing is Standing.KEY_REFUSED else None
+        return False if self.status is Standing.KEY_REFUSED else None
 
     @property
     def balance_rmb(self) -> Decimal | None:
@@ -68,25 +68,25 @@ class Tenant:
 async def read_tenant(see2ai: See2ai) -> Tenant:
     """Asks once. It never raises for what it hears."""
     try:
-        answer = await see2ai.ask("GET", PATH)
+        answer = await see2ai.request("GET", PATH)
     except Unheard as error:
-        return Tenant(Standing.UNREACHABLE, note=str(error))
-    return understand(answer)
+        return Tenant(Standing.UNREACHABLE, detail=str(error))
+    return parse_account(answer)
 
 
-def understand(answer: Answer) -> Tenant:
+def parse_account(answer: HttpResponse) -> Tenant:
     """What an answer of `/api/v1/me` says."""
     note = f"HTTP {answer.status}: {error_text(answer.body)}"[:LONGEST_NOTE]
     match answer.status:
         case 401 | 402 | 403:
             # SEE2AI says with a 401, too, that the purse is empty.
             is_purse = answer.status == 402 or any(word in note.lower() for word in PURSE_WORDS)  # noqa: PLR2004
-            return Tenant(Standing.PURSE_EMPTY if is_purse else Standing.KEY_REFUSED, note=note)
+            return Tenant(Standing.PURSE_EMPTY if is_purse else Standing.KEY_REFUSED, detail=note)
         case 429:
-            return Tenant(Standing.BUSY, note=note)
+            return Tenant(Standing.RATE_LIMITED, detail=note)
         case 200:
             return _understand_body(answer.body)
-    return Tenant(Standing.TROUBLE, note=note)
+    return Tenant(Standing.SERVER_ERROR, detail=note)
 
 
 def _understand_body(body: bytes) -> Tenant:
@@ -95,7 +95,7 @@ def _understand_body(body: bytes) -> Tenant:
     except (ValueError, InvalidOperation, RecursionError):
         told = None
     if not isinstance(told, dict):
-        return Tenant(Standing.UNREADABLE, note=f"no JSON object: {error_text(body)}"[:LONGEST_NOTE])
+        return Tenant(Standing.UNREADABLE, detail=f"no JSON object: {error_text(body)}"[:LONGEST_NOTE])
     shells = list(_unwrap(told))
     balances = (_number(shell.get(name)) for shell in shells for name in BALANCES)
     balance = next((number for number in balances if number is not None), None)
@@ -103,7 +103,7 @@ def _understand_body(body: bytes) -> Tenant:
     if balance is None:
         return Tenant(Standing.USABLE, name)
     standing = Standing.USABLE if balance > 0 else Standing.PURSE_EMPTY
-    return Tenant(standing, name, balance, note="" if balance > 0 else "balance 0")
+    return Tenant(standing, name, balance, detail="" if balance > 0 else "balance 0")
 
 
 def _unwrap(told: dict[str, Any], depth: int = 3) -> Iterator[dict[str, Any]]:
@@ -139,11 +139,11 @@ class TenantWatch:
         self._loop: asyncio.Task[None] | None = None
         self._asked_at = 0.0
 
-    async def look(self, patience_seconds: float) -> Tenant | None:
+    async def get(self, patience_seconds: float) -> Tenant | None:
         """The newest that is known, waiting for a question under way no longer than that; None: nothing yet."""
         now = time.monotonic()
         if self._asking is None or (self._asking.done() and now - self._asked_at >= FRESH_SECONDS):
-            self._asking, self._asked_at = asyncio.create_task(self._ask()), now
+            self._asking, self._asked_at = asyncio.create_task(self._refresh()), now
         await asyncio.wait([self._asking], timeout=patience_seconds)
         return self._last
 
@@ -152,14 +152,14 @@ class TenantWatch:
         self._loop = asyncio.create_task(self._look_on())
 
     async def close(self) -> None:
-        await end(*filter(None, (self._loop, self._asking)))
+        await cancel_and_wait(*filter(None, (self._loop, self._asking)))
 
     async def _look_on(self) -> None:
         while True:
-            await self.look(FRESH_SECONDS)
+            await self.get(FRESH_SECONDS)
             await asyncio.sleep(FRESH_SECONDS)
 
-    async def _ask(self) -> None:
+    async def _refresh(self) -> None:
         self._last = tenant = await read_tenant(self._see2ai)
         metrics.SEE2AI_REACHABLE.set(tenant.is_reachable)
         metrics.SEE2AI_BALANCE.set(math.nan if tenant.balance_tokens is None else float(tenant.balance_tokens))

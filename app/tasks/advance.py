@@ -21,10 +21,10 @@ from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict, utc_af
 from app.errors import TaskFailure, Unavailable
 from app.faults import fault_point
 from app.runtime import Runtime
-from app.see2ai.states import Kind
+from app.see2ai.states import ResultKind
 from app.tables import tasks
 from app.tasks import decide
-from app.tasks.claim import Visit, boot_seconds, write
+from app.tasks.claim import Visit, boot_seconds, fenced_update
 from app.tasks.decide import Complete, Fail, Later, Move, Onward
 from app.tasks.durations import usual_seconds
 from app.tasks.finish import finish_task, with_step
@@ -48,7 +48,7 @@ def always(_step: str) -> bool:
     return True
 
 
-async def advance(runtime: Runtime, visit: Visit, may_go_on: Callable[[str], bool] = always) -> Later | None:
+async def run_steps(runtime: Runtime, visit: Visit, may_go_on: Callable[[str], bool] = always) -> Later | None:
     """Takes the task one step on, and further while it is due at once and `may_go_on` to the next.
 
     Returns a Later for the caller to give back in a batch; None where everything is written. Raises Stale.
@@ -89,11 +89,11 @@ async def _submit(runtime: Runtime, visit: Visit) -> Move:
     circuit = runtime.circuits[action.provider]
     if pause := await ask_leave(runtime, circuit):
         return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
-    with circuit.asking():
+    with circuit.call():
         fault_point("send.before_intent")
         await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))
         fault_point("send.after_intent")
-        verdict = await runtime.see2ai.submit(action, visit.request, may_send=visit.is_held)
+        verdict = await runtime.see2ai.submit(action, visit.upstream_request, may_send=visit.is_held)
         fault_point("send.after_answer")
         verdict = circuit.heed(verdict)
     return _with_hosting_deadline(runtime, visit, decide.after_submit(visit, verdict))
@@ -103,16 +103,16 @@ async def _poll(runtime: Runtime, visit: Visit) -> Move:
     action = runtime.actions[visit.action]
     circuit = runtime.circuits[action.provider]
     is_last_look = visit.seconds_left() <= 0
-    is_asked_anyway = is_last_look or visit.upstream.get("relooked")  # of a job that is done, its links only
+    is_asked_anyway = is_last_look or visit.upstream_state.get("relooked")  # of a job that is done, its links only
     pause = 0.0 if is_asked_anyway else await ask_leave(runtime, circuit, is_poll=True)
     if pause:
         return decide.parked(visit, pause, "polls slowed or circuit open: " + circuit.reason)
-    with circuit.asking(is_look=True):
+    with circuit.call(is_look=True):
         fault_point("poll.before")
         verdict = await runtime.see2ai.poll(action, visit.upstream_task_id or "")
         fault_point("poll.after_answer")
         verdict = circuit.heed(verdict, is_look=True)
-    if verdict.kind is Kind.BUSY:
+    if verdict.kind is ResultKind.RATE_LIMITED:
         circuit.slow_polls(verdict.retry_after_seconds)
     now = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at)
     return _with_hosting_deadline(runtime, visit, decide.after_poll(visit, verdict, now, is_last_look=is_last_look))
@@ -120,14 +120,14 @@ async def _poll(runtime: Runtime, visit: Visit) -> Move:
 
 def _with_hosting_deadline(runtime: Runtime, visit: Visit, move: Move) -> Move:
     """Hosting has a time of its own, counted from the first word that there is a result."""
-    if isinstance(move, Onward) and move.step == "host" and not visit.upstream.get("relooked"):
+    if isinstance(move, Onward) and move.step == "host" and not visit.upstream_state.get("relooked"):
         return replace(move, deadline_seconds=runtime.settings.hosting_deadline_seconds)
     return move
 
 
 async def _end(runtime: Runtime, visit: Visit, end: Complete | Fail) -> None:
     note = "completed" if isinstance(end, Complete) else f"failed: {end.reason.name} {end.note}"
-    steps = with_step(visit.steps, "done", note)
+    steps = with_step(visit.history, "done", note)
     is_ours = await _until_heard(visit, lambda: finish_task(runtime, visit, end, steps))
     runtime.notices.publish(visit.user_id, visit.task_no)  # if another was first, that may be our own unheard COMMIT
     if not is_ours:
@@ -164,10 +164,10 @@ async def _write_onward(runtime: Runtime, visit: Visit, move: Onward) -> None:
         changes["attempts"] = visit.attempts
         if not visit.is_held():
             raise Stale
-    steps = with_step(visit.steps, move.step, move.note)
+    steps = with_step(visit.history, move.step, move.note)
     try:
         async with runtime.sessions.begin() as session:
-            if not await write(session, visit, step=move.step, steps=steps, **changes):
+            if not await fenced_update(session, visit, step=move.step, steps=steps, **changes):
                 raise Stale
     except DuplicateRow as error:
         # SEE2AI gave the number of a job that another task already has: which of the two it works on is unknown.
@@ -190,7 +190,7 @@ async def _stands(runtime: Runtime, visit: Visit, step: str) -> bool:
 def _remember(visit: Visit, move: Onward, changes: dict[str, Any], steps: list[Any], held_until: float) -> None:
     """Brings the visit up to what was just committed."""
     visit.version += 1
-    visit.step, visit.steps, visit.held_until = move.step, steps, held_until
+    visit.step, visit.history, visit.held_until = move.step, steps, held_until
     if move.deadline_seconds is not None:
         visit.deadline_at = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at + move.deadline_seconds)
     for name in ("attempts", "crashes", "progress", "request", "status", "upstream", "upstream_task_id"):

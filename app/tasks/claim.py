@@ -38,7 +38,7 @@ class Visit:
     model_name: str
     task_type: str
     action: str
-    request: dict[str, Any]
+    upstream_request: dict[str, Any]
     points_cost: int
     status: str
     step: str
@@ -46,9 +46,9 @@ class Visit:
     progress: int
     attempts: int
     crashes: int
-    steps: list[dict[str, Any]]
+    history: list[dict[str, Any]]
     upstream_task_id: str | None
-    upstream: dict[str, Any]
+    upstream_state: dict[str, Any]
     created_at: datetime
     deadline_at: datetime
     now: datetime
@@ -75,7 +75,7 @@ class ClaimUnknown(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class TaskFilter:
     """Some of the tasks: those on one of `steps`, but none of `not_actions`.
 
     `suspects` narrows it to tasks that were (or were not) left by two crashes in a row; None takes both.
@@ -89,7 +89,7 @@ class Share:
         return step in self.steps and action not in self.not_actions
 
 
-async def find_work(sessions: Sessions, shares: Sequence[Share]) -> list[bool]:
+async def find_work(sessions: Sessions, shares: Sequence[TaskFilter]) -> list[bool]:
     """Which of `shares` have a task that is due: one pass for all, as most looks find nothing in most of them."""
     async with sessions.read() as session:
         due = (await session.execute(_KINDS)).all()
@@ -100,7 +100,7 @@ async def find_work(sessions: Sessions, shares: Sequence[Share]) -> list[bool]:
 
 
 @repeat_on_conflict
-async def claim_due(sessions: Sessions, share: Share, limit: int, lease_seconds: float) -> list[Visit]:
+async def claim_due(sessions: Sessions, share: TaskFilter, limit: int, lease_seconds: float) -> list[Visit]:
     """Up to `limit` due tasks of a share, the longest due first; no row is handed to two processes.
 
     Raises ClaimUnknown.
@@ -137,7 +137,7 @@ def _visit(row: Row[*tuple[Any, ...]], began: float, lease_seconds: float) -> Vi
 
 
 @repeat_on_conflict
-async def keep(sessions: Sessions, visits: Sequence[Visit], lease_seconds: float) -> None:
+async def renew_leases(sessions: Sessions, visits: Sequence[Visit], lease_seconds: float) -> None:
     """Prolongs the leases of visits that are still ours; the others learn it by their own clock."""
     began = boot_seconds()
     held = {visit.id: visit for visit in visits}
@@ -164,7 +164,7 @@ class Return:
 
 
 @repeat_on_conflict
-async def give_back(sessions: Sessions, returns: Sequence[Return]) -> None:
+async def release(sessions: Sessions, returns: Sequence[Return]) -> None:
     """Many rows in one transaction. A row that has another version or step by now is left alone.
 
     The version alone would not do: after a claim whose COMMIT was not heard and did not happen, a cancel leads from
@@ -190,7 +190,7 @@ async def give_back(sessions: Sessions, returns: Sequence[Return]) -> None:
         )
 
 
-async def write(session: Session, visit: Visit, **changes: Any) -> bool:
+async def fenced_update(session: Session, visit: Visit, **changes: Any) -> bool:
     """The fenced write of one visit: True where the row still had the visit's version (which then grows)."""
     fence = (tasks.c.id == visit.id) & (tasks.c.version == visit.version)
     done = await session.execute(
@@ -227,7 +227,7 @@ _ids = tasks.c.id.in_(bindparam("ids", expanding=True))
 _is_suspect = tasks.c.crashes + case((tasks.c.lease_until.is_not(None), 1), else_=0) >= SUSPECT_CRASHES
 
 
-def _is_due(share: Share) -> ColumnElement[bool]:
+def _is_due(share: TaskFilter) -> ColumnElement[bool]:
     due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(share.steps)
     if share.suspects is not None:
         due &= _is_suspect if share.suspects else ~_is_suspect

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import TaskFailure
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import ResultKind, Verdict
 from app.tasks.claim import Visit
 
 MOST_CRASHES = 3
@@ -73,12 +73,12 @@ class Fail:
 
 def as_it_was(visit: Visit, delay_seconds: float) -> Later:
     """Back to the queue with nothing learnt and nothing held against it."""
-    return Later(delay_seconds, visit.attempts, visit.progress, visit.crashes, visit.upstream)
+    return Later(delay_seconds, visit.attempts, visit.progress, visit.crashes, visit.upstream_state)
 
 
 def parked(visit: Visit, pause_seconds: float, reason: str) -> Later:
     """Back to the queue until SEE2AI may be asked again; `reason` is what the task fails with at its deadline."""
-    upstream = visit.upstream | {"note": reason[:500]}
+    upstream = visit.upstream_state | {"note": reason[:500]}
     return Later(within(pause_seconds, visit.seconds_left()), visit.attempts, visit.progress, upstream=upstream)
 
 
@@ -92,14 +92,14 @@ def on_arrival(visit: Visit) -> Move | None:
     if visit.crashes >= MOST_CRASHES:
         return Fail(TaskFailure.INTERNAL, f"{visit.crashes} visits to step {visit.step} never came back")
     if visit.step in {"prepare", "submit"} and visit.seconds_left() <= 0:
-        return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, visit.upstream.get("note") or "the deadline passed unsent")
+        return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, visit.upstream_state.get("note") or "the deadline passed unsent")
     return None
 
 
 def after_submit(visit: Visit, verdict: Verdict) -> Move:
     """The table "answer to a submit"."""
     match verdict.kind:
-        case Kind.ACCEPTED:
+        case ResultKind.ACCEPTED:
             changes = {
                 "status": "processing",
                 "upstream_task_id": verdict.task_id,
@@ -110,7 +110,7 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
             }
             delay = within(POLL_STAIRS[0][1], visit.seconds_left())
             return Onward("poll", f"accepted as {verdict.task_id}", delay, changes)
-        case Kind.DONE:
+        case ResultKind.SUCCEEDED:
             # Nothing to poll for a fresh look: a result that cannot be fetched is only tried again.
             return Onward(
                 "host",
@@ -121,29 +121,29 @@ def after_submit(visit: Visit, verdict: Verdict) -> Move:
                     "upstream": {"urls": list(verdict.urls), "relooked": True},
                 },
             )
-        case Kind.REFUSED:
-            return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
-        case Kind.GAVE_UP:
-            return Fail(TaskFailure.TIMED_OUT, verdict.note)
-        case Kind.NOT_SENT | Kind.BUSY | Kind.OPERATOR:
-            return _send_again(visit, verdict, visit.upstream)
-        case Kind.TROUBLE:
-            troubles = visit.upstream.get("troubles", 0) + 1
+        case ResultKind.REJECTED:
+            return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.detail)
+        case ResultKind.GAVE_UP:
+            return Fail(TaskFailure.TIMED_OUT, verdict.detail)
+        case ResultKind.NOT_SENT | ResultKind.RATE_LIMITED | ResultKind.ACCOUNT_ERROR:
+            return _send_again(visit, verdict, visit.upstream_state)
+        case ResultKind.SERVER_ERROR:
+            troubles = visit.upstream_state.get("troubles", 0) + 1
             if troubles >= MOST_TROUBLES:
-                return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.note)
-            return _send_again(visit, verdict, visit.upstream | {"troubles": troubles})
-    return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.note, is_orphan=True)
+                return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.detail)
+            return _send_again(visit, verdict, visit.upstream_state | {"troubles": troubles})
+    return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.detail, is_orphan=True)
 
 
 def after_chore(visit: Visit, verdict: Verdict) -> Move:
     """What is asked of SEE2AI before the job itself did not work out. Asking again is harmless, so it is."""
-    upstream = visit.upstream | {"note": verdict.note[:500]}
-    if verdict.kind is Kind.REFUSED:
-        return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.note)
-    if verdict.kind in {Kind.TROUBLE, Kind.AMBIGUOUS, Kind.GAVE_UP}:
-        upstream["troubles"] = visit.upstream.get("troubles", 0) + 1
+    upstream = visit.upstream_state | {"note": verdict.detail[:500]}
+    if verdict.kind is ResultKind.REJECTED:
+        return Fail(TaskFailure.UPSTREAM_REJECTED, verdict.detail)
+    if verdict.kind in {ResultKind.SERVER_ERROR, ResultKind.AMBIGUOUS, ResultKind.GAVE_UP}:
+        upstream["troubles"] = visit.upstream_state.get("troubles", 0) + 1
         if upstream["troubles"] >= MOST_TROUBLES:
-            return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.note)
+            return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, verdict.detail)
     delay = verdict.retry_after_seconds or backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS)
     return Later(within(delay, visit.seconds_left()), visit.attempts + 1, visit.progress, upstream=upstream)
 
@@ -151,8 +151,8 @@ def after_chore(visit: Visit, verdict: Verdict) -> Move:
 def _send_again(visit: Visit, verdict: Verdict, upstream: dict[str, Any]) -> Move:
     """Back from the intent to `submit`: SEE2AI has certainly not taken the job."""
     delay = verdict.retry_after_seconds or backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS)
-    changes = {"attempts": visit.attempts + 1, "upstream": upstream | {"note": verdict.note[:500]}}
-    return Onward("submit", verdict.note, within(delay, visit.seconds_left()), changes)
+    changes = {"attempts": visit.attempts + 1, "upstream": upstream | {"note": verdict.detail[:500]}}
+    return Onward("submit", verdict.detail, within(delay, visit.seconds_left()), changes)
 
 
 def after_poll(visit: Visit, verdict: Verdict, now: datetime, *, is_last_look: bool) -> Move:
@@ -160,49 +160,49 @@ def after_poll(visit: Visit, verdict: Verdict, now: datetime, *, is_last_look: b
 
     `is_last_look`: it *began* at the deadline or later. One that only ended there is followed by a last one.
     """
-    if verdict.kind in {Kind.FAILED, Kind.REFUSED}:
+    if verdict.kind in {ResultKind.FAILED, ResultKind.REJECTED}:
         return _ended_badly(visit, verdict)
-    if verdict.kind is Kind.DONE and verdict.urls:
-        upstream = visit.upstream | {"urls": list(verdict.urls)}
+    if verdict.kind is ResultKind.SUCCEEDED and verdict.urls:
+        upstream = visit.upstream_state | {"urls": list(verdict.urls)}
         changes = {"upstream": upstream, "attempts": 0, "progress": PROGRESS_CEILING}
         return Onward("host", "SEE2AI is done", changes=changes)
-    if visit.upstream.get("relooked"):
+    if visit.upstream_state.get("relooked"):
         return _back_to_known_links(visit, verdict, is_last_look=is_last_look)
     move = _look_again(visit, verdict, now)
     if isinstance(move, Later) and is_last_look:
         reason = TaskFailure.APPROVAL_EXPIRED if move.upstream.get("approval") else TaskFailure.TIMED_OUT
-        return Fail(reason, verdict.note or "still running at the deadline")
+        return Fail(reason, verdict.detail or "still running at the deadline")
     return move
 
 
 def _ended_badly(visit: Visit, verdict: Verdict) -> Fail:
-    if visit.upstream.get("approval"):
-        return Fail(TaskFailure.APPROVAL_EXPIRED, verdict.note)
-    is_refused = verdict.kind is Kind.REFUSED
-    return Fail(TaskFailure.UPSTREAM_REJECTED if is_refused else TaskFailure.UPSTREAM_FAILED, verdict.note)
+    if visit.upstream_state.get("approval"):
+        return Fail(TaskFailure.APPROVAL_EXPIRED, verdict.detail)
+    is_refused = verdict.kind is ResultKind.REJECTED
+    return Fail(TaskFailure.UPSTREAM_REJECTED if is_refused else TaskFailure.UPSTREAM_FAILED, verdict.detail)
 
 
 def _back_to_known_links(visit: Visit, verdict: Verdict, *, is_last_look: bool) -> Move:
     """The fresh look brought no links: those known from before are tried on, until the hosting deadline."""
     if is_last_look:
-        return Fail(TaskFailure.RESULT_LOST, visit.upstream.get("note") or verdict.note)
+        return Fail(TaskFailure.RESULT_LOST, visit.upstream_state.get("note") or verdict.detail)
     delay = within(backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS), visit.seconds_left())
-    return Onward("host", f"no news: {verdict.note}", delay, {"attempts": visit.attempts + 1})
+    return Onward("host", f"no news: {verdict.detail}", delay, {"attempts": visit.attempts + 1})
 
 
 def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
-    upstream, left = visit.upstream, visit.seconds_left()
+    upstream, left = visit.upstream_state, visit.seconds_left()
     again = backoff_seconds(visit.attempts, LONGEST_POLL_BACKOFF_SECONDS)
     match verdict.kind:
-        case Kind.RUNNING:
+        case ResultKind.RUNNING:
             return _still_running(visit, verdict)
-        case Kind.DONE:
+        case ResultKind.SUCCEEDED:
             empty = upstream.get("empty", 0) + 1
             if empty >= MOST_EMPTY_LOOKS:
                 return Fail(TaskFailure.RESULT_LOST, "success without any result URL")
             upstream = _without_404s(upstream) | {"empty": empty}
             return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream)
-        case Kind.MISSING:
+        case ResultKind.NOT_FOUND:
             since = upstream.get("missing_since") or now.isoformat()
             missing = upstream.get("missing", 0) + 1
             gone_seconds = (now - datetime.fromisoformat(since)).total_seconds()
@@ -210,7 +210,7 @@ def _look_again(visit: Visit, verdict: Verdict, now: datetime) -> Move:
                 return Fail(TaskFailure.UPSTREAM_FAILED, f"SEE2AI has not known the task for {gone_seconds:.0f} s")
             upstream = upstream | {"missing": missing, "missing_since": since}
             return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=upstream)
-        case Kind.BUSY | Kind.OPERATOR if verdict.retry_after_seconds:
+        case ResultKind.RATE_LIMITED | ResultKind.ACCOUNT_ERROR if verdict.retry_after_seconds:
             again = verdict.retry_after_seconds
     return Later(within(again, left), visit.attempts + 1, visit.progress, upstream=_without_404s(upstream))
 
@@ -219,7 +219,7 @@ def _still_running(visit: Visit, verdict: Verdict) -> Later:
     return Later(
         within(poll_delay_seconds(job_seconds(visit)), visit.seconds_left()),
         progress=max(visit.progress, min(verdict.progress or 0, PROGRESS_CEILING)),
-        upstream=_without_404s(visit.upstream)
+        upstream=_without_404s(visit.upstream_state)
         | {"told": verdict.progress is not None, "approval": verdict.awaits_approval},
     )
 
@@ -233,8 +233,8 @@ def after_host_fault(visit: Visit, note: str, *, is_our_storage: bool) -> Move:
     if visit.seconds_left() <= 0:
         return Fail(TaskFailure.RESULT_LOST, note)
     delay = within(backoff_seconds(visit.attempts, LONGEST_BACKOFF_SECONDS), visit.seconds_left())
-    upstream = visit.upstream | {"note": note[:500]}
-    if is_our_storage or visit.upstream.get("relooked"):
+    upstream = visit.upstream_state | {"note": note[:500]}
+    if is_our_storage or visit.upstream_state.get("relooked"):
         return Later(delay, visit.attempts + 1, visit.progress, upstream=upstream)
     return Onward("poll", f"fresh look: {note}", changes={"upstream": upstream | {"relooked": True}})
 
@@ -248,13 +248,13 @@ def after_fault(visit: Visit, note: str) -> Move:
         visit.attempts,
         visit.progress,
         crashes=visit.crashes + 1,
-        upstream=visit.upstream,
+        upstream=visit.upstream_state,
     )
 
 
 def job_seconds(visit: Visit) -> float:
     """How long SEE2AI has had the job: a task that waited long for it is looked after as closely as any other."""
-    return visit.age_seconds() - float(visit.upstream.get("accepted_age", 0))
+    return visit.age_seconds() - float(visit.upstream_state.get("accepted_age", 0))
 
 
 def poll_delay_seconds(age_seconds: float) -> float:

@@ -19,7 +19,7 @@ from app.tables import model_durations, tasks
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 30.0
+REFRESH_SECONDS = 30.0
 MOST_SAMPLES = 100  # a model's newest: a median of more would be slow to follow a change
 LEAST_SAMPLES = 3  # one or two may be flukes
 MOST_READ = 1000
@@ -73,7 +73,7 @@ async def watch_durations(runtime: Runtime) -> None:
             pass  # the database is away, which is told where it is noticed
         except Exception as error:
             log.warning("durations_not_read", error=repr(error)[:300])
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(REFRESH_SECONDS)
 
 
 async def read_durations(runtime: Runtime) -> None:

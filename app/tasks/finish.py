@@ -11,7 +11,7 @@ from app.errors import TaskFailure
 from app.faults import fault_point
 from app.points import ledger
 from app.runtime import Runtime
-from app.tasks.claim import Visit, write
+from app.tasks.claim import Visit, fenced_update
 from app.tasks.decide import Complete, Fail
 from app.webhooks import outbox
 
@@ -24,7 +24,7 @@ MOST_STEPS_KEPT = 40
 async def finish_task(runtime: Runtime, visit: Visit, end: Complete | Fail, steps: list[dict[str, Any]]) -> bool:
     """True where this visit ended the task; False where another was first, and then nothing changes."""
     async with runtime.sessions.begin() as session:
-        if not await write(session, visit, **_columns(visit, end), steps=steps):
+        if not await fenced_update(session, visit, **_columns(visit, end), steps=steps):
             return False
         event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
         await outbox.enqueue(session, user_id=visit.user_id, task_id=visit.id, event=event)
@@ -43,7 +43,7 @@ async def finish_task(runtime: Runtime, visit: Visit, end: Complete | Fail, step
 def _columns(visit: Visit, end: Complete | Fail) -> dict[str, Any]:
     if isinstance(end, Complete):
         return {**_ended(), "status": "completed", "progress": 100, "results": end.results}
-    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream": visit.upstream}
+    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream": visit.upstream_state}
 
 
 def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = False) -> dict[str, Any]:

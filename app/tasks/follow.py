@@ -20,7 +20,7 @@ from sqlalchemy import Row, Select, bindparam, select
 
 from app.database import LONGEST_COMMIT_SECONDS, LONGEST_TRANSACTION_SECONDS, utc_after, utc_now
 from app.errors import InvalidParameter, Unavailable
-from app.notices import LOOK_SECONDS, Listener
+from app.notices import POLL_SECONDS, Listener
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks.claim import boot_seconds
@@ -28,9 +28,9 @@ from app.tasks.find import VISIBLE
 from app.times import read_moment
 
 OVERLAP_SECONDS = float(LONGEST_TRANSACTION_SECONDS + LONGEST_COMMIT_SECONDS)
-REMEMBERED_SECONDS = OVERLAP_SECONDS + 2 * LOOK_SECONDS
+REMEMBERED_SECONDS = OVERLAP_SECONDS + 2 * POLL_SECONDS
 SLOWEST_PACE = 1.2
-REPLAYED_SECONDS = OVERLAP_SECONDS + SLOWEST_PACE * LOOK_SECONDS  # a stream may have ended before its next look
+REPLAYED_SECONDS = OVERLAP_SECONDS + SLOWEST_PACE * POLL_SECONDS  # a stream may have ended before its next look
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 PING_SECONDS = 30.0
 RETRY_SECONDS = 2.0
@@ -73,7 +73,7 @@ class Follower:
         self._user_id = user_id
         self._since = since
         self._listener = Listener()
-        self._told: dict[int, tuple[str, int, float]] = {}  # by task: status, progress, when by the boot clock
+        self._seen: dict[int, tuple[str, int, float]] = {}  # by task: status, progress, when by the boot clock
         self._looked_at = self._look_begins = boot_seconds()
         self._must_look = False
         self._page: _Page | None = None
@@ -93,12 +93,12 @@ class Follower:
             yield None
             pinged_at = boot_seconds()
             pace = random.uniform(0.8, SLOWEST_PACE)  # noqa: S311 (who came together looks at other times)
-            while not self._listener.is_over:
+            while not self._listener.is_closed:
                 try:
                     async for row in self._news(pace):
                         yield row
                 except Unavailable:
-                    self._listener.miss()
+                    self._listener.mark_lost()
                     await asyncio.sleep(RETRY_SECONDS * pace)
                 if boot_seconds() - pinged_at >= PING_SECONDS:
                     pinged_at = boot_seconds()
@@ -112,12 +112,12 @@ class Follower:
         while page is not None:
             rows = await self._read(page.statement, page.values)
             for row in rows:
-                self._note(row)
-            page = self._turn(page, rows)
+                self._remember(row)
+            page = self._next_page(page, rows)
 
     async def _news(self, pace: float) -> AsyncGenerator[dict[str, Any], None]:
         """Oldest first, whatever told of it, so that no id is ahead of what was not told yet."""
-        numbers, has_missed = self._listener.take()
+        numbers, has_missed = self._listener.drain()
         if len(numbers) > MOST_HELD:
             numbers, has_missed = [], True
         self._must_look |= has_missed
@@ -125,14 +125,14 @@ class Follower:
             rows = await self._read(page.statement, page.values)
             for some in _in_chunks([row for row in rows if self._is_news(row)]):
                 for row in await self._read(_THESE, {"ids": [one.id for one in some]}):
-                    if self._note(row):
-                        yield self._tell(row, some[-1].updated_at)  # it may have changed since the walk passed
-            self._page = self._turn(page, rows)
+                    if self._remember(row):
+                        yield self._event(row, some[-1].updated_at)  # it may have changed since the walk passed
+            self._page = self._next_page(page, rows)
         for row in await self._read(_NAMED, {"numbers": numbers}) if numbers else ():
-            if self._note(row):
-                yield self._tell(row, row.updated_at)
+            if self._remember(row):
+                yield self._event(row, row.updated_at)
 
-    def _tell(self, row: Row[Any], told_to: datetime) -> dict[str, Any]:
+    def _event(self, row: Row[Any], told_to: datetime) -> dict[str, Any]:
         """The row, and up to when all has been told: never beyond a replay that was asked for and is not begun."""
         return {**row._mapping, "told_to": min(row.updated_at, told_to, self._since or told_to)}
 
@@ -140,7 +140,7 @@ class Follower:
         """The one where an earlier walk stopped, or the first of one that is due."""
         if self._page is None and self._since is not None:
             at, self._since = self._since - timedelta(seconds=REPLAYED_SECONDS), None
-            self._told.clear()
+            self._seen.clear()
             self._page = _Page(_AFTER, {"at": at, "id": 0}, looks=False)
         elapsed = boot_seconds() - self._looked_at
         if self._page is None and (self._must_look or elapsed >= self._runtime.notices.look_seconds * pace):
@@ -154,7 +154,7 @@ class Follower:
         seconds = OVERLAP_SECONDS + self._look_begins - self._looked_at
         return _Page(_LATELY, {"seconds": -round(seconds, 3)}, looks=True)
 
-    def _turn(self, page: _Page, rows: Sequence[Row[Any]]) -> _Page | None:
+    def _next_page(self, page: _Page, rows: Sequence[Row[Any]]) -> _Page | None:
         if len(rows) == PAGE:
             return _Page(_AFTER, {"at": rows[-1].updated_at, "id": rows[-1].id}, page.looks)
         if page.looks:
@@ -165,25 +165,25 @@ class Follower:
     def _forget(self) -> None:
         """What ended so long ago that no look finds it any more. So nothing grows with the length of a stream."""
         long_ago = boot_seconds() - REMEMBERED_SECONDS
-        self._told = {id_: told for id_, told in self._told.items() if told[0] not in ENDED or told[2] > long_ago}
+        self._seen = {id_: told for id_, told in self._seen.items() if told[0] not in ENDED or told[2] > long_ago}
 
     def _is_news(self, row: Row[Any]) -> bool:
-        known = self._told.get(row.id)
+        known = self._seen.get(row.id)
         return known is None or known[:2] != (row.status, row.progress)
 
-    def _note(self, row: Row[Any]) -> bool:
+    def _remember(self, row: Row[Any]) -> bool:
         """Whether this is to be told; then it counts as told."""
         if not self._is_news(row):
             return False
         if row.status in ENDED and (row.now - row.updated_at).total_seconds() > REMEMBERED_SECONDS:
-            self._told.pop(row.id, None)
+            self._seen.pop(row.id, None)
         else:
-            self._told[row.id] = (row.status, row.progress, boot_seconds())
+            self._seen[row.id] = (row.status, row.progress, boot_seconds())
         return True
 
     async def _read(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[Row[Any]]:
         """No connection is held while a consumer takes its time."""
-        async with self._runtime.notices.looking, self._runtime.sessions.read() as session:
+        async with self._runtime.notices.query_limit, self._runtime.sessions.read() as session:
             rows: Sequence[Row[Any]] = (await session.execute(statement, values | {"user": self._user_id})).all()
         return rows
 

@@ -26,7 +26,7 @@ DOWNLOAD_SECONDS = {"image": 120.0, "video": 900.0}
 async def host_results(runtime: Runtime, visit: Visit) -> Move:
     """One try at all results of the task: Complete, or what follows from the first fault."""
     try:
-        results = [await _host(runtime, visit, place, url) for place, url in enumerate(visit.upstream["urls"], 1)]
+        results = [await _host(runtime, visit, place, url) for place, url in enumerate(visit.upstream_state["urls"], 1)]
     except (StorageError, OSError) as error:  # OSError: this machine's own disk, where a result passes through
         log.warning("storage_fault", task_no=visit.task_no, error=str(error))
         return after_host_fault(visit, f"storage: {error}", is_our_storage=True)

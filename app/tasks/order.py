@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import InvalidParameter, ModelNotFound
 from app.points.models import Model
-from app.points.prices import price
+from app.points.prices import compute_price
 from app.runtime import Runtime
 from app.see2ai.actions import Action
 from app.see2ai.actions.action import CallerParams, Order, build_request, fold_params, links_of
@@ -104,7 +104,7 @@ def starting_price(runtime: Runtime, model: Model) -> int | None:
 def _price(model: Model, params: CallerParams, references: int) -> int:
     if not model.price_rules:
         return model.points_cost
-    return price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
+    return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
 
 
 def _callback(runtime: Runtime, url: str | None) -> str | None:
@@ -119,10 +119,10 @@ def _check_prompt(action: Action, prompt: str) -> None:
 
 
 def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None:
-    if not action.links:
+    if not action.url_params:
         return
     settings = params.model_dump(by_alias=True)
-    for name in action.links:
+    for name in action.url_params:
         value = settings.get(name)
         named = {f"params.{name}[{place}]": url for place, url in enumerate(value)} if isinstance(value, list) else {}
         for told, url in (named or {f"params.{name}": value}).items():

@@ -24,7 +24,7 @@ from app.see2ai.actions import NORMALIZE, Action
 from app.see2ai.actions.action import links_of
 from app.see2ai.actions.fast_image import AUTO, resolve_ratio
 from app.see2ai.client import UPLOAD_SECONDS
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import ResultKind, Verdict
 from app.storage import StorageError
 from app.tasks import decide
 from app.tasks.claim import Visit
@@ -38,7 +38,7 @@ Commit = Callable[[Onward], Awaitable[None]]
 
 NORMALIZING = "normalized"  # in `upstream`: the links that are done, where the row wants it at all
 ASKED = "asked"  # in `upstream`: SEE2AI was asked for one of them, or may have been
-NOT_TAKEN = frozenset({Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.TROUBLE})
+NOT_TAKEN = frozenset({ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR})
 START_BYTES = 65_536
 START_SECONDS = 10.0
 LARGEST_HANDED_BYTES = 50_000_000
@@ -59,28 +59,28 @@ async def prepare(runtime: Runtime, visit: Visit, commit: Commit) -> Move:
     `commit` writes an intent at once and raises where the task is another's by now.
     """
     action = runtime.actions[visit.action]
-    if visit.request.get("aspect_ratio") == AUTO:
+    if visit.upstream_request.get("aspect_ratio") == AUTO:
         return await _settle_ratio(runtime, visit)
-    ours = _next_of_ours(runtime, action, visit.request) if runtime.hands_over else None
+    ours = _next_of_ours(runtime, action, visit.upstream_request) if runtime.hands_over else None
     if ours is not None:
         return await _hand_over(runtime, visit, ours)
-    if NORMALIZING in visit.upstream:
-        for link in links_of(visit.request, action.picture_fields):
-            if link not in visit.upstream[NORMALIZING]:
-                return await _normalize(runtime, visit, commit, link, action.profile)
+    if NORMALIZING in visit.upstream_state:
+        for link in links_of(visit.upstream_request, action.picture_fields):
+            if link not in visit.upstream_state[NORMALIZING]:
+                return await _normalize(runtime, visit, commit, link, action.normalize_profile)
     return Onward("submit", "prepared")
 
 
 async def _settle_ratio(runtime: Runtime, visit: Visit) -> Move:
     """The allowed ratio nearest to the first reference's own, 1:1 where it cannot be read."""
-    url = visit.request["image_input"][0]
+    url = visit.upstream_request["image_input"][0]
     try:
         size = read_size(await _read_start(runtime, url))
     except (EgressError, StorageError) as error:
         log.info("reference_unreadable", task_no=visit.task_no, error=str(error))
         size = None
     ratio = resolve_ratio(size)
-    return _prepared(visit, f"auto is {ratio}", visit.request | {"aspect_ratio": ratio})
+    return _prepared(visit, f"auto is {ratio}", visit.upstream_request | {"aspect_ratio": ratio})
 
 
 async def _read_start(runtime: Runtime, url: str) -> bytes:
@@ -112,14 +112,14 @@ async def _hand_over(runtime: Runtime, visit: Visit, url: str) -> Move:
             # Asked last: while the circuit is open, whoever is let through must come back with an answer.
             if pause := await ask_leave(runtime, circuit, is_look=True, probe_seconds=UPLOAD_SECONDS + 10):
                 return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
-            with circuit.asking(is_look=True):
+            with circuit.call(is_look=True):
                 verdict = circuit.heed(await runtime.see2ai.upload(path), is_look=True)
     except (StorageError, OSError) as error:  # OSError: this machine's own disk, where the file passes through
-        return decide.after_chore(visit, Verdict(Kind.NOT_SENT, f"storage: {error}"))
+        return decide.after_chore(visit, Verdict(ResultKind.NOT_SENT, f"storage: {error}"))
     except MediaError as error:
         return Fail(TaskFailure.UPSTREAM_REJECTED, f"{key}: {error}")
     fault_point("prepare.after_answer")
-    if verdict.kind is not Kind.DONE:
+    if verdict.kind is not ResultKind.SUCCEEDED:
         return decide.after_chore(visit, verdict)
     if runtime.store.key_of(verdict.urls[0]):
         return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, "SEE2AI gave our own link back")
@@ -131,24 +131,24 @@ async def _normalize(runtime: Runtime, visit: Visit, commit: Commit, url: str, p
     if pause := await ask_leave(runtime, circuit):
         return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
     request = {"image_url": url, "profile": profile}
-    is_first = ASKED not in visit.upstream
-    with circuit.asking():
+    is_first = ASKED not in visit.upstream_state
+    with circuit.call():
         if is_first:
-            changes = {"attempts": visit.attempts, "upstream": visit.upstream | {ASKED: True}}
+            changes = {"attempts": visit.attempts, "upstream": visit.upstream_state | {ASKED: True}}
             await commit(Onward("prepare", "asking SEE2AI to normalize", changes=changes))
         verdict = circuit.heed(await runtime.see2ai.submit(NORMALIZE, request, may_send=visit.is_held))
     fault_point("prepare.after_answer")
     if is_first and verdict.kind in NOT_TAKEN:
-        del visit.upstream[ASKED]
-    if verdict.kind is not Kind.DONE:
+        del visit.upstream_state[ASKED]
+    if verdict.kind is not ResultKind.SUCCEEDED:
         return decide.after_chore(visit, verdict)
     link = verdict.urls[0]
-    upstream = visit.upstream | {NORMALIZING: [*visit.upstream[NORMALIZING], link]}
+    upstream = visit.upstream_state | {NORMALIZING: [*visit.upstream_state[NORMALIZING], link]}
     return _prepared(visit, "a reference is normalized", _with_link(runtime, visit, url, link), upstream)
 
 
 def _prepared(visit: Visit, note: str, request: dict[str, Any], upstream: dict[str, Any] | None = None) -> Onward:
-    kept = {name: value for name, value in (upstream or visit.upstream).items() if name not in {"troubles", "note"}}
+    kept = {name: value for name, value in (upstream or visit.upstream_state).items() if name not in {"troubles", "note"}}
     return Onward("prepare", note, changes={"request": request, "upstream": kept})
 
 
@@ -159,7 +159,7 @@ def _next_of_ours(runtime: Runtime, action: Action, request: dict[str, Any]) -> 
 
 def _with_link(runtime: Runtime, visit: Visit, old: str, new: str) -> dict[str, Any]:
     """The request with another link wherever the old one stands."""
-    action, request = runtime.actions[visit.action], dict(visit.request)
+    action, request = runtime.actions[visit.action], dict(visit.upstream_request)
     for field in (*action.picture_fields, *action.media_fields):
         value = request.get(field)
         if isinstance(value, list):

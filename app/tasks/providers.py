@@ -18,17 +18,17 @@ from sqlalchemy import bindparam, exists, select, update
 
 from app import metrics
 from app.database import Session, Sessions, insert_if_absent, repeat_on_conflict, utc_after, utc_now
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.see2ai.actions import Action
-from app.see2ai.circuit import Circuit, Record
+from app.see2ai.circuit import Circuit, BreakerState
 from app.see2ai.tenant import Standing, read_tenant
 from app.tables import provider_state, tasks
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 1.0
+SYNC_SECONDS = 1.0
 AWAY_SECONDS = 5.0  # between looks while they fail
 SHARE_SECONDS = 2.0  # how long a visit waits to tell the others that it asks
 OVERDUE_SECONDS = 5.0  # a probe is due for so long and no task's visit takes it: there may be no task left
@@ -50,11 +50,11 @@ async def ask_leave(
     if is_poll:
         pause = circuit.poll_pause_seconds()
     else:
-        pause = circuit.pause_seconds(is_look=is_look, probe_seconds=probe_seconds)
+        pause = circuit.wait_seconds(is_look=is_look, probe_seconds=probe_seconds)
     if pause or not circuit.is_news or not circuit.is_probe(is_look=is_look):
         return pause
     await _try_to_share(runtime.sessions, circuit)
-    return 0.0 if circuit.is_probe(is_look=is_look) else circuit.pause_seconds(is_look=is_look)
+    return 0.0 if circuit.is_probe(is_look=is_look) else circuit.wait_seconds(is_look=is_look)
 
 
 def check_hope(runtime: Runtime, action: Action, deadline_seconds: float) -> None:
@@ -84,32 +84,32 @@ def let_in(runtime: Runtime, action: Action, deadline_seconds: float) -> None:
 class ProviderWatch:
     """Keeps a process' circuits and the table together, until cancelled. One that `asks` also ends an idle outage."""
 
-    def __init__(self, runtime: Runtime, *, asks: bool) -> None:
+    def __init__(self, runtime: Runtime, *, probes: bool) -> None:
         self._runtime = runtime
-        self._asks = asks
+        self._probes = probes
         self._overdue_seconds = -math.inf  # a worker that begins asks at once: perhaps it has a new key
-        self._asking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         try:
             while True:
-                pause = LOOK_SECONDS if await self._look() else AWAY_SECONDS
+                pause = SYNC_SECONDS if await self._sync() else AWAY_SECONDS
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._runtime.circuits.news.wait(), pause)
         finally:
-            if self._asking is not None:
-                await end(self._asking)
+            if self._probing is not None:
+                await cancel_and_wait(self._probing)
             for circuit in self._runtime.circuits.values():
                 await _try_to_share(self._runtime.sessions, circuit)
 
-    async def _look(self) -> bool:
+    async def _sync(self) -> bool:
         circuits, sessions = self._runtime.circuits, self._runtime.sessions
         circuits.news.clear()
         try:
             for circuit in list(circuits.values()):
-                await share(sessions, circuit)
+                await push_state(sessions, circuit)
             await read_all(self._runtime)
-            if self._asks:
+            if self._probes:
                 await self._ask_where_nobody_does()
         except Unavailable:
             return False  # the database is away, which is told where it is noticed
@@ -121,22 +121,22 @@ class ProviderWatch:
     async def _ask_where_nobody_does(self) -> None:
         """While tasks wait, their visits are the probes. Where none does, the circuit would stay open for ever."""
         circuit = self._runtime.circuits[PROBED_BY_US]
-        is_busy = circuit.is_inviting or (self._asking is not None and not self._asking.done())
+        is_busy = circuit.is_inviting or (self._probing is not None and not self._probing.done())
         overdue_seconds, self._overdue_seconds = self._overdue_seconds, OVERDUE_SECONDS
         if circuit.is_open and not is_busy and -circuit.next_probe_seconds() >= overdue_seconds:
-            self._asking = asyncio.create_task(self._ask(circuit, await _is_awaited(self._runtime, circuit.provider)))
+            self._probing = asyncio.create_task(self._probe(circuit, await _is_awaited(self._runtime, circuit.provider)))
 
-    async def _ask(self, circuit: Circuit, is_awaited: bool) -> None:
+    async def _probe(self, circuit: Circuit, is_awaited: bool) -> None:
         """`GET /api/v1/me` as a probe. It cannot tell whether jobs are taken: one that waits must try, or a new one."""
         circuit.take_probe()
-        with circuit.asking():
+        with circuit.call():
             await _try_to_share(self._runtime.sessions, circuit)
             if not circuit.is_probe():
                 return
             tenant = await read_tenant(self._runtime.see2ai)
-            if tenant.standing in {Standing.KEY_REFUSED, Standing.PURSE_EMPTY}:
-                circuit.refused(tenant.note)
-            elif tenant.standing not in {Standing.UNREACHABLE, Standing.BUSY}:
+            if tenant.status in {Standing.KEY_REFUSED, Standing.PURSE_EMPTY}:
+                circuit.trip(tenant.detail)
+            elif tenant.status not in {Standing.UNREACHABLE, Standing.RATE_LIMITED}:
                 circuit.looked_well(invites=not is_awaited)
 
 
@@ -150,48 +150,48 @@ async def _is_awaited(runtime: Runtime, provider: str) -> bool:
 async def _try_to_share(sessions: Sessions, circuit: Circuit) -> None:
     try:
         async with asyncio.timeout(SHARE_SECONDS):
-            await share(sessions, circuit)
+            await push_state(sessions, circuit)
     except Exception as error:  # in doubt the circuit decides alone: the row only spares the provider calls
         log.warning("provider_state_not_shared", provider=circuit.provider, error=repr(error)[:300])
 
 
 @repeat_on_conflict
-async def share(sessions: Sessions, circuit: Circuit) -> None:
+async def push_state(sessions: Sessions, circuit: Circuit) -> None:
     """Tells the others what was found out here; where another was first, its word counts."""
     async with circuit.lock:
         if not circuit.is_news:
             return
-        record, edits = circuit.record(), circuit.edits
+        record, edits = circuit.state(), circuit.revision
         async with sessions.begin() as session:
             is_first = await _write(session, circuit.provider, record)
         if is_first:
-            circuit.told(record, edits)
+            circuit.mark_synced(record, edits)
             return
         async with sessions.read() as session:
             found = await _read(session)
-        circuit.adopt(found.get(circuit.provider, Record()))
+        circuit.adopt(found.get(circuit.provider, BreakerState()))
 
 
 async def read_all(runtime: Runtime) -> None:
     """What the others found out; at most one query in LOOK_SECONDS a process."""
     circuits, now = runtime.circuits, asyncio.get_running_loop().time()
-    if now - circuits.read_at < LOOK_SECONDS * 0.9:
+    if now - circuits.read_at < SYNC_SECONDS * 0.9:
         return
     circuits.read_at = now
     known = {provider: circuit.version for provider, circuit in circuits.items()}
     async with runtime.sessions.read(AWAY_SECONDS) as session:
         found = await _read(session)
     for provider, version in known.items():
-        circuit, record = circuits[provider], found.get(provider, Record())
+        circuit, record = circuits[provider], found.get(provider, BreakerState())
         # What was shared or found out here while the answer was on its way is newer than the answer.
         if circuit.version == version and not circuit.is_news and record.version != version:
             circuit.adopt(record)
 
 
-async def _write(session: Session, provider: str, record: Record) -> bool:
+async def _write(session: Session, provider: str, record: BreakerState) -> bool:
     """True where the row still was as `record` follows it."""
     if record.version == 0:
-        first = {"provider": provider, "version": 0, **_columns(Record()), "updated_at": utc_now()}
+        first = {"provider": provider, "version": 0, **_columns(BreakerState()), "updated_at": utc_now()}
         await session.execute(insert_if_absent(session.dialect.name, provider_state, "provider").values(**first))
     fence = (provider_state.c.provider == provider) & (provider_state.c.version == bindparam("known"))
     done = await session.execute(
@@ -203,7 +203,7 @@ async def _write(session: Session, provider: str, record: Record) -> bool:
     return bool(done.rowcount)
 
 
-def _columns(record: Record) -> dict[str, Any]:
+def _columns(record: BreakerState) -> dict[str, Any]:
     is_open = record.refuses_jobs or record.refuses_looks
     is_inviting = record.next_probe_seconds == -math.inf
     return {
@@ -217,10 +217,10 @@ def _columns(record: Record) -> dict[str, Any]:
     }
 
 
-async def _read(session: Session) -> Mapping[str, Record]:
+async def _read(session: Session) -> Mapping[str, BreakerState]:
     rows = await session.execute(_ALL)
     return {
-        row.provider: Record(
+        row.provider: BreakerState(
             row.version,
             row.refuses_jobs,
             row.refuses_looks,

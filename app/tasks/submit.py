@@ -41,7 +41,7 @@ async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict
             row = await _store(runtime, user_id, asked, suffix)
         except DuplicateRow:  # the number is taken, or a twin under the same key was a moment faster
             continue
-        runtime.bell.ring()
+        runtime.bell.notify()
         metrics.SUBMITTED.labels(asked.model_name).inc()
         log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["request"])
         return row

@@ -12,7 +12,7 @@ from app.tables import users
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
 from app.webhooks.outbox import host_in
-from app.webhooks.secrets import Keys, keys_in, keys_of, rotation
+from app.webhooks.secrets import SigningSecrets, keys_in, keys_of, rotation
 from app.webhooks.signing import new_secret
 
 MOST_ENDPOINTS = 10
@@ -85,12 +85,12 @@ async def change_endpoint(
         if not (await session.execute(update(endpoints).where(this).values(**changes))).rowcount:
             raise NotFound("推送端点不存在")
         if url is not None:
-            await session.execute(_move(endpoint_id, user_id))
+            await session.execute(_retarget(endpoint_id, user_id))
         return dict((await session.execute(select(*_SHOWN).where(this))).one()._mapping)
 
 
 @repeat_on_conflict
-async def rotate_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> Keys:
+async def rotate_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> SigningSecrets:
     """A new secret for the endpoint; the old one signs beside it for a day."""
     this = _mine(user_id, endpoint_id)
     async with sessions.begin() as session:
@@ -107,7 +107,7 @@ async def delete_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) ->
             raise NotFound("推送端点不存在")
 
 
-async def get_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> tuple[str, Keys]:
+async def get_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> tuple[str, SigningSecrets]:
     """Where it is, and what signs for it, whether or not it is enabled."""
     async with sessions.read() as session:
         asked = select(endpoints.c.url, *keys_in(endpoints)).where(_mine(user_id, endpoint_id))
@@ -121,7 +121,7 @@ def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
     return (endpoints.c.id == endpoint_id) & (endpoints.c.user_id == user_id)
 
 
-def _move(endpoint_id: int, user_id: int) -> Update:
+def _retarget(endpoint_id: int, user_id: int) -> Update:
     address = select(host_in(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
     pending = (deliveries.c.endpoint_id == endpoint_id) & (deliveries.c.status == "pending")
     moved = {"host": address, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}

@@ -13,7 +13,7 @@ from app.database import Session, Sessions, repeat_on_conflict, utc_after, utc_n
 from app.tables import tasks, webhook_secrets
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
-from app.webhooks.secrets import Keys, get_keys, keys_in, keys_of
+from app.webhooks.secrets import SigningSecrets, get_keys, keys_in, keys_of
 from app.webhooks.send import Outcome
 
 COMPLETED, FAILED, DISABLED = "task.completed", "task.failed", "webhook.disabled"
@@ -54,7 +54,7 @@ class Delivery:
     seconds_left: float
 
 
-async def look(sessions: Sessions, most: int, *, hosts: Collection[str], users: Collection[int]) -> list[Due]:
+async def find_due(sessions: Sessions, most: int, *, hosts: Collection[str], users: Collection[int]) -> list[Due]:
     """Up to `most` due rows, the longest due first, but none for these hosts and users."""
     passed_over = {"most": most, "hosts": list(hosts), "users": list(users)}
     async with sessions.read() as session:
@@ -83,14 +83,14 @@ async def claim(sessions: Sessions, chosen: Sequence[Due], lease_seconds: float)
     ]
 
 
-async def find_others(sessions: Sessions, delivery: Delivery) -> list[tuple[str, Keys]]:
+async def find_others(sessions: Sessions, delivery: Delivery) -> list[tuple[str, SigningSecrets]]:
     """The user's other endpoints that are told of things, and what signs for each."""
     async with sessions.read() as session:
         rows = await session.execute(_OTHERS, {"endpoint": delivery.endpoint_id, "user": delivery.user_id})
         return [(row.url, keys_of(row)) for row in rows]
 
 
-async def find_target(sessions: Sessions, delivery: Delivery) -> tuple[str, Keys] | None:
+async def find_target(sessions: Sessions, delivery: Delivery) -> tuple[str, SigningSecrets] | None:
     """The address as it is now, and what signs for it; None where nobody is to be told any longer."""
     async with sessions.read() as session:
         if delivery.endpoint_id != CALLBACK:
@@ -121,7 +121,7 @@ async def record(
     """
     is_over = outcome.is_delivered or retry_seconds is None
     told = {
-        "outcome": outcome.word,
+        "outcome": outcome.code,
         "status_code": outcome.status,
         "duration_ms": outcome.duration_ms,
         "lease_until": None,
@@ -134,10 +134,10 @@ async def record(
         wrote = await session.execute(update(deliveries).where(fence).values(version=delivery.version + 1, **told))
         if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not is_the_receivers:
             return None
-        return await _note(session, delivery.endpoint_id, outcome, failing_seconds)
+        return await _update_health(session, delivery.endpoint_id, outcome, failing_seconds)
 
 
-async def _note(session: Session, endpoint_id: int, outcome: Outcome, failing_seconds: float) -> str | None:
+async def _update_health(session: Session, endpoint_id: int, outcome: Outcome, failing_seconds: float) -> str | None:
     """How the endpoint does; the reason where this outcome disables it."""
     this = (endpoints.c.id == endpoint_id) & endpoints.c.disabled_at.is_(None)
     if outcome.is_delivered:
@@ -149,7 +149,7 @@ async def _note(session: Session, endpoint_id: int, outcome: Outcome, failing_se
     since = case((is_kept_up, endpoints.c.failing_since), else_=utc_now())
     failed = update(endpoints).where(this)  # MySQL assigns from left to right
     await session.execute(failed.ordered_values((endpoints.c.failing_since, since), (endpoints.c.failed_at, utc_now())))
-    reason = GONE if outcome.word == "gone" else FAILING
+    reason = GONE if outcome.code == "gone" else FAILING
     too_long = literal(True) if reason == GONE else endpoints.c.failing_since <= utc_after(-failing_seconds)
     disabled = await session.execute(
         update(endpoints).where(this, too_long).values(disabled_at=utc_now(), disabled_reason=reason)

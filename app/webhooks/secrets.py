@@ -15,7 +15,7 @@ OVERLAP_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class SigningSecrets:
     """A secret, the one before it while that still signs, and the database's clock when they were read."""
 
     secret: str
@@ -23,12 +23,12 @@ class Keys:
     previous_until: datetime | None
     now: datetime
 
-    def signing(self) -> tuple[str, ...]:
+    def active(self) -> tuple[str, ...]:
         """The newest first."""
         return (self.secret,) if self.previous is None else (self.secret, self.previous)
 
 
-async def get_keys(sessions: Sessions, user_id: int) -> Keys:
+async def get_keys(sessions: Sessions, user_id: int) -> SigningSecrets:
     """The user's; made at the first need."""
     async with sessions.read() as session:
         row = (await session.execute(_MINE, {"user": user_id})).one_or_none()
@@ -39,7 +39,7 @@ async def get_keys(sessions: Sessions, user_id: int) -> Keys:
 
 
 @repeat_on_conflict
-async def rotate_keys(sessions: Sessions, user_id: int) -> Keys:
+async def rotate_keys(sessions: Sessions, user_id: int) -> SigningSecrets:
     """A new secret for the user; one that was replaced less than a day ago signs no longer."""
     await get_keys(sessions, user_id)
     async with sessions.begin() as session:
@@ -54,11 +54,11 @@ async def _make(sessions: Sessions, user_id: int) -> None:
         await session.execute(absent.values(user_id=user_id, secret=new_secret(), created_at=utc_now()))
 
 
-def keys_of(row: Row[*tuple[Any, ...]]) -> Keys:
+def keys_of(row: Row[*tuple[Any, ...]]) -> SigningSecrets:
     """From a row with the columns of `keys_in`."""
     if row.previous_until is None or row.previous_until <= row.now:
-        return Keys(row.secret, None, None, row.now)
-    return Keys(row.secret, row.previous, row.previous_until, row.now)
+        return SigningSecrets(row.secret, None, None, row.now)
+    return SigningSecrets(row.secret, row.previous, row.previous_until, row.now)
 
 
 def keys_in(table: Table) -> list[ColumnElement[Any]]:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from app.egress import Egress, EgressError, EgressFailed, EgressRefused, NoConnection, TimedOut
 from app.times import read_retry_after
-from app.webhooks.secrets import Keys
+from app.webhooks.secrets import SigningSecrets
 from app.webhooks.signing import Message, sign
 
 PATIENCE_SECONDS = 10.0
@@ -23,36 +23,36 @@ class Outcome:
     `wish_seconds` is how long the receiver asked to be left alone.
     """
 
-    word: str
+    code: str
     status: int | None = None
     duration_ms: int | None = None
     wish_seconds: float | None = None
 
     @property
     def is_delivered(self) -> bool:
-        return self.word == "delivered"
+        return self.code == "delivered"
 
     @property
     def is_the_receivers(self) -> bool:
         """Whether it says anything about how the receiver does, where our own way out is sound."""
-        return self.word not in {"disabled", "internal"}
+        return self.code not in {"disabled", "internal"}
 
 
-async def send(egress: Egress, url: str, keys: Keys, message: Message) -> Outcome:
+async def send(egress: Egress, url: str, keys: SigningSecrets, message: Message) -> Outcome:
     """Signed for this moment by the database's clock: receivers refuse a signature that is minutes off."""
-    headers = {"Content-Type": "application/json", **sign(message, int(keys.now.timestamp()), keys.signing())}
+    headers = {"Content-Type": "application/json", **sign(message, int(keys.now.timestamp()), keys.active())}
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
         answer = await egress.post(url, message.body, headers, timeout_seconds=PATIENCE_SECONDS)
     except EgressError as error:
-        word = _why(error)
+        word = _code_for_error(error)
         return Outcome(word, None, None if word == "unreachable" else round((loop.time() - began) * 1000))
     wish = read_retry_after(answer.retry_after, LONGEST_WISH_SECONDS) if answer.status in QUIET_PLEASE else None
-    return Outcome(_told(answer.status), answer.status, round((loop.time() - began) * 1000), wish)
+    return Outcome(_code_for_status(answer.status), answer.status, round((loop.time() - began) * 1000), wish)
 
 
-def _why(error: EgressError) -> str:
+def _code_for_error(error: EgressError) -> str:
     """An address we refuse sounds like one that is not there."""
     match error:
         case EgressRefused() | NoConnection():
@@ -64,7 +64,7 @@ def _why(error: EgressError) -> str:
     raise error
 
 
-def _told(status: int) -> str:
+def _code_for_status(status: int) -> str:
     if status == HTTPStatus.GONE:
         return "gone"
     match status // 100:

@@ -125,7 +125,7 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
         assert await anext(changes) is None
         if how == "noticed":  # before the replay began
             await execute(runtime, change + ":no", no=numbers[44])
-            follower._listener.tell(numbers[44])
+            follower._listener.push(numbers[44])
             rows = await _told_by(changes, 1)
         elif how == "passed":  # the walk has seen where it stands, and not yet read it whole
             rows = await _told_by(changes, 1)
@@ -137,12 +137,12 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
             follower._looked_at -= 7200
             await execute(runtime, change + ":no", no=numbers[44])
             for task_no in reversed(numbers):
-                follower._listener.tell(task_no)
+                follower._listener.push(task_no)
             rows = await _told_by(changes, 20)
         else:  # while a notice was told, the caller asked for older ones
             await execute(runtime, change + ":a OR task_no = :b", a=numbers[43], b=numbers[44])
-            follower._listener.tell(numbers[43])
-            follower._listener.tell(numbers[44])
+            follower._listener.push(numbers[43])
+            follower._listener.push(numbers[44])
             rows = await _told_by(changes, 1)
             follower.replay(datetime.now(UTC) - timedelta(hours=2))
             rows = await _told_by(changes, 1)
@@ -232,13 +232,13 @@ async def test_streams_outlive_redis(
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                await until("hears", lambda: deaf.notices.look_seconds == notices.LOOK_SECONDS)
+                await until("hears", lambda: deaf.notices.look_seconds == notices.POLL_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
             await until("deaf", lambda: deaf.notices.look_seconds == notices.DEAF_LOOK_SECONDS, 30)
             second = await make.task_no(user)
             assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
             proxy.set("pass")
-            await until("hears", lambda: deaf.notices.look_seconds == notices.LOOK_SECONDS, 30)
+            await until("hears", lambda: deaf.notices.look_seconds == notices.POLL_SECONDS, 30)
             third = await make.task_no(user)
             assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
 
@@ -248,27 +248,27 @@ async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Mak
     """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
     user, other = await make.user(), await make.user()
     async with runtime.notices.listen(user.id) as listener, runtime.notices.listen(other.id) as quiet:
-        await until("heard", lambda: runtime.notices.look_seconds == notices.LOOK_SECONDS)
+        await until("heard", lambda: runtime.notices.look_seconds == notices.POLL_SECONDS)
         await listener.wait(1)
-        quiet.take()
-        listener.take()
+        quiet.drain()
+        listener.drain()
         for n in range(50):
             runtime.notices.publish(user.id, f"T{n}")
             runtime.notices.publish(user.id, f"T{n}")
         await until("all came", lambda: len(listener._numbers) >= 50)
-        assert listener.take() == ([f"T{n}" for n in range(50)], False)
+        assert listener.drain() == ([f"T{n}" for n in range(50)], False)
         for n in range(101):
             runtime.notices.publish(user.id, f"T{n}")
         await until("too many came", lambda: listener._has_missed)
-        assert listener.take() == ([], True)
-        assert quiet.take() == ([], False)
+        assert listener.drain() == ([], True)
+        assert quiet.drain() == ([], False)
 
 
 async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
     async with runtime.notices.listen(other.id):
-        await until("heard", lambda: runtime.notices.look_seconds == notices.LOOK_SECONDS)
+        await until("heard", lambda: runtime.notices.look_seconds == notices.POLL_SECONDS)
         async with door.told(user.token) as socket:  # it has no reason to look but what it is told
             now = DATABASE_NOW[runtime.settings.is_sqlite]
             await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from app.see2ai.states import Answer
-from app.see2ai.tenant import Standing, understand
+from app.see2ai.states import HttpResponse
+from app.see2ai.tenant import Standing, parse_account
 from tests.support.sandbox_server import KEY, Server
 
 Run = Callable[..., Result]
@@ -137,16 +137,16 @@ EASY: list[tuple[Any, str | None, Any]] = [
 
 @pytest.mark.parametrize(("told", "name", "balance"), EASY, ids=range(len(EASY)))
 def test_the_names_of_fields_are_taken_easily(told: Any, name: str | None, balance: Any, world: Any) -> None:
-    tenant = understand(Answer(200, json.dumps(told).encode()))
-    assert (tenant.standing, tenant.name, tenant.balance_tokens) == (Standing.USABLE, name, balance)
+    tenant = parse_account(HttpResponse(200, json.dumps(told).encode()))
+    assert (tenant.status, tenant.name, tenant.balance_tokens) == (Standing.USABLE, name, balance)
 
 
 @pytest.mark.parametrize(
     "odd", ["NaN", "Infinity", "1e99999999999999999999", "1e-99999999999999999999", "-0.0", "1e17"]
 )
 def test_odd_numbers_raise_nothing(odd: str, world: Any) -> None:
-    tenant = understand(Answer(200, b'{"balance": ' + odd.encode() + b"}"))
-    assert tenant.standing in {Standing.USABLE, Standing.UNREADABLE, Standing.PURSE_EMPTY}
+    tenant = parse_account(HttpResponse(200, b'{"balance": ' + odd.encode() + b"}"))
+    assert tenant.status in {Standing.USABLE, Standing.UNREADABLE, Standing.PURSE_EMPTY}
     assert tenant.balance_rmb is None or f"{tenant.balance_rmb:.2f}"
 
 

@@ -36,7 +36,7 @@ from app.points.statement import get_balance
 from app.runtime import open_runtime
 from app.settings import Settings
 from app.tasks.cancel import cancel_task
-from app.tasks.claim import Return, Share, Visit, claim_due, give_back
+from app.tasks.claim import Return, TaskFilter, Visit, claim_due, release
 from app.tasks.decide import Complete, Fail
 from app.tasks.finish import finish_task
 from app.tasks.order import Submission
@@ -250,7 +250,7 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(target=visits, most=st.integers(1, 3))
     def claim(self, most: int) -> Any:
-        found = self.run(claim_due(self.sessions, Share(("prepare", "submit")), most, 3600))
+        found = self.run(claim_due(self.sessions, TaskFilter(("prepare", "submit")), most, 3600))
         for visit in found:
             self.by_id[visit.id].version = visit.version
         return multiple(*[Held(visit, self.by_id[visit.id]) for visit in found])
@@ -258,8 +258,8 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(held=consumes(visits))
     def give_back(self, held: Held) -> None:
         visit = held.visit
-        back = Return(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream)
-        self.run(give_back(self.sessions, [back]))
+        back = Return(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream_state)
+        self.run(release(self.sessions, [back]))
         self.seen["given back"] += 1
         if self.is_current(held):
             held.task.version += 1
@@ -279,7 +279,7 @@ class PointsMachine(RuleBasedStateMachine):
     def work(self, goods: list[bool]) -> None:
         """A worker that nobody overtakes."""
         for visit, is_good in zip(
-            self.run(claim_due(self.sessions, Share(("prepare", "submit")), len(goods), 3600)), goods, strict=False
+            self.run(claim_due(self.sessions, TaskFilter(("prepare", "submit")), len(goods), 3600)), goods, strict=False
         ):
             held = Held(visit, self.by_id[visit.id])
             held.task.version = visit.version

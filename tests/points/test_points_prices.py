@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app.errors import InvalidParameter
 from app.points.models import check_model
-from app.points.prices import MOST_POINTS, MOST_RULES, check_rules, price
+from app.points.prices import MOST_POINTS, MOST_RULES, check_rules, compute_price
 from app.see2ai.actions.action import CallerParams
 
 SECONDS = (-1, *range(4, 16))
@@ -46,7 +46,7 @@ class Confusing(CallerParams):
 
 
 def cost(rules: Any, *, references: int = 0, points_cost: int = 10, **changes: Any) -> int:
-    return price(points_cost, rules, Settings().model_dump(by_alias=True) | changes, references)
+    return compute_price(points_cost, rules, Settings().model_dump(by_alias=True) | changes, references)
 
 
 # ------------------------------------------------------------------ what each rule charges

@@ -8,7 +8,7 @@ import pytest
 
 from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
-from app.see2ai.states import Kind
+from app.see2ai.states import ResultKind
 from app.settings import Settings
 from tests.support.waiting import until
 
@@ -42,8 +42,8 @@ async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
 
     async with listening() as (see2ai, brought):
         verdict = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
-        assert verdict.kind is Kind.NOT_SENT
-        assert "lease" in verdict.note
+        assert verdict.kind is ResultKind.NOT_SENT
+        assert "lease" in verdict.detail
         await until("it has hung up", lambda: brought)
         assert brought == [b""], "a connection, and no byte on it"
 
@@ -57,7 +57,7 @@ async def test_leases_are_judged_each_for_itself() -> None:
                 for mine in (lost, held)
             ]
         )
-        assert [verdict.kind for verdict in kinds] == [Kind.NOT_SENT, Kind.ACCEPTED]
+        assert [verdict.kind for verdict in kinds] == [ResultKind.NOT_SENT, ResultKind.ACCEPTED]
         await until("both have been heard", lambda: len(brought) == 2)
         assert sorted(map(bool, brought)) == [False, True]
-        assert (await see2ai.poll(ACTION, "t")).kind is not Kind.NOT_SENT
+        assert (await see2ai.poll(ACTION, "t")).kind is not ResultKind.NOT_SENT

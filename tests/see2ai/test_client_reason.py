@@ -8,7 +8,7 @@ import pytest
 
 from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
-from app.see2ai.states import Kind
+from app.see2ai.states import ResultKind
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -35,8 +35,8 @@ async def answering(status_line: bytes) -> AsyncIterator[See2ai]:
         server.close()
 
 
-@pytest.mark.parametrize(("code", "kind"), [(b"502", Kind.TROUBLE), (b"429", Kind.BUSY), (b"401", Kind.OPERATOR)])
-async def test_a_reason_in_gbk_changes_no_verdict(code: bytes, kind: Kind) -> None:
+@pytest.mark.parametrize(("code", "kind"), [(b"502", ResultKind.SERVER_ERROR), (b"429", ResultKind.RATE_LIMITED), (b"401", ResultKind.ACCOUNT_ERROR)])
+async def test_a_reason_in_gbk_changes_no_verdict(code: bytes, kind: ResultKind) -> None:
     async with answering(code + " 网关错误".encode("gbk")) as see2ai:
         assert (await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: True)).kind is kind
         assert (await see2ai.poll(ACTION, "t1")).kind is kind
@@ -45,4 +45,4 @@ async def test_a_reason_in_gbk_changes_no_verdict(code: bytes, kind: Kind) -> No
 @pytest.mark.parametrize("task_id", ["/x", "a/b", "a?b#c", "任务", "%2e%2e"])
 async def test_odd_task_ids_are_asked_for_as_they_are(task_id: str) -> None:
     async with answering(b"404 x") as see2ai:
-        assert (await see2ai.poll(ACTION, task_id)).kind is Kind.MISSING
+        assert (await see2ai.poll(ACTION, task_id)).kind is ResultKind.NOT_FOUND

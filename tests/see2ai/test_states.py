@@ -13,8 +13,8 @@ from app.see2ai.states import (
     NEEDS_REPAIR,
     SUCCESS,
     WAITING,
-    Answer,
-    Kind,
+    HttpResponse,
+    ResultKind,
     error_text,
     read_poll,
     read_result,
@@ -26,55 +26,55 @@ READ_URLS = ACTIONS["see2ai_image_generation_fast_v1"].read_urls
 
 def poll(body: Any, status: int = 200) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_poll(Answer(status, raw), "t1", READ_URLS)
+    return read_poll(HttpResponse(status, raw), "t1", READ_URLS)
 
 
 def submit(body: Any, status: int = 200) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_submit(Answer(status, raw))
+    return read_submit(HttpResponse(status, raw))
 
 
 @pytest.mark.parametrize("field", ["status", "state"])
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, lambda word: f" {word} "])
 def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> None:
     for word in SUCCESS:
-        assert poll({field: spell(word), "result_urls": ["https://x/1"]}).kind is Kind.DONE
+        assert poll({field: spell(word), "result_urls": ["https://x/1"]}).kind is ResultKind.SUCCEEDED
     for word in FAILURE - {NEEDS_REPAIR}:
-        assert poll({field: spell(word)}).kind is Kind.FAILED
+        assert poll({field: spell(word)}).kind is ResultKind.FAILED
     for word in WAITING | {"running", "dreaming", "审核中"}:
-        assert poll({field: spell(word)}).kind is Kind.RUNNING
+        assert poll({field: spell(word)}).kind is ResultKind.RUNNING
 
 
 def test_needs_repair_arrives_as_422_with_a_word() -> None:
     guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
     verdict = poll(guidance, 422)
-    assert (verdict.kind, verdict.note) == (Kind.REFUSED, "needs_repair: 不能混用")
-    assert submit(guidance, 422).kind is Kind.REFUSED
-    assert poll({"detail": "x"}, 422).kind is Kind.TROUBLE
+    assert (verdict.kind, verdict.note) == (ResultKind.REJECTED, "needs_repair: 不能混用")
+    assert submit(guidance, 422).kind is ResultKind.REJECTED
+    assert poll({"detail": "x"}, 422).kind is ResultKind.SERVER_ERROR
 
 
 def test_a_job_that_waits_for_approval_goes_on() -> None:
     body = {"state": "awaiting_user_approval", "approval_id": "a", "approval_urls": {"approve": "u"}, "expires_in_s": 9}
-    assert (poll(body).kind, poll(body).awaits_approval) == (Kind.RUNNING, True)
+    assert (poll(body).kind, poll(body).awaits_approval) == (ResultKind.RUNNING, True)
     assert poll({"state": "running"}).awaits_approval is False
-    assert submit(body).kind is Kind.AMBIGUOUS  # without a task_id there is nothing to look after
-    assert submit({**body, "task_id": "t1"}).kind is Kind.ACCEPTED
+    assert submit(body).kind is ResultKind.AMBIGUOUS  # without a task_id there is nothing to look after
+    assert submit({**body, "task_id": "t1"}).kind is ResultKind.ACCEPTED
 
 
 def result(body: Any, status: int = 200) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_result(Answer(status, raw), NORMALIZE.read_urls)
+    return read_result(HttpResponse(status, raw), NORMALIZE.read_urls)
 
 
 def test_an_answer_that_is_the_result() -> None:
     good = {"normalized_url": "https://x/1", "normalized_bytes": 5}
-    assert (result(good).kind, result(good).urls) == (Kind.DONE, ("https://x/1",))
+    assert (result(good).kind, result(good).urls) == (ResultKind.SUCCEEDED, ("https://x/1",))
     assert result({"data": good}).urls == ("https://x/1",)
     for unclear in ({}, {"normalized_url": ""}, {"normalized_url": 5}, {**good, "status": "failed"}, b"<html>", b""):
-        assert result(unclear).kind is Kind.AMBIGUOUS
-    assert result(good, 422).kind is Kind.REFUSED
-    assert result(good, 401).kind is Kind.OPERATOR
-    assert result(good, 503).kind is Kind.TROUBLE
+        assert result(unclear).kind is ResultKind.AMBIGUOUS
+    assert result(good, 422).kind is ResultKind.REJECTED
+    assert result(good, 401).kind is ResultKind.ACCOUNT_ERROR
+    assert result(good, 503).kind is ResultKind.SERVER_ERROR
 
 
 def test_an_unknown_word_is_still_running_and_told() -> None:
@@ -83,8 +83,8 @@ def test_an_unknown_word_is_still_running_and_told() -> None:
 
 
 def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
-    assert poll({"status": "running", "state": "SUCCESS", "result_urls": ["u"]}).kind is Kind.DONE
-    assert poll({"status": "failed", "state": "running"}).kind is Kind.FAILED
+    assert poll({"status": "running", "state": "SUCCESS", "result_urls": ["u"]}).kind is ResultKind.SUCCEEDED
+    assert poll({"status": "failed", "state": "running"}).kind is ResultKind.FAILED
 
 
 @pytest.mark.parametrize(
@@ -92,30 +92,30 @@ def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
 )
 def test_success_without_a_usable_url_has_no_urls(urls: Any) -> None:
     verdict = poll({"state": "success", "result_urls": urls})
-    assert (verdict.kind, verdict.urls) == (Kind.DONE, ())
+    assert (verdict.kind, verdict.urls) == (ResultKind.SUCCEEDED, ())
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, Kind.OPERATOR), (402, Kind.OPERATOR), (403, Kind.OPERATOR), (404, Kind.MISSING), (429, Kind.BUSY)]
-    + [(status, Kind.TROUBLE) for status in (500, 502, 503, 504, 418, 302)],
+    [(401, ResultKind.ACCOUNT_ERROR), (402, ResultKind.ACCOUNT_ERROR), (403, ResultKind.ACCOUNT_ERROR), (404, ResultKind.NOT_FOUND), (429, ResultKind.RATE_LIMITED)]
+    + [(status, ResultKind.SERVER_ERROR) for status in (500, 502, 503, 504, 418, 302)],
 )
-def test_poll_statuses(status: int, kind: Kind) -> None:
+def test_poll_statuses(status: int, kind: ResultKind) -> None:
     assert poll({"detail": "x"}, status).kind is kind
 
 
 SUBMIT_STATUSES = {
-    Kind.OPERATOR: (401, 402, 403),
-    Kind.REFUSED: (400, 404, 405, 413, 422),
-    Kind.BUSY: (429,),
-    Kind.TROUBLE: (500, 502, 503),
-    Kind.GAVE_UP: (504,),
-    Kind.AMBIGUOUS: (301, 302, 307, 501, 520),
+    ResultKind.ACCOUNT_ERROR: (401, 402, 403),
+    ResultKind.REJECTED: (400, 404, 405, 413, 422),
+    ResultKind.RATE_LIMITED: (429,),
+    ResultKind.SERVER_ERROR: (500, 502, 503),
+    ResultKind.GAVE_UP: (504,),
+    ResultKind.AMBIGUOUS: (301, 302, 307, 501, 520),
 }
 
 
 @pytest.mark.parametrize(("kind", "statuses"), SUBMIT_STATUSES.items())
-def test_submit_statuses(kind: Kind, statuses: tuple[int, ...]) -> None:
+def test_submit_statuses(kind: ResultKind, statuses: tuple[int, ...]) -> None:
     for status in statuses:
         assert submit({"task_id": "t"}, status).kind is kind
 
@@ -125,12 +125,12 @@ def test_submit_statuses(kind: Kind, statuses: tuple[int, ...]) -> None:
              {"task_id": True}, {"task_id": "x" * 129}, {"task_id": "a\nb"}, b"[" * 100_000],
 )  # fmt: skip
 def test_a_2xx_without_a_readable_task_id_is_ambiguous(body: Any) -> None:
-    assert submit(body).kind is Kind.AMBIGUOUS
+    assert submit(body).kind is ResultKind.AMBIGUOUS
 
 
 @pytest.mark.parametrize("body", [{"task_id": "t9"}, {"data": {"task_id": "t9"}}, {"task_id": "t9", "status": "?"}])
 def test_an_accepted_submit(body: Any) -> None:
-    assert (submit(body).kind, submit(body).task_id) == (Kind.ACCEPTED, "t9")
+    assert (submit(body).kind, submit(body).task_id) == (ResultKind.ACCEPTED, "t9")
 
 
 def test_a_numeric_task_id_is_taken_as_text() -> None:
@@ -138,8 +138,8 @@ def test_a_numeric_task_id_is_taken_as_text() -> None:
 
 
 def test_an_answer_about_another_task_is_trouble() -> None:
-    assert poll({"task_id": "other", "state": "success", "result_urls": ["u"]}).kind is Kind.TROUBLE
-    assert poll({"task_id": "t1", "state": "success", "result_urls": ["u"]}).kind is Kind.DONE
+    assert poll({"task_id": "other", "state": "success", "result_urls": ["u"]}).kind is ResultKind.SERVER_ERROR
+    assert poll({"task_id": "t1", "state": "success", "result_urls": ["u"]}).kind is ResultKind.SUCCEEDED
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_error_texts_in_all_their_places(body: Any, text: str) -> None:
 
 @given(st.integers(100, 999), st.binary(max_size=300))
 def test_no_bytes_can_make_the_readers_raise(status: int, body: bytes) -> None:
-    assert read_submit(Answer(status, body)).kind in Kind
-    assert read_poll(Answer(status, body), "t", READ_URLS).kind in Kind
+    assert read_submit(HttpResponse(status, body)).kind in ResultKind
+    assert read_poll(HttpResponse(status, body), "t", READ_URLS).kind in ResultKind
 
 
 json_values = st.recursive(
@@ -188,10 +188,10 @@ FIELDS = ("status", "state", "task_id", "result_urls", "progress", "detail", "er
 @given(st.sampled_from([200, 400, 401, 404, 422, 500]), st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_json_can_make_the_readers_raise(status: int, body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode("utf-8", "surrogatepass")
-    verdict = read_poll(Answer(status, raw), "t", READ_URLS)
-    assert verdict.kind in Kind
-    assert read_submit(Answer(status, raw)).kind in Kind
-    if verdict.kind is Kind.FAILED:
+    verdict = read_poll(HttpResponse(status, raw), "t", READ_URLS)
+    assert verdict.kind in ResultKind
+    assert read_submit(HttpResponse(status, raw)).kind in ResultKind
+    if verdict.kind is ResultKind.FAILED:
         words = {str(body.get("status")).strip().lower(), str(body.get("state")).strip().lower()}
         inner = body.get("data")
         words |= {str(inner.get(f)).strip().lower() for f in ("status", "state")} if isinstance(inner, dict) else set()

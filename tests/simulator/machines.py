@@ -69,7 +69,7 @@ class Machines:
             stepper = self.steppers[name] = Stepper(runtime, idle_seconds=idle_seconds)
             if self._hands is not None:
                 for lane in stepper._lanes:
-                    lane.slots = self._hands
+                    lane.size = self._hands
             beside = _start_beside(runtime) if self._has_chores else []
             await stepper.run()
             for task in beside:
@@ -156,4 +156,4 @@ class Machines:
 
     def are_calm(self) -> bool:
         """No visit is under way any more: whoever thawed late has said its last word."""
-        return not any(lane.visits for stepper in self.steppers.values() for lane in stepper._lanes)
+        return not any(lane.claimed for stepper in self.steppers.values() for lane in stepper._lanes)

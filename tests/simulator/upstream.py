@@ -18,7 +18,7 @@ import httpx
 from app.see2ai import client
 from app.see2ai.actions import ACTIONS, NORMALIZE
 from app.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2ai
-from app.see2ai.states import Answer
+from app.see2ai.states import HttpResponse
 from tests.simulator.weather import Weather
 
 SUBMITS = {action.submit_path: action for action in ACTIONS.values()}
@@ -53,7 +53,7 @@ class Upstream:
         self.jobs: dict[str, Job] = {}
         self._links = 0
 
-    async def exchange(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+    async def exchange(self, method: str, path: str, body: dict[str, Any]) -> HttpResponse:
         weather = self.weather
         await self._connect()
         if method == "POST" and path in SUBMITS:
@@ -80,7 +80,7 @@ class Upstream:
             weather.note("up.lease_over")
             raise client._LeaseOver
 
-    async def _submit(self, path: str, request: dict[str, Any]) -> Answer:
+    async def _submit(self, path: str, request: dict[str, Any]) -> HttpResponse:
         weather, is_normalize = self.weather, path == NORMALIZE.submit_path
         ask = str(request["image_url"] if is_normalize else request["prompt"])
         stood = self.stands(ask)
@@ -91,9 +91,9 @@ class Upstream:
         if weather.strikes("up.lost_before"):
             raise httpx.ReadError("lost on the way there")
         for kind, answer in (
-            ("up.submit_504", Answer(504, b"")),
-            ("up.submit_302", Answer(302, b"")),
-            ("up.submit_garbage", Answer(200, weather.rng.choice([b"<html>", b"{}", b'{"task_id": null}']))),
+            ("up.submit_504", HttpResponse(504, b"")),
+            ("up.submit_302", HttpResponse(302, b"")),
+            ("up.submit_garbage", HttpResponse(200, weather.rng.choice([b"<html>", b"{}", b'{"task_id": null}']))),
         ):
             if weather.strikes(kind):
                 if weather.rng.random() < 0.5:
@@ -149,24 +149,24 @@ class Upstream:
         weather.tell(f"SEE2AI accepts {ask} as {identity}; when it was sent the books said {stood}")
         return job
 
-    def _refusal(self, prefix: str) -> Answer | None:
+    def _refusal(self, prefix: str) -> HttpResponse | None:
         weather = self.weather
         if self.refuses_key or weather.strikes(f"{prefix}401"):
-            return Answer(weather.rng.choice([401, 402, 403]), b'{"detail": "no"}')
+            return HttpResponse(weather.rng.choice([401, 402, 403]), b'{"detail": "no"}')
         if weather.strikes(f"{prefix}429"):
-            return Answer(429, b"", weather.rng.choice([None, 0.5, 7.0]))
+            return HttpResponse(429, b"", weather.rng.choice([None, 0.5, 7.0]))
         if weather.strikes(f"{prefix}500"):
-            return Answer(weather.rng.choice([500, 502, 503]), b"<html>")
+            return HttpResponse(weather.rng.choice([500, 502, 503]), b"<html>")
         if prefix == "up.submit_" and weather.strikes("up.submit_400"):
-            return Answer(422, b'{"detail": "bad"}')
+            return HttpResponse(422, b'{"detail": "bad"}')
         return None
 
-    async def _upload(self) -> Answer:
+    async def _upload(self) -> HttpResponse:
         refusal = self._refusal("up.submit_")
         await self.weather.cross("up.answer", 0.2)
         return refusal or _json({"url": self._link()})
 
-    async def _poll(self, identity: str) -> Answer:
+    async def _poll(self, identity: str) -> HttpResponse:
         weather = self.weather
         job = self.jobs.get(identity)
         if job is not None and self.poison and job.ask.startswith(self.poison):
@@ -182,16 +182,16 @@ class Upstream:
         if refusal is not None:
             return refusal
         if job is None or weather.strikes("up.poll_404"):
-            return Answer(404, b'{"detail": "unknown"}')
+            return HttpResponse(404, b'{"detail": "unknown"}')
         if weather.strikes("up.poll_html"):
-            return Answer(200, b"<html>wait</html>")
+            return HttpResponse(200, b"<html>wait</html>")
         if weather.strikes("up.poll_other_id"):
             return _json({"task_id": "job-of-others", "status": "failed"})
         if weather.strikes("up.poll_word"):
             return _json({"task_id": identity, "status": "dreaming"})
         return self._state_of(job)
 
-    def _state_of(self, job: Job) -> Answer:
+    def _state_of(self, job: Job) -> HttpResponse:
         told: dict[str, Any] = {"task_id": job.id}
         if job.fate == "endless" or asyncio.get_running_loop().time() < job.ends_at:
             word = "awaiting_user_approval" if job.fate == "approval" else "running"
@@ -199,7 +199,7 @@ class Upstream:
         if job.fate in {"fails", "approval"}:
             return _json(told | {"status": "failed", "error_message": "no"})
         if job.fate == "needs_repair":
-            return Answer(422, json.dumps(told | {"status": "needs_repair"}).encode())
+            return HttpResponse(422, json.dumps(told | {"status": "needs_repair"}).encode())
         job.empties += job.fate == "empty"
         if 0 < job.empties < 8 and job.empties != 4:
             return _json(told | {"status": "success"})
@@ -210,8 +210,8 @@ class Upstream:
         return f"https://cdn.example.com/{self._links}.png"
 
 
-def _json(body: dict[str, Any]) -> Answer:
-    return Answer(200, json.dumps(body).encode())
+def _json(body: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(200, json.dumps(body).encode())
 
 
 def see2ai_of(upstream: Upstream) -> type[See2ai]:
@@ -222,7 +222,7 @@ def see2ai_of(upstream: Upstream) -> type[See2ai]:
             self._fresh = self._kept = None  # type: ignore[assignment]
             self._told_words: set[str] = set()
 
-        async def _ask(self, _client: Any, method: str, path: str, **body: Any) -> Answer:
+        async def _ask(self, _client: Any, method: str, path: str, **body: Any) -> HttpResponse:
             return await upstream.exchange(method, path, body)
 
         async def close(self) -> None: ...

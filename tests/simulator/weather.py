@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 
-from app.faults import POINTS
+from app.faults import FAILPOINTS
 from tests.simulator.clock import PROCESS, VirtualLoop
 
 # How often a kind strikes at each chance it gets, where it is on.
@@ -133,7 +133,7 @@ DOORS = (
 )
 # What a kind or a place needs beside it to be met at all: links grow old only while their results cannot be kept.
 NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
-STEP_POINTS = POINTS - {"deliver.after_send"}  # no couriers in this world
+STEP_POINTS = FAILPOINTS - {"deliver.after_send"}  # no couriers in this world
 PLACES = (*DOORS, *sorted(STEP_POINTS))
 TURNS = (*KINDS, *EVENTS)
 ROUND = 4

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from standardwebhooks.webhooks import Webhook
 
 from app.database import utc_after, utc_now
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
 from tests.support.waiting import until
@@ -107,7 +107,7 @@ async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Cour
     try:
         yield all_
     finally:
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 async def outbox(runtime: Runtime) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from prometheus_client import REGISTRY
 
 from app.points.models import set_model
 from app.runtime import Runtime
-from app.tasks.advance import Stale, advance
-from app.tasks.claim import Share, claim_due
+from app.tasks.advance import Stale, run_steps
+from app.tasks.claim import TaskFilter, claim_due
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
 from tests.support.sandbox_server import Server
@@ -119,10 +119,10 @@ async def test_a_visit_that_holds_the_task_sends_nothing_after_a_cancel(
 ) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
-    (visit,) = await claim_due(runtime.sessions, Share(("submit",)), 1, 60)
+    (visit,) = await claim_due(runtime.sessions, TaskFilter(("submit",)), 1, 60)
     assert (await cancel(make, user, task_no)).status_code == 200
     with pytest.raises(Stale):
-        await advance(runtime, visit)
+        await run_steps(runtime, visit)
     assert upstream.journal(outcome="accepted") == []
     assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
 
@@ -136,13 +136,13 @@ async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> No
 
         async def is_heard() -> bool:
             runtime.notices.publish(user.id, "probe")
-            return "probe" in changed.take()[0]
+            return "probe" in changed.drain()[0]
 
         await until("the subscription stands", is_heard)
         for _ in range(2):
             assert (await cancel(make, user, task_no)).status_code == 200
         async with asyncio.timeout(60):
-            while task_no not in changed.take()[0]:
+            while task_no not in changed.drain()[0]:
                 await changed.wait(5)
     assert REGISTRY.get_sample_value(*ended) == before + 1
 
@@ -167,10 +167,10 @@ async def test_before_a_reference_is_normalized_the_task_comes_back(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
-    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
+    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     with pytest.raises(Stale):
-        await advance(make.runtime, visit)
+        await run_steps(make.runtime, visit)
     assert normalize_calls(upstream) == []
     assert await make.balance(user) == (35, 0)
 
@@ -180,8 +180,8 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"marker": "submit hang 2"})
-    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
-    work = asyncio.create_task(advance(make.runtime, visit, lambda step: step == "prepare"))
+    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
+    work = asyncio.create_task(run_steps(make.runtime, visit, lambda step: step == "prepare"))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control()
@@ -199,8 +199,8 @@ async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"marker": "submit hang 60"})
-    (visit,) = await claim_due(make.runtime.sessions, Share(("prepare",)), 1, 60)
-    work = asyncio.create_task(advance(make.runtime, visit))
+    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
+    work = asyncio.create_task(run_steps(make.runtime, visit))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import TaskFailure
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import ResultKind, Verdict
 from app.tasks import claim, decide
 from app.tasks.claim import Visit, boot_seconds
 from app.tasks.decide import Complete, Fail, Later, Onward
@@ -49,7 +49,7 @@ def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **chang
         model_name="m",
         task_type="text_to_image",
         action="see2ai_image_generation_fast_v1",
-        request={"image_input": []},
+        upstream_request={"image_input": []},
         points_cost=30,
         status="queued",
         step=step,
@@ -57,9 +57,9 @@ def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **chang
         progress=0,
         attempts=0,
         crashes=0,
-        steps=[],
+        history=[],
         upstream_task_id=None,
-        upstream={},
+        upstream_state={},
         created_at=NOW - timedelta(seconds=age),
         deadline_at=NOW + timedelta(seconds=left),
         now=NOW,
@@ -89,7 +89,7 @@ visits = st.builds(
 )
 verdicts = st.builds(
     Verdict,
-    st.sampled_from(Kind),
+    st.sampled_from(ResultKind),
     st.text(max_size=20),
     task_id=st.text(min_size=1, max_size=9),
     urls=st.lists(st.text(min_size=1), max_size=3).map(tuple),
@@ -121,48 +121,48 @@ def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_or
     move = decide.after_submit(visit, verdict)
     if isinstance(move, Fail):
         ends = {
-            Kind.REFUSED: TaskFailure.UPSTREAM_REJECTED,
-            Kind.GAVE_UP: TaskFailure.TIMED_OUT,
-            Kind.TROUBLE: TaskFailure.UPSTREAM_UNAVAILABLE,
+            ResultKind.REJECTED: TaskFailure.UPSTREAM_REJECTED,
+            ResultKind.GAVE_UP: TaskFailure.TIMED_OUT,
+            ResultKind.SERVER_ERROR: TaskFailure.UPSTREAM_UNAVAILABLE,
         }
         assert move.reason is ends.get(verdict.kind, TaskFailure.UPSTREAM_UNCERTAIN)
         assert move.is_orphan == (verdict.kind not in ends)
-        assert verdict.kind not in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.ACCEPTED, Kind.DONE}
+        assert verdict.kind not in {ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.ACCEPTED, ResultKind.SUCCEEDED}
     else:
         assert isinstance(move, Onward), "a submit is never left in doubt"
-        assert (move.step == "poll") == (verdict.kind is Kind.ACCEPTED)
-        assert (move.step == "host") == (verdict.kind is Kind.DONE)
+        assert (move.step == "poll") == (verdict.kind is ResultKind.ACCEPTED)
+        assert (move.step == "host") == (verdict.kind is ResultKind.SUCCEEDED)
         assert move.step in {"poll", "host", "submit"}
         if move.step == "submit":
-            assert verdict.kind in {Kind.NOT_SENT, Kind.BUSY, Kind.OPERATOR, Kind.TROUBLE}
+            assert verdict.kind in {ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR}
 
 
 @given(visits, verdicts, st.floats(0, 100))
 def test_before_the_deadline_only_the_rows_of_the_poll_table_end_a_task(
     visit: Visit, verdict: Verdict, gone: float
 ) -> None:
-    visit.upstream["missing_since"] = (NOW - timedelta(seconds=gone)).isoformat()
+    visit.upstream_state["missing_since"] = (NOW - timedelta(seconds=gone)).isoformat()
     move = decide.after_poll(visit, verdict, NOW, is_last_look=False)
     if isinstance(move, Fail):
         assert not move.is_orphan
-        if verdict.kind is Kind.MISSING:
+        if verdict.kind is ResultKind.NOT_FOUND:
             assert gone >= decide.MISSING_SECONDS
-            assert visit.upstream.get("missing", 0) + 1 >= decide.LEAST_MISSING_LOOKS
-        elif verdict.kind is Kind.DONE:
+            assert visit.upstream_state.get("missing", 0) + 1 >= decide.LEAST_MISSING_LOOKS
+        elif verdict.kind is ResultKind.SUCCEEDED:
             assert not verdict.urls
-            assert visit.upstream["empty"] + 1 >= decide.MOST_EMPTY_LOOKS
+            assert visit.upstream_state["empty"] + 1 >= decide.MOST_EMPTY_LOOKS
         else:
-            assert verdict.kind in {Kind.FAILED, Kind.REFUSED}
+            assert verdict.kind in {ResultKind.FAILED, ResultKind.REJECTED}
     else:
         assert not isinstance(move, Complete), "only stored results complete a task"
-        has_links = verdict.kind is Kind.DONE and bool(verdict.urls)
-        assert isinstance(move, Onward) == (has_links or bool(visit.upstream.get("relooked")))
+        has_links = verdict.kind is ResultKind.SUCCEEDED and bool(verdict.urls)
+        assert isinstance(move, Onward) == (has_links or bool(visit.upstream_state.get("relooked")))
 
 
 @given(visits, verdicts)
 def test_the_last_look_ends_everything_but_a_success(visit: Visit, verdict: Verdict) -> None:
     move = decide.after_poll(visit, verdict, NOW, is_last_look=True)
-    if verdict.kind is Kind.DONE and verdict.urls:
+    if verdict.kind is ResultKind.SUCCEEDED and verdict.urls:
         assert isinstance(move, Onward)
     else:
         assert isinstance(move, Fail)
@@ -230,7 +230,7 @@ def test_what_is_found_on_arrival() -> None:
 
 def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
     upstream: dict[str, Any] = {}
-    heard = [Kind.TROUBLE, Kind.BUSY, Kind.NOT_SENT, Kind.TROUBLE, Kind.OPERATOR, Kind.TROUBLE]
+    heard = [ResultKind.SERVER_ERROR, ResultKind.RATE_LIMITED, ResultKind.NOT_SENT, ResultKind.SERVER_ERROR, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR]
     for number, kind in enumerate(heard):
         move = decide.after_submit(make_visit("submitting", attempts=number, upstream=upstream), Verdict(kind, "why"))
         if number < len(heard) - 1:
@@ -243,19 +243,19 @@ def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
 
 def test_an_accepted_job_starts_with_a_clean_slate() -> None:
     visit = make_visit("submitting", attempts=7, upstream={"troubles": 2, "note": "HTTP 503"})
-    move = decide.after_submit(visit, Verdict(Kind.ACCEPTED, task_id="t-1"))
+    move = decide.after_submit(visit, Verdict(ResultKind.ACCEPTED, task_id="t-1"))
     assert isinstance(move, Onward)
     assert (move.changes["status"], move.changes["upstream_task_id"]) == ("processing", "t-1")
     assert not {"troubles", "note"} & set(move.changes["upstream"])
 
 
 @pytest.mark.parametrize(
-    "between", [Verdict(Kind.RUNNING), Verdict(Kind.TROUBLE), Verdict(Kind.BUSY), Verdict(Kind.DONE)]
+    "between", [Verdict(ResultKind.RUNNING), Verdict(ResultKind.SERVER_ERROR), Verdict(ResultKind.RATE_LIMITED), Verdict(ResultKind.SUCCEEDED)]
 )
 def test_404s_count_in_a_row_only(between: Verdict) -> None:
     upstream: dict[str, Any] = {}
     now = NOW
-    for verdict in (Verdict(Kind.MISSING), Verdict(Kind.MISSING), between, Verdict(Kind.MISSING)):
+    for verdict in (Verdict(ResultKind.NOT_FOUND), Verdict(ResultKind.NOT_FOUND), between, Verdict(ResultKind.NOT_FOUND)):
         move = after_poll(make_visit(upstream=upstream), verdict, now)
         assert isinstance(move, Later), verdict
         upstream, now = move.upstream, now + timedelta(seconds=50)
@@ -266,21 +266,21 @@ def test_a_404_is_believed_at_the_third_and_after_a_minute() -> None:
     for missing, gone, is_believed in ((2, 60, True), (2, 59.9, False), (1, 500, False), (9, 61, True)):
         since = (NOW - timedelta(seconds=gone)).isoformat()
         visit = make_visit(upstream={"missing": missing, "missing_since": since})
-        assert isinstance(after_poll(visit, Verdict(Kind.MISSING)), Fail) == is_believed
+        assert isinstance(after_poll(visit, Verdict(ResultKind.NOT_FOUND)), Fail) == is_believed
 
 
 def test_a_pause_that_was_asked_for_is_kept() -> None:
-    for kind in (Kind.BUSY, Kind.OPERATOR):
+    for kind in (ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR):
         asked = Verdict(kind, retry_after_seconds=33.0)
         assert delay_of(after_poll(make_visit(attempts=5), asked)) == 33.0
         assert delay_of(decide.after_submit(make_visit("submitting"), asked)) == 33.0
 
 
 def test_a_figure_of_see2ai_is_kept_and_said_to_be_its_own() -> None:
-    move = after_poll(make_visit(progress=40), Verdict(Kind.RUNNING, progress=30))
+    move = after_poll(make_visit(progress=40), Verdict(ResultKind.RUNNING, progress=30))
     assert isinstance(move, Later)
     assert (move.progress, move.upstream["told"]) == (40, True)
-    unsaid = after_poll(make_visit(progress=40), Verdict(Kind.RUNNING))
+    unsaid = after_poll(make_visit(progress=40), Verdict(ResultKind.RUNNING))
     assert isinstance(unsaid, Later)
     assert (unsaid.progress, unsaid.upstream["told"]) == (40, False)
 
@@ -316,7 +316,7 @@ def test_a_handler_that_raises_has_three_visits() -> None:
 
 
 def test_a_submit_that_brings_its_result_is_hosted_and_never_polled() -> None:
-    move = decide.after_submit(make_visit("submitting"), Verdict(Kind.DONE, urls=("https://x/1",)))
+    move = decide.after_submit(make_visit("submitting"), Verdict(ResultKind.SUCCEEDED, urls=("https://x/1",)))
     assert isinstance(move, Onward)
     assert move.step == "host"
     hosted = make_visit("host", upstream=move.changes["upstream"])
@@ -328,38 +328,38 @@ def test_a_chore_is_repeated_and_never_makes_an_orphan(visit: Visit, verdict: Ve
     move = decide.after_chore(visit, verdict)
     if isinstance(move, Fail):
         assert not move.is_orphan
-        assert verdict.kind in {Kind.REFUSED, Kind.TROUBLE, Kind.AMBIGUOUS, Kind.GAVE_UP}
-        assert verdict.kind is Kind.REFUSED or visit.upstream["troubles"] + 1 >= decide.MOST_TROUBLES
+        assert verdict.kind in {ResultKind.REJECTED, ResultKind.SERVER_ERROR, ResultKind.AMBIGUOUS, ResultKind.GAVE_UP}
+        assert verdict.kind is ResultKind.REJECTED or visit.upstream_state["troubles"] + 1 >= decide.MOST_TROUBLES
     else:
         assert isinstance(move, Later)
         assert 0 <= move.delay_seconds <= max(visit.seconds_left(), 0) + OVERSHOOT
 
 
 def test_an_approval_that_nobody_gives_ends_with_words_of_its_own() -> None:
-    waiting = after_poll(make_visit(), Verdict(Kind.RUNNING, awaits_approval=True))
+    waiting = after_poll(make_visit(), Verdict(ResultKind.RUNNING, awaits_approval=True))
     assert isinstance(waiting, Later)
     visit = make_visit(upstream=waiting.upstream)
-    expired = after_poll(visit, Verdict(Kind.FAILED, "expired: "))
+    expired = after_poll(visit, Verdict(ResultKind.FAILED, "expired: "))
     assert isinstance(expired, Fail)
     assert expired.reason is TaskFailure.APPROVAL_EXPIRED
-    overdue = after_poll(make_visit(left=-1), Verdict(Kind.RUNNING, awaits_approval=True))
+    overdue = after_poll(make_visit(left=-1), Verdict(ResultKind.RUNNING, awaits_approval=True))
     assert isinstance(overdue, Fail)
     assert overdue.reason is TaskFailure.APPROVAL_EXPIRED
-    granted = after_poll(visit, Verdict(Kind.RUNNING))
+    granted = after_poll(visit, Verdict(ResultKind.RUNNING))
     assert isinstance(granted, Later)
-    failed = after_poll(make_visit(upstream=granted.upstream), Verdict(Kind.FAILED))
+    failed = after_poll(make_visit(upstream=granted.upstream), Verdict(ResultKind.FAILED))
     assert isinstance(failed, Fail)
     assert failed.reason is TaskFailure.UPSTREAM_FAILED
 
 
 def test_a_video_that_needs_repair_is_told_as_refused() -> None:
-    move = after_poll(make_visit(), Verdict(Kind.REFUSED, "needs_repair"))
+    move = after_poll(make_visit(), Verdict(ResultKind.REJECTED, "needs_repair"))
     assert isinstance(move, Fail)
     assert move.reason is TaskFailure.UPSTREAM_REJECTED
 
 
-@pytest.mark.parametrize("kind", [Kind.TROUBLE, Kind.MISSING, Kind.BUSY, Kind.OPERATOR, Kind.RUNNING, Kind.DONE])
-def test_a_fresh_look_without_news_goes_back_to_the_known_links(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ResultKind.SERVER_ERROR, ResultKind.NOT_FOUND, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.RUNNING, ResultKind.SUCCEEDED])
+def test_a_fresh_look_without_news_goes_back_to_the_known_links(kind: ResultKind) -> None:
     upstream = {"urls": ["https://x/1"], "relooked": True, "note": "404"}
     move = after_poll(make_visit(upstream=upstream), Verdict(kind))
     assert isinstance(move, Onward)

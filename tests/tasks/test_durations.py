@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.runtime import Runtime, open_runtime
-from app.see2ai.states import Kind, Verdict
+from app.see2ai.states import ResultKind, Verdict
 from app.tasks import decide, durations
 from app.tasks.claim import Visit, boot_seconds
 from app.tasks.decide import Fail, Later, Onward
@@ -50,7 +50,7 @@ looks = st.builds(
     st.floats(-60, 600),  # a clock may be set back
     st.builds(
         Verdict,
-        st.sampled_from([*[Kind.RUNNING] * 4, *Kind]),
+        st.sampled_from([*[ResultKind.RUNNING] * 4, *ResultKind]),
         urls=st.sampled_from([(), ("https://see2ai.example/1.png",)]),
         progress=st.none() | st.integers(0, 100) | st.integers(94, 100),
     ),
@@ -69,12 +69,12 @@ def visit_of(row: dict[str, Any], age_seconds: float) -> Visit:
         model_name="m",
         task_type="text_to_image",
         action=ACTION,
-        request={},
+        upstream_request={},
         points_cost=30,
         status="processing",
         version=1,
         crashes=0,
-        steps=[],
+        history=[],
         upstream_task_id="1",
         created_at=NOW - timedelta(seconds=age_seconds),
         deadline_at=NOW + timedelta(seconds=600),
@@ -126,7 +126,7 @@ def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progres
         decide.as_it_was(visit, seconds),
         decide.parked(visit, seconds, "circuit open"),
         decide.after_fault(visit, "boom"),
-        decide.after_chore(visit, Verdict(Kind.BUSY)),
+        decide.after_chore(visit, Verdict(ResultKind.RATE_LIMITED)),
     )
     for move in moves:
         assert isinstance(move, Later)
@@ -135,20 +135,20 @@ def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progres
 
 def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
     row = {"step": "poll", "progress": 40, "upstream": {}, "attempts": 0}
-    done = next_row(row, 10, Look(0, Verdict(Kind.DONE, urls=("u",)), 60, crashes=False, storage_fails=False))
+    done = next_row(row, 10, Look(0, Verdict(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False))
     assert done is not None
     assert (done["step"], done["progress"]) == ("host", 95)
-    at_once = decide.after_submit(visit_of(row | {"step": "submitting"}, 10), Verdict(Kind.DONE, urls=("u",)))
+    at_once = decide.after_submit(visit_of(row | {"step": "submitting"}, 10), Verdict(ResultKind.SUCCEEDED, urls=("u",)))
     assert isinstance(at_once, Onward)
     assert at_once.changes["progress"] == 95
 
 
 def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
     row = {"step": "poll", "progress": 0, "upstream": {"accepted_age": 100.0}, "attempts": 0}
-    quiet = Look(0, Verdict(Kind.RUNNING), 40, crashes=False, storage_fails=False)
+    quiet = Look(0, Verdict(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
     slow = replace(quiet, usual_seconds=400)
-    told = replace(quiet, verdict=Verdict(Kind.RUNNING, progress=7))
-    over = replace(quiet, verdict=Verdict(Kind.RUNNING, progress=100))
+    told = replace(quiet, verdict=Verdict(ResultKind.RUNNING, progress=7))
+    over = replace(quiet, verdict=Verdict(ResultKind.RUNNING, progress=100))
     figures = [(next_row(row, 120, look) or {})["progress"] for look in (quiet, slow, told, over)]
     assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI took it, however long it had waited before
 
@@ -230,7 +230,7 @@ async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_read(

@@ -71,13 +71,13 @@ async def test_our_own_link_given_back_is_no_answer(
 @pytest.mark.usefixtures("working")
 async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker) -> None:
     circuit = make.runtime.circuits["see2ai"]
-    circuit.refused("HTTP 401", is_look=True)
+    circuit.trip("HTTP 401", is_look=True)
     circuit._probe_from = 0.0  # the pause is over: the next to ask is the probe
     user = await make.user(points=35)
     gone = make.runtime.store.public_url(UPLOADED.replace("0", "1"))
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
     assert one.outcome == "UPSTREAM_REJECTED"
-    assert circuit.pause_seconds(is_look=True) == 0.0
+    assert circuit.wait_seconds(is_look=True) == 0.0
 
 
 @pytest.mark.usefixtures("hurry")
@@ -90,7 +90,7 @@ async def test_slow_hand_overs_do_not_hold_up_others(
     def narrow(self: Stepper, *args: Any, **kwargs: Any) -> None:
         real(self, *args, **kwargs)
         for lane in self._lanes:
-            lane.slots = min(lane.slots, 2)
+            lane.size = min(lane.size, 2)
 
     monkeypatch.setattr(Stepper, "__init__", narrow)
     monkeypatch.setattr(stepper, "OTHERS_GRACE_SECONDS", 0.1)

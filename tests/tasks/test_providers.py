@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.see2ai import circuit as circuit_module
 from app.see2ai.circuit import Circuit
 from app.tasks import providers
-from app.tasks.providers import ProviderWatch, ask_leave, read_all, share
+from app.tasks.providers import ProviderWatch, ask_leave, read_all, push_state
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import hasten, row_of, submits
@@ -49,11 +49,11 @@ async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
 
 @asynccontextmanager
 async def watching(*runtimes: Runtime, asks: bool = False) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(ProviderWatch(runtime, asks=asks).run()) for runtime in runtimes]
+    tasks = [asyncio.create_task(ProviderWatch(runtime, probes=asks).run()) for runtime in runtimes]
     try:
         yield
     finally:
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ def of(runtime: Runtime) -> Circuit:
 
 async def agree(first: Runtime, second: Runtime) -> None:
     """Both know the same state, as after the next looks of both."""
-    await share(first.sessions, of(first))
+    await push_state(first.sessions, of(first))
     for runtime in (first, second):
         runtime.circuits.read_at = float("-inf")
         await read_all(runtime)
@@ -84,7 +84,7 @@ async def age(runtime: Runtime, seconds: float) -> None:
     """As if the circuit had been open for so long already."""
     of(runtime)._opened_at -= seconds
     of(runtime)._note()
-    await share(runtime.sessions, of(runtime))
+    await push_state(runtime.sessions, of(runtime))
 
 
 # ------------------------------------------------------------------ what one finds out, all heed
@@ -96,14 +96,14 @@ async def test_what_one_process_learns_the_other_heeds_with_its_next_look(
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 20.0)
     async with watching(runtime, other):
         began = time.monotonic()
-        of(runtime).refused("HTTP 401: 余额不足，请充值")
+        of(runtime).trip("HTTP 401: 余额不足，请充值")
         await until("it is open there, too", lambda: of(other).is_open)
         assert of(other).reason == "HTTP 401: 余额不足，请充值"
         assert 0 < of(other).open_seconds() < time.monotonic() - began + 0.5
-        assert of(other).pause_seconds() > 0
-        of(other).answered()
+        assert of(other).wait_seconds() > 0
+        of(other).reset()
         await until("it is closed here, too", lambda: not of(runtime).is_open)
-    assert providers.LOOK_SECONDS <= 1
+    assert providers.SYNC_SECONDS <= 1
     rows = (await execute(runtime, "SELECT provider, version, opened_at FROM provider_state")).all()
     assert [tuple(row) for row in rows] == [(SEE2AI, 2, None)]
 
@@ -112,7 +112,7 @@ async def test_a_process_that_begins_knows_what_the_others_know(
     runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 50.0)
-    of(runtime).refused("HTTP 403: banned")
+    of(runtime).trip("HTTP 403: banned")
     await age(runtime, 100)
     await read_all(other)
     assert 100 <= of(other).open_seconds() < 120
@@ -135,15 +135,15 @@ async def test_a_process_reads_at_most_once_a_second_and_writes_only_news(
     async with watching(runtime), watching(runtime):
         began = time.monotonic()
         await until("four looks", lambda: len(asked) >= 4)
-        assert time.monotonic() - began >= 3 * 0.9 * providers.LOOK_SECONDS
+        assert time.monotonic() - began >= 3 * 0.9 * providers.SYNC_SECONDS
     assert set(asked) == {"_read"}
 
 
 async def test_of_two_that_open_at_once_one_is_first_and_the_other_adopts(runtime: Runtime, other: Runtime) -> None:
-    of(runtime).refused("HTTP 401: first")
-    of(other).refused("HTTP 401: second")
-    await share(runtime.sessions, of(runtime))
-    await share(other.sessions, of(other))
+    of(runtime).trip("HTTP 401: first")
+    of(other).trip("HTTP 401: second")
+    await push_state(runtime.sessions, of(runtime))
+    await push_state(other.sessions, of(other))
     assert (of(other).reason, of(other).version) == ("HTTP 401: first", 1)
 
 
@@ -155,18 +155,18 @@ async def test_exactly_one_visit_of_two_workers_is_the_probe(
 ) -> None:
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 30.0)  # no pause ends by itself
     for round_ in range(1, 4):
-        of(runtime).refused("HTTP 402")
+        of(runtime).trip("HTTP 402")
         of(runtime)._probe_from -= 100
         await agree(runtime, other)
         asks = [ask_leave(one, of(one)) for one in (runtime, other) for _ in range(10)]
         pauses = await asyncio.gather(*asks)
         assert pauses.count(0.0) == 1, round_
         prober = runtime if of(runtime).is_probe() else other
-        of(prober).refused("HTTP 402: still")
-        await share(prober.sessions, of(prober))
+        of(prober).trip("HTTP 402: still")
+        await push_state(prober.sessions, of(prober))
         assert min([await ask_leave(one, of(one)) for one in (runtime, other)]) > 0
-        of(prober).answered()
-        await share(prober.sessions, of(prober))
+        of(prober).reset()
+        await push_state(prober.sessions, of(prober))
         await agree(runtime, other)
 
 
@@ -174,7 +174,7 @@ async def test_a_probe_whose_worker_died_is_forgotten(
     runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_module, "PROBE_SECONDS", 4.0)
-    of(runtime).refused("HTTP 401")
+    of(runtime).trip("HTTP 401")
     of(runtime)._probe_from -= 100
     await agree(runtime, other)
     began = time.monotonic()
@@ -195,12 +195,12 @@ async def test_without_the_database_a_circuit_decides_alone(runtime: Runtime, mo
     monkeypatch.setattr(providers, "share", away)
     monkeypatch.setattr(providers, "_read", away)
     async with watching(runtime):
-        of(runtime).refused("HTTP 401")
+        of(runtime).trip("HTTP 401")
         assert await ask_leave(runtime, of(runtime)) > 0
         of(runtime)._probe_from -= 100
         assert await ask_leave(runtime, of(runtime)) == 0.0
         assert await ask_leave(runtime, of(runtime)) > 0
-        of(runtime).answered()
+        of(runtime).reset()
         assert await ask_leave(runtime, of(runtime)) == 0.0
 
 
@@ -210,7 +210,7 @@ async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
     """Its caller took the task back at the last moment: nobody should wait 70 s for a probe that was never sent."""
     user = await make.user(points=60)
     first = await make.task_no(user, "[[sandbox: take 0]] taken back")
-    of(runtime).refused("HTTP 401")
+    of(runtime).trip("HTTP 401")
     of(runtime)._probe_from -= 100
     real = runtime.circuits[SEE2AI].take_probe
 
@@ -295,7 +295,7 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     """What a worker found out decides at the API's door, and is told there in every way there is."""
     user = await make.user(points=1000)
     assert await told(make) == "ok"
-    of(other).refused("HTTP 401: 余额不足，请充值")
+    of(other).trip("HTTP 401: 余额不足，请充值")
     await age(other, runtime.settings.task_deadline_seconds - 60)
     await until("the API knows", lambda: of(runtime).is_open)
     before = await make.submit(user, "not yet hopeless")
@@ -320,8 +320,8 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     metrics = generate_latest().decode()
     assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
     assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
-    of(other).answered()
-    await share(other.sessions, of(other))
+    of(other).reset()
+    await push_state(other.sessions, of(other))
     await until("recovered", lambda: not of(runtime).is_open)
     assert (await make.submit(user, "again")).status_code == 200
     assert await told(make) == "ok"
@@ -402,7 +402,7 @@ async def is_zero(number: Awaitable[int]) -> bool:
 
 async def test_of_all_that_come_by_an_invitation_one_is_let_in(make: Maker, runtime: Runtime) -> None:
     """Whoever has no points takes it from nobody."""
-    of(runtime).refused("HTTP 403")
+    of(runtime).trip("HTTP 403")
     of(runtime)._opened_at -= 10_000
     of(runtime).looked_well(invites=True)
     poor, rich = await make.user(), await make.user(points=3000)
@@ -419,8 +419,8 @@ async def test_while_a_task_waits_nobody_else_is_invited(
     monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
     user = await make.user(points=60)
     task_no = await make.task_no(user)
-    of(runtime).refused("HTTP 403")
-    await share(runtime.sessions, of(runtime))
+    of(runtime).trip("HTTP 403")
+    await push_state(runtime.sessions, of(runtime))
 
     def asked() -> int:
         return len([entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"])
@@ -435,9 +435,9 @@ async def test_while_a_task_waits_nobody_else_is_invited(
 
 async def test_a_worker_that_begins_asks_at_once(runtime: Runtime, other: Runtime, upstream: Server) -> None:
     """Perhaps it was restarted with a new key."""
-    of(runtime).refused("HTTP 401")
+    of(runtime).trip("HTTP 401")
     of(runtime)._probe_from += 1000
-    await share(runtime.sessions, of(runtime))
+    await push_state(runtime.sessions, of(runtime))
     async with watching(runtime), watching(other, asks=True):
         await until("invited", lambda: of(runtime).is_inviting)
 
@@ -447,8 +447,8 @@ async def test_an_idle_outage_goes_on_while_the_purse_is_empty(
 ) -> None:
     monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
     upstream.control({"balance": "empty"})
-    of(runtime).refused("HTTP 401")
-    await share(runtime.sessions, of(runtime))
+    of(runtime).trip("HTTP 401")
+    await push_state(runtime.sessions, of(runtime))
     async with watching(runtime, other, asks=True):
 
         def asked() -> list[float]:
@@ -474,13 +474,13 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
     name = "see2ai_image_uniworld_v2"
     elsewhere = replace(runtime.actions[name], provider="elsewhere")
     two = replace(runtime, actions={**runtime.actions, name: elsewhere})
-    two.circuits["elsewhere"].refused("HTTP 401: elsewhere")
+    two.circuits["elsewhere"].trip("HTTP 401: elsewhere")
     two.circuits["elsewhere"]._probe_from += 1000
     user = await make.user(points=80 * 60 + 30 * 20)
     parked = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
     stepper = Stepper(two, idle_seconds=0.05)
     for lane in stepper._lanes:
-        lane.slots = min(lane.slots, 4)
+        lane.size = min(lane.size, 4)
     work = asyncio.create_task(stepper.run())
     try:
         numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
@@ -495,7 +495,7 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
 
         rows = await until("each has been looked at and put back", all_parked)
         assert {(row["status"], row["step"]) for row in rows} == {("queued", "submit")}
-        await until("no hand holds a parked task", lambda: not any(lane.visits for lane in stepper._lanes))
+        await until("no hand holds a parked task", lambda: not any(lane.claimed for lane in stepper._lanes))
     finally:
         stepper.stop()
         await work
@@ -504,7 +504,7 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
 
 async def test_what_one_provider_refuses_another_is_not_asked_about(runtime: Runtime) -> None:
     circuits = runtime.circuits
-    circuits["elsewhere"].refused("HTTP 402")
+    circuits["elsewhere"].trip("HTTP 402")
     for action in runtime.actions.values():
         assert await ask_leave(runtime, circuits[action.provider]) == 0.0
         providers.check_hope(runtime, action, 1)

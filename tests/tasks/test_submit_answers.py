@@ -11,7 +11,7 @@ import pytest
 from app.see2ai import circuit, client
 from app.see2ai.actions import ACTIONS
 from app.see2ai.client import See2ai
-from app.see2ai.states import Answer, Kind, read_submit
+from app.see2ai.states import HttpResponse, ResultKind, read_submit
 from app.settings import Settings
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
@@ -347,7 +347,7 @@ def speaker(origin: str) -> See2ai:
     return See2ai(Settings(_env_file=None, see2ai_base_url=origin, see2ai_api_key="sk-test"))
 
 
-async def ask(origin: str, *, may_send: bool = True) -> tuple[Kind, Kind]:
+async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, ResultKind]:
     """The kinds of verdict of one submit and one poll."""
     see2ai, action = speaker(origin), next(iter(ACTIONS.values()))
     try:
@@ -361,16 +361,16 @@ async def ask(origin: str, *, may_send: bool = True) -> tuple[Kind, Kind]:
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 async def test_garbage_is_ambiguous_to_a_submit_and_trouble_to_a_poll(answer: bytes) -> None:
     async with answering(answer) as origin:
-        assert await ask(origin) == (Kind.AMBIGUOUS, Kind.TROUBLE)
+        assert await ask(origin) == (ResultKind.AMBIGUOUS, ResultKind.SERVER_ERROR)
 
 
 async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -> None:
-    not_sent = (Kind.NOT_SENT, Kind.TROUBLE)
+    not_sent = (ResultKind.NOT_SENT, ResultKind.SERVER_ERROR)
     assert await ask(f"http://127.0.0.1:{dead_port()}") == not_sent
     assert await ask(upstream.origin.replace("http:", "https:")) == not_sent  # TLS that is none
     assert await ask("http://no-such-host.invalid") == not_sent
     assert upstream.journal() == []
-    assert (await ask(upstream.origin, may_send=False))[0] is Kind.NOT_SENT
+    assert (await ask(upstream.origin, may_send=False))[0] is ResultKind.NOT_SENT
     assert [entry["method"] for entry in upstream.journal()] == ["GET"]
 
 
@@ -378,4 +378,4 @@ async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -
     "body", [b'{"detail": "\\ud800 x"}', b'{"message": "\\udfff"}', b"\xff\xfe", b'{"detail": ["\\ud800"]}']
 )
 def test_a_reason_can_always_be_stored(body: bytes) -> None:
-    read_submit(Answer(400, body)).note.encode()
+    read_submit(HttpResponse(400, body)).detail.encode()

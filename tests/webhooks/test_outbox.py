@@ -12,10 +12,10 @@ from app.points import ledger
 from app.points.audit import audit
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
-from app.tasks.claim import Share, claim_due
+from app.tasks.claim import TaskFilter, claim_due
 from app.tasks.decide import Complete, Fail
 from app.tasks.finish import finish_task
-from app.webhooks.outbox import claim, look, record
+from app.webhooks.outbox import claim, find_due, record
 from app.webhooks.send import Outcome
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def claimed(runtime: Runtime) -> Any:
-    (visit,) = await claim_due(runtime.sessions, Share(("submit",)), 1, 30)
+    (visit,) = await claim_due(runtime.sessions, TaskFilter(("submit",)), 1, 30)
     return visit
 
 
@@ -126,14 +126,14 @@ async def test_who_has_nobody_to_tell_pays_one_statement_at_the_end_and_none_at_
 async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
-    due = await look(runtime.sessions, 10, hosts=[], users=[])
+    due = await find_due(runtime.sessions, 10, hosts=[], users=[])
     (frozen,) = await claim(runtime.sessions, due, 30)
     assert await claim(runtime.sessions, due, 30) == [], "in other hands"
-    assert await look(runtime.sessions, 10, hosts=[], users=[]) == []
+    assert await find_due(runtime.sessions, 10, hosts=[], users=[]) == []
     await shift(runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
     for passed_over in ({"hosts": ["receiver.example.com"], "users": []}, {"hosts": [], "users": [user.id]}):
-        assert await look(runtime.sessions, 10, **passed_over) == []
-    (other,) = await claim(runtime.sessions, await look(runtime.sessions, 10, hosts=["x"], users=[0]), 30)
+        assert await find_due(runtime.sessions, 10, **passed_over) == []
+    (other,) = await claim(runtime.sessions, await find_due(runtime.sessions, 10, hosts=["x"], users=[0]), 30)
     assert (other.version, other.attempts) == (frozen.version + 1, 2)
     fair = {"failing_seconds": 1.0, "is_the_receivers": True}
     await record(runtime.sessions, frozen, Outcome("error", 500), retry_seconds=5.0, **fair)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from app.webhooks.secrets import Keys
+from app.webhooks.secrets import SigningSecrets
 from app.webhooks.signing import Message, new_secret, sign, write_message
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_whatever_is_told_is_believed(data: dict[str, object]) -> None:
 def test_both_secrets_sign_while_one_replaces_the_other() -> None:
     old, new, other = new_secret(), new_secret(), new_secret()
     message = Message("msg_1", b"{}")
-    headers = sign(message, int(time.time()), Keys(new, old, NOW, NOW).signing())
+    headers = sign(message, int(time.time()), SigningSecrets(new, old, NOW, NOW).active())
     for secret in (old, new):
         Webhook(secret).verify(message.body, headers)
     with pytest.raises(WebhookVerificationError):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.egress import fetch
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.runtime import Runtime
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
@@ -38,7 +38,7 @@ async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 
 def held(stepper: Stepper, step: str) -> int:
-    return sum(visit.step == step for lane in stepper._lanes for visit in lane.visits.values())
+    return sum(visit.step == step for lane in stepper._lanes for visit in lane.claimed.values())
 
 
 async def until_held(stepper: Stepper, step: str, number: int) -> None:
@@ -76,7 +76,7 @@ async def test_forty_results_that_drip_keep_nobody_waiting(
         await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
     async with stepping(runtime, monkeypatch) as stepper:
         await until_held(stepper, "host", SLOW)
-        assert [len(lane.visits) for lane in stepper._lanes if "host" in lane.share.steps] == [SLOW, 0]
+        assert [len(lane.claimed) for lane in stepper._lanes if "host" in lane.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
         assert held(stepper, "host") == SLOW
 
@@ -115,7 +115,7 @@ async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stepper = Stepper(runtime)
-    lane = next(lane for lane in stepper._lanes if "host" in lane.share.steps)
+    lane = next(lane for lane in stepper._lanes if "host" in lane.task_filter.steps)
     free: list[int] = []
 
     async def claim_due(*_: Any) -> list[Any]:
@@ -138,7 +138,7 @@ async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
         await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
     async with stepping(runtime, monkeypatch) as stepper:
         await until_held(stepper, "prepare", SLOW)
-        assert [len(lane.visits) for lane in stepper._lanes if "prepare" in lane.share.steps] == [SLOW, 0]
+        assert [len(lane.claimed) for lane in stepper._lanes if "prepare" in lane.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
         assert held(stepper, "prepare") == SLOW
     upstream.control()
@@ -180,7 +180,7 @@ async def stepping_few(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Asy
     monkeypatch.setattr(stepper_module, "SEND_GRACE_SECONDS", 0.1)
     async with stepping(runtime, monkeypatch) as stepper:
         yield stepper
-    await end(*[task for lane in stepper._lanes for task in lane.visits])
+    await cancel_and_wait(*[task for lane in stepper._lanes for task in lane.claimed])
 
 
 async def until_looked(upstream: Server, task_id: str, more: int) -> None:
@@ -220,7 +220,7 @@ async def test_one_providers_trouble_takes_no_hands_of_another(
         await until_held(stepper, step, FEW)
         await all_goes_on(make, user, runtime, upstream)
         for lane in stepper._lanes:
-            assert not [one.action for one in lane.visits.values() if one.action in lane.share.not_actions]
+            assert not [one.action for one in lane.claimed.values() if one.action in lane.task_filter.not_actions]
         assert held(stepper, step) == FEW
 
 

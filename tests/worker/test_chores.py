@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app import logs
-from app.endings import end
+from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
@@ -49,7 +49,7 @@ async def looping(*runtimes: Runtime, chores: list[Chore]) -> AsyncIterator[None
     try:
         yield
     finally:
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 class Work:

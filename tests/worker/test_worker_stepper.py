@@ -14,8 +14,8 @@ from app.see2ai.client import See2ai
 from app.see2ai.states import Verdict
 from app.tasks import advance as advance_module
 from app.tasks import claim, host
-from app.tasks.advance import Stale, advance
-from app.tasks.claim import Share, boot_seconds, claim_due, find_work, give_back, keep
+from app.tasks.advance import Stale, run_steps
+from app.tasks.claim import TaskFilter, boot_seconds, claim_due, find_work, release, renew_leases
 from app.tasks.decide import Move, as_it_was
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
@@ -27,7 +27,7 @@ from worker.stepper import Stepper
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
-ALL = Share(("prepare", "submit", "submitting", "poll", "host"))
+ALL = TaskFilter(("prepare", "submit", "submitting", "poll", "host"))
 
 
 def accepted(upstream: Server) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
     await lose_lease(runtime)
     await one_visit(runtime)  # another worker has it now
     with pytest.raises(Stale):
-        await advance(runtime, frozen)
+        await run_steps(runtime, frozen)
     assert accepted(upstream) == []
     assert (await make.task(user, task_no))["status"] == "queued"
 
@@ -93,7 +93,7 @@ async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
     frozen = await one_visit(runtime)
     frozen.held_until = boot_seconds() - 1
     with pytest.raises(Stale):
-        await advance(runtime, frozen)
+        await run_steps(runtime, frozen)
     assert accepted(upstream) == []
 
 
@@ -103,9 +103,9 @@ async def test_a_late_success_after_the_refund_changes_nothing(make: Maker, runt
     late = await one_visit(runtime)
     await lose_lease(runtime)
     await execute(runtime, "UPDATE tasks SET step = 'submitting'")
-    assert await advance(runtime, await one_visit(runtime)) is None
+    assert await run_steps(runtime, await one_visit(runtime)) is None
     assert (await make.task(user, task_no))["status"] == "failed"
-    late.step, late.upstream = "poll", {}
+    late.step, late.upstream_state = "poll", {}
     with pytest.raises(Stale):
         await advance_module._end(runtime, late, advance_module.Complete([{"key": "k", "thumbnailKey": "t"}]))
     assert (await make.task(user, task_no))["status"] == "failed"
@@ -155,7 +155,7 @@ async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make
     assert [visit.crashes for visit in visits] == [3, 3]
     visits[1].crashes = 2
     for visit in visits:
-        await advance(runtime, visit)
+        await run_steps(runtime, visit)
     assert (await make.task(user, first))["errorCode"] == "INTERNAL"
     assert (await make.task(user, second))["status"] == "processing"
     assert (await execute(runtime, f"SELECT crashes FROM tasks WHERE task_no = '{second}'")).scalar() == 0
@@ -194,11 +194,11 @@ async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make:
     await make.task_no(user)
     visit = await one_visit(runtime, lease_seconds=5)
     before = visit.held_until
-    await keep(runtime.sessions, [visit], 60)
+    await renew_leases(runtime.sessions, [visit], 60)
     assert visit.held_until > before + 50
     held = visit.held_until
     visit.version -= 1  # as if another had claimed it since
-    await keep(runtime.sessions, [visit], 600)
+    await renew_leases(runtime.sessions, [visit], 600)
     assert visit.held_until == held
 
 
@@ -288,7 +288,7 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
 ) -> None:
     """An outage shorter than the lease costs no crash."""
     away, tried = True, 0
-    real: Callable[..., Any] = give_back
+    real: Callable[..., Any] = release
 
     async def flaky(*args: Any) -> None:
         nonlocal tried
@@ -317,7 +317,7 @@ async def test_no_more_is_claimed_than_can_be_given_back(
     for n in range(2):
         await make.task_no(user, f"done {n}")
     for visit in await claim_due(runtime.sessions, ALL, 9, 30):
-        stepper._give_back(visit, as_it_was(visit, 60.0))
+        stepper._release(visit, as_it_was(visit, 60.0))
     fresh = await make.task_no(user, "fresh")
     untouched = "SELECT COUNT(*) FROM tasks WHERE task_no = :no AND lease_until IS NULL AND version = 0"
     assert not await stepper._claim_once()

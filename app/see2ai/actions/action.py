@@ -54,10 +54,10 @@ class Action:
     most_references: int
     longest_prompt: int
     needs_prompt: bool = True
-    links: tuple[str, ...] = ()  # the caller's params that hold links
+    url_params: tuple[str, ...] = ()  # the caller's params that hold links
     picture_fields: tuple[str, ...] = ()  # of the request: links to pictures
     media_fields: tuple[str, ...] = ()  # of the request: links to films and sounds
-    profile: str = ""  # how SEE2AI normalizes the pictures of this action
+    normalize_profile: str = ""  # how SEE2AI normalizes the pictures of this action
     provider: str = "see2ai"  # whose key and purse it takes: what goes wrong with one keeps no other's tasks waiting
     told_as: Mapping[str, str] = field(default_factory=dict)  # of the request, where it is not `params.<camelCase>`
 

@@ -111,6 +111,6 @@ FAST_IMAGE = Action(
     most_references=MOST_REFERENCES,
     longest_prompt=LONGEST_PROMPT,
     picture_fields=("image_input",),
-    profile="image_generation_reference",
+    normalize_profile="image_generation_reference",
     told_as={"prompt": "prompt", "image_input": IMAGE_URL},
 )

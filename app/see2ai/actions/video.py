@@ -25,7 +25,7 @@ MOST_FILMS = 3
 MOST_SOUNDS = 3
 MOST_MATERIAL = 12
 MOST_RESULTS = 16
-NAMES = {"standard": "doubao-seedance-2-0-260128", "fast": "doubao-seedance-2-0-fast-260128"}
+MODEL_IDS = {"standard": "doubao-seedance-2-0-260128", "fast": "doubao-seedance-2-0-fast-260128"}
 
 Duration = Literal[-1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
 SeedResolution = Literal["480p", "720p"]
@@ -153,7 +153,7 @@ def _all(one: str | None, many: list[str] | None) -> list[str]:
 
 
 def _build_seed(order: Order) -> dict[str, Any]:
-    request, references, face = _start(order)
+    request, references, face = _common_fields(order)
     request |= _one_or_many("non_face_image_url", references)
     if face:
         request["face_image_url"] = face
@@ -161,7 +161,7 @@ def _build_seed(order: Order) -> dict[str, Any]:
 
 
 def _build_new(order: Order) -> dict[str, Any]:
-    request, references, face = _start(order)
+    request, references, face = _common_fields(order)
     request |= _one_or_many("reference_image_url", [*references, face] if face else references)
     request["reference_image_contains_real_face"] = True if face else None
     for frame in ("first_frame", "last_frame"):
@@ -173,12 +173,12 @@ def _build_new(order: Order) -> dict[str, Any]:
     return NewVideoRequest(**request).model_dump(exclude_none=True)
 
 
-def _start(order: Order) -> tuple[dict[str, Any], list[str], str | None]:
+def _common_fields(order: Order) -> tuple[dict[str, Any], list[str], str | None]:
     """What both forms share; the reference pictures without a face; the one with a face."""
     params = order.params
     assert isinstance(params, TextVideoParams)  # noqa: S101 (for the type checker: the registry pairs them)
     request: dict[str, Any] = {
-        "model_name": NAMES[params.version],
+        "model_name": MODEL_IDS[params.version],
         "prompt": order.prompt,
         "duration": params.duration,
         "resolution": params.resolution,
@@ -226,7 +226,7 @@ def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: An
         usual_seconds=240,
         most_references=MOST_PICTURES,
         longest_prompt=LONGEST_PROMPT,
-        links=("lastFrameUrl", "faceImageUrl", "videoUrls", "audioUrls"),
+        url_params=("lastFrameUrl", "faceImageUrl", "videoUrls", "audioUrls"),
         picture_fields=(
             "first_frame_url",
             "last_frame_url",
@@ -237,7 +237,7 @@ def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: An
             "reference_image_urls",
         ),
         media_fields=("video_url", "video_urls", "audio_url", "audio_urls"),
-        profile="video_seedance_reference",
+        normalize_profile="video_seedance_reference",
         told_as={"prompt": "prompt"},
     )
 

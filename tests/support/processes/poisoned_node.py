@@ -14,7 +14,7 @@ _host_results = advance.host_results
 
 
 async def _crash(runtime: Runtime, visit: Visit) -> Any:
-    if WORD in visit.request["prompt"]:
+    if WORD in visit.upstream_request["prompt"]:
         print("poisoned:", visit.task_no, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return await _host_results(runtime, visit)

@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from app.accounts.credentials import sign_token
 from app.accounts.keys import create_key
-from app.faults import POINTS
+from app.faults import FAILPOINTS
 from app.settings import Settings
 from app.tables import tasks
 from tests.support.makers import TEXT_MODEL
@@ -40,7 +40,7 @@ from tests.support.waiting import wait_until
 
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
 COURIER_POINTS = frozenset({"deliver.after_send"})  # struck in test_webhooks.py
-WORKER_POINTS = sorted(POINTS - API_POINTS - COURIER_POINTS)
+WORKER_POINTS = sorted(FAILPOINTS - API_POINTS - COURIER_POINTS)
 NOBODY_KNOWS = frozenset({"send.after_intent", "send.after_answer"})
 FROZEN_POINTS = ["visit.claimed", "send.before_intent", "send.after_intent", "send.after_answer"]
 FROZEN_POINTS += ["poll.after_answer", "host.after_upload", "finish.before_commit"]
