@@ -135,7 +135,7 @@ class ChoreLoop:
                 delay = 0.0 if is_cancelled else min(RETRY_SECONDS, chore.period_seconds)
                 await give_turn_back(sessions, chore.name, version, delay)
         finally:
-            keeper.cancel()
+            await end(keeper)
             self._running.pop(chore.name, None)
 
     async def _renew_lease(self, chore: Chore, version: int) -> None:

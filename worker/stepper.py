@@ -14,6 +14,7 @@ from itertools import islice
 import structlog
 
 from app import metrics
+from app.endings import end
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.see2ai.actions import Action
@@ -88,9 +89,7 @@ class Stepper:
             await self._claim_until_stopped()
             await self._wind_down()
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.wait(helpers)
+            await end(*helpers)
             await self._flush_returns()
 
     def stop(self) -> None:

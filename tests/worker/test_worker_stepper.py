@@ -283,6 +283,32 @@ async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
     assert (await make.task(user, task_no))["status"] == "completed"
 
 
+async def test_stopping_ends_although_a_library_swallows_the_cancellation(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Database drivers do so under a time-out of their own."""
+    is_writing, swallowed = asyncio.Event(), 0
+
+    async def deaf(*_args: Any) -> None:
+        nonlocal swallowed
+        is_writing.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            swallowed += 1
+
+    user = await make.user(points=30)
+    await make.task_no(user, "长 [[sandbox: take 60]]")
+    monkeypatch.setattr(stepper_module, "give_back", deaf)
+    stepper = Stepper(runtime, idle_seconds=0.05)
+    work = asyncio.create_task(stepper.run())
+    await asyncio.wait_for(is_writing.wait(), 60)
+    monkeypatch.setattr(stepper_module, "give_back", give_back)
+    stepper.stop()
+    await asyncio.wait_for(work, 60)
+    assert swallowed == 1
+
+
 async def test_rows_are_given_back_once_the_database_is_there_again(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
