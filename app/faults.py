@@ -29,14 +29,14 @@ FAILPOINTS = frozenset(
     }
 )
 _name, _, _rest = os.environ.get("GATEWAY_FAULT", "").partition(":")
-_deed, _, _once = _rest.partition(":")
-if _name and (_name not in FAILPOINTS or _deed not in {"kill", "stop"} or not _once):
+_action, _, _once = _rest.partition(":")
+if _name and (_name not in FAILPOINTS or _action not in {"kill", "stop"} or not _once):
     raise SystemExit(f"GATEWAY_FAULT: want POINT:kill|stop:FILE with a POINT of {', '.join(sorted(FAILPOINTS))}")
 
 
-def fault_point(name: str) -> None:
+def failpoint(name: str) -> None:
     """Nothing at all, unless this very point is armed."""
     if name == _name:
         with suppress(FileExistsError):
             os.close(os.open(_once, os.O_CREAT | os.O_EXCL))
-            os.kill(os.getpid(), signal.SIGKILL if _deed == "kill" else signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGKILL if _action == "kill" else signal.SIGSTOP)

@@ -17,7 +17,7 @@ from app.settings import Settings
 SECRET_NAMES = frozenset(
     {"authorization", "x-api-key", "token", "apikey", "api_key", "secret", "password", "ticket", "jwt"}
 )
-HIDDEN = "***"
+REDACTED = "***"
 _KEY = re.compile(r"\b(?:sk|whsec)[-_][A-Za-z0-9_\-+/=]{8,}")
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
@@ -25,7 +25,7 @@ _QUERY = re.compile(r"(https?://[^\s\"'<>?#]+)\?[^\s\"'<>\\]*")
 _USERINFO = re.compile(r"(\w+://)[^\s/@:]*:[^\s/@]*@")
 
 
-def set_up_logs(settings: Settings) -> None:
+def configure_logs(settings: Settings) -> None:
     """Console or JSON lines on standard error; the libraries' own logs join them at WARNING."""
     renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
     if settings.log_format == "console":
@@ -35,7 +35,7 @@ def set_up_logs(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        hide_secrets,
+        redact,
     ]
     level = logging.getLevelNamesMapping()[settings.log_level]
     structlog.configure(
@@ -48,51 +48,51 @@ def set_up_logs(settings: Settings) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=before))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("uvicorn.access", "uvicorn.error"):
-        logging.getLogger(name).addFilter(_WITHOUT_QUERIES)
+        logging.getLogger(name).addFilter(_REDACT_QUERIES)
 
 
-class _WithoutQueries(logging.Filter):
+class _RedactQueries(logging.Filter):
     """Uvicorn logs paths with their queries, and in a query a ticket may stand. Records keep the form it knows."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(_without_query(arg) for arg in record.args)
+            record.args = tuple(_redact_query(arg) for arg in record.args)
         return True
 
 
-def _without_query(arg: object) -> object:
+def _redact_query(arg: object) -> object:
     is_path = isinstance(arg, str) and arg.startswith("/") and "?" in arg
-    return f"{str(arg).partition('?')[0]}?{HIDDEN}" if is_path else arg
+    return f"{str(arg).partition('?')[0]}?{REDACTED}" if is_path else arg
 
 
-_WITHOUT_QUERIES = _WithoutQueries()
+_REDACT_QUERIES = _RedactQueries()
 
 
-def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """The structlog processor: walks the whole event, also inside payloads."""
-    return {key: _hidden(key, value) for key, value in event.items()}
+    return {key: _redact_value(key, value) for key, value in event.items()}
 
 
-def _hidden(name: str, value: Any) -> Any:
+def _redact_value(name: str, value: Any) -> Any:
     if name.lower() in SECRET_NAMES:
-        return HIDDEN
+        return REDACTED
     if isinstance(value, str):
-        return without_secrets(value)
+        return redact_text(value)
     if isinstance(value, dict):
-        return {key: _hidden(str(key), inner) for key, inner in value.items()}
+        return {key: _redact_value(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden("", inner) for inner in value]
+        return [_redact_value("", inner) for inner in value]
     if isinstance(value, bytes):
-        return without_secrets(value.decode(errors="replace"))
+        return redact_text(value.decode(errors="replace"))
     if isinstance(value, BaseException):
-        return without_secrets(repr(value))
+        return redact_text(repr(value))
     return value
 
 
-def without_secrets(text: str) -> str:
+def redact_text(text: str) -> str:
     """`text` with keys, tokens, passwords in URLs and query strings replaced."""
-    text = _QUERY.sub(r"\1?" + HIDDEN, text)
-    text = _USERINFO.sub(r"\1" + HIDDEN + "@", text)
-    text = _BEARER.sub("Bearer " + HIDDEN, text)
-    text = _JWT.sub(HIDDEN, text)
-    return _KEY.sub(HIDDEN, text)
+    text = _QUERY.sub(r"\1?" + REDACTED, text)
+    text = _USERINFO.sub(r"\1" + REDACTED + "@", text)
+    text = _BEARER.sub("Bearer " + REDACTED, text)
+    text = _JWT.sub(REDACTED, text)
+    return _KEY.sub(REDACTED, text)

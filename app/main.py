@@ -15,24 +15,24 @@ from starlette.middleware.cors import CORSMiddleware
 from app.api import admin, files, health, points, push, sockets, tasks, uploads, webhooks
 from app.api.errors import install_error_handlers
 from app.api.limits import RateLimiter
-from app.api.middleware import BodyLimit, Net, RequestId
-from app.api.wire import ErrorData
+from app.api.middleware import BodySizeLimit, CatchAll, RequestId
+from app.api.wire import ErrorResponse
 from app.known_secrets import DEVELOPMENT_JWT_SECRET
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
 
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-LARGEST_BODY_BYTES = 1_000_000
+MAX_BODY_BYTES = 1_000_000
 ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 429, 500, 503)
 
 
 def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
     """The application. A `runtime` given stays the giver's to close (`gateway up` shares one with its worker)."""
     settings = settings or load_settings()
-    set_up_logs(settings)
+    configure_logs(settings)
     is_default = settings.jwt_algorithm == "HS256" and DEVELOPMENT_JWT_SECRET in settings.jwt_secrets
     if is_default and settings.host not in LOOPBACK:
         log.warning("development_jwt_secret", host=settings.host, meaning="anybody who reaches this can be anybody")
@@ -41,13 +41,13 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         shared: Runtime | None = app.state.shared_runtime
         if shared is not None:
-            _lay_out(app, shared)
+            _attach_state(app, shared)
             yield
             return
         async with open_runtime(settings) as opened:
-            _lay_out(app, opened)
-            _spare_the_collector()
-            with _end_overheard(opened.notices.end_listening):
+            _attach_state(app, opened)
+            _freeze_gc()
+            with _forward_shutdown_signal(opened.pubsub.close_subscriptions):
                 yield
 
     app = FastAPI(
@@ -56,15 +56,15 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would be an answer without the envelope
         # `default` keeps FastAPI from promising its own 422, which never comes.
-        responses={code: {"model": ErrorData} for code in (*ERRORS, "default")},
+        responses={code: {"model": ErrorResponse} for code in (*ERRORS, "default")},
     )
     app.state.shared_runtime = runtime
     # `push` before `tasks`: /tasks/events is no task's number.
     for room in (push, sockets, tasks, points, uploads, webhooks, admin, health, files):
         app.include_router(room.router)
     install_error_handlers(app)
-    app.add_middleware(Net)
-    app.add_middleware(BodyLimit, most_bytes=LARGEST_BODY_BYTES, elsewhere=uploads.BODY_LIMIT)
+    app.add_middleware(CatchAll)
+    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, elsewhere=uploads.BODY_LIMIT)
     if settings.cors_allowed:
         app.add_middleware(
             CORSMiddleware,
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
 
 @contextmanager
-def _end_overheard(tell: Callable[[], None]) -> Iterator[None]:
+def _forward_shutdown_signal(tell: Callable[[], None]) -> Iterator[None]:
     """Uvicorn winds down once all answers are out, and tells nobody: a stream, which has no end, would never learn.
 
     So the signals it listens for are heard here as well, each passed on to it.
@@ -104,14 +104,14 @@ def _end_overheard(tell: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _spare_the_collector() -> None:
+def _freeze_gc() -> None:
     """What was loaded at start stays to the end: the collector need not walk it every few hundred requests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 
 
-def _lay_out(app: FastAPI, runtime: Runtime) -> None:
+def _attach_state(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
     app.state.limits = RateLimiter(runtime.redis)
-    app.state.seats = push.Seats()
+    app.state.limiter = push.ConnectionLimiter()

@@ -22,11 +22,11 @@ from app.settings import Settings
 log = structlog.get_logger()
 
 QUEUE = "gateway:tasks"
-WAKE_JOB = "wake_stepper"
-GATHER_SECONDS = 0.02  # one process rings at most 50 times a second, however many submits it takes
-RING_SECONDS = 0.2
-SILENT_SECONDS = 1.0  # after a failure, how long Redis is left alone
-EXPIRES_SECONDS = 60  # a bell nobody heard for a minute has been overtaken by the sweep
+WAKE_JOB = "wake_worker"
+BATCH_WINDOW_SECONDS = 0.02  # one process rings at most 50 times a second, however many submits it takes
+NOTIFY_TIMEOUT_SECONDS = 0.2
+RETRY_DELAY_SECONDS = 1.0  # after a failure, how long Redis is left alone
+JOB_TTL_SECONDS = 60  # a bell nobody heard for a minute has been overtaken by the sweep
 
 
 def dump_json(value: Any) -> bytes:
@@ -65,11 +65,11 @@ def open_redis(settings: Settings) -> ArqRedis:
         socket_timeout=5,
         health_check_interval=30,
     )
-    pool.connection_class = _PLAIN_WORDED.get(pool.connection_class, pool.connection_class)
+    pool.connection_class = _NORMALIZED.get(pool.connection_class, pool.connection_class)
     return ArqRedis(pool, **options)
 
 
-class _PlainWords(AbstractConnection):
+class _NormalizeClosedError(AbstractConnection):
     """Says of a connection that closed as we wrote what everybody expects: uvloop calls it a RuntimeError."""
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
@@ -79,16 +79,16 @@ class _PlainWords(AbstractConnection):
             raise ConnectionLost(str(error)) from error
 
 
-class _PlainConnection(_PlainWords, Connection): ...
+class _PlainConnection(_NormalizeClosedError, Connection): ...
 
 
-class _TlsConnection(_PlainWords, SSLConnection): ...
+class _TlsConnection(_NormalizeClosedError, SSLConnection): ...
 
 
-_PLAIN_WORDED: dict[type, type] = {Connection: _PlainConnection, SSLConnection: _TlsConnection}
+_NORMALIZED: dict[type, type] = {Connection: _PlainConnection, SSLConnection: _TlsConnection}
 
 
-class Bell:
+class WorkerWakeup:
     """Rings from one process. A bell says "look now", not "look at this": the rows say what is due."""
 
     def __init__(self, redis: ArqRedis) -> None:
@@ -106,16 +106,16 @@ class Bell:
         while self._is_rung:
             self._is_rung = False
             try:
-                async with asyncio.timeout(RING_SECONDS):
-                    await self._redis.enqueue_job(WAKE_JOB, _expires=EXPIRES_SECONDS)
-                await asyncio.sleep(GATHER_SECONDS)
+                async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
+                    await self._redis.enqueue_job(WAKE_JOB, _expires=JOB_TTL_SECONDS)
+                await asyncio.sleep(BATCH_WINDOW_SECONDS)
             except (RedisError, OSError) as error:
-                metrics.BELLS_LOST.inc()
+                metrics.WAKEUPS_FAILED.inc()
                 log.warning("bell_lost", error=repr(error)[:200])
-                await asyncio.sleep(SILENT_SECONDS)
+                await asyncio.sleep(RETRY_DELAY_SECONDS)
 
     async def close(self) -> None:
         """Waits for a ring on its way."""
         if self._sender is not None:
-            await asyncio.wait([self._sender], timeout=2 * RING_SECONDS)
+            await asyncio.wait([self._sender], timeout=2 * NOTIFY_TIMEOUT_SECONDS)
             self._sender.cancel()

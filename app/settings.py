@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.errors import SettingsError
 from app.known_secrets import DEVELOPMENT_JWT_SECRET, SANDBOX_API_KEY
 
-SHORTEST_SECRET = 32
+MIN_SECRET_LENGTH = 32
 
 
 class Settings(BaseSettings):
@@ -129,8 +129,8 @@ class Settings(BaseSettings):
         if urlsplit(self.see2ai_base_url).scheme not in {"http", "https"}:
             faults.append("SEE2AI_BASE_URL: must be an http(s) URL")
         if self.jwt_algorithm == "HS256":
-            if not self.jwt_secrets or any(len(s) < SHORTEST_SECRET for s in self.jwt_secrets):
-                faults.append(f"JWT_SECRET: every secret needs at least {SHORTEST_SECRET} characters")
+            if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
+                faults.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")
         elif "BEGIN PUBLIC KEY" not in self.jwt_public_key:
             faults.append(f"JWT_PUBLIC_KEY: {self.jwt_algorithm} needs a PEM public key")
         return faults

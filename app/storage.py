@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # exist in obstore's stubs only
 # the process after its work is done: give them a moment.
 atexit.register(time.sleep, 0.05)
 
-PATIENCE_SECONDS = 25
-SLOWEST_BYTES_PER_SECOND = 512 * 1024
-"""A put may take PATIENCE_SECONDS and then as long as this rate needs for its bytes."""
+TIMEOUT_SECONDS = 25
+MIN_BYTES_PER_SECOND = 512 * 1024
+"""A put may take TIMEOUT_SECONDS and then as long as this rate needs for its bytes."""
 
 PLAIN_PUT_BYTES = 16 * 1024 * 1024
 """Up to here one plain PUT, whose body is held in memory; above, parts."""
@@ -44,8 +44,8 @@ LARGE_PUTS_AT_ONCE = 4
 READ_BYTES = 256 * 1024
 
 CHECK_KEY = "health/check.txt"
-LONGEST_KEY = 512
-CALLERS = ("results/", "uploads/")
+MAX_KEY_LENGTH = 512
+PUBLIC_PREFIXES = ("results/", "uploads/")
 """What callers may name; whatever else lies in the store is not theirs."""
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
@@ -107,10 +107,10 @@ class ObjectStore:
     def public_url(self, key: str) -> str:
         return f"{self._public_base}/{_checked(key)}"
 
-    def key_of(self, url: str) -> str | None:
+    def key_from_url(self, url: str) -> str | None:
         """The key that `public_url` would make this very URL of; None for any other."""
         base, _, key = url.partition(f"{self._public_base}/")
-        return key if not base and _is_key(key) and key.startswith(CALLERS) else None
+        return key if not base and _is_key(key) and key.startswith(PUBLIC_PREFIXES) else None
 
     async def put_file(self, key: str, path: Path, content_type: str) -> None:
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
@@ -151,8 +151,8 @@ class ObjectStore:
             await self.put(CHECK_KEY, b"ok\n", "text/plain")
 
     async def _put(self, key: str, body: bytes | Path, size_bytes: int, content_type: str) -> None:
-        seconds = PATIENCE_SECONDS + size_bytes / SLOWEST_BYTES_PER_SECOND
-        async with _told_as_storage_error("put", seconds):
+        seconds = TIMEOUT_SECONDS + size_bytes / MIN_BYTES_PER_SECOND
+        async with _as_storage_error("put", seconds):
             await obstore.put_async(
                 self._store,
                 _checked(key),
@@ -165,7 +165,7 @@ class ObjectStore:
 
     async def _head(self, key: str) -> "ObjectMeta | None":
         try:
-            async with _told_as_storage_error("head", PATIENCE_SECONDS):
+            async with _as_storage_error("head", TIMEOUT_SECONDS):
                 return await obstore.head_async(self._store, key)
         except _NoSuchObjectError:
             return None
@@ -173,7 +173,7 @@ class ObjectStore:
     async def _open_range(self, key: str, wanted: tuple[int, int] | None) -> StoredObject | None:
         options: GetOptions = {"range": wanted} if wanted else {}
         try:
-            async with _told_as_storage_error("get", PATIENCE_SECONDS):
+            async with _as_storage_error("get", TIMEOUT_SECONDS):
                 found = await obstore.get_async(self._store, key, options=options)
         except _NoSuchObjectError:
             return None
@@ -214,7 +214,7 @@ def _bucket_url(settings: Settings, endpoint: str, bucket: str) -> str:
 
 def _is_key(key: str) -> bool:
     """No empty, hidden or climbing segment (`..` begins with a dot), nothing a URL would have to escape."""
-    return len(key) <= LONGEST_KEY and all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
+    return len(key) <= MAX_KEY_LENGTH and all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
 
 
 def _checked(key: str) -> str:
@@ -224,7 +224,7 @@ def _checked(key: str) -> str:
 
 
 @asynccontextmanager
-async def _told_as_storage_error(doing: str, seconds: float) -> AsyncIterator[None]:
+async def _as_storage_error(doing: str, seconds: float) -> AsyncIterator[None]:
     """A clock, and one error for the many of obstore's."""
     try:
         async with asyncio.timeout(seconds):
@@ -235,10 +235,10 @@ async def _told_as_storage_error(doing: str, seconds: float) -> AsyncIterator[No
         # On a disk, a key below an object ("a.png/b") is answered with this instead of "not found".
         is_absent = isinstance(error, FileNotFoundError) or "kind: NotADirectory" in str(error)
         kind = _NoSuchObjectError if is_absent else StorageError
-        raise kind(f"{doing}: {type(error).__name__}: {_first_words(error)}") from None
+        raise kind(f"{doing}: {type(error).__name__}: {_summary(error)}") from None
 
 
-def _first_words(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     """What went wrong, without the server's XML behind it, which may repeat an access key."""
     return str(error).partition("\n")[0].partition("<")[0][:300]
 
@@ -246,7 +246,7 @@ def _first_words(error: Exception) -> str:
 async def _read(found: "GetResult") -> AsyncIterator[bytes]:
     chunks = aiter(found.stream(min_chunk_size=READ_BYTES))
     while True:
-        async with _told_as_storage_error("read", PATIENCE_SECONDS):
+        async with _as_storage_error("read", TIMEOUT_SECONDS):
             chunk = await anext(chunks, None)
         if chunk is None:
             return

@@ -8,12 +8,12 @@ from zoneinfo import ZoneInfo
 from app.errors import InvalidParameter
 
 
-def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
+def format_local(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """ISO to the second, without an offset."""
     return None if moment is None else moment.astimezone(zone).isoformat(timespec="seconds")[:19]
 
 
-def read_moment(field: str, text: str | None, zone: ZoneInfo) -> datetime | None:
+def parse_datetime(field: str, text: str | None, zone: ZoneInfo) -> datetime | None:
     """An ISO time in UTC; without an offset it is local, as answers are. InvalidParameter for other words and none."""
     if text is None:
         return None
@@ -26,7 +26,7 @@ def read_moment(field: str, text: str | None, zone: ZoneInfo) -> datetime | None
         raise InvalidParameter(field, "须为 ISO 时间，例如 2025-10-26T15:30:45") from None
 
 
-def read_retry_after(value: str | None, longest: float) -> float | None:
+def parse_retry_after(value: str | None, longest: float) -> float | None:
     """Seconds from now, of either form of the header, at most `longest`; None for what is neither."""
     if not value:
         return None

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import func, insert, text, update
 
 from app.accounts.users import create_user
-from app.database import open_database, repeat_on_conflict, utc_now
+from app.database import open_database, retry_on_conflict, utc_now
 from app.points import ledger
 from app.points.models import get_model
 from app.runtime import open_runtime
 from app.settings import Settings
 from app.tables import points_accounts, points_ledger, tasks
 from app.tasks.order import Submission
-from app.tasks.submit import build_row
+from app.tasks.submit import new_task_row
 from bench.submit_callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks
@@ -31,18 +31,18 @@ class Flight:
 
     def __init__(self, settings: Settings, number: int) -> None:
         self._settings = settings
-        self._sessions = open_database(settings)
+        self._database = open_database(settings)
         self.ids = [f"bench-{place:08d}" for place in range(number)]
 
     async def take_off(self) -> None:
         """Writes the tasks, none of them due, and what they hold."""
-        user_id = await create_user(self._sessions)
-        async with self._sessions.read() as session:
-            model = await get_model(session, "sc_soraimg_text_1x1")
+        user_id = await create_user(self._database)
+        async with self._database.read() as connection:
+            model = await get_model(connection, "sc_soraimg_text_1x1")
         number, cost = len(self.ids), model.points_cost
-        await ledger.grant(self._sessions, user_id=user_id, points=cost * number, ref="bench")
+        await ledger.grant(self._database, user_id=user_id, points=cost * number, ref="bench")
         async with open_runtime(self._settings) as runtime:
-            common = build_row(runtime, user_id, Submission(model.model_name, PROMPT), model, "000000")
+            common = new_task_row(runtime, user_id, Submission(model.model_name, PROMPT), model, "000000")
         now = datetime.now(UTC)
         common |= {"status": "processing", "step": "poll", "upstream": {}, "next_run_at": now + FAR}
         common |= {"created_at": now - OLD, "deadline_at": now + FAR}
@@ -67,18 +67,18 @@ class Flight:
         await self._write(text(_PARK), {})
 
     async def in_flight(self) -> int:
-        async with self._sessions.read() as session:
-            return int(await session.scalar(func.count(tasks.c.id).select().where(tasks.c.step == "poll")))
+        async with self._database.read() as connection:
+            return int(await connection.scalar(func.count(tasks.c.id).select().where(tasks.c.step == "poll")))
 
     async def land(self) -> None:
-        await self._sessions.close()
+        await self._database.close()
 
     async def _write(self, statement: Any, values: Any) -> None:
-        await repeat_on_conflict(self._write_once)(statement, values)
+        await retry_on_conflict(self._write_once)(statement, values)
 
     async def _write_once(self, statement: Any, values: Any) -> None:
-        async with self._sessions.begin() as session:
-            await session.execute(statement, values)
+        async with self._database.begin() as connection:
+            await connection.execute(statement, values)
 
 
 def _deduction(user_id: int, task_id: int, cost: int, number: int) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.accounts.credentials import sign_token
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.claim import TaskFilter, Visit, claim_due
+from app.tasks.claim import ClaimedTask, TaskFilter, claim_due
 from app.tasks.decide import Complete
 from app.tasks.finish import finish_task
 from bench.flight import Flight
@@ -46,7 +46,7 @@ async def main() -> None:
     async with lay_ground() as ground:
         reach = {"database_url": ground.database_url, "redis_url": ground.environment["REDIS_URL"]}
         settings = Settings(_env_file=None, log_level="WARNING", **reach)
-        set_up_logs(settings)
+        configure_logs(settings)
         flight = Flight(settings, (asked.ends + 1) * asked.pairs)
         await flight.take_off()
         await flight.call()
@@ -89,15 +89,15 @@ async def measure(
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Milliseconds, slice by slice, in turns."""
     token = sign_token(runtime.settings, USER)
-    visits: list[Visit] = []
+    visits: list[ClaimedTask] = []
 
     async def end_a_task() -> tuple[str, float]:
         if not visits:
-            visits.extend(await claim_due(runtime.sessions, TaskFilter(("poll",)), 100, 600))
+            visits.extend(await claim_due(runtime.database, TaskFilter(("poll",)), 100, 600))
         visit = visits.pop()
         assert await finish_task(runtime, visit, Complete([RESULT]), [])
         committed = time.perf_counter()
-        runtime.notices.publish(visit.user_id, visit.task_no)
+        runtime.pubsub.publish(visit.user_id, visit.task_no)
         return visit.task_no, committed
 
     redis: Redis = Redis.from_url(runtime.settings.redis_url)

@@ -13,7 +13,7 @@ import aiohttp
 
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
-from app.database import Sessions, open_database
+from app.database import Database, open_database
 from app.points import ledger
 from app.settings import Settings
 from bench.ground import Ground, cpu_seconds, lay_ground
@@ -90,17 +90,17 @@ async def warm_up(callers: Driver, loop: Driver, seconds: float) -> None:
 
 async def make_users(settings: Settings, number: int) -> None:
     """Users 1 to `number` with points for ever."""
-    sessions, busy = open_database(settings), asyncio.Semaphore(16)
+    database, busy = open_database(settings), asyncio.Semaphore(16)
     try:
-        await asyncio.gather(*(_make_user(sessions, busy, user_id) for user_id in range(1, number + 1)))
+        await asyncio.gather(*(_make_user(database, busy, user_id) for user_id in range(1, number + 1)))
     finally:
-        await sessions.close()
+        await database.close()
 
 
-async def _make_user(sessions: Sessions, busy: asyncio.Semaphore, user_id: int) -> None:
+async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) -> None:
     async with busy:
-        await create_user(sessions, user_id=user_id)
-        await ledger.grant(sessions, user_id=user_id, points=POINTS, ref=f"bench:{user_id}")
+        await create_user(database, user_id=user_id)
+        await ledger.grant(database, user_id=user_id, points=POINTS, ref=f"bench:{user_id}")
 
 
 async def count_round_trips(ground: Ground, settings: Settings) -> str:

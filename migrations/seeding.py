@@ -1,6 +1,6 @@
 """How migrations seed models: upsert, reprice, disable. Works online and with `--sql`, where it prints statements.
 
-Every row passes `check_model`, the same rules the command line asks, when the migration is *run*: a typo stops the
+Every row passes `validate_model`, the same rules the command line asks, when the migration is *run*: a typo stops the
 deployment, not a submit.
 """
 
@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.database import insert_or_change, utc_now
-from app.points.models import CHECKED, check_model
-from app.points.prices import MOST_POINTS, check_rules
+from app.database import upsert, utc_now
+from app.points.models import CHECKED, validate_model
+from app.points.prices import MAX_POINTS, validate_rules
 from app.see2ai.actions import ACTIONS
 from app.tables import points_config
 
@@ -29,11 +29,11 @@ def upsert_models(rows: list[dict[str, Any]]) -> None:
             "sort": 0,
             **row,
         }
-        check_model(**{name: full[name] for name in ("model_name", *CHECKED)})
+        validate_model(**{name: full[name] for name in ("model_name", *CHECKED)})
         full["price_rules"] = full["price_rules"] or None
         stamped = {**full, "created_at": utc_now(), "updated_at": utc_now()}
         dialect = op.get_context().dialect.name
-        op.execute(insert_or_change(dialect, points_config, "model_name", stamped, kept=frozenset({"created_at"})))
+        op.execute(upsert(dialect, points_config, "model_name", stamped, preserve=frozenset({"created_at"})))
 
 
 def reprice_model(
@@ -49,14 +49,14 @@ def reprice_model(
     New rules are checked without the row, because `--sql` has no database to read it from: say its `action` and
     `task_type`, and name every value of a param, also where the row fixes it.
     """
-    if points_cost is not None and not 0 <= points_cost <= MOST_POINTS:
-        raise ValueError(f"{model_name}: points_cost must not be negative or beyond {MOST_POINTS}")
+    if points_cost is not None and not 0 <= points_cost <= MAX_POINTS:
+        raise ValueError(f"{model_name}: points_cost must not be negative or beyond {MAX_POINTS}")
     changed: dict[str, Any] = {} if points_cost is None else {"points_cost": points_cost}
     if price_rules is not KEPT:
         if price_rules:
             if action not in ACTIONS or task_type not in ACTIONS[action].params:
                 raise ValueError(f"{model_name}: price_rules need the row's action and task_type")
-            check_rules(price_rules, ACTIONS[action].params[task_type], {}, points_cost or 0)
+            validate_rules(price_rules, ACTIONS[action].params[task_type], {}, points_cost or 0)
         changed["price_rules"] = price_rules or None
     if not changed:
         raise ValueError(f"{model_name}: neither points_cost nor price_rules")

@@ -1,5 +1,5 @@
 """Column types as migrations name them. What a migration once meant by them must never change."""
 
-from app.tables import ID, LONG_TEXT, PROMPT, Json, UtcTime, exact
+from app.tables import ID, LONG_TEXT, PROMPT, Json, UtcTime, binary_string
 
-__all__ = ["ID", "LONG_TEXT", "PROMPT", "Json", "UtcTime", "exact"]
+__all__ = ["ID", "LONG_TEXT", "PROMPT", "Json", "UtcTime", "binary_string"]

@@ -115,25 +115,25 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[STATE].update(getattr(node, "workeroutput", {}).get("worlds", {}))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["worlds"] = session.config.stash[STATE]
+def pytest_sessionfinish(connection: pytest.Session) -> None:
+    if hasattr(connection.config, "workeroutput"):
+        connection.config.workeroutput["worlds"] = connection.config.stash[STATE]
 
 
 # ------------------------------------------------------------------ the worlds
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="connection")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="connection")
 def real_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
     yield from _services(request.config, REAL)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="connection")
 def mysql97_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
     yield from _services(request.config, MYSQL97)
 
@@ -151,7 +151,7 @@ def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
     services.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="connection")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
     migrate(f"sqlite+aiosqlite:///{path}")
@@ -199,7 +199,7 @@ def _empty_database_url(request: pytest.FixtureRequest, world_name: str, folder:
 # ------------------------------------------------------------------ the gateway in a world
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="connection")
 def sandbox_server() -> Iterator[Server]:
     with serve(seconds_scale=0.05) as running:
         yield running
@@ -252,7 +252,7 @@ async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.Mo
     async with open_runtime(settings) as opened:
         await opened.redis.flushdb()
         yield opened
-        assert await audit(opened.sessions) == [], "the books are wrong"
+        assert await audit(opened.database) == [], "the books are wrong"
 
 
 @pytest.fixture
@@ -278,9 +278,9 @@ def endless_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's pauses shrunk to a test's patience; their order and number stay."""
-    monkeypatch.setattr(decide, "POLL_STAIRS", ((1e9, 0.05),))
-    monkeypatch.setattr(decide, "LONGEST_BACKOFF_SECONDS", 0.1)
-    monkeypatch.setattr(decide, "LONGEST_POLL_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(decide, "POLL_SCHEDULE", ((1e9, 0.05),))
+    monkeypatch.setattr(decide, "MAX_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(decide, "MAX_POLL_BACKOFF_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli.migrate import migrate
-from app.cli.process import prove_or_exit
-from app.database import DatabaseUnfit, Sessions, open_database, utc_now
-from app.database import sessions as sessions_module
+from app.cli.process import check_database_or_exit
+from app.database import Database, UnsafeDatabase, open_database, utc_now
+from app.database import connections as sessions_module
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tables import users
@@ -33,9 +33,9 @@ def settings(empty_database_url: str) -> Settings:
     return Settings(_env_file=None, database_url=empty_database_url)
 
 
-async def write_something(sessions: Sessions) -> None:
-    async with sessions.begin() as session:
-        await session.execute(insert(users).values(created_at=utc_now()))
+async def write_something(database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(insert(users).values(created_at=utc_now()))
 
 
 async def count(settings: Settings, table: str) -> int:
@@ -45,34 +45,34 @@ async def count(settings: Settings, table: str) -> int:
 async def test_a_fit_database_passes_and_nothing_stays_behind(settings: Settings) -> None:
     """Also where many processes start at once."""
     many = [open_database(settings) for _ in range(6)]
-    await asyncio.gather(*[sessions.verify() for sessions in many])
+    await asyncio.gather(*[database.verify() for database in many])
     await write_something(many[0])
-    for sessions in many:
-        await sessions.close()
+    for database in many:
+        await database.close()
     assert [await count(settings, table) for table in ("points_accounts", "points_ledger", "users")] == [0, 0, 1]
 
 
 async def test_where_checks_are_ignored_nothing_is_ever_written(settings: Settings) -> None:
     await run_sql(settings.database_url, *WITHOUT_CHECKS)
-    sessions = open_database(settings)
+    database = open_database(settings)
     for _ in range(2):
-        with pytest.raises(DatabaseUnfit) as unfit:
-            await write_something(sessions)
+        with pytest.raises(UnsafeDatabase) as unfit:
+            await write_something(database)
     assert "CHECK" in unfit.value.reason
     assert isinstance(unfit.value, Unavailable), "a caller reads 503 and nothing else"
     assert "CHECK" not in str(unfit.value)
-    await sessions.close()
+    await database.close()
     assert [await count(settings, table) for table in ("points_accounts", "users")] == [0, 0]
 
 
 @pytest.mark.parametrize("verb", ["update", "delete"])
 async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: str) -> None:
     await run_sql(settings.database_url, f"DROP TRIGGER points_ledger_no_{verb}")
-    sessions = open_database(settings)
-    with pytest.raises(DatabaseUnfit) as unfit:
-        await sessions.verify()
+    database = open_database(settings)
+    with pytest.raises(UnsafeDatabase) as unfit:
+        await database.verify()
     assert f"points_ledger_no_{verb}" in unfit.value.reason
-    await sessions.close()
+    await database.close()
     assert await count(settings, "points_ledger") == 0
 
 
@@ -86,10 +86,10 @@ async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: 
 )
 async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Settings, damage: str) -> None:
     await run_sql(settings.database_url, damage)
-    sessions = open_database(settings)
+    database = open_database(settings)
     with pytest.raises(SQLAlchemyError):
-        await sessions.verify()
-    await sessions.close()
+        await database.verify()
+    await database.close()
 
 
 @pytest.mark.worlds("real")
@@ -99,12 +99,12 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
     rights = f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{url.database}`.* TO '{name}'@'%%'"
     await run_sql(settings.database_url, f"CREATE USER '{name}'@'%%' IDENTIFIED BY '{password}'", rights)
     limited = url.set(username=name, password=password).render_as_string(hide_password=False)
-    sessions = open_database(Settings(_env_file=None, database_url=limited))
+    database = open_database(Settings(_env_file=None, database_url=limited))
     try:
-        await sessions.verify()
-        await write_something(sessions)
+        await database.verify()
+        await write_something(database)
     finally:
-        await sessions.close()
+        await database.close()
         await run_sql(settings.database_url, f"DROP USER '{name}'@'%%'")
 
 
@@ -120,13 +120,13 @@ async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_
             raise OSError("connection refused")
         await real(connection)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sessions_module, "prove", away_at_first)
-    sessions = open_database(settings)
+    monkeypatch.setattr(sessions_module, "verify_constraints", away_at_first)
+    database = open_database(settings)
     with pytest.raises(Unavailable) as away:
-        await write_something(sessions)
-    assert not isinstance(away.value, DatabaseUnfit)
-    await asyncio.gather(*[write_something(sessions) for _ in range(5)])
-    await sessions.close()
+        await write_something(database)
+    assert not isinstance(away.value, UnsafeDatabase)
+    await asyncio.gather(*[write_something(database) for _ in range(5)])
+    await database.close()
     assert calls == 2
     assert await count(settings, "users") == 5
 
@@ -135,13 +135,13 @@ async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_
 
 
 def test_a_process_does_not_start_on_an_unfit_database(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    prove_or_exit(settings)
+    check_database_or_exit(settings)
     asyncio.run(run_sql(settings.database_url, *WITHOUT_CHECKS))
     with pytest.raises(SystemExit) as end:
-        prove_or_exit(settings)
+        check_database_or_exit(settings)
     assert end.value.code == 1
     assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # before it, where logs go there, `database_unfit`
 
 
 def test_a_process_starts_while_the_database_is_away() -> None:
-    prove_or_exit(Settings(_env_file=None, database_url="mysql+asyncmy://root:@127.0.0.1:1/nowhere"))
+    check_database_or_exit(Settings(_env_file=None, database_url="mysql+asyncmy://root:@127.0.0.1:1/nowhere"))

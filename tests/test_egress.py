@@ -14,7 +14,7 @@ from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.egress import Egress, EgressFailed, EgressRefused, check_url_form, fetch
+from app.egress import Egress, EgressFailed, EgressForbidden, fetch, validate_url
 from app.egress.form import is_public
 
 BODY = os.urandom(300_000)
@@ -113,12 +113,12 @@ PRIVATE_HOSTS = [
 
 @pytest.mark.parametrize("url", GOOD)
 def test_a_public_address_has_a_good_form(url: str) -> None:
-    assert check_url_form(url) is None
+    assert validate_url(url) is None
 
 
 @pytest.mark.parametrize("url", BAD_FORM)
 def test_a_crooked_address_is_refused(url: str) -> None:
-    problem = check_url_form(url)
+    problem = validate_url(url)
     assert problem
     assert len(problem) < 30
 
@@ -136,19 +136,19 @@ def test_a_crooked_address_is_refused(url: str) -> None:
     ],
 )
 def test_the_caller_is_told_what_is_wrong(url: str, problem: str) -> None:
-    assert check_url_form(url) == problem
+    assert validate_url(url) == problem
 
 
 @pytest.mark.parametrize("host", PRIVATE_HOSTS)
 def test_a_private_address_is_refused_in_every_spelling(host: str) -> None:
-    assert check_url_form(f"http://{host}/x") is not None
-    assert check_url_form(f"https://{host}:443") is not None
+    assert validate_url(f"http://{host}/x") is not None
+    assert validate_url(f"https://{host}:443") is not None
 
 
 def test_what_is_allowed_is_exempt_from_port_and_address_and_nothing_else() -> None:
     allowed = frozenset({"127.0.0.1:8091", "localhost:9000", "[::1]:9000"})
     for url in ("http://127.0.0.1:8091/a", "http://LocalHost.:9000/", "http://[0:0::1]:9000/"):
-        assert check_url_form(url, allowed) is None
+        assert validate_url(url, allowed) is None
     for url in (
         "http://127.0.0.1:8092/",
         "http://127.0.0.1/",
@@ -157,7 +157,7 @@ def test_what_is_allowed_is_exempt_from_port_and_address_and_nothing_else() -> N
         "http://u@localhost:9000/",
         "ftp://localhost:9000/",
     ):
-        assert check_url_form(url, allowed) is not None
+        assert validate_url(url, allowed) is not None
 
 
 PIECES = ["http", "https", "://", ":", "/", "//", "@", "[", "]", "%", "%00", "#", "?", ".", "。", "::1", "0x7f"]
@@ -172,9 +172,9 @@ url_like = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max
 @example("http://[::ffff:1.2.3.4%]/")
 @example("http://" + "\u0301" * 300)
 def test_no_string_raises_and_what_passes_is_dialled_as_judged(url: str) -> None:
-    if check_url_form(url) is not None:
+    if validate_url(url) is not None:
         return
-    seen = fetch.read_url(url, frozenset(), longest=2048)
+    seen = fetch.parse_url(url, frozenset(), longest=2048)
     assert seen.scheme in {"http", "https"}
     assert seen.port in {80, 443}
     assert seen.raw_user is None
@@ -306,7 +306,7 @@ async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) 
         return addresses
 
     async with egress_to(lookup=lookup) as egress:
-        with pytest.raises(EgressRefused, match="the address is refused"):
+        with pytest.raises(EgressForbidden, match="the address is refused"):
             await egress.read_start("http://friendly.example/", max_bytes=9, timeout_seconds=60)
 
 
@@ -332,7 +332,7 @@ async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.Monkey
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
         assert asked == ["rebind.example"]
         assert dialled == [("93.184.216.34", 80)]
-        with pytest.raises(EgressRefused):  # each call asks afresh, and judges afresh
+        with pytest.raises(EgressForbidden):  # each call asks afresh, and judges afresh
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
     assert len(dialled) == 1
 
@@ -341,9 +341,9 @@ async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "[::1]", "localhost", "[::ffff:7f00:1]"])
 async def test_a_literal_private_address_is_refused(host: str, to: Path) -> None:
     async with egress_to() as egress:
-        with pytest.raises(EgressRefused):
+        with pytest.raises(EgressForbidden):
             await egress.read_start(f"http://{host}/x", max_bytes=9, timeout_seconds=60)
-        with pytest.raises(EgressRefused):
+        with pytest.raises(EgressForbidden):
             await egress.download(f"http://{host}/x", to, max_bytes=9, timeout_seconds=60)
 
 
@@ -352,7 +352,7 @@ async def test_the_system_resolver_is_judged_too() -> None:
     """The machine's own name resolves to an address of this machine, which is not public."""
     async with egress_to() as egress:
         resolver = egress._resolver
-        with pytest.raises(EgressRefused):
+        with pytest.raises(EgressForbidden):
             await resolver.resolve("localhost", 80)
         allowing = fetch.CheckedResolver(frozenset({"localhost:80"}))
         assert {found["host"] for found in await allowing.resolve("localhost", 80)} <= {"127.0.0.1", "::1"}
@@ -388,7 +388,7 @@ async def test_a_name_without_an_address_cannot_be_reached() -> None:
 async def test_a_redirect_is_judged_like_a_first_address(location: str, to: Path) -> None:
     redirect = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
     async with answering(redirect) as origin, egress_to(origin) as egress:
-        with pytest.raises(EgressRefused):
+        with pytest.raises(EgressForbidden):
             await egress.download(f"http://{origin}/", to, max_bytes=99, timeout_seconds=60)
 
 
@@ -473,7 +473,7 @@ async def test_what_is_announced_as_too_large_is_not_begun(to: Path) -> None:
 @pytest.mark.anyio
 async def test_a_drip_is_given_up(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then never trips a read timeout; too little progress does."""
-    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 0.5)
 
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n")
@@ -490,7 +490,7 @@ async def test_a_drip_is_given_up(to: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.anyio
 async def test_a_slow_but_steady_body_arrives(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "STALL_SECONDS", 4.0)
+    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 4.0)
 
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {20_000 * 8}\r\n\r\n".encode())

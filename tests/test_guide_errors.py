@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from app.errors import GatewayError, GrantConflict, TaskFailure, Unavailable
-from app.tasks.providers import HOPELESS
+from app.tasks.providers import UNAVAILABLE_TEXT
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.zh-CN.md").read_text("utf-8")
 ERRORS = re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)
@@ -23,11 +23,11 @@ def test_every_error_has_its_row_and_no_row_is_of_none() -> None:
 def test_the_503_of_hopeless_submits_is_told_apart() -> None:
     """The text that submit says, and what to do: nothing was taken, and `Retry-After` says when to try again."""
     rows = [(what, do) for status, _, what, do in ERRORS if status == "503"]
-    assert [text for text in (Unavailable.text, HOPELESS) for what, _ in rows if f"`{text}`" in what] == [
+    assert [text for text in (Unavailable.text, UNAVAILABLE_TEXT) for what, _ in rows if f"`{text}`" in what] == [
         Unavailable.text,
-        HOPELESS,
+        UNAVAILABLE_TEXT,
     ]
-    what, do = next(row for row in rows if f"`{HOPELESS}`" in row[0])
+    what, do = next(row for row in rows if f"`{UNAVAILABLE_TEXT}`" in row[0])
     assert "没有扣费" in what
     assert "Retry-After" in do
 

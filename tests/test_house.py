@@ -47,8 +47,8 @@ def test_transactions_begin_and_end_where_the_plan_says() -> None:
 
 
 def test_no_network_inside_a_transaction() -> None:
-    """Inside `sessions.begin()` nothing is awaited but the session and functions that join it."""
-    outside = {"egress", "see2ai", "store", "redis", "notices", "bell"}
+    """Inside `database.begin()` nothing is awaited but the session and functions that join it."""
+    outside = {"egress", "see2ai", "store", "redis", "pubsub", "wakeup"}
     for path in CODE:
         for function in functions(path):
             for node in ast.walk(function):

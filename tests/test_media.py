@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from app import media
-from app.media import MediaError, Picture, inspect_image, make_thumbnail, read_size
+from app.media import ImageInfo, MediaError, inspect_image, make_thumbnail, read_size
 from tests.support.media_files import png_claiming
 
 SIZE = (300, 200)
@@ -26,14 +26,14 @@ def turned(orientation: int) -> bytes:
 
 
 KINDS = [
-    ("JPEG", "RGB", {}, Picture("image/jpeg", "jpg", *SIZE)),
-    ("JPEG", "CMYK", {"progressive": True}, Picture("image/jpeg", "jpg", *SIZE)),
-    ("PNG", "RGBA", {}, Picture("image/png", "png", *SIZE)),
-    ("PNG", "1", {}, Picture("image/png", "png", *SIZE)),
-    ("GIF", "P", {}, Picture("image/gif", "gif", *SIZE)),
-    ("WEBP", "RGB", {}, Picture("image/webp", "webp", *SIZE)),
-    ("WEBP", "RGB", {"lossless": True}, Picture("image/webp", "webp", *SIZE)),
-    ("WEBP", "RGB", {"exif": turned(UPRIGHT_ALREADY)}, Picture("image/webp", "webp", *SIZE)),
+    ("JPEG", "RGB", {}, ImageInfo("image/jpeg", "jpg", *SIZE)),
+    ("JPEG", "CMYK", {"progressive": True}, ImageInfo("image/jpeg", "jpg", *SIZE)),
+    ("PNG", "RGBA", {}, ImageInfo("image/png", "png", *SIZE)),
+    ("PNG", "1", {}, ImageInfo("image/png", "png", *SIZE)),
+    ("GIF", "P", {}, ImageInfo("image/gif", "gif", *SIZE)),
+    ("WEBP", "RGB", {}, ImageInfo("image/webp", "webp", *SIZE)),
+    ("WEBP", "RGB", {"lossless": True}, ImageInfo("image/webp", "webp", *SIZE)),
+    ("WEBP", "RGB", {"exif": turned(UPRIGHT_ALREADY)}, ImageInfo("image/webp", "webp", *SIZE)),
 ]
 each_kind = pytest.mark.parametrize(("kind", "mode", "options", "picture"), KINDS)
 
@@ -41,7 +41,7 @@ each_kind = pytest.mark.parametrize(("kind", "mode", "options", "picture"), KIND
 @pytest.mark.anyio
 @each_kind
 async def test_a_picture_is_known_by_its_bytes(
-    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: Picture
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: ImageInfo
 ) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(draw(kind, mode=mode, **options))
@@ -52,7 +52,7 @@ async def test_a_picture_is_known_by_its_bytes(
 @each_kind
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
 async def test_a_truncated_picture_fails(
-    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: Picture, kept: float
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: ImageInfo, kept: float
 ) -> None:
     whole = draw(kind, mode=mode, **options)
     path = tmp_path / "cut"
@@ -63,7 +63,7 @@ async def test_a_truncated_picture_fails(
 
 @each_kind
 def test_the_size_is_read_from_the_first_bytes(
-    kind: str, mode: str, options: dict[str, object], picture: Picture
+    kind: str, mode: str, options: dict[str, object], picture: ImageInfo
 ) -> None:
     assert read_size(draw(kind, mode=mode, **options)[:4096]) == SIZE
 
@@ -88,7 +88,7 @@ async def test_a_phones_jpeg_with_a_second_picture_behind_is_a_jpeg(tmp_path: Pa
     path = tmp_path / "phone.jpg"
     picture = Image.effect_noise(SIZE, 80).convert("RGB")
     picture.save(path, "MPO", save_all=True, append_images=[picture.resize((30, 20))])
-    assert await inspect_image(path) == Picture("image/jpeg", "jpg", *SIZE)
+    assert await inspect_image(path) == ImageInfo("image/jpeg", "jpg", *SIZE)
 
 
 @pytest.mark.anyio

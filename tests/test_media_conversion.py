@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from app import media
-from app.media import MediaError, OversizedError, Picture, convert_image, sniff
+from app.media import ImageInfo, MediaError, OversizedError, convert_image, sniff
 from tests.support.media_files import film, picture, sound
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +18,7 @@ OPAQUE = [("WEBP", {}), ("WEBP", {"lossless": True}), ("AVIF", {}), ("HEIF", {})
 CLEAR = [("WEBP", {"lossless": True}), ("AVIF", {}), ("HEIF", {})]
 
 
-async def convert(folder: Path, content: bytes) -> tuple[Picture, Image.Image]:
+async def convert(folder: Path, content: bytes) -> tuple[ImageInfo, Image.Image]:
     sent, made = folder / "film.mp4", folder / "made"
     sent.write_bytes(content)
     found = await convert_image(sent, made)
@@ -32,14 +32,14 @@ async def convert(folder: Path, content: bytes) -> tuple[Picture, Image.Image]:
 @pytest.mark.parametrize(("kind", "options"), OPAQUE)
 async def test_an_opaque_picture_becomes_a_jpeg(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     found, shown = await convert(tmp_path, picture(kind, **options))
-    assert found == Picture("image/jpeg", "jpg", *SIZE)
+    assert found == ImageInfo("image/jpeg", "jpg", *SIZE)
     assert shown.mode == "RGB"
 
 
 @pytest.mark.parametrize(("kind", "options"), CLEAR)
 async def test_what_shows_through_stays_so_in_a_png(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     found, shown = await convert(tmp_path, picture(kind, mode="RGBA", clear=True, **options))
-    assert found == Picture("image/png", "png", *SIZE)
+    assert found == ImageInfo("image/png", "png", *SIZE)
     assert shown.getpixel((0, 0))[3] > 250
     assert shown.getpixel((SIZE[0] - 1, SIZE[1] - 1))[3] < 100
 
@@ -63,7 +63,7 @@ async def test_of_several_frames_the_first_is_taken(tmp_path: Path, kind: str) -
 async def test_a_gif_keeps_what_shows_through(tmp_path: Path) -> None:
     content = picture("GIF", mode="RGBA", clear=True)
     found, shown = await convert(tmp_path, content)
-    assert found == Picture("image/png", "png", *SIZE)
+    assert found == ImageInfo("image/png", "png", *SIZE)
     assert shown.getpixel((SIZE[0] - 1, SIZE[1] - 1))[3] == 0
 
 
@@ -107,7 +107,7 @@ async def test_a_truncated_picture_fails(tmp_path: Path, kind: str, kept: float)
         await convert_image(tmp_path / "cut", tmp_path / "made")
 
 
-def claiming(kind: str, width: int, height: int) -> bytes:
+def reserved(kind: str, width: int, height: int) -> bytes:
     """A small picture whose head promises a large one."""
     small = picture(kind, (64, 64))  # HEVC would cut another size out of its blocks
     if kind == "GIF":
@@ -121,7 +121,7 @@ def claiming(kind: str, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("size", [(8001, 8000), (16_000, 16_000)])
 async def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
-    (tmp_path / "bomb").write_bytes(claiming(kind, *size))
+    (tmp_path / "bomb").write_bytes(reserved(kind, *size))
     with pytest.raises(OversizedError):
         await convert_image(tmp_path / "bomb", tmp_path / "made")
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from app.media import (
-    Audio,
+    AudioInfo,
     MediaError,
     OversizedError,
-    Video,
+    VideoInfo,
     confinement,
     inspect_audio,
+    inspect_audio_video,
     inspect_image,
-    inspect_recording,
     inspect_video,
     recordings,
 )
-from app.media.wholeness import require_whole
+from app.media.wholeness import require_complete
 from tests.support import media_files
 from tests.support.media_files import FILM_SIZE, film, sound
 
@@ -45,13 +45,13 @@ def path(tmp_path: Path) -> Path:
 async def test_a_film_is_known_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
     path.write_bytes(film(kind, **options))
     found = await inspect_video(path)
-    assert found == Video(mime, kind, *FILM_SIZE, pytest.approx(1, abs=0.11))
+    assert found == VideoInfo(mime, kind, *FILM_SIZE, pytest.approx(1, abs=0.11))
 
 
 @pytest.mark.parametrize("kind", media_files.SOUNDS)
 async def test_a_sound_is_known_by_its_bytes(path: Path, kind: str) -> None:
     path.write_bytes(sound(kind))
-    assert await inspect_audio(path) == Audio(SOUND_TYPES[kind], kind, pytest.approx(1, abs=0.11))
+    assert await inspect_audio(path) == AudioInfo(SOUND_TYPES[kind], kind, pytest.approx(1, abs=0.11))
 
 
 @pytest.mark.parametrize(("kind", "options", "mime"), FILMS)
@@ -100,7 +100,7 @@ async def test_a_phone_held_upright_makes_an_upright_film(path: Path) -> None:
 
 async def test_a_song_with_a_cover_is_a_sound(path: Path) -> None:
     path.write_bytes(media_files.with_cover("mp3"))
-    assert await inspect_recording(path) == Audio("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
+    assert await inspect_audio_video(path) == AudioInfo("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
 
 
 async def test_a_title_in_gbk_spoils_no_song(path: Path) -> None:
@@ -124,10 +124,10 @@ async def test_films_and_sounds_are_told_apart(path: Path) -> None:
 async def test_other_containers_and_codecs_are_not_kept(path: Path, options: dict[str, str]) -> None:
     path.write_bytes(film(**options))
     with pytest.raises(MediaError):
-        await inspect_recording(path)
+        await inspect_audio_video(path)
 
 
-@pytest.mark.parametrize("change", ["LONGEST_SECONDS", "LONGEST_EDGE", "MAX_PIXELS"])
+@pytest.mark.parametrize("change", ["LONGEST_SECONDS", "MAX_EDGE", "MAX_PIXELS"])
 def test_a_film_too_long_or_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     path.write_bytes(film("mp4"))
     assert recordings.probe(path)["width"] == FILM_SIZE[0]
@@ -155,7 +155,7 @@ async def test_a_playlist_opens_nothing(path: Path, tmp_path: Path, before: byte
         for text in lists:
             path.write_bytes(before + text.encode())
             with pytest.raises(MediaError):
-                await inspect_recording(path)
+                await inspect_audio_video(path)
         assert not called.wait(0.2)
 
 
@@ -235,7 +235,7 @@ async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.M
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
     monkeypatch.setattr(confinement.sys, "executable", str(script))
-    monkeypatch.setattr(confinement, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(confinement, "TIMEOUT_SECONDS", 0.2)
     with pytest.raises(MediaError, match="too long"):
         await inspect_video(path)
 
@@ -260,7 +260,7 @@ def test_any_bytes_have_a_length_or_none(path: Path, mime: str) -> None:
     for head in heads:
         path.write_bytes(head)
         with path.open("rb") as file, contextlib.suppress(MediaError):
-            require_whole(file, mime)
+            require_complete(file, mime)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from app.errors import InvalidParameter
 from app.points.models import Model, list_models
 from app.points.prices import compute_price
 from app.see2ai.actions import ACTIONS
-from app.see2ai.actions.action import fold_params
+from app.see2ai.actions.action import merge_params
 from app.settings import Settings
 from migrations.seeding import reprice_model
 from tests.support.sql import run_sql
@@ -38,10 +38,10 @@ WIDE, SQUARE, VIDEO, TALL = (
 )
 
 
-def block(language: str, containing: str) -> str:
+def block(language: str, like_contains: str) -> str:
     """The one code block of the document in that language that holds these words."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, flags=re.MULTILINE | re.DOTALL)
-    (found,) = [text for named, text in blocks if named == language and containing in text]
+    (found,) = [text for named, text in blocks if named == language and like_contains in text]
     return str(found)
 
 
@@ -72,11 +72,11 @@ def url(empty_database_url: str) -> str:
 
 def rows_of(url: str) -> dict[str, Model]:
     async def read() -> list[Model]:
-        sessions = open_database(Settings(_env_file=None, database_url=url))
+        database = open_database(Settings(_env_file=None, database_url=url))
         try:
-            return await list_models(sessions, only_enabled=False)
+            return await list_models(database, only_enabled=False)
         finally:
-            await sessions.close()
+            await database.close()
 
     return {model.model_name: model for model in asyncio.run(read())}
 
@@ -90,7 +90,7 @@ def columns(rows: dict[str, Model]) -> dict[str, Any]:
 
 def cost(model: Model, asked: dict[str, Any], references: int) -> int:
     """As a submit has it."""
-    params = fold_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, asked)
+    params = merge_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, asked)
     return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
 
 

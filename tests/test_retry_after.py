@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import pytest
 
-from app.times import read_retry_after
+from app.times import parse_retry_after
 
 LONGEST = 3600.0
 
@@ -15,14 +15,14 @@ LONGEST = 3600.0
     [("3", 3.0), ("0", 0.0), ("1.5", 1.5), ("-4", 0.0), ("1e9", LONGEST), (None, None), ("", None)],
 )
 def test_seconds(header: str | None, seconds: float | None) -> None:
-    assert read_retry_after(header, LONGEST) == seconds
+    assert parse_retry_after(header, LONGEST) == seconds
 
 
 @pytest.mark.parametrize("header", ["soon", "nan", "Mon, 99 Foo 2026", "\x00", "9" * 5000 + "x"])
 def test_nonsense_is_left_to_our_own_backoff(header: str) -> None:
-    assert read_retry_after(header, LONGEST) is None
+    assert parse_retry_after(header, LONGEST) is None
 
 
 def test_a_date_is_counted_from_now() -> None:
-    assert 55 < (read_retry_after(formatdate(time.time() + 60, usegmt=True), LONGEST) or 0) <= 60
-    assert read_retry_after(formatdate(time.time() - 60, usegmt=True), LONGEST) == 0.0
+    assert 55 < (parse_retry_after(formatdate(time.time() + 60, usegmt=True), LONGEST) or 0) <= 60
+    assert parse_retry_after(formatdate(time.time() - 60, usegmt=True), LONGEST) == 0.0

@@ -3,6 +3,6 @@
 from typing import Any
 
 
-async def wake_stepper(ctx: dict[str, Any]) -> None:
+async def wake_worker(ctx: dict[str, Any]) -> None:
     """Something is due: the stepper of this process looks at once."""
     ctx["stepper"].wake()

@@ -14,16 +14,16 @@ import structlog
 from arq.connections import RedisSettings
 
 from app.endings import cancel_and_wait
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.queue import QUEUE, dump_json, load_json
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
-from app.tasks.durations import watch_durations
-from app.tasks.providers import ProviderWatch
-from worker.chores import ChoreLoop, chores_of
-from worker.courier import Courier
-from worker.jobs import wake_stepper
-from worker.stepper import Stepper
+from app.tasks.durations import refresh_durations
+from app.tasks.providers import BreakerSync
+from worker.dispatcher import WebhookDispatcher
+from worker.jobs import wake_worker
+from worker.runner import TaskRunner
+from worker.scheduled_jobs import Scheduler, periodic_jobs
 
 log = structlog.get_logger()
 
@@ -34,35 +34,35 @@ RESTART_SECONDS = 1.0
 
 async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
     """Works until `stop` is set, then winds down. Redis may be away from the start."""
-    stepper = Stepper(runtime)
-    beside = [*_start_beside(runtime), asyncio.create_task(_run_arq(runtime, stepper))]
-    work = asyncio.create_task(stepper.run())
+    runner = TaskRunner(runtime)
+    beside = [*_start_background(runtime), asyncio.create_task(_run_arq(runtime, runner))]
+    work = asyncio.create_task(runner.run())
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
-        stepper.stop()
+        runner.stop()
         await work
     finally:
         await cancel_and_wait(*beside, stopped)
 
 
-def _start_beside(runtime: Runtime) -> "list[asyncio.Task[None]]":
+def _start_background(runtime: Runtime) -> "list[asyncio.Task[None]]":
     """What a worker does beside the tasks. Each goes on by itself after whatever goes wrong in it."""
     return [
-        asyncio.create_task(ProviderWatch(runtime, probes=True).run()),
-        asyncio.create_task(watch_durations(runtime)),
-        asyncio.create_task(ChoreLoop(runtime, chores_of(runtime.settings)).run()),
-        asyncio.create_task(Courier(runtime).run()),
+        asyncio.create_task(BreakerSync(runtime, probes=True).run()),
+        asyncio.create_task(refresh_durations(runtime)),
+        asyncio.create_task(Scheduler(runtime, periodic_jobs(runtime.settings)).run()),
+        asyncio.create_task(WebhookDispatcher(runtime).run()),
     ]
 
 
-async def _run_arq(runtime: Runtime, stepper: Stepper) -> None:
+async def _run_arq(runtime: Runtime, runner: TaskRunner) -> None:
     """ARQ's loop ends with the first hiccup of Redis: it is started again for as long as the stepper works."""
     # ARQ logs Redis' INFO at every start; the embedded Redis has none, and it tells an operator nothing new.
-    setattr(arq.worker, "log_redis_info", _say_nothing)  # noqa: B010
+    setattr(arq.worker, "log_redis_info", _noop)  # noqa: B010
     while True:
         worker = arq.worker.Worker(
-            redis_pool=runtime.redis, ctx={"stepper": stepper}, handle_signals=False, **_options()
+            redis_pool=runtime.redis, ctx={"stepper": runner}, handle_signals=False, **_options()
         )
         try:
             await worker.async_run()
@@ -74,12 +74,12 @@ async def _run_arq(runtime: Runtime, stepper: Stepper) -> None:
         await asyncio.sleep(RESTART_SECONDS)
 
 
-async def _say_nothing(*_: Any) -> None: ...
+async def _noop(*_: Any) -> None: ...
 
 
 def _options() -> dict[str, Any]:
     return {
-        "functions": [wake_stepper],
+        "functions": [wake_worker],
         "queue_name": QUEUE,
         "job_serializer": dump_json,
         "job_deserializer": load_json,
@@ -108,12 +108,12 @@ async def serve_worker(settings: Settings) -> None:
 
 async def _start(ctx: dict[str, Any]) -> None:
     settings = load_settings()
-    set_up_logs(settings)
+    configure_logs(settings)
     ctx["stack"] = contextlib.AsyncExitStack()
     runtime = await ctx["stack"].enter_async_context(open_runtime(settings))
-    ctx["stepper"] = Stepper(runtime)
+    ctx["stepper"] = TaskRunner(runtime)
     ctx["work"] = asyncio.create_task(ctx["stepper"].run())
-    ctx["beside"] = _start_beside(runtime)
+    ctx["beside"] = _start_background(runtime)
 
 
 async def _stop(ctx: dict[str, Any]) -> None:

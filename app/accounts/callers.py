@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import Row, Select, bindparam, select, update
 
 from app.accounts import users
-from app.accounts.credentials import KEY_PREFIX, LONGEST_CREDENTIAL, Claims, check_expiry, digest_key, read_token
+from app.accounts.credentials import KEY_PREFIX, MAX_CREDENTIAL_LENGTH, Claims, check_expiry, digest_key, read_token
 from app.database import utc_now
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.tables import api_keys
 from app.tables import users as users_table
 
-LAST_USE_PRECISION = timedelta(minutes=1)
+LAST_USED_RESOLUTION = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +32,28 @@ class Caller:
         return self.key_id is None or scope in self.scopes
 
 
-async def identify(runtime: Runtime, credential: str) -> Caller:
+async def authenticate(runtime: Runtime, credential: str) -> Caller:
     """The caller behind a JWT or an `sk-…` key, or Unauthenticated. One query; bans and revocations count at once."""
-    if not credential or len(credential) > LONGEST_CREDENTIAL:
+    if not credential or len(credential) > MAX_CREDENTIAL_LENGTH:
         raise Unauthenticated
     if credential.startswith(KEY_PREFIX):
-        return await _by_key(runtime, _KEY, {"digest": digest_key(credential)})
-    return await _by_claims(runtime, read_token(runtime.settings, credential))
+        return await _from_api_key(runtime, _KEY, {"digest": digest_key(credential)})
+    return await _from_claims(runtime, read_token(runtime.settings, credential))
 
 
-async def identify_again(runtime: Runtime, caller: Caller) -> Caller:
+async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
     """The same caller later, without the credential: Unauthenticated once it is revoked, expired or its user banned."""
     if caller.claims is None:
-        return await _by_key(runtime, _KEY_AGAIN, {"id": caller.key_id})
+        return await _from_api_key(runtime, _KEY_AGAIN, {"id": caller.key_id})
     check_expiry(caller.claims)
-    return await _by_claims(runtime, caller.claims)
+    return await _from_claims(runtime, caller.claims)
 
 
-async def _by_claims(runtime: Runtime, claims: Claims) -> Caller:
-    async with runtime.sessions.read() as session:
-        user = (await session.execute(_USER, {"user_id": claims.user_id})).one_or_none()
+async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
+    async with runtime.database.read() as connection:
+        user = (await connection.execute(_USER, {"user_id": claims.user_id})).one_or_none()
     if user is None and runtime.settings.jwt_auto_provision:
-        await users.provision(runtime.sessions, claims.user_id)
+        await users.provision(runtime.database, claims.user_id)
         return Caller(claims.user_id, "user", claims=claims)
     if user is None or user.status != "active":
         raise Unauthenticated
@@ -63,21 +63,21 @@ async def _by_claims(runtime: Runtime, claims: Claims) -> Caller:
     return Caller(claims.user_id, user.role, claims=claims)
 
 
-async def _by_key(runtime: Runtime, wanted: Select[Any], which: dict[str, Any]) -> Caller:
-    async with runtime.sessions.read() as session:
-        key = (await session.execute(wanted, which)).one_or_none()
+async def _from_api_key(runtime: Runtime, wanted: Select[Any], which: dict[str, Any]) -> Caller:
+    async with runtime.database.read() as connection:
+        key = (await connection.execute(wanted, which)).one_or_none()
     if key is None or key.revoked_at or key.status != "active" or (key.expires_at and key.expires_at <= key.now):
         raise Unauthenticated
-    if key.last_used_at is None or key.now - key.last_used_at > LAST_USE_PRECISION:
-        await _note_use(runtime, key)
+    if key.last_used_at is None or key.now - key.last_used_at > LAST_USED_RESOLUTION:
+        await _touch_last_used(runtime, key)
     return Caller(key.user_id, key.role, key.id, tuple(key.scopes))
 
 
-async def _note_use(runtime: Runtime, key: Row[Any]) -> None:
+async def _touch_last_used(runtime: Runtime, key: Row[Any]) -> None:
     """Best effort: a good request is not refused because this could not be written."""
     with suppress(Unavailable):
-        async with runtime.sessions.begin() as session:
-            await session.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
+        async with runtime.database.begin() as connection:
+            await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
 
 
 _USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(

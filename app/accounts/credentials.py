@@ -19,11 +19,11 @@ from app.settings import Settings
 KEY_PREFIX = "sk-"
 KEY_ALPHABET = string.ascii_letters + string.digits
 KEY_CHARACTERS = 43  # 256 random bits
-SHOWN_CHARACTERS = 10
-LONGEST_CREDENTIAL = 4096
-HIGHEST_USER_ID = 2**63 - 1
+PREFIX_LENGTH = 10
+MAX_CREDENTIAL_LENGTH = 4096
+MAX_USER_ID = 2**63 - 1
 CLOCK_LEEWAY_SECONDS = 5
-TOKENS_REMEMBERED = 10_000
+TOKEN_CACHE_SIZE = 10_000
 
 _CHECKS = {
     "require_sub": True,
@@ -75,7 +75,7 @@ def read_token(settings: Settings, token: str) -> Claims:
         keys = settings.jwt_secrets
     else:
         keys = (settings.jwt_public_key.replace("\\n", "\n"),)
-    claims = _verified(token, keys, settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer)
+    claims = _decode_cached(token, keys, settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer)
     check_expiry(claims)
     return claims
 
@@ -86,8 +86,8 @@ def check_expiry(claims: Claims) -> None:
         raise Unauthenticated
 
 
-@lru_cache(maxsize=TOKENS_REMEMBERED)
-def _verified(token: str, keys: tuple[str, ...], algorithm: str, audience: str, issuer: str) -> Claims:
+@lru_cache(maxsize=TOKEN_CACHE_SIZE)
+def _decode_cached(token: str, keys: tuple[str, ...], algorithm: str, audience: str, issuer: str) -> Claims:
     """What does not change about a token, however often it comes: its signature and its claims.
 
     Only good tokens are remembered, because a refusal raises. Whether it has expired meanwhile is asked each time,
@@ -110,8 +110,8 @@ def _parse_claims(claims: dict[str, Any]) -> Claims:
     subject, issued_at = claims.get("sub"), claims.get("iat")
     if not isinstance(subject, str) or not subject.isascii() or not subject.isdigit():
         raise Unauthenticated
-    if not isinstance(issued_at, int | float) or len(subject) > len(str(HIGHEST_USER_ID)):
+    if not isinstance(issued_at, int | float) or len(subject) > len(str(MAX_USER_ID)):
         raise Unauthenticated
-    if not 0 < int(subject) <= HIGHEST_USER_ID or issued_at > time.time() + CLOCK_LEEWAY_SECONDS:
+    if not 0 < int(subject) <= MAX_USER_ID or issued_at > time.time() + CLOCK_LEEWAY_SECONDS:
         raise Unauthenticated
     return Claims(user_id=int(subject), issued_at=int(issued_at), expires_at=int(claims["exp"]))

@@ -15,36 +15,36 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from app.accounts.callers import Caller, identify_again
+from app.accounts.callers import Caller, reauthenticate
 from app.accounts.credentials import Claims
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
 
-LIVES_SECONDS = 30
+TTL_SECONDS = 30
 REDIS_SECONDS = 1.0
-LONGEST_TICKET = 64
+MAX_TICKET_LENGTH = 64
 
 
 async def make_ticket(runtime: Runtime, caller: Caller) -> str:
     """A new ticket, in clear for the only time. Unavailable without Redis."""
     ticket = secrets.token_urlsafe(24)
-    async with _in_time():
-        await runtime.redis.set(_key(ticket), json.dumps(asdict(caller)), ex=LIVES_SECONDS)
+    async with _redis_timeout():
+        await runtime.redis.set(_key(ticket), json.dumps(asdict(caller)), ex=TTL_SECONDS)
     return ticket
 
 
 async def redeem_ticket(runtime: Runtime, ticket: str) -> Caller:
     """Who it was made for, as they stand now. Of any number who try, one has it; Unauthenticated to all others."""
-    if not 0 < len(ticket) <= LONGEST_TICKET:
+    if not 0 < len(ticket) <= MAX_TICKET_LENGTH:
         raise Unauthenticated
-    async with _in_time():
+    async with _redis_timeout():
         kept = await runtime.redis.getdel(_key(ticket))
     if kept is None:
         raise Unauthenticated
     told: dict[str, Any] = json.loads(kept)
     claims, scopes = told.pop("claims"), told.pop("scopes")
     caller = Caller(**told, scopes=tuple(scopes), claims=claims and Claims(**claims))
-    return await identify_again(runtime, caller)
+    return await reauthenticate(runtime, caller)
 
 
 def _key(ticket: str) -> str:
@@ -52,7 +52,7 @@ def _key(ticket: str) -> str:
 
 
 @asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
+async def _redis_timeout() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             yield

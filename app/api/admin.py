@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.users import user_exists
 from app.api.deps import AdminDesk
-from app.api.wire import Envelope, GrantData
+from app.api.wire import Envelope, GrantResponse
 from app.errors import NotFound
 from app.points import ledger
-from app.times import read_moment
+from app.times import parse_datetime
 
 router = APIRouter(prefix="/admin", tags=["管理"])
 
-WITHOUT_NUL = r"^[^\x00]*$"
+NO_NUL = r"^[^\x00]*$"
 
 
 class GrantBody(BaseModel):
@@ -23,27 +23,27 @@ class GrantBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     userId: Annotated[int, Field(ge=1, le=2**63 - 1)]
-    points: Annotated[int, Field(ge=1, le=ledger.MOST_POINTS)]
+    points: Annotated[int, Field(ge=1, le=ledger.MAX_POINTS)]
     ref: Annotated[
         str,
         Field(
             min_length=1,
-            max_length=ledger.LONGEST_REF,
-            pattern=WITHOUT_NUL,
+            max_length=ledger.MAX_REF_LENGTH,
+            pattern=NO_NUL,
             description="充值的唯一编号，同一编号只生效一次",
         ),
     ]
     expires: Annotated[str | None, Field(max_length=40, description="ISO 时间，到期后积分失效；不填则永久有效")] = None
-    remark: Annotated[str, Field(max_length=ledger.LONGEST_REMARK, pattern=WITHOUT_NUL)] = ""
+    remark: Annotated[str, Field(max_length=ledger.MAX_REMARK_LENGTH, pattern=NO_NUL)] = ""
 
 
 @router.post("/points/grants", summary="充值积分，同一 ref 只生效一次")
-async def grant(body: GrantBody, desk: AdminDesk) -> Envelope[GrantData]:
-    sessions = desk.runtime.sessions
-    expires = read_moment("expires", body.expires, desk.runtime.settings.zone)
-    if not await user_exists(sessions, body.userId):
+async def grant(body: GrantBody, context: AdminDesk) -> Envelope[GrantResponse]:
+    database = context.runtime.database
+    expires = parse_datetime("expires", body.expires, context.runtime.settings.zone)
+    if not await user_exists(database, body.userId):
         raise NotFound("用户不存在")
     applied, balance = await ledger.grant(
-        sessions, user_id=body.userId, points=body.points, ref=body.ref, remark=body.remark, expires=expires
+        database, user_id=body.userId, points=body.points, ref=body.ref, remark=body.remark, expires=expires
     )
-    return Envelope(data=GrantData(userId=body.userId, balance=balance, applied=applied))
+    return Envelope(data=GrantResponse(userId=body.userId, balance=balance, applied=applied))

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.api.wire import error_answer
+from app.api.wire import error_body
 from app.errors import (
     GatewayError,
     Internal,
@@ -32,13 +32,13 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, on_anything)
+    app.add_exception_handler(Exception, on_unhandled)
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than what it is given)
     if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
-        return await on_anything(request, error)
+        return await on_unhandled(request, error)
     return error_response(request, error)
 
 
@@ -58,7 +58,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return error_response(request, InvalidParameter("请求体", "不是有效的 JSON"))
 
 
-async def on_anything(request: Request, error: Exception) -> Response:
+async def on_unhandled(request: Request, error: Exception) -> Response:
     log.error("request_failed", path=request.url.path, exc_info=error)
     return error_response(request, Internal())
 
@@ -71,21 +71,21 @@ def error_response(request: Request, error: GatewayError, headers: dict[str, str
     if error.status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = "Bearer"
     request_id = request.scope.get("request_id", "")
-    return error_answer(error.status, error.error_code, error.message, request_id, headers)
+    return error_body(error.status, error.error_code, error.message, request_id, headers)
 
 
 def describe_validation_error(fault: dict[str, Any]) -> tuple[str, str]:
     """A fault of pydantic's as (field as the caller wrote it, Chinese problem)."""
     # Behind the field's name pydantic puts names of its own: which branch of a union it tried.
     field = str(fault["loc"][1])[:100] if len(fault["loc"]) > 1 else "请求体"
-    problem = PROBLEMS.get(fault["type"], "类型或取值错误")
+    problem = MESSAGES.get(fault["type"], "类型或取值错误")
     context = fault.get("ctx", {})
     if "expected" in context:
         context = context | {"expected": str(context["expected"]).replace(" or ", ", ")}
     return ("请求体" if fault["type"] == "json_invalid" else field), problem.format(**context)
 
 
-PROBLEMS = {
+MESSAGES = {
     "json_invalid": "不是有效的 JSON",
     "missing": "不能为空",
     "model_attributes_type": "须为 JSON 对象",

@@ -31,8 +31,8 @@ TYPES = {
     "wav": "audio/wav",
     "aac": "audio/aac",
 }
-LONGEST_KEY = 200  # ours have about 70; a file system refuses names above 255
-PERMANENT = {"Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
+MAX_KEY_LENGTH = 200  # ours have about 70; a file system refuses names above 255
+IMMUTABLE_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "Accept-Ranges": "bytes"}
 PARTIAL_CONTENT = 206
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -44,15 +44,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.get("/files/{key:path}", summary="读取结果或上传的文件", response_class=Response, responses=RESPONSES)
 async def get_file(key: str, request: Request, runtime: AnyRuntime) -> Response:
     found, content_type = await _open(runtime, key)
-    part = _asked_part(request, found.size)
+    part = _parse_range(request, found.size)
     if part is None:
-        headers = PERMANENT | {"Content-Length": str(found.size)}
+        headers = IMMUTABLE_HEADERS | {"Content-Length": str(found.size)}
         return StreamingResponse(found.content, media_type=content_type, headers=headers)
     start, end = part
     if start >= end:
         return error_response(request, RangeNotSatisfiable(), headers={"Content-Range": f"bytes */{found.size}"})
     found, _ = await _open(runtime, key, start, end)
-    headers = PERMANENT | {
+    headers = IMMUTABLE_HEADERS | {
         "Content-Length": str(found.end - found.start),
         "Content-Range": f"bytes {found.start}-{found.end - 1}/{found.size}",
     }
@@ -63,12 +63,12 @@ async def get_file(key: str, request: Request, runtime: AnyRuntime) -> Response:
 async def head_file(key: str, runtime: AnyRuntime) -> Response:
     """Ranges are for GET alone."""
     found, content_type = await _open(runtime, key)
-    return Response(media_type=content_type, headers=PERMANENT | {"Content-Length": str(found.size)})
+    return Response(media_type=content_type, headers=IMMUTABLE_HEADERS | {"Content-Length": str(found.size)})
 
 
 async def _open(runtime: Runtime, key: str, start: int = 0, end: int | None = None) -> tuple[StoredObject, str]:
     content_type = TYPES.get(key.rpartition(".")[2])
-    if content_type is None or len(key) > LONGEST_KEY or not runtime.store.is_local:
+    if content_type is None or len(key) > MAX_KEY_LENGTH or not runtime.store.is_local:
         raise NotFound("文件不存在")
     try:
         found = await runtime.store.open(key, start=start, end=end)
@@ -79,7 +79,7 @@ async def _open(runtime: Runtime, key: str, start: int = 0, end: int | None = No
     return found, content_type
 
 
-def _asked_part(request: Request, size: int) -> tuple[int, int] | None:
+def _parse_range(request: Request, size: int) -> tuple[int, int] | None:
     """[start, end) of the one range asked for, empty where it cannot be given; None where all is to be sent.
 
     All is sent, too, for several ranges, other units, what is no range, and under an If-Range, which cannot match:

@@ -12,28 +12,28 @@ from app.api.wire import Envelope
 from app.database import ping
 from app.endings import cancel_and_wait
 from app.runtime import Runtime
-from app.see2ai.tenant import Standing, TenantWatch
-from app.tasks.durations import watch_durations
-from app.tasks.providers import ProviderWatch
+from app.see2ai.account import AccountMonitor, AccountStatus
+from app.tasks.durations import refresh_durations
+from app.tasks.providers import BreakerSync
 
 REDIS_SECONDS = 1.0
 SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it
 
 
 @asynccontextmanager
-async def _watching(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Lives inside the application's own lifespan, which has laid the runtime out by then."""
     runtime: Runtime = app.state.runtime
-    watch = app.state.tenant_watch = TenantWatch(runtime.see2ai)
+    watch = app.state.tenant_watch = AccountMonitor(runtime.see2ai)
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
-        watch.keep_looking()
-    providers = asyncio.create_task(ProviderWatch(runtime, probes=False).run())
-    durations = asyncio.create_task(watch_durations(runtime))
+        watch.start_polling()
+    providers = asyncio.create_task(BreakerSync(runtime, probes=False).run())
+    durations = asyncio.create_task(refresh_durations(runtime))
     yield
     await asyncio.gather(cancel_and_wait(providers, durations), watch.close())
 
 
-router = APIRouter(tags=["健康检查"], lifespan=_watching)
+router = APIRouter(tags=["健康检查"], lifespan=lifespan)
 
 
 @router.get("/healthz", summary="进程存活")
@@ -47,20 +47,20 @@ async def readyz(request: Request, runtime: AnyRuntime) -> Envelope[dict[str, st
 
     So is all that may be wrong with SEE2AI: tasks wait for it, and end refunded where it does not come back.
     """
-    await ping(runtime.sessions)
-    redis, see2ai = await asyncio.gather(_look_at_redis(runtime), _look_at_see2ai(runtime, request))
-    told = {"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": _look_at_circuits(runtime)}
+    await ping(runtime.database)
+    redis, see2ai = await asyncio.gather(_check_redis(runtime), _check_see2ai(runtime, request))
+    told = {"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": _check_breakers(runtime)}
     return Envelope(data=told)
 
 
-def _look_at_circuits(runtime: Runtime) -> str:
+def _check_breakers(runtime: Runtime) -> str:
     """What the workers have found out, at most some seconds ago: no provider is asked here."""
-    circuits = sorted(runtime.circuits.items())
-    opened = [f"{name} for {circuit.open_seconds():.0f} s" for name, circuit in circuits if circuit.is_open]
+    breakers = sorted(runtime.breakers.items())
+    opened = [f"{name} for {breaker.open_seconds():.0f} s" for name, breaker in breakers if breaker.is_open]
     return f"warning: open ({', '.join(opened)})" if opened else "ok"
 
 
-async def _look_at_redis(runtime: Runtime) -> str:
+async def _check_redis(runtime: Runtime) -> str:
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             await runtime.redis.ping()
@@ -69,12 +69,12 @@ async def _look_at_redis(runtime: Runtime) -> str:
     return "ok"
 
 
-async def _look_at_see2ai(runtime: Runtime, request: Request) -> str:
+async def _check_see2ai(runtime: Runtime, request: Request) -> str:
     """No name and no figure of the tenant: anybody may ask here."""
     if not runtime.settings.see2ai_api_key:
         return "warning: no key"
-    watch: TenantWatch = request.app.state.tenant_watch
-    tenant = await watch.get(SEE2AI_SECONDS)
-    if tenant is None:
+    watch: AccountMonitor = request.app.state.tenant_watch
+    account = await watch.get(SEE2AI_SECONDS)
+    if account is None:
         return "warning: no answer yet"
-    return "ok" if tenant.status is Standing.USABLE else f"warning: {tenant.status}"
+    return "ok" if account.status is AccountStatus.USABLE else f"warning: {account.status}"

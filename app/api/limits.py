@@ -17,8 +17,8 @@ log = structlog.get_logger()
 
 WINDOW_SECONDS = 60
 COUNT_SECONDS = 0.1
-SILENT_SECONDS = 2.0  # after a failure, how long Redis is left alone
-MOST_COUNTED = 100_000
+RETRY_DELAY_SECONDS = 2.0  # after a failure, how long Redis is left alone
+MAX_COUNTERS = 100_000
 
 
 class RateLimiter:
@@ -35,7 +35,7 @@ class RateLimiter:
         """Counts one request; RateLimited with the seconds until the next window where it is one too many."""
         now = time.time()
         window = int(now // WINDOW_SECONDS)
-        if window != self._window or len(self._counts) > MOST_COUNTED:
+        if window != self._window or len(self._counts) > MAX_COUNTERS:
             self._window, self._counts = window, {}
         key = f"gateway:rate:{kind}:{user_id}:{window}"
         count = self._counts.setdefault(key, _Count())
@@ -58,7 +58,7 @@ class RateLimiter:
         except (RedisError, OSError) as error:
             if time.monotonic() >= self._silent_until:  # of many that failed together one says so
                 log.warning("rates_not_shared", error=repr(error)[:200])
-            self._silent_until = time.monotonic() + SILENT_SECONDS
+            self._silent_until = time.monotonic() + RETRY_DELAY_SECONDS
 
 
 @dataclass(slots=True)

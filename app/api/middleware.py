@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response, on_anything
+from app.api.errors import error_response, on_unhandled
 from app.errors import PayloadTooLarge
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -29,7 +29,7 @@ class RequestId:
         if scope["type"] not in {"http", "websocket"}:
             await self.app(scope, receive, send)
             return
-        request_id = _asked_id(scope["headers"]) or secrets.token_hex(8)
+        request_id = _requested_id(scope["headers"]) or secrets.token_hex(8)
         scope["request_id"] = request_id
         added = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
@@ -43,24 +43,24 @@ class RequestId:
         await self.app(scope, receive, send_with_headers)
 
 
-class BodyLimit:
+class BodySizeLimit:
     """413 before a byte is parsed where `Content-Length` admits too much, else as soon as too much has come.
 
     `elsewhere`: paths with a limit and a text of their own. FastAPI's `max_body_size` answers in plain text, outside
     every middleware.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int, elsewhere: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, elsewhere: Mapping[str, tuple[int, str]]) -> None:
         self.app = app
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        most_bytes, text = self.elsewhere.get(scope["path"], (self.most_bytes, None))
-        if _announced_bytes(scope["headers"]) > most_bytes:
+        max_bytes, text = self.elsewhere.get(scope["path"], (self.max_bytes, None))
+        if _content_length(scope["headers"]) > max_bytes:
             await error_response(Request(scope), PayloadTooLarge(text))(scope, receive, send)
             return
         come_bytes = 0
@@ -69,14 +69,14 @@ class BodyLimit:
             nonlocal come_bytes
             message = await receive()
             come_bytes += len(message.get("body", b""))
-            if come_bytes > most_bytes:
+            if come_bytes > max_bytes:
                 raise HTTPException(PayloadTooLarge.status)  # the only kind FastAPI lets through while it reads a body
             return message
 
         await self.app(scope, receive_counted, send)
 
 
-class Net:
+class CatchAll:
     """What no handler foresaw becomes our 500 here, inside the other middlewares. Starlette's own net hangs outside
     of them: its answers have no request id, and no browser of another origin may read them.
     """
@@ -97,18 +97,18 @@ class Net:
         except Exception as error:
             if has_begun:
                 raise
-            fallen = await on_anything(Request(scope), error)
+            fallen = await on_unhandled(Request(scope), error)
             await fallen(scope, receive, send)
 
 
-def _announced_bytes(headers: Any) -> int:
+def _content_length(headers: Any) -> int:
     for name, value in headers:
         if name == b"content-length":
             return int(value[:19]) if value.isdigit() else 0
     return 0
 
 
-def _asked_id(headers: Any) -> str | None:
+def _requested_id(headers: Any) -> str | None:
     for name, value in headers:
         if name == b"x-request-id":
             text = str(value.decode("latin-1"))

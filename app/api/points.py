@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.deps import PointsDesk, RedeemDesk
-from app.api.wire import BalanceData, Envelope, Page, RecordData, RedeemedData
+from app.api.wire import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
 from app.points.codes import redeem_code
 from app.points.statement import get_balance, list_records
-from app.times import local_time
+from app.times import format_local
 
 router = APIRouter(prefix="/user/points", tags=["积分"])
 
@@ -18,32 +18,34 @@ Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
 
 
 @router.get("/consumption/balance", summary="查询积分余额")
-async def balance(desk: PointsDesk) -> Envelope[BalanceData]:
-    found = await get_balance(desk.runtime.sessions, desk.user_id)
-    expires = local_time(found.expires, desk.runtime.settings.zone)
-    return Envelope(data=BalanceData(userId=desk.user_id, balance=found.available, expireTime=expires, held=found.held))
+async def balance(context: PointsDesk) -> Envelope[BalanceResponse]:
+    found = await get_balance(context.runtime.database, context.user_id)
+    expires = format_local(found.expires, context.runtime.settings.zone)
+    return Envelope(
+        data=BalanceResponse(userId=context.user_id, balance=found.available, expireTime=expires, held=found.held)
+    )
 
 
 @router.get("/consumption/records", summary="积分明细，最新的在前")
 async def records(
-    desk: PointsDesk,
+    context: PointsDesk,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     kind: Annotated[Kind | Literal[""] | None, Query()] = None,
     task_no: Annotated[str | None, Query(alias="taskNo", max_length=40)] = None,
-) -> Envelope[Page[RecordData]]:
+) -> Envelope[Page[RecordResponse]]:
     rows, total = await list_records(
-        desk.runtime.sessions, desk.user_id, kind=kind or None, task_no=task_no or None, page=page, size=size
+        context.runtime.database, context.user_id, kind=kind or None, task_no=task_no or None, page=page, size=size
     )
     told = [
-        RecordData(
+        RecordResponse(
             id=row["id"],
             kind=row["kind"],
             points=row["points"],
             balanceAfter=row["balance_after"],
             taskNo=row["task_no"],
             remark=row["remark"],
-            createTime=str(local_time(row["created_at"], desk.runtime.settings.zone)),
+            createTime=str(format_local(row["created_at"], context.runtime.settings.zone)),
         )
         for row in rows
     ]
@@ -59,9 +61,9 @@ class RedeemBody(BaseModel):
 
 
 @router.post("/redeem", summary="使用兑换码")
-async def redeem(body: RedeemBody, desk: RedeemDesk) -> Envelope[RedeemedData]:
-    sessions = desk.runtime.sessions
-    points = await redeem_code(sessions, desk.user_id, body.code)
-    found = await get_balance(sessions, desk.user_id)
-    expires = local_time(found.expires, desk.runtime.settings.zone)
-    return Envelope(data=RedeemedData(points=points, balance=found.available, expireTime=expires))
+async def redeem(body: RedeemBody, context: RedeemDesk) -> Envelope[RedeemResponse]:
+    database = context.runtime.database
+    points = await redeem_code(database, context.user_id, body.code)
+    found = await get_balance(database, context.user_id)
+    expires = format_local(found.expires, context.runtime.settings.zone)
+    return Envelope(data=RedeemResponse(points=points, balance=found.available, expireTime=expires))

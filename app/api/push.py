@@ -19,22 +19,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import metrics
-from app.accounts.callers import Caller, identify_again
-from app.accounts.tickets import LIVES_SECONDS, make_ticket
-from app.api.deps import Desk, StreamDesk, TaskDesk
-from app.api.wire import Envelope, TicketData
+from app.accounts.callers import Caller, reauthenticate
+from app.accounts.tickets import TTL_SECONDS, make_ticket
+from app.api.deps import RequestContext, StreamDesk, TaskDesk
+from app.api.wire import Envelope, TicketResponse
 from app.endings import cancel_and_wait
 from app.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.settings import Settings
-from app.tasks.follow import Follower, event_id, read_since
+from app.tasks.follow import TaskStream, event_id, read_since
 from app.tasks.view import view_task
 
 log = structlog.get_logger()
 
-MOST_STREAMS = 20  # of one user in one process
+MAX_STREAMS = 20  # of one user in one process
 CHECK_SECONDS = 60.0  # how often a stream's credential is asked about
-TAKEN_SECONDS = 20.0  # a message nobody takes for so long was for nobody
+SEND_TIMEOUT_SECONDS = 20.0  # a message nobody takes for so long was for nobody
 RECONNECT_MILLISECONDS = 3000
 REVOKED, RESTARTING = 4401, 1012  # as a WebSocket is closed in the same cases
 
@@ -42,27 +42,27 @@ router = APIRouter(prefix="/user/ai/tasks", tags=["推送"])
 
 
 @router.post("/ws-ticket", summary="换取一次性推送凭证（30 秒内有效）")
-async def ws_ticket(desk: TaskDesk) -> Envelope[TicketData]:
-    ticket = await make_ticket(desk.runtime, desk.caller)
-    return Envelope(data=TicketData(ticket=ticket, expiresIn=LIVES_SECONDS))
+async def ws_ticket(context: TaskDesk) -> Envelope[TicketResponse]:
+    ticket = await make_ticket(context.runtime, context.caller)
+    return Envelope(data=TicketResponse(ticket=ticket, expiresIn=TTL_SECONDS))
 
 
 @router.get("/events", include_in_schema=False)  # it has no end, which no document can say
 async def events(
     request: Request,
-    desk: StreamDesk,
+    context: StreamDesk,
     since: Annotated[str | None, Query(max_length=40)] = None,
     last_event_id: Annotated[str | None, Header(max_length=40)] = None,
 ) -> Response:
     """`Last-Event-ID` is what a browser sends when it comes back, to the address it first called."""
-    settings = desk.runtime.settings
-    if not may_come_from(settings, request.headers):
+    settings = context.runtime.settings
+    if not is_origin_allowed(settings, request.headers):
         raise Forbidden("来源不被允许")
-    follower = Follower(desk.runtime, desk.user_id, read_since(last_event_id or since, settings.zone))
-    return EventStream(desk, request.app.state.seats, follower)
+    stream = TaskStream(context.runtime, context.user_id, read_since(last_event_id or since, settings.zone))
+    return EventStream(context, request.app.state.limiter, stream)
 
 
-class Seats:
+class ConnectionLimiter:
     """How many streams each user has open in this process."""
 
     def __init__(self) -> None:
@@ -70,20 +70,20 @@ class Seats:
 
     @contextmanager
     def acquire(self, user_id: int, kind: str) -> Iterator[None]:
-        if self._taken[user_id] >= MOST_STREAMS:
-            raise RateLimited(f"同时打开的推送连接过多，最多 {MOST_STREAMS} 个", retry_after_seconds=5)
+        if self._taken[user_id] >= MAX_STREAMS:
+            raise RateLimited(f"同时打开的推送连接过多，最多 {MAX_STREAMS} 个", retry_after_seconds=5)
         self._taken[user_id] += 1
-        metrics.STREAMS.labels(kind).inc()
+        metrics.OPEN_STREAMS.labels(kind).inc()
         try:
             yield
         finally:
-            metrics.STREAMS.labels(kind).dec()
+            metrics.OPEN_STREAMS.labels(kind).dec()
             self._taken[user_id] -= 1
             if not self._taken[user_id]:
                 del self._taken[user_id]
 
 
-def may_come_from(settings: Settings, headers: Headers) -> bool:
+def is_origin_allowed(settings: Settings, headers: Headers) -> bool:
     """Browsers name the page's origin: one of the list, or our own. Who names none is no browser."""
     origin = headers.get("origin")
     if origin is None or "*" in settings.cors_allowed or origin in settings.cors_allowed:
@@ -99,19 +99,19 @@ def may_come_from(settings: Settings, headers: Headers) -> bool:
 
 
 async def task_events(
-    runtime: Runtime, caller: Caller, follower: Follower, kind: str
+    runtime: Runtime, caller: Caller, stream: TaskStream, kind: str
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """`{"id", "data"}` of each change, data as `GET` of the task gives it; None as `Follower.changes` has it.
+    """`{"id", "data"}` of each change, data as `GET` of the task gives it; None as `TaskStream.changes` has it.
 
     Raises Unauthenticated once the caller's credential is worth nothing any more.
     """
     check_at = time.monotonic() + CHECK_SECONDS
-    async with aclosing(follower.changes()) as changes:
+    async with aclosing(stream.changes()) as changes:
         async for row in changes:
             if time.monotonic() >= check_at:
                 check_at = time.monotonic() + CHECK_SECONDS
                 with suppress(Unavailable):
-                    await identify_again(runtime, caller)
+                    await reauthenticate(runtime, caller)
             if row is not None:
                 metrics.EVENTS.labels(kind).inc()
             yield row and {"id": event_id(row), "data": view_task(runtime, row)}
@@ -121,7 +121,7 @@ def write_json(message: Any) -> str:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
-def count_slow(caller: Caller, kind: str) -> None:
+def record_slow_consumer(caller: Caller, kind: str) -> None:
     metrics.SLOW_CONSUMERS.labels(kind).inc()
     log.warning("stream_not_read", user_id=caller.user_id, kind=kind)
 
@@ -131,19 +131,19 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, desk: Desk, seats: Seats, follower: Follower) -> None:
+    def __init__(self, context: RequestContext, limiter: ConnectionLimiter, stream: TaskStream) -> None:
         # X-Accel-Buffering: a proxy that gathers answers would gather this one for ever.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._desk, self._seats, self._follower = desk, seats, follower
+        self._desk, self._limiter, self._stream = context, limiter, stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """What is wrong before the first byte becomes an answer in the envelope; later on there is only the end."""
         caller = self._desk.caller
-        with self._seats.acquire(caller.user_id, "sse"):
-            async with aclosing(task_events(self._desk.runtime, caller, self._follower, "sse")) as told:
+        with self._limiter.acquire(caller.user_id, "sse"):
+            async with aclosing(task_events(self._desk.runtime, caller, self._stream, "sse")) as told:
                 await anext(told)
-                work = [asyncio.create_task(self._send_events(told, send)), asyncio.create_task(_leaving(receive))]
+                work = [asyncio.create_task(self._send_events(told, send)), asyncio.create_task(_disconnected(receive))]
                 try:
                     await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -153,7 +153,7 @@ class EventStream(Response):
 
     async def _send_events(self, told: AsyncGenerator[dict[str, Any] | None, None], send: Send) -> None:
         async def say(text: str, *, more: bool = True) -> None:
-            async with asyncio.timeout(TAKEN_SECONDS):
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 await send({"type": "http.response.body", "body": text.encode(errors="replace"), "more_body": more})
 
         try:
@@ -162,7 +162,7 @@ class EventStream(Response):
             code = await self._send_all(told, say)
             await say(f'event: end\ndata: {{"code":{code}}}\n\n', more=False)
         except TimeoutError:
-            count_slow(self._desk.caller, "sse")
+            record_slow_consumer(self._desk.caller, "sse")
 
     async def _send_all(self, told: AsyncGenerator[dict[str, Any] | None, None], say: Any) -> int:
         try:
@@ -177,6 +177,6 @@ class EventStream(Response):
         return RESTARTING
 
 
-async def _leaving(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

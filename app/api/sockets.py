@@ -10,21 +10,21 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from app.accounts.callers import Caller, identify
+from app.accounts.callers import Caller, authenticate
 from app.accounts.tickets import redeem_ticket
 from app.api.deps import check_scope
-from app.api.push import TAKEN_SECONDS, count_slow, may_come_from, task_events, write_json
+from app.api.push import SEND_TIMEOUT_SECONDS, is_origin_allowed, record_slow_consumer, task_events, write_json
 from app.endings import cancel_and_wait
 from app.errors import GatewayError, InvalidParameter, Unauthenticated
 from app.runtime import Runtime
-from app.tasks.follow import Follower, read_since
+from app.tasks.follow import TaskStream, read_since
 
 log = structlog.get_logger()
 
 AUTH_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 PONG_SECONDS = 1.0  # a caller is heard at most so often
-LARGEST_MESSAGE = 16_384  # uvicorn is told the same: `gateway serve` never reads a larger one to its end
+MAX_MESSAGE_BYTES = 16_384  # uvicorn is told the same: `gateway serve` never reads a larger one to its end
 
 
 class CloseCode(IntEnum):
@@ -64,7 +64,12 @@ class CloseCode(IntEnum):
     """Too many streams of one user, or too often."""
 
 
-BY_STATUS = {400: CloseCode.BAD_MESSAGE, 401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN, 429: CloseCode.TOO_MANY}
+BY_STATUS = {
+    400: CloseCode.BAD_MESSAGE,
+    401: CloseCode.UNAUTHENTICATED,
+    403: CloseCode.FORBIDDEN,
+    429: CloseCode.TOO_MANY,
+}
 BY_STATUS |= {503: CloseCode.TRY_AGAIN}
 
 
@@ -82,12 +87,12 @@ router = APIRouter(prefix="/user/ai/tasks")
 @router.websocket("/ws")
 async def ws(socket: WebSocket) -> None:
     """A page of an origin we do not know is refused before the handshake; all else is closed with a code."""
-    if not may_come_from(socket.app.state.runtime.settings, socket.headers):
+    if not is_origin_allowed(socket.app.state.runtime.settings, socket.headers):
         await socket.close()
         return
     await socket.accept()
     try:
-        await _Conversation(socket).run()
+        await _Session(socket).run()
     except WebSocketDisconnect:
         return
     except ConnectionRejected as refused:
@@ -103,7 +108,7 @@ async def ws(socket: WebSocket) -> None:
             await socket.close(code, reason)
 
 
-class _Conversation:
+class _Session:
     """One connection, from its acceptance on."""
 
     def __init__(self, socket: WebSocket) -> None:
@@ -116,9 +121,12 @@ class _Conversation:
         caller, since = await self._authenticate()
         check_scope(caller, "tasks")
         await state.limits.check("read", caller.user_id, settings.read_rate_per_minute)
-        follower = Follower(self._runtime, caller.user_id, since)
-        with state.seats.taken(caller.user_id, "websocket"):
-            sides = [asyncio.create_task(self._send_loop(caller, follower)), asyncio.create_task(self._receive_loop(follower))]
+        stream = TaskStream(self._runtime, caller.user_id, since)
+        with state.limiter.taken(caller.user_id, "websocket"):
+            sides = [
+                asyncio.create_task(self._send_loop(caller, stream)),
+                asyncio.create_task(self._receive_loop(stream)),
+            ]
             try:
                 await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -141,7 +149,7 @@ class _Conversation:
             raise ConnectionRejected(CloseCode.BAD_MESSAGE, "第一条消息须为 auth")
         if not isinstance(token := first.get("token"), str):
             raise Unauthenticated
-        return await identify(self._runtime, token), self._read_since(first.get("since", since))
+        return await authenticate(self._runtime, token), self._read_since(first.get("since", since))
 
     def _read_since(self, since: Any) -> datetime | None:
         if isinstance(since, int) and not isinstance(since, bool):
@@ -150,19 +158,19 @@ class _Conversation:
             raise InvalidParameter("since", "须为 ISO 时间或事件 ID")
         return read_since(since, self._runtime.settings.zone)
 
-    async def _send_loop(self, caller: Caller, follower: Follower) -> None:
+    async def _send_loop(self, caller: Caller, stream: TaskStream) -> None:
         """Until this process ends."""
         ping = {"type": "auth", "ok": True}  # the first is the answer to `auth`: from here on nothing is missed
         try:
-            async with aclosing(task_events(self._runtime, caller, follower, "websocket")) as told:
+            async with aclosing(task_events(self._runtime, caller, stream, "websocket")) as told:
                 async for one in told:
                     await self._send({"type": "task"} | one if one else ping)
                     ping = {"type": "ping"} if one is None else ping
         except TimeoutError:
-            count_slow(caller, "websocket")
+            record_slow_consumer(caller, "websocket")
             raise ConnectionRejected(CloseCode.NOT_READ) from None
 
-    async def _receive_loop(self, follower: Follower) -> None:
+    async def _receive_loop(self, stream: TaskStream) -> None:
         """There is little to hear: pings, pongs, and who came by a ticket may say `since` afterwards, once."""
         while True:
             match await self._receive():
@@ -174,7 +182,7 @@ class _Conversation:
                 case {"type": "auth", "since": since} if self._may_ask_since:
                     self._may_ask_since = False
                     if (moment := self._read_since(since)) is not None:
-                        follower.replay(moment)
+                        stream.replay(moment)
                 case _:
                     raise ConnectionRejected(CloseCode.BAD_MESSAGE, "无法识别的消息")
 
@@ -185,7 +193,7 @@ class _Conversation:
         text = message.get("text")
         if text is None:
             raise ConnectionRejected(CloseCode.NOT_TEXT, "消息须为文本")
-        if len(text) > LARGEST_MESSAGE:
+        if len(text) > MAX_MESSAGE_BYTES:
             raise ConnectionRejected(CloseCode.TOO_BIG, "消息过大")
         try:
             told = json.loads(text)
@@ -196,5 +204,5 @@ class _Conversation:
         return told
 
     async def _send(self, message: dict[str, Any]) -> None:
-        async with asyncio.timeout(TAKEN_SECONDS):
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             await self._socket.send_text(write_json(message))

@@ -8,28 +8,28 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.deps import SubmitDesk, TaskDesk
-from app.api.wire import Envelope, ModelData, Page, QuoteData, SubmittedData, TaskData
+from app.api.wire import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, TaskResponse
 from app.egress import LONGEST_URL
-from app.notices import Listener
 from app.points.models import aspect_ratio, list_models
+from app.pubsub import Subscription
 from app.runtime import Runtime
-from app.see2ai.actions.action import caller_schema
+from app.see2ai.actions.action import params_schema
 from app.tasks.cancel import cancel_task
 from app.tasks.find import Filters, get_task, list_tasks
 from app.tasks.idempotency import FIELD, check_key
-from app.tasks.order import Submission, starting_price
+from app.tasks.order import Submission, base_price
 from app.tasks.submit import quote_task, submit_task
 from app.tasks.view import view_task
-from app.times import read_moment
+from app.times import parse_datetime
 
 router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
 
-LOOK_AGAIN_SECONDS = 2.0  # while waiting for a task: notices may be lost, the clock is not
+RECHECK_SECONDS = 2.0  # while waiting for a task: notices may be lost, the clock is not
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
 REPLAYED_HEADER = "Idempotency-Replayed"
-WITHOUT_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
+NO_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
 
 
 IMAGE_URL: dict[str, Any] = {
@@ -44,7 +44,7 @@ class SubmitBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     modelName: Annotated[str, Field(min_length=1, max_length=100)]
-    prompt: Annotated[str, Field(pattern=WITHOUT_NUL, description="除图片标准化外必填")] = ""
+    prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
     callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
@@ -60,78 +60,80 @@ Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "descrip
 
 @router.post("/tasks/submit", summary="提交任务，立即扣除积分", responses={200: Replayed})
 async def submit(
-    body: SubmitBody, desk: SubmitDesk, response: Response, key: IdempotencyKey = None
-) -> Envelope[SubmittedData]:
-    row = await submit_task(desk.runtime, desk.user_id, body.to_submission(check_key(key)))
+    body: SubmitBody, context: SubmitDesk, response: Response, key: IdempotencyKey = None
+) -> Envelope[SubmitResponse]:
+    row = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
     if "replayed" in row:
         response.headers[REPLAYED_HEADER] = "true"
-    return Envelope(data=SubmittedData.model_construct(**view_task(desk.runtime, row), balance=row["balance"]))
+    return Envelope(data=SubmitResponse.model_construct(**view_task(context.runtime, row), balance=row["balance"]))
 
 
 @router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")
-async def cancel(task_no: str, desk: SubmitDesk) -> Envelope[TaskData]:
-    row = await cancel_task(desk.runtime, desk.user_id, task_no)
-    return Envelope(data=TaskData.model_construct(**view_task(desk.runtime, row)))
+async def cancel(task_no: str, context: SubmitDesk) -> Envelope[TaskResponse]:
+    row = await cancel_task(context.runtime, context.user_id, task_no)
+    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
 
 
 @router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
-async def quote(body: SubmitBody, desk: TaskDesk) -> Envelope[QuoteData]:
+async def quote(body: SubmitBody, context: TaskDesk) -> Envelope[QuoteResponse]:
     """The body is that of submit, and so are the refusals; the same function charges there."""
-    told = await quote_task(desk.runtime, desk.user_id, body.to_submission())
-    return Envelope(data=QuoteData(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"]))
+    told = await quote_task(context.runtime, context.user_id, body.to_submission())
+    return Envelope(
+        data=QuoteResponse(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"])
+    )
 
 
 @router.get("/tasks/list", summary="任务列表，最新的在前")
 async def list_(
-    desk: TaskDesk,
+    context: TaskDesk,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
     status: Annotated[Status | Literal[""] | None, Query()] = None,
     model_name: Annotated[str | None, Query(alias="modelName", max_length=100)] = None,
-    keyword: Annotated[str | None, Query(max_length=200, pattern=WITHOUT_NUL)] = None,
+    keyword: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
-) -> Envelope[Page[TaskData]]:
-    runtime, zone = desk.runtime, desk.runtime.settings.zone
+) -> Envelope[Page[TaskResponse]]:
+    runtime, zone = context.runtime, context.runtime.settings.zone
     filters = Filters(
         task_type=task_type or None,
         status=status or None,
         model_name=model_name or None,
         keyword=keyword or None,
-        start=read_moment("startTime", start_time or None, zone),
-        end=read_moment("endTime", end_time or None, zone),
+        start=parse_datetime("startTime", start_time or None, zone),
+        end=parse_datetime("endTime", end_time or None, zone),
     )
-    rows, total = await list_tasks(runtime.sessions, desk.user_id, filters, page=page, size=size)
-    records = [TaskData.model_construct(**view_task(runtime, row)) for row in rows]
+    rows, total = await list_tasks(runtime.database, context.user_id, filters, page=page, size=size)
+    records = [TaskResponse.model_construct(**view_task(runtime, row)) for row in rows]
     return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 @router.get("/tasks/{task_no}", summary="查询单个任务")
 async def get(
     task_no: str,
-    desk: TaskDesk,
+    context: TaskDesk,
     wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
-) -> Envelope[TaskData]:
-    row = await get_task(desk.runtime.sessions, desk.user_id, task_no)
+) -> Envelope[TaskResponse]:
+    row = await get_task(context.runtime.database, context.user_id, task_no)
     if wait and row["status"] not in ENDED:
-        row = await _wait_for_end(desk.runtime, desk.user_id, task_no, wait)
-    return Envelope(data=TaskData.model_construct(**view_task(desk.runtime, row)))
+        row = await _wait_for_end(context.runtime, context.user_id, task_no, wait)
+    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
 
 
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
     """Woken by the task's notices; looks by itself now and then, because a notice may be lost."""
     until = time.monotonic() + seconds
-    async with runtime.notices.listen(user_id) as changed:
+    async with runtime.pubsub.listen(user_id) as changed:
         while True:
-            row = await get_task(runtime.sessions, user_id, task_no)
+            row = await get_task(runtime.database, user_id, task_no)
             now = time.monotonic()
             if row["status"] in ENDED or now >= until or changed.is_closed:
                 return row
-            await _named(changed, task_no, min(until - now, LOOK_AGAIN_SECONDS))
+            await _wait_for_task(changed, task_no, min(until - now, RECHECK_SECONDS))
 
 
-async def _named(changed: Listener, task_no: str, seconds: float) -> None:
+async def _wait_for_task(changed: Subscription, task_no: str, seconds: float) -> None:
     """Until this task may have changed, at most so long: the user's others are no reason to look."""
     until = time.monotonic() + seconds
     while not changed.is_closed and (left := until - time.monotonic()) > 0:
@@ -142,21 +144,21 @@ async def _named(changed: Listener, task_no: str, seconds: float) -> None:
 
 
 @router.get("/models", summary="可用模型与价格")
-async def models(desk: TaskDesk) -> Envelope[list[ModelData]]:
-    runtime, offered = desk.runtime, []
-    for model in await list_models(runtime.sessions):
-        points_cost = starting_price(runtime, model)
+async def models(context: TaskDesk) -> Envelope[list[ModelResponse]]:
+    runtime, offered = context.runtime, []
+    for model in await list_models(runtime.database):
+        points_cost = base_price(runtime, model)
         if points_cost is None:
             continue
         offered.append(
-            ModelData(
+            ModelResponse(
                 modelName=model.model_name,
                 description=model.description,
                 taskType=model.task_type,
                 pointsCost=points_cost,
                 priceRules=model.price_rules or [],
                 aspectRatio=aspect_ratio(model),
-                params=caller_schema(runtime.actions[model.action].params[model.task_type], model.fixed),
+                params=params_schema(runtime.actions[model.action].params[model.task_type], model.fixed),
             )
         )
     return Envelope(data=offered)

@@ -8,15 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.api.deps import UploadDesk
-from app.api.wire import Envelope, UploadData
+from app.api.wire import Envelope, UploadResponse
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
-from app.tasks.upload import FIELD, LARGEST_UPLOAD_BYTES, TOO_LARGE, store_upload
+from app.tasks.upload import FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, store_upload
 
 PATH = "/user/files/upload"
-BODY_LIMIT = {PATH: (LARGEST_UPLOAD_BYTES + 100_000, TOO_LARGE)}
+BODY_LIMIT = {PATH: (MAX_UPLOAD_BYTES + 100_000, TOO_LARGE)}
 """With the form around the file, and fields that nobody asked for."""
-MOST_OTHER_FIELDS = 20
-LARGEST_OTHER_BYTES = 10_000
+MAX_EXTRA_FIELDS = 20
+MAX_EXTRA_BYTES = 10_000
 
 router = APIRouter(tags=["文件"])
 
@@ -35,15 +35,15 @@ FORM: dict[str, Any] = {
 
 
 @router.post(PATH, summary="上传参考图片、视频或音频", openapi_extra={"requestBody": FORM})
-async def upload(request: Request, desk: UploadDesk) -> Envelope[UploadData]:
+async def upload(request: Request, context: UploadDesk) -> Envelope[UploadResponse]:
     """The form is read here and not by FastAPI, whose own errors name neither the field nor the limit."""
     form = await _read_form(request)
     try:
-        stored = await store_upload(desk.runtime, _only_file(form).file)
+        stored = await store_upload(context.runtime, _get_single_file(form).file)
     finally:
         await form.close()
     return Envelope(
-        data=UploadData(
+        data=UploadResponse(
             url=stored.url,
             type=stored.type,
             bytes=stored.size_bytes,
@@ -61,7 +61,7 @@ async def _read_form(request: Request) -> FormData:
     if content_type != "multipart/form-data":
         raise UnsupportedMedia("请求体须为 multipart/form-data，文件放在 file 字段")
     try:
-        return await request.form(max_files=1, max_fields=MOST_OTHER_FIELDS, max_part_size=LARGEST_OTHER_BYTES)
+        return await request.form(max_files=1, max_fields=MAX_EXTRA_FIELDS, max_part_size=MAX_EXTRA_BYTES)
     except HTTPException as error:
         if error.status_code == PayloadTooLarge.status:
             raise PayloadTooLarge(TOO_LARGE) from None
@@ -76,12 +76,12 @@ async def _read_form(request: Request) -> FormData:
         raise Unavailable from error
 
 
-def _only_file(form: FormData) -> UploadFile:
+def _get_single_file(form: FormData) -> UploadFile:
     file = form.get(FIELD)
     if not file or (isinstance(file, UploadFile) and not file.size):
         raise InvalidParameter(FIELD, "不能为空")
     if not isinstance(file, UploadFile):
         raise InvalidParameter(FIELD, "须为文件，表单中缺少 filename")
-    if (file.size or 0) > LARGEST_UPLOAD_BYTES:
+    if (file.size or 0) > MAX_UPLOAD_BYTES:
         raise PayloadTooLarge(TOO_LARGE)
     return file

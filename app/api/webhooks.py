@@ -11,31 +11,31 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.deps import SubmitDesk, TaskDesk, WebhookTestDesk
 from app.api.wire import (
-    DeliveryData,
-    EndpointData,
+    DeliveryResponse,
+    EndpointResponse,
     Envelope,
-    NewEndpointData,
+    NewEndpointResponse,
     Page,
-    SecretData,
-    WebhookTestData,
+    SecretResponse,
+    WebhookTestResponse,
 )
 from app.egress import LONGEST_URL
 from app.errors import InvalidParameter
 from app.runtime import Runtime
-from app.tasks.event import EVENT_OF, message_id
-from app.times import local_time
+from app.tasks.event import EVENT_TYPES, message_id
+from app.times import format_local
 from app.webhooks.endpoints import (
     change_endpoint,
     create_endpoint,
     delete_endpoint,
     get_endpoint,
     list_endpoints,
-    read_target,
     rotate_endpoint,
+    validate_target,
 )
 from app.webhooks.log import list_deliveries, replay
 from app.webhooks.outbox import CALLBACK
-from app.webhooks.secrets import SigningSecrets, get_keys, rotate_keys
+from app.webhooks.secrets import SigningSecrets, get_secrets, rotate_secrets
 from app.webhooks.send import send
 from app.webhooks.signing import write_message
 
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/user/webhooks", tags=["推送"])
 
 Id = Annotated[int, Path(ge=1, le=2**53)]
 Event = Literal["task.completed", "task.failed"]
-UNREACHED_SECONDS = 2.0
+MIN_FAILURE_SECONDS = 2.0
 """Where nobody was reached this is told no sooner, so that the clock does not tell why."""
 
 
@@ -78,97 +78,99 @@ class TestBody(BaseModel):
 
 
 @router.get("/secret", summary="查询 callbackUrl 的签名密钥")
-async def secret(desk: TaskDesk) -> Envelope[SecretData]:
-    return _secret(desk.runtime, await get_keys(desk.runtime.sessions, desk.user_id))
+async def secret(context: TaskDesk) -> Envelope[SecretResponse]:
+    return _secret(context.runtime, await get_secrets(context.runtime.database, context.user_id))
 
 
 @router.post("/secret/rotate", summary="更换签名密钥，旧密钥继续签名 24 小时")
-async def rotate(desk: SubmitDesk) -> Envelope[SecretData]:
-    return _secret(desk.runtime, await rotate_keys(desk.runtime.sessions, desk.user_id))
+async def rotate(context: SubmitDesk) -> Envelope[SecretResponse]:
+    return _secret(context.runtime, await rotate_secrets(context.runtime.database, context.user_id))
 
 
 @router.get("/endpoints", summary="推送端点列表")
-async def endpoints(desk: TaskDesk) -> Envelope[list[EndpointData]]:
-    rows = await list_endpoints(desk.runtime.sessions, desk.user_id)
-    return Envelope(data=[EndpointData(**endpoint_view(desk.runtime, row)) for row in rows])
+async def endpoints(context: TaskDesk) -> Envelope[list[EndpointResponse]]:
+    rows = await list_endpoints(context.runtime.database, context.user_id)
+    return Envelope(data=[EndpointResponse(**endpoint_view(context.runtime, row)) for row in rows])
 
 
 @router.post("/endpoints", summary="添加推送端点，密钥仅此时返回")
-async def create(body: EndpointBody, desk: SubmitDesk) -> Envelope[NewEndpointData]:
-    row = await create_endpoint(desk.runtime, desk.user_id, body.url, list(dict.fromkeys(body.events)))
-    return Envelope(data=NewEndpointData(**endpoint_view(desk.runtime, row), secret=row["secret"]))
+async def create(body: EndpointBody, context: SubmitDesk) -> Envelope[NewEndpointResponse]:
+    row = await create_endpoint(context.runtime, context.user_id, body.url, list(dict.fromkeys(body.events)))
+    return Envelope(data=NewEndpointResponse(**endpoint_view(context.runtime, row), secret=row["secret"]))
 
 
 @router.post("/endpoints/{endpoint_id}", summary="修改、停用或重新启用推送端点")
-async def change(endpoint_id: Id, body: EndpointChange, desk: SubmitDesk) -> Envelope[EndpointData]:
+async def change(endpoint_id: Id, body: EndpointChange, context: SubmitDesk) -> Envelope[EndpointResponse]:
     row = await change_endpoint(
-        desk.runtime,
-        desk.user_id,
+        context.runtime,
+        context.user_id,
         endpoint_id,
         url=body.url,
         events=None if body.events is None else list(dict.fromkeys(body.events)),
         enabled=body.enabled,
     )
-    return Envelope(data=EndpointData(**endpoint_view(desk.runtime, row)))
+    return Envelope(data=EndpointResponse(**endpoint_view(context.runtime, row)))
 
 
 @router.post("/endpoints/{endpoint_id}/rotate", summary="更换推送端点的密钥，旧密钥继续签名 24 小时")
-async def rotate_one(endpoint_id: Id, desk: SubmitDesk) -> Envelope[SecretData]:
-    return _secret(desk.runtime, await rotate_endpoint(desk.runtime.sessions, desk.user_id, endpoint_id))
+async def rotate_endpoint_secret(endpoint_id: Id, context: SubmitDesk) -> Envelope[SecretResponse]:
+    return _secret(context.runtime, await rotate_endpoint(context.runtime.database, context.user_id, endpoint_id))
 
 
 @router.post("/endpoints/{endpoint_id}/delete", summary="删除推送端点")
-async def delete(endpoint_id: Id, desk: SubmitDesk) -> Envelope[None]:
-    await delete_endpoint(desk.runtime.sessions, desk.user_id, endpoint_id)
+async def delete(endpoint_id: Id, context: SubmitDesk) -> Envelope[None]:
+    await delete_endpoint(context.runtime.database, context.user_id, endpoint_id)
     return Envelope(data=None)
 
 
 @router.get("/deliveries", summary="推送记录，最新的在前，保留 30 天")
 async def deliveries(
-    desk: TaskDesk,
+    context: TaskDesk,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     status: Annotated[Literal["pending", "delivered", "failed", ""] | None, Query()] = None,
     task_no: Annotated[str | None, Query(alias="taskNo", max_length=40)] = None,
-) -> Envelope[Page[DeliveryData]]:
+) -> Envelope[Page[DeliveryResponse]]:
     rows, total = await list_deliveries(
-        desk.runtime.sessions, desk.user_id, status=status or None, task_no=task_no or None, page=page, size=size
+        context.runtime.database, context.user_id, status=status or None, task_no=task_no or None, page=page, size=size
     )
-    told = [delivery_view(desk.runtime, row) for row in rows]
+    told = [delivery_view(context.runtime, row) for row in rows]
     return Envelope(data=Page(records=told, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 @router.post("/deliveries/{delivery_id}/replay", summary="重新推送")
-async def replay_one(delivery_id: Id, desk: SubmitDesk) -> Envelope[DeliveryData]:
-    return Envelope(data=delivery_view(desk.runtime, await replay(desk.runtime.sessions, desk.user_id, delivery_id)))
+async def replay_delivery(delivery_id: Id, context: SubmitDesk) -> Envelope[DeliveryResponse]:
+    return Envelope(
+        data=delivery_view(context.runtime, await replay(context.runtime.database, context.user_id, delivery_id))
+    )
 
 
 @router.post("/test", summary="立即发送一条 webhook.test 并返回结果")
-async def test(body: TestBody, desk: WebhookTestDesk) -> Envelope[WebhookTestData]:
+async def test(body: TestBody, context: WebhookTestDesk) -> Envelope[WebhookTestResponse]:
     """To `url`, signed with the user's secret, or to an endpoint, enabled or not, signed with its own."""
     if (body.url is None) == (body.endpointId is None):
         raise InvalidParameter("url", "与 endpointId 须且只能填写一个")
-    runtime, sessions = desk.runtime, desk.runtime.sessions
+    runtime, database = context.runtime, context.runtime.database
     if body.endpointId is not None:
-        url, keys = await get_endpoint(sessions, desk.user_id, body.endpointId)
+        url, keys = await get_endpoint(database, context.user_id, body.endpointId)
     else:
-        url = read_target("url", str(body.url), runtime.settings.egress_allowed)
-        keys = await get_keys(sessions, desk.user_id)
+        url = validate_target("url", str(body.url), runtime.settings.egress_allowed)
+        keys = await get_secrets(database, context.user_id)
     message = write_message(f"msg_test_{secrets.token_hex(12)}", "webhook.test", datetime.now(UTC), {"test": True})
     began = asyncio.get_running_loop().time()
     told = await send(runtime.egress, url, keys, message)
     if told.status is None:
-        await asyncio.sleep(began + UNREACHED_SECONDS - asyncio.get_running_loop().time())
+        await asyncio.sleep(began + MIN_FAILURE_SECONDS - asyncio.get_running_loop().time())
     return Envelope(
-        data=WebhookTestData(
+        data=WebhookTestResponse(
             delivered=told.is_delivered, statusCode=told.status, durationMs=told.duration_ms, outcome=told.code
         )
     )
 
 
-def _secret(runtime: Runtime, keys: SigningSecrets) -> Envelope[SecretData]:
-    ends = local_time(keys.previous_until, runtime.settings.zone)
-    return Envelope(data=SecretData(secret=keys.secret, previousExpireTime=ends))
+def _secret(runtime: Runtime, keys: SigningSecrets) -> Envelope[SecretResponse]:
+    ends = format_local(keys.previous_until, runtime.settings.zone)
+    return Envelope(data=SecretResponse(secret=keys.secret, previousExpireTime=ends))
 
 
 def endpoint_view(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:
@@ -179,26 +181,26 @@ def endpoint_view(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:
         "events": row["events"],
         "enabled": row["disabled_at"] is None,
         "disabledReason": row["disabled_reason"],
-        "disabledTime": local_time(row["disabled_at"], zone),
-        "createTime": str(local_time(row["created_at"], zone)),
+        "disabledTime": format_local(row["disabled_at"], zone),
+        "createTime": str(format_local(row["created_at"], zone)),
     }
 
 
-def delivery_view(runtime: Runtime, row: dict[str, Any]) -> DeliveryData:
+def delivery_view(runtime: Runtime, row: dict[str, Any]) -> DeliveryResponse:
     zone = runtime.settings.zone
-    return DeliveryData(
+    return DeliveryResponse(
         id=row["id"],
         messageId=message_id(row["task_no"]),
-        type=EVENT_OF[row["task_status"]],
+        type=EVENT_TYPES[row["task_status"]],
         taskNo=row["task_no"],
         endpointId=None if row["endpoint_id"] == CALLBACK else row["endpoint_id"],
         url=row["url"],
         status=row["status"],
         attempts=row["attempts"],
-        nextAttemptTime=local_time(row["next_run_at"], zone),
+        nextAttemptTime=format_local(row["next_run_at"], zone),
         outcome=row["outcome"],
         statusCode=row["status_code"],
         durationMs=row["duration_ms"],
-        createTime=str(local_time(row["created_at"], zone)),
-        deliveredTime=local_time(row["delivered_at"], zone),
+        createTime=str(format_local(row["created_at"], zone)),
+        deliveredTime=format_local(row["delivered_at"], zone),
     )

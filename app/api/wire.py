@@ -28,7 +28,7 @@ class Page(BaseModel, Generic[T]):
     pages: int
 
 
-class ResultData(TypedDict):
+class ResultResponse(TypedDict):
     """One stored result, known by its own bytes. Sizes in pixels; `durationSeconds` is null for a picture."""
 
     url: str
@@ -39,7 +39,7 @@ class ResultData(TypedDict):
     durationSeconds: float | None
 
 
-class TaskData(BaseModel):
+class TaskResponse(BaseModel):
     """A task as its owner sees it. Times are local (`TIMEZONE`), to the second; links are permanent."""
 
     taskNo: str
@@ -55,7 +55,7 @@ class TaskData(BaseModel):
     resultUrl: str | None
     resultUrls: list[str]
     thumbnailUrls: list[str] = Field(description="图片的缩略图；视频没有")
-    results: list[ResultData]
+    results: list[ResultResponse]
     pointsCost: int
     pointsRefunded: int
     createTime: str
@@ -65,7 +65,7 @@ class TaskData(BaseModel):
     errorMessage: str | None
 
 
-class UploadData(BaseModel):
+class UploadResponse(BaseModel):
     """What is stored under `url`: a converted picture differs from what was sent."""
 
     url: str = Field(description="链接，可用作 imageUrl 等参数")
@@ -77,14 +77,14 @@ class UploadData(BaseModel):
     kind: str = Field(description="image, video, audio")
 
 
-class TicketData(BaseModel):
+class TicketResponse(BaseModel):
     """Opens one stream of tasks: `?ticket=`, once, within `expiresIn` seconds."""
 
     ticket: str
     expiresIn: int
 
 
-class QuoteData(BaseModel):
+class QuoteResponse(BaseModel):
     """What a submit of the same body would take now, and what the caller has."""
 
     modelName: str
@@ -92,13 +92,13 @@ class QuoteData(BaseModel):
     balance: int
 
 
-class SubmittedData(TaskData):
+class SubmitResponse(TaskResponse):
     """The stored task, and the balance after its charge."""
 
     balance: int
 
 
-class BalanceData(BaseModel):
+class BalanceResponse(BaseModel):
     """`balance` can be spent; `held` belongs to tasks still running; `expireTime` is when the next points lapse."""
 
     userId: int
@@ -107,7 +107,7 @@ class BalanceData(BaseModel):
     held: int
 
 
-class RecordData(BaseModel):
+class RecordResponse(BaseModel):
     """One entry of the caller's ledger: what happened to the balance, and what it was then."""
 
     id: int
@@ -119,7 +119,7 @@ class RecordData(BaseModel):
     createTime: str
 
 
-class RedeemedData(BaseModel):
+class RedeemResponse(BaseModel):
     """What the code was worth, and the balance with it; `expireTime` is when the next points of the balance lapse."""
 
     points: int
@@ -127,7 +127,7 @@ class RedeemedData(BaseModel):
     expireTime: str | None
 
 
-class GrantData(BaseModel):
+class GrantResponse(BaseModel):
     """The top-up's user, their balance, and whether this request applied it (false: an earlier one did)."""
 
     userId: int
@@ -135,7 +135,7 @@ class GrantData(BaseModel):
     applied: bool
 
 
-class ModelData(BaseModel):
+class ModelResponse(BaseModel):
     """A model a caller may name. `params` is the JSON Schema of what may be set on it.
 
     `pointsCost` is the price with nothing set; where `priceRules` is not empty, ask `/user/ai/tasks/quote`.
@@ -150,14 +150,14 @@ class ModelData(BaseModel):
     params: dict[str, Any]
 
 
-class SecretData(BaseModel):
+class SecretResponse(BaseModel):
     """What signs from now on; until `previousExpireTime` the secret before it signs as well."""
 
     secret: str
     previousExpireTime: str | None
 
 
-class EndpointData(BaseModel):
+class EndpointResponse(BaseModel):
     """A standing receiver of the caller's ends of tasks."""
 
     id: int
@@ -169,13 +169,13 @@ class EndpointData(BaseModel):
     createTime: str
 
 
-class NewEndpointData(EndpointData):
+class NewEndpointResponse(EndpointResponse):
     """The endpoint with its secret, which no list shows."""
 
     secret: str
 
 
-class DeliveryData(BaseModel):
+class DeliveryResponse(BaseModel):
     """One message to one receiver. `endpointId` is null for the task's own callbackUrl; `url` once it is deleted.
 
     `messageId` is what the receiver reads as `webhook-id`. The outcome is of the newest attempt.
@@ -199,7 +199,7 @@ class DeliveryData(BaseModel):
     deliveredTime: str | None
 
 
-class WebhookTestData(BaseModel):
+class WebhookTestResponse(BaseModel):
     """What became of the test; the outcomes are those of deliveries."""
 
     delivered: bool
@@ -208,7 +208,7 @@ class WebhookTestData(BaseModel):
     outcome: str
 
 
-class ErrorData(BaseModel):
+class ErrorResponse(BaseModel):
     """Any error: a Chinese message, a stable code, and the id to quote to support."""
 
     code: int
@@ -218,7 +218,7 @@ class ErrorData(BaseModel):
     requestId: str
 
 
-class JsonAnswer(JSONResponse):
+class SafeJSONResponse(JSONResponse):
     """UTF-8 whatever is inside: a lone surrogate echoed from a caller must not turn a 400 into a 500."""
 
     def render(self, content: Any) -> bytes:
@@ -226,9 +226,9 @@ class JsonAnswer(JSONResponse):
         return text.encode("utf-8", "replace")
 
 
-def error_answer(
+def error_body(
     status: int, error_code: str, message: str, request_id: str, headers: dict[str, str] | None = None
-) -> JsonAnswer:
+) -> SafeJSONResponse:
     body = {
         "code": status,
         "message": message,
@@ -236,4 +236,4 @@ def error_answer(
         "errorCode": error_code,
         "requestId": request_id,
     }
-    return JsonAnswer(body, status_code=status, headers=headers)
+    return SafeJSONResponse(body, status_code=status, headers=headers)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import Json, print_record, finish_badly, parse_time_option, run_with_database, settings_or_exit
+from app.cli.console import Json, fail, parse_time_option, print_record, run_with_database, settings_or_exit
 from app.errors import NotFound
 
 if TYPE_CHECKING:
-    from app.database import Sessions
+    from app.database import Database
 
 users = typer.Typer(no_args_is_help=True, help="Create users, sign tokens, ban.")
 keys = typer.Typer(no_args_is_help=True, help="API keys: shown once, revoked at once.")
@@ -34,11 +34,11 @@ def users_create(
     from app.accounts.users import create_user
     from app.points import ledger
 
-    async def work(sessions: "Sessions") -> int:
-        user_id = await create_user(sessions, user_id=id, username=username, admin=admin)
+    async def work(database: "Database") -> int:
+        user_id = await create_user(database, user_id=id, username=username, admin=admin)
         if points:
             ref = f"users-create:{user_id}"
-            await ledger.grant(sessions, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_own=True)
+            await ledger.grant(database, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_internal=True)
         return user_id
 
     print_record({"userId": run_with_database(work)}, json)
@@ -54,9 +54,9 @@ def users_token(
     from app.accounts.credentials import sign_token
 
     settings = settings_or_exit()
-    run_with_database(lambda sessions: _need_user(sessions, user_id))
+    run_with_database(lambda database: _need_user(database, user_id))
     if settings.jwt_algorithm != "HS256":
-        finish_badly(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
+        fail(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
     print_record({"token": sign_token(settings, user_id, hours=hours)}, json)
 
 
@@ -65,7 +65,7 @@ def users_ban(user_id: int, json: Json = False) -> None:
     """Refuses the user's credentials from now on; tokens issued so far stay void."""
     from app.accounts.users import set_status
 
-    run_with_database(lambda sessions: set_status(sessions, user_id, "banned"))
+    run_with_database(lambda database: set_status(database, user_id, "banned"))
     print_record({"userId": user_id, "status": "banned"}, json)
 
 
@@ -74,7 +74,7 @@ def users_unban(user_id: int, json: Json = False) -> None:
     """Lets the user in again, with a new token."""
     from app.accounts.users import set_status
 
-    run_with_database(lambda sessions: set_status(sessions, user_id, "active"))
+    run_with_database(lambda database: set_status(database, user_id, "active"))
     print_record({"userId": user_id, "status": "active"}, json)
 
 
@@ -90,9 +90,9 @@ def keys_create(
 
     scopes = (*ALL_SCOPES, ADMIN_SCOPE) if admin else ALL_SCOPES
 
-    async def work(sessions: "Sessions") -> str:
-        await _need_user(sessions, user_id)
-        return await create_key(sessions, user_id, name=name, scopes=scopes)
+    async def work(database: "Database") -> str:
+        await _need_user(database, user_id)
+        return await create_key(database, user_id, name=name, scopes=scopes)
 
     print_record({"apiKey": run_with_database(work)}, json)
 
@@ -102,7 +102,7 @@ def keys_revoke(user_id: int, prefix: str, json: Json = False) -> None:
     """Revokes the user's key that begins with PREFIX (its first ten characters), in every process at once."""
     from app.accounts.keys import revoke_key
 
-    print_record({"revoked": run_with_database(lambda sessions: revoke_key(sessions, prefix, user_id))}, json)
+    print_record({"revoked": run_with_database(lambda database: revoke_key(database, prefix, user_id))}, json)
 
 
 @points.command("grant")
@@ -119,9 +119,9 @@ def points_grant(
 
     lapse = parse_time_option("--expires", expires)
 
-    async def work(sessions: "Sessions") -> tuple[bool, int]:
-        await _need_user(sessions, user_id)
-        return await ledger.grant(sessions, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse)
+    async def work(database: "Database") -> tuple[bool, int]:
+        await _need_user(database, user_id)
+        return await ledger.grant(database, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse)
 
     applied, balance = run_with_database(work)
     print_record({"userId": user_id, "balance": balance, "applied": applied}, json)
@@ -135,7 +135,7 @@ def points_expire(json: Json = False) -> None:
     swept = run_with_database(expire_lots)
     print_record(asdict(swept), json)
     if swept.stuck:
-        finish_badly(f"{swept.stuck} accounts refused: `gateway audit` tells why")
+        fail(f"{swept.stuck} accounts refused: `gateway audit` tells why")
 
 
 @tasks.command("show")
@@ -143,15 +143,15 @@ def tasks_show(task_no: str, json: Json = False) -> None:
     """The whole row of a task, with its steps and what SEE2AI said."""
     from app.tasks.find import get_task_for_operator
 
-    row = run_with_database(lambda sessions: get_task_for_operator(sessions, task_no))
-    steps = row.pop("steps")
-    print_record(row | ({"steps": steps} if json else {}), json)
+    row = run_with_database(lambda database: get_task_for_operator(database, task_no))
+    steps = row.pop("history")
+    print_record(row | ({"history": steps} if json else {}), json)
     for step in () if json else steps:
         print(f"  {step['at']}  {step['step']:<11} {step['note']}")
 
 
-async def _need_user(sessions: "Sessions", user_id: int) -> None:
+async def _need_user(database: "Database", user_id: int) -> None:
     from app.accounts.users import user_exists
 
-    if not await user_exists(sessions, user_id):
+    if not await user_exists(database, user_id):
         raise NotFound(f"no user {user_id}")

@@ -9,20 +9,28 @@ from typing import Annotated, TextIO
 
 import typer
 
-from app.cli.console import Json, print_record, answer_rows, finish_badly, parse_time_option, run_with_database, settings_or_exit
-from app.points.limits import LONGEST_LOT_DAYS, MOST_CODES_AT_ONCE
+from app.cli.console import (
+    Json,
+    fail,
+    parse_time_option,
+    print_record,
+    print_table,
+    run_with_database,
+    settings_or_exit,
+)
+from app.points.limits import MAX_CODES_PER_BATCH, MAX_LOT_DAYS
 
 codes = typer.Typer(no_args_is_help=True, help="Redeem codes: made in batches, shown once.")
 
 
 @codes.command("create")
 def create(
-    count: Annotated[int, typer.Option(min=1, max=MOST_CODES_AT_ONCE)],
+    count: Annotated[int, typer.Option(min=1, max=MAX_CODES_PER_BATCH)],
     points: Annotated[int, typer.Option(min=1, help="What each is worth")],
     batch: Annotated[str | None, typer.Option(help="A name for all of them; default: the time")] = None,
     expires: Annotated[str | None, typer.Option(metavar="ISO", help="Until when they can be redeemed")] = None,
     lot_days: Annotated[
-        int | None, typer.Option(min=1, max=LONGEST_LOT_DAYS, help="The points lapse so many days after that")
+        int | None, typer.Option(min=1, max=MAX_LOT_DAYS, help="The points lapse so many days after that")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write them to this new file instead of showing them")] = None,
     json: Json = False,
@@ -35,8 +43,8 @@ def create(
     file = _open_new(csv) if csv else None
     try:
         made = run_with_database(
-            lambda sessions: create_codes(
-                sessions, count=count, points=points, batch=name, expires=until, lot_days=lot_days
+            lambda database: create_codes(
+                database, count=count, points=points, batch=name, expires=until, lot_days=lot_days
             )
         )
     except BaseException:
@@ -58,7 +66,7 @@ def _open_new(path: Path) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="", encoding="utf-8")
     except OSError as error:
-        finish_badly(f"{path} cannot be written: {error.strerror}")
+        fail(f"{path} cannot be written: {error.strerror}")
 
 
 def _export(file: TextIO, made: list[str], batch: str, points: int) -> None:
@@ -77,8 +85,8 @@ def list_(
     """How codes stand: unused, redeemed, expired or void; of each its first group."""
     from app.points.codes import list_codes
 
-    rows, total = run_with_database(lambda sessions: list_codes(sessions, batch, limit=limit))
-    answer_rows(rows, json)
+    rows, total = run_with_database(lambda database: list_codes(database, batch, limit=limit))
+    print_table(rows, json)
     if total > len(rows):
         print(f"the newest {len(rows)} of {total}; --limit shows more", file=sys.stderr)
 
@@ -88,4 +96,4 @@ def void(batch: Annotated[str, typer.Option()], json: Json = False) -> None:
     """Ends all codes of a batch that were not redeemed; points already given stay."""
     from app.points.codes import void_batch
 
-    print_record({"batch": batch, "voided": run_with_database(lambda sessions: void_batch(sessions, batch))}, json)
+    print_record({"batch": batch, "voided": run_with_database(lambda database: void_batch(database, batch))}, json)

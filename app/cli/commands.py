@@ -9,13 +9,13 @@ import typer
 
 from app.cli import admin
 from app.cli.codes import codes
-from app.cli.console import Json, print_record, finish_badly, run_with_database, settings_or_exit
+from app.cli.console import Json, fail, print_record, run_with_database, settings_or_exit
 from app.cli.models import models
 from app.cli.see2ai import see2ai
 from app.errors import GatewayError, SettingsError
 from app.known_secrets import SANDBOX_API_KEY
 
-COLLECTED_AFTER = 10_000  # new objects
+GC_THRESHOLD = 10_000  # new objects
 HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 admin.add_to(app)
@@ -27,17 +27,17 @@ app.add_typer(see2ai, name="see2ai")
 def main() -> None:
     """The console script. Errors become one line on standard error."""
     if any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):  # bytes that Python could not read
-        finish_badly("the arguments are not UTF-8")
-    _spare_the_collector()
+        fail("the arguments are not UTF-8")
+    _freeze_gc()
     try:
         app()
     except Exception as error:
-        finish_badly(_reason(error))
+        fail(_reason(error))
 
 
-def _spare_the_collector() -> None:
+def _freeze_gc() -> None:
     """Little of what imports make is garbage: to look for it while they run, and at the end, costs a third more."""
-    gc.set_threshold(COLLECTED_AFTER)
+    gc.set_threshold(GC_THRESHOLD)
     atexit.register(gc.freeze)
 
 
@@ -45,10 +45,10 @@ def _reason(error: Exception) -> str:
     """The line that tells an operator of it; what no operator can mend is raised again."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from app.database import DatabaseUnfit
+    from app.database import UnsafeDatabase
     from app.storage import StorageError
 
-    if isinstance(error, DatabaseUnfit):
+    if isinstance(error, UnsafeDatabase):
         return error.reason
     if isinstance(error, GatewayError | SettingsError | StorageError):
         return str(error)
@@ -85,7 +85,7 @@ def worker() -> None:
 
     settings = settings_or_exit()
     if settings.is_redis_embedded:
-        finish_badly("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
+        fail("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
     begin_process(settings)
     asyncio.run(serve_worker(settings))
 
@@ -96,14 +96,14 @@ def migrate(
 ) -> None:
     """Brings the database to the newest schema, models and prices."""
     from app.cli.migrate import migrate
-    from app.cli.process import prove_or_exit
-    from app.logs import set_up_logs
+    from app.cli.process import check_database_or_exit
+    from app.logs import configure_logs
 
     settings = settings_or_exit()
     migrate(settings.database_url, sql=sql)
     if not sql:
-        set_up_logs(settings)
-        prove_or_exit(settings)
+        configure_logs(settings)
+        check_database_or_exit(settings)
 
 
 @app.command()

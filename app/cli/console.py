@@ -15,7 +15,7 @@ import typer
 from app.errors import InvalidParameter, SettingsError
 
 if TYPE_CHECKING:
-    from app.database import Sessions
+    from app.database import Database
     from app.settings import Settings
 
 T = TypeVar("T")
@@ -30,10 +30,10 @@ def settings_or_exit() -> "Settings":
     try:
         return load_settings()
     except SettingsError as error:
-        finish_badly(f"bad settings:\n{error}")
+        fail(f"bad settings:\n{error}")
 
 
-def run_with_database(work: "Callable[[Sessions], Awaitable[T]]") -> T:
+def run_with_database(work: "Callable[[Database], Awaitable[T]]") -> T:
     """What `work` returns, in a loop and with a database of its own.
 
     Logs go to standard error, the answer alone to standard output.
@@ -41,16 +41,16 @@ def run_with_database(work: "Callable[[Sessions], Awaitable[T]]") -> T:
     import asyncio
 
     from app.database import open_database
-    from app.logs import set_up_logs
+    from app.logs import configure_logs
 
     async def run() -> T:
         settings = settings_or_exit()
-        set_up_logs(settings)
-        sessions = open_database(settings)
+        configure_logs(settings)
+        database = open_database(settings)
         try:
-            return await work(sessions)
+            return await work(database)
         finally:
-            await sessions.close()
+            await database.close()
 
     return asyncio.run(run())
 
@@ -64,7 +64,7 @@ def print_record(data: dict[str, Any], as_json: bool) -> None:
         print(f"{name}: {value}")
 
 
-def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Many records: a JSON list, or a table."""
     if as_json:
         print(json_module.dumps(rows, ensure_ascii=False, default=str))
@@ -82,14 +82,14 @@ def answer_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def parse_time_option(option: str, text: str | None) -> datetime | None:
     """An option that is a time, ISO and local where it has no offset; bad usage where it is none."""
-    from app.times import read_moment
+    from app.times import parse_datetime
 
     try:
-        return read_moment(option, text, settings_or_exit().zone)
+        return parse_datetime(option, text, settings_or_exit().zone)
     except InvalidParameter:
         raise typer.BadParameter("must be an ISO time, as in 2026-12-31T23:59:59", param_hint=option) from None
 
 
-def finish_badly(reason: str) -> NoReturn:
+def fail(reason: str) -> NoReturn:
     print(reason, file=sys.stderr)
     sys.exit(1)

@@ -11,12 +11,12 @@ from typing import Any
 from app.cli.migrate import migrate
 from app.database import open_database
 from app.errors import InvalidParameter
-from app.points.models import CHECKED, Model, check_model, list_models
+from app.points.models import CHECKED, Model, list_models, validate_model
 from app.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class ModelDiff:
     """All differences. `changed` holds modelName, column, seeded, now; `invalid` modelName, reason."""
 
     added: list[str]
@@ -25,7 +25,7 @@ class Drift:
     invalid: list[dict[str, str]]
 
     @property
-    def is_none(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.added or self.missing or self.changed or self.invalid)
 
     def lines(self) -> Iterator[str]:
@@ -41,7 +41,7 @@ class Drift:
             yield f"invalid  {one['modelName']}  {one['reason']}"
 
 
-def read_seeded() -> list[Model]:
+def load_seeded() -> list[Model]:
     """The rows of a new database. Not to be called in a running loop: Alembic runs one of its own."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{Path(folder) / 'seeded.db'}"
@@ -50,17 +50,17 @@ def read_seeded() -> list[Model]:
 
 
 async def _list(url: str) -> list[Model]:
-    sessions = open_database(load_settings(database_url=url))
+    database = open_database(load_settings(database_url=url))
     try:
-        return await list_models(sessions, only_enabled=False)
+        return await list_models(database, only_enabled=False)
     finally:
-        await sessions.close()
+        await database.close()
 
 
-def find_drift(seeded: list[Model], now: list[Model], unreadable: dict[str, str]) -> Drift:
+def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str]) -> ModelDiff:
     """By model name, each column as the JSON it is: 1, 1.0 and true are not the same. What is unreadable is invalid."""
     before, after = ({model.model_name: _columns(model) for model in models} for models in (seeded, now))
-    return Drift(
+    return ModelDiff(
         added=[name for name in after if name not in before],
         missing=[name for name in before if name not in after and name not in unreadable],
         changed=[
@@ -92,7 +92,7 @@ def _fault(name: str, columns: dict[str, Any]) -> str:
         if not isinstance(columns[column], dict):
             return f"{column} 须为 JSON 对象"
     try:
-        check_model(name, **{column: columns[column] for column in CHECKED})
+        validate_model(name, **{column: columns[column] for column in CHECKED})
     except InvalidParameter as error:
         return error.message
     return ""

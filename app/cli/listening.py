@@ -7,8 +7,8 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from app.api.sockets import LARGEST_MESSAGE
-from app.cli.console import finish_badly
+from app.api.sockets import MAX_MESSAGE_BYTES
+from app.cli.console import fail
 
 UNREAD_SECONDS = 60
 BACKLOG = 2048
@@ -20,7 +20,7 @@ OPTIONS: dict[str, Any] = {
     "server_header": False,
     "ws_ping_interval": 30.0,
     "ws_ping_timeout": 20.0,
-    "ws_max_size": LARGEST_MESSAGE,
+    "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_per_message_deflate": False,
 }
 
@@ -40,13 +40,13 @@ def bind_socket(host: str, port: int, *, or_any: bool = False) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         if not or_any:
-            finish_badly(f"port {port} cannot be had ({error.strerror}): try PORT={port + 1}")
+            fail(f"port {port} cannot be had ({error.strerror}): try PORT={port + 1}")
         sock.bind((host, 0))
     sock.listen(BACKLOG)
     return sock
 
 
-def serve(config: uvicorn.Config, sock: socket.socket) -> None:
+def run_server(config: uvicorn.Config, sock: socket.socket) -> None:
     """As `uvicorn.run` does it, on a socket of ours."""
     with contextlib.suppress(KeyboardInterrupt):
         if config.workers > 1:

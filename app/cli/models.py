@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.console import Json, print_record, answer_rows, run_with_database
+from app.cli.console import Json, print_record, print_table, run_with_database
 
 if TYPE_CHECKING:
-    from app.database import Sessions
+    from app.database import Database
 
 models = typer.Typer(no_args_is_help=True, help="Models and prices.")
 
@@ -20,14 +20,14 @@ def models_list(json: Json = False) -> None:
     """All rows of points_config, also the disabled ones."""
     from app.points.models import list_models
 
-    async def work(sessions: "Sessions") -> list[dict[str, Any]]:
-        found = await list_models(sessions, only_enabled=False)
+    async def work(database: "Database") -> list[dict[str, Any]]:
+        found = await list_models(database, only_enabled=False)
         return [{name: value for name, value in asdict(model).items() if name != "now"} for model in found]
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
     told = [row | {"rules": len(row["price_rules"] or [])} for row in rows]
-    answer_rows(rows if json else [{name: row[name] for name in shown} for row in told], json)
+    print_table(rows if json else [{name: row[name] for name in shown} for row in told], json)
 
 
 @models.command("set")
@@ -58,7 +58,7 @@ def models_set(
         "sort": sort,
         "enabled": enabled,
     }
-    run_with_database(lambda sessions: set_model(sessions, name, changes))
+    run_with_database(lambda database: set_model(database, name, changes))
     print_record({"modelName": name, **{key: value for key, value in changes.items() if value is not None}}, json)
 
 
@@ -67,23 +67,23 @@ def models_disable(name: str, json: Json = False) -> None:
     """No new tasks on this model; those already submitted end as usual."""
     from app.points.models import disable_model
 
-    run_with_database(lambda sessions: disable_model(sessions, name))
+    run_with_database(lambda database: disable_model(database, name))
     print_record({"modelName": name, "enabled": False}, json)
 
 
 @models.command("diff")
 def models_diff(json: Json = False) -> None:
     """Compares points_config with what the migrations seed: exit 0 where they are equal, 1 with the differences."""
-    from app.cli.drift import find_drift, read_seeded
+    from app.cli.drift import diff_models, load_seeded
     from app.points.models import read_models
 
     now, unreadable = run_with_database(read_models)
-    drift = find_drift(read_seeded(), now, unreadable)
+    drift = diff_models(load_seeded(), now, unreadable)
     if json:
-        print_record({"equal": drift.is_none, **asdict(drift)}, json)
+        print_record({"equal": drift.is_empty, **asdict(drift)}, json)
     else:
         print("\n".join(drift.lines()) or "equal: points_config is what the migrations seed")
-    sys.exit(0 if drift.is_none else 1)
+    sys.exit(0 if drift.is_empty else 1)
 
 
 def _read(option: str, text: str | None, kind: type) -> Any:

@@ -7,45 +7,45 @@ import asyncio
 import signal
 import sys
 
-from app.cli.console import finish_badly
-from app.database import DatabaseUnfit, open_database
+from app.cli.console import fail
+from app.database import UnsafeDatabase, open_database
 from app.errors import Unavailable
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.metrics import serve_metrics
 from app.settings import Settings
 
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
 def begin_process(settings: Settings) -> None:
     """Ends it in one line where the database is unfit or the port for metrics is taken."""
-    set_up_logs(settings)
-    prove_or_exit(settings)
+    configure_logs(settings)
+    check_database_or_exit(settings)
     try:
         serve_metrics(settings)
     except OSError as error:
-        finish_badly(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
+        fail(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
 
 
-def prove_or_exit(settings: Settings) -> None:
+def check_database_or_exit(settings: Settings) -> None:
     """Ends the process in one line where it does not. One that is away is proved at the first contact instead."""
 
     async def work() -> None:
-        sessions = open_database(settings)
+        database = open_database(settings)
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await sessions.verify()
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await database.verify()
         finally:
-            await sessions.close()
+            await database.close()
 
     try:
         asyncio.run(work())
-    except DatabaseUnfit as error:
-        finish_badly(error.reason)
+    except UnsafeDatabase as error:
+        fail(error.reason)
     except (Unavailable, TimeoutError):
         return
 
 
-def end_well_on_sigterm() -> None:
+def exit_zero_on_sigterm() -> None:
     """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -5,17 +5,17 @@ from typing import Literal
 import uvicorn
 
 from app.cli.console import settings_or_exit
-from app.cli.process import end_well_on_sigterm
-from app.logs import set_up_logs
+from app.cli.process import exit_zero_on_sigterm
+from app.logs import configure_logs
 from app.sandbox import create_sandbox
 
 
 def sandbox(port: int, api_key: str, host: str, video_fields: Literal["seed", "2026-04"] | None) -> None:
     """Until SIGTERM or SIGINT."""
     settings = settings_or_exit()
-    set_up_logs(settings)
+    configure_logs(settings)
     print(f"sandbox: http://{host}:{port}  (Authorization: Bearer {api_key})", flush=True)
-    end_well_on_sigterm()
+    exit_zero_on_sigterm()
     uvicorn.run(
         create_sandbox(api_key=api_key, video_fields=video_fields or settings.see2ai_video_fields),
         host=host,

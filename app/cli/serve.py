@@ -2,29 +2,29 @@
 
 import uvicorn
 
-from app.cli.console import finish_badly, settings_or_exit
-from app.cli.listening import OPTIONS, bind_socket, serve
-from app.cli.process import begin_process, end_well_on_sigterm
+from app.cli.console import fail, settings_or_exit
+from app.cli.listening import OPTIONS, bind_socket, run_server
+from app.cli.process import begin_process, exit_zero_on_sigterm
 
-LAST_ANSWERS_SECONDS = 20  # after SIGTERM: for requests under way; streams and waits end at once
+SHUTDOWN_TIMEOUT_SECONDS = 20  # after SIGTERM: for requests under way; streams and waits end at once
 
 
 def serve(workers: int) -> None:
     """Until SIGTERM or SIGINT."""
     settings = settings_or_exit()
     if workers > 1 and settings.is_redis_embedded:
-        finish_badly("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
+        fail("REDIS_URL=memory:// lives in one process: use redis:// for more than one")
     if workers > 1 and settings.metrics_port:
-        finish_badly("METRICS_PORT shows one process: start `gateway serve` several times, each with a port of its own")
+        fail("METRICS_PORT shows one process: start `gateway serve` several times, each with a port of its own")
     begin_process(settings)
-    end_well_on_sigterm()
+    exit_zero_on_sigterm()
     config = uvicorn.Config(
         "app.main:create_app",
         factory=True,
         workers=workers,
         proxy_headers=False,  # nothing here asks for the caller's address
-        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         **OPTIONS,
     )
     with bind_socket(settings.host, settings.port) as sock:
-        serve(config, sock)
+        run_server(config, sock)

@@ -14,11 +14,11 @@ import uvicorn
 from app.accounts.credentials import sign_token
 from app.accounts.keys import create_key, revoke_named
 from app.accounts.users import create_user, find_user_id
-from app.cli.console import finish_badly, settings_or_exit
+from app.cli.console import fail, settings_or_exit
 from app.cli.listening import OPTIONS, bind_socket
 from app.cli.migrate import migrate
 from app.known_secrets import SANDBOX_API_KEY
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.main import create_app
 from app.metrics import serve_metrics
 from app.points import ledger
@@ -33,7 +33,7 @@ SANDBOX_PORT = 8091
 LOCK = Path("var/up.lock")
 
 
-class QuietServer(uvicorn.Server):
+class ServerWithoutSignals(uvicorn.Server):
     """Leaves the signals to `up`, which has three things to end, not one."""
 
     @contextlib.contextmanager
@@ -44,7 +44,7 @@ class QuietServer(uvicorn.Server):
 async def up() -> None:
     """Until SIGINT or SIGTERM. With SEE2AI_API_KEY set it speaks to the real SEE2AI instead of the sandbox."""
     settings = settings_or_exit()
-    with _alone(), contextlib.ExitStack() as sockets:
+    with _single_instance(), contextlib.ExitStack() as sockets:
         api_socket = sockets.enter_context(bind_socket(settings.host, settings.port))
         servers = []
         if settings.see2ai_api_key in {"", SANDBOX_API_KEY}:
@@ -52,17 +52,17 @@ async def up() -> None:
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
             sandbox = create_sandbox(api_key=SANDBOX_API_KEY, video_fields=settings.see2ai_video_fields)
             servers.append((_server(sandbox), sandbox_socket))
-        set_up_logs(settings)
+        configure_logs(settings)
         serve_metrics(settings)
         await asyncio.to_thread(migrate, settings.database_url)
         async with open_runtime(settings) as runtime:
-            await runtime.sessions.verify()
+            await runtime.database.verify()
             servers.append((_server(create_app(settings, runtime)), api_socket))
-            await _say_hello(runtime)
+            await _print_demo_credentials(runtime)
             await _run(runtime, servers)
 
 
-async def _run(runtime: Runtime, servers: list[tuple[QuietServer, socket.socket]]) -> None:
+async def _run(runtime: Runtime, servers: list[tuple[ServerWithoutSignals, socket.socket]]) -> None:
     """The worker ends first: what it is doing may need the sandbox."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,14 +74,14 @@ async def _run(runtime: Runtime, servers: list[tuple[QuietServer, socket.socket]
         stop.set()
         await working
     finally:
-        runtime.notices.end_listening()
+        runtime.pubsub.close_subscriptions()
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
 
 
-def _server(app: object) -> QuietServer:
-    return QuietServer(uvicorn.Config(app, timeout_graceful_shutdown=2, **OPTIONS))  # type: ignore[arg-type]
+def _server(app: object) -> ServerWithoutSignals:
+    return ServerWithoutSignals(uvicorn.Config(app, timeout_graceful_shutdown=2, **OPTIONS))  # type: ignore[arg-type]
 
 
 def _with_sandbox(settings: Settings, port: int) -> Settings:
@@ -94,26 +94,26 @@ def _with_sandbox(settings: Settings, port: int) -> Settings:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _single_instance() -> Iterator[None]:
     """The embedded Redis lives in one process, so there is one process."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            finish_badly("another `gateway up` runs in this folder")
+            fail("another `gateway up` runs in this folder")
         yield
 
 
-async def _say_hello(runtime: Runtime) -> None:
+async def _print_demo_credentials(runtime: Runtime) -> None:
     """A demo user with points, a token, a key, and a line to paste."""
-    user_id = await find_user_id(runtime.sessions, DEMO_NAME)
+    user_id = await find_user_id(runtime.database, DEMO_NAME)
     if user_id is None:
-        user_id = await create_user(runtime.sessions, username=DEMO_NAME)
+        user_id = await create_user(runtime.database, username=DEMO_NAME)
     ref = f"demo:{user_id}"
-    await ledger.grant(runtime.sessions, user_id=user_id, points=DEMO_POINTS, ref=ref, remark="演示积分")
-    await revoke_named(runtime.sessions, user_id, DEMO_NAME)
-    api_key = await create_key(runtime.sessions, user_id, name=DEMO_NAME)
+    await ledger.grant(runtime.database, user_id=user_id, points=DEMO_POINTS, ref=ref, remark="演示积分")
+    await revoke_named(runtime.database, user_id, DEMO_NAME)
+    api_key = await create_key(runtime.database, user_id, name=DEMO_NAME)
     settings = runtime.settings
     upstream = "the sandbox at " if settings.see2ai_api_key == SANDBOX_API_KEY else ""
     body = '{"modelName": "sc_soraimg_text_1x1", "prompt": "一个可爱的橘猫在窗台上晒太阳"}'

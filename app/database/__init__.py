@@ -1,35 +1,35 @@
 """The database: sessions, engines, and all that differs between MySQL and SQLite."""
 
-from app.database.engines import open_database
-from app.database.proof import DatabaseUnfit
-from app.database.sessions import (
-    LONGEST_COMMIT_SECONDS,
-    LONGEST_TRANSACTION_SECONDS,
+from app.database.connections import (
+    COMMIT_TIMEOUT_SECONDS,
+    TRANSACTION_TIMEOUT_SECONDS,
     CommitUnknown,
-    Conflict,
-    DuplicateRow,
+    Database,
     Session,
-    Sessions,
+    TransactionConflict,
+    UniqueViolation,
     ping,
-    repeat_on_conflict,
+    retry_on_conflict,
 )
-from app.database.spelling import containing, insert_if_absent, insert_or_change, utc_after, utc_now
+from app.database.engines import open_database
+from app.database.proof import UnsafeDatabase
+from app.database.spelling import insert_ignore, like_contains, upsert, utc_after, utc_now
 
 __all__ = [
-    "LONGEST_COMMIT_SECONDS",
-    "LONGEST_TRANSACTION_SECONDS",
+    "COMMIT_TIMEOUT_SECONDS",
+    "TRANSACTION_TIMEOUT_SECONDS",
     "CommitUnknown",
-    "Conflict",
-    "DatabaseUnfit",
-    "DuplicateRow",
+    "Database",
     "Session",
-    "Sessions",
-    "containing",
-    "insert_if_absent",
-    "insert_or_change",
+    "TransactionConflict",
+    "UniqueViolation",
+    "UnsafeDatabase",
+    "insert_ignore",
+    "like_contains",
     "open_database",
     "ping",
-    "repeat_on_conflict",
+    "retry_on_conflict",
+    "upsert",
     "utc_after",
     "utc_now",
 ]

@@ -7,20 +7,20 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.database.sessions import Sessions
+from app.database.connections import Database
 from app.settings import Settings
 
 LOCK_WAIT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
 
 
-def open_database(settings: Settings) -> Sessions:
+def open_database(settings: Settings) -> Database:
     """Engines for `settings.database_url`. Nothing is dialled before the first statement."""
     url = make_url(settings.database_url)
     return _open_sqlite(url) if settings.is_sqlite else _open_mysql(url, settings)
 
 
-def _open_mysql(url: URL, settings: Settings) -> Sessions:
+def _open_mysql(url: URL, settings: Settings) -> Database:
     """READ COMMITTED, UTC, strict. Readers run in autocommit: no BEGIN, no ROLLBACK on return.
 
     A process that freezes inside a transaction would keep its locks for as long as it is frozen, and nobody could
@@ -45,7 +45,7 @@ def _open_mysql(url: URL, settings: Settings) -> Sessions:
     readers = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
     for engine in (writers, readers):
         event.listen(engine.sync_engine, "do_connect", _connect)
-    return Sessions(writers, readers)
+    return Database(writers, readers)
 
 
 def _connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
@@ -58,7 +58,7 @@ def _connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
         raise OSError(f"no connection: {error!r}") from error
 
 
-def _open_sqlite(url: URL) -> Sessions:
+def _open_sqlite(url: URL) -> Database:
     """One writer at a time, as SQLite has it: they queue in the process instead of polling a locked file."""
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _open_sqlite(url: URL) -> Sessions:
     for engine in (writers, readers):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(writers.sync_engine, "begin", _begin_immediate)
-    return Sessions(writers, readers)
+    return Database(writers, readers)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -24,7 +24,7 @@ CHECK_VIOLATED = frozenset({3819, 4025})  # MySQL, MariaDB
 APPEND_ONLY = "append-only"  # in the words of our triggers
 
 
-class DatabaseUnfit(Unavailable):
+class UnsafeDatabase(Unavailable):
     """The database would let the books be broken. To callers it is away; the operator reads why."""
 
     def __init__(self, reason: str) -> None:
@@ -34,19 +34,19 @@ class DatabaseUnfit(Unavailable):
 
 
 async def verify_constraints(connection: AsyncConnection) -> None:
-    """Raises DatabaseUnfit. Nothing stays behind, but for a number that the ledger's ids leave out."""
+    """Raises UnsafeDatabase. Nothing stays behind, but for a number that the ledger's ids leave out."""
     seq = secrets.randbelow(2**31)  # of many processes that start together each has a row of its own
     transaction = await connection.begin()
     try:
-        if not await _is_refused(connection, _UNBALANCED, {}, _is_check):
-            raise DatabaseUnfit(
+        if not await _is_refused(connection, _UNBALANCED_ENTRY, {}, _is_check):
+            raise UnsafeDatabase(
                 "the database does not enforce CHECK constraints, so that points could be made or lost: it wants MySQL"
                 " 8.0.16, MariaDB 10.11 or newer, and tables made there by `gateway migrate`"
             )
         await connection.execute(_ENTRY, {"seq": seq, "ref": f"proof:{seq}"})
         for verb, statement in _CHANGES.items():
             if not await _is_refused(connection, statement, {"own": seq}, _is_trigger):
-                raise DatabaseUnfit(
+                raise UnsafeDatabase(
                     f"the trigger points_ledger_no_{verb} is missing, so that the ledger's past could be changed:"
                     " see migrations/versions/0006_ledger_append_only.py"
                 )
@@ -80,7 +80,7 @@ def _is_trigger(refusal: BaseException | None) -> bool:
     return APPEND_ONLY in str(refusal)
 
 
-_UNBALANCED = insert(points_accounts).values(
+_UNBALANCED_ENTRY = insert(points_accounts).values(
     user_id=NOBODY, available=1, held=0, granted=0, spent=0, expired=0, seq=0, updated_at=func.current_timestamp()
 )
 _ENTRY = insert(points_ledger).values(

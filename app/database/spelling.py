@@ -48,19 +48,19 @@ def _sqlite_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
 
 
-def insert_if_absent(dialect_name: str, table: Table, key: str) -> Insert:
+def insert_ignore(dialect_name: str, table: Table, key: str) -> Insert:
     """INSERT that leaves an existing row alone. Its row count differs between databases: never read it."""
     if dialect_name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return mysql.insert(table).on_duplicate_key_update({key: table.c[key]})
 
 
-def insert_or_change(dialect_name: str, table: Table, key: str, values: dict[str, Any], kept: frozenset[str]) -> Insert:
+def upsert(dialect_name: str, table: Table, key: str, values: dict[str, Any], preserve: frozenset[str]) -> Insert:
     """INSERT of one row that overwrites an existing one of the same `key`, but for the columns in `kept`.
 
     The new values are named, not repeated: Alembic's offline mode writes literals only into the first list.
     """
-    changed = [name for name in values if name not in kept and name != key]
+    changed = [name for name in values if name not in preserve and name != key]
     if dialect_name == "sqlite":
         lite = sqlite.insert(table).values(**values)
         return lite.on_conflict_do_update(index_elements=[key], set_={name: lite.excluded[name] for name in changed})
@@ -68,7 +68,7 @@ def insert_or_change(dialect_name: str, table: Table, key: str, values: dict[str
     return insert.on_duplicate_key_update({name: insert.inserted[name] for name in changed})
 
 
-def containing(text: str) -> tuple[str, str]:
+def like_contains(text: str) -> tuple[str, str]:
     """A LIKE pattern that finds `text` itself, and its escape character."""
     escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%", "!"

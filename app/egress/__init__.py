@@ -5,21 +5,21 @@ and its *addresses* (`resolver.CheckedResolver`, which hands aiohttp exactly the
 that a name cannot answer differently between the check and the call).
 """
 
-from app.egress.errors import EgressError, EgressFailed, EgressRefused, NoConnection, TimedOut
-from app.egress.fetch import Download, Egress, Posted
-from app.egress.form import LONGEST_URL, BadFormError, check_url_form, spell_url
+from app.egress.errors import EgressConnectError, EgressError, EgressFailed, EgressForbidden, EgressTimeout
+from app.egress.fetch import Download, Egress, PostResult
+from app.egress.form import LONGEST_URL, InvalidUrl, normalize_url, validate_url
 
 __all__ = [
     "LONGEST_URL",
-    "BadFormError",
     "Download",
     "Egress",
+    "EgressConnectError",
     "EgressError",
     "EgressFailed",
-    "EgressRefused",
-    "NoConnection",
-    "Posted",
-    "TimedOut",
-    "check_url_form",
-    "spell_url",
+    "EgressForbidden",
+    "EgressTimeout",
+    "InvalidUrl",
+    "PostResult",
+    "normalize_url",
+    "validate_url",
 ]

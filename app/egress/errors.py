@@ -5,7 +5,7 @@ class EgressError(Exception):
     """Something could not be fetched or sent."""
 
 
-class EgressRefused(EgressError):
+class EgressForbidden(EgressError):
     """Not an address we call. One text for every cause, so that nobody maps our network by asking."""
 
     def __init__(self) -> None:
@@ -21,9 +21,9 @@ class EgressFailed(EgressError):
         super().__init__(reason)
 
 
-class NoConnection(EgressFailed):
+class EgressConnectError(EgressFailed):
     """The name has no address, or nobody takes the call there."""
 
 
-class TimedOut(EgressFailed):
+class EgressTimeout(EgressFailed):
     """Not all of it came in the time it was given."""

@@ -12,20 +12,20 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from app.egress.errors import EgressFailed, EgressRefused, NoConnection, TimedOut
-from app.egress.form import BadFormError, read_url
+from app.egress.errors import EgressConnectError, EgressFailed, EgressForbidden, EgressTimeout
+from app.egress.form import InvalidUrl, parse_url
 from app.egress.resolver import DNS_THREADS, CheckedResolver, Lookup
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 CONNECT_SECONDS = 10
-STALL_SECONDS = 20
-"""A body must bring STALL_BYTES in every such stretch: slower, it is a drip that only holds us."""
-STALL_BYTES = 16 * 1024
+MIN_RATE_SECONDS = 20
+"""A body must bring MIN_RATE_BYTES in every such stretch: slower, it is a drip that only holds us."""
+MIN_RATE_BYTES = 16 * 1024
 READ_BUFFER_BYTES = 256 * 1024
-HEARD_OUT_BYTES = 4096
-HEARD_OUT_SECONDS = 1.0
-LONGEST_LINK = 8192
+DRAIN_BYTES = 4096
+DRAIN_SECONDS = 1.0
+MAX_URL_LENGTH = 8192
 """Looser than for callers: storage services sign results and redirects with long tokens."""
 
 HEADERS = {"User-Agent": "points-gateway", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -40,7 +40,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class Posted:
+class PostResult:
     """The answer to a POST: any status at all, and its Retry-After as it came."""
 
     status: int
@@ -63,7 +63,7 @@ class Egress:
     async def download(self, url: str, to: Path, *, max_bytes: int, timeout_seconds: float) -> Download:
         """Stream `url` into the file `to`, which is there afterwards only if all of it arrived.
 
-        Raises EgressRefused, EgressFailed, or OSError where our own disk will not take it.
+        Raises EgressForbidden, EgressFailed, or OSError where our own disk will not take it.
         """
         try:
             async with _bounded(timeout_seconds), self._open_response(url, {}) as response:
@@ -77,7 +77,7 @@ class Egress:
     async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
         """The first `max_bytes` at `url`, or all there is; no more is read, whatever the server sends.
 
-        Raises EgressRefused or EgressFailed.
+        Raises EgressForbidden or EgressFailed.
         """
         start = bytearray()
         range_wanted = {"Range": f"bytes=0-{max_bytes - 1}"}
@@ -94,18 +94,18 @@ class Egress:
             raise EgressFailed("empty body", response.status)
         return bytes(start[:max_bytes])
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float) -> Posted:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float) -> PostResult:
         """One POST to exactly this address: a redirect is an answer like any other, and nobody follows it.
 
-        Raises EgressRefused, or EgressFailed where no answer came.
+        Raises EgressForbidden, or EgressFailed where no answer came.
         """
         async with _bounded(timeout_seconds):
             response = await self._open_session().post(
-                self._judge(url), data=body, headers=headers, allow_redirects=False
+                self._checked_url(url), data=body, headers=headers, allow_redirects=False
             )
         try:
-            await _hear_out(response)
-            return Posted(response.status, response.headers.get("Retry-After"))
+            await _drain(response)
+            return PostResult(response.status, response.headers.get("Retry-After"))
         finally:
             response.close()
 
@@ -117,32 +117,32 @@ class Egress:
     @asynccontextmanager
     async def _open_response(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer at the end of the redirects, its body unread; each hop is judged anew."""
-        session = self._open_session()
+        connection = self._open_session()
         for _ in range(MAX_REDIRECTS + 1):
-            target = self._judge(url)
-            response = await session.get(target, headers=headers, allow_redirects=False)
+            target = self._checked_url(url)
+            response = await connection.get(target, headers=headers, allow_redirects=False)
             try:
                 if response.status not in REDIRECTS:
                     _require_plain_body(response, ranged="Range" in headers)
                     yield response
                     return
-                url = _next_hop(target, response)
+                url = _redirect_target(target, response)
             finally:
                 response.close()
         raise EgressFailed("too many redirects")
 
-    def _judge(self, url: str) -> URL:
+    def _checked_url(self, url: str) -> URL:
         try:
-            return read_url(url, self._allowed, longest=LONGEST_LINK)
-        except BadFormError:
-            raise EgressRefused from None
+            return parse_url(url, self._allowed, longest=MAX_URL_LENGTH)
+        except InvalidUrl:
+            raise EgressForbidden from None
 
     def _open_session(self) -> aiohttp.ClientSession:
         """Made at the first call, because aiohttp wants a running loop. No connection is used twice."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, force_close=True, limit=0),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=MIN_RATE_SECONDS),
                 headers=HEADERS,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # or a bomb would swell before its header is refused
@@ -159,20 +159,20 @@ async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_seconds):
             yield
     except TimeoutError:
-        raise TimedOut("timed out") from None
+        raise EgressTimeout("timed out") from None
     except aiohttp.ClientSSLError as error:
         raise EgressFailed(f"no TLS ({type(error).__name__})") from None
     except aiohttp.ClientConnectorError:
-        raise NoConnection("cannot connect") from None
+        raise EgressConnectError("cannot connect") from None
     except (aiohttp.ClientError, ConnectionError) as error:
         raise EgressFailed(f"broken answer ({type(error).__name__})") from None
 
 
-async def _hear_out(response: aiohttp.ClientResponse) -> None:
+async def _drain(response: aiohttp.ClientResponse) -> None:
     """A little of a body nobody wants, so that who answers briefly is not cut off; who does not is."""
     with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
-        async with asyncio.timeout(HEARD_OUT_SECONDS):
-            await response.content.read(HEARD_OUT_BYTES)
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await response.content.read(DRAIN_BYTES)
 
 
 def _require_plain_body(response: aiohttp.ClientResponse, *, ranged: bool) -> None:
@@ -185,7 +185,7 @@ def _require_plain_body(response: aiohttp.ClientResponse, *, ranged: bool) -> No
         raise EgressFailed("compressed although not asked for", response.status)
 
 
-def _next_hop(target: URL, response: aiohttp.ClientResponse) -> str:
+def _redirect_target(target: URL, response: aiohttp.ClientResponse) -> str:
     try:
         return urljoin(str(target), response.headers["Location"])
     except (KeyError, ValueError):
@@ -211,7 +211,7 @@ async def _write_to(response: aiohttp.ClientResponse, to: Path, max_bytes: int) 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     """The body as it comes, given up when it drips. No clock is left running across a `yield`."""
     loop = asyncio.get_running_loop()
-    due, fresh_bytes = loop.time() + STALL_SECONDS, 0
+    due, fresh_bytes = loop.time() + MIN_RATE_SECONDS, 0
     while True:
         try:
             async with asyncio.timeout_at(due):
@@ -221,6 +221,6 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         if not chunk:
             return
         fresh_bytes += len(chunk)
-        if fresh_bytes >= STALL_BYTES:
-            due, fresh_bytes = loop.time() + STALL_SECONDS, 0
+        if fresh_bytes >= MIN_RATE_BYTES:
+            due, fresh_bytes = loop.time() + MIN_RATE_SECONDS, 0
         yield chunk

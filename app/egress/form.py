@@ -9,7 +9,7 @@ import idna
 from yarl import URL
 
 LONGEST_URL = 2048
-LONGEST_LINK = 8192
+MAX_URL_LENGTH = 8192
 """That is ever called."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -34,52 +34,52 @@ _IPV6_PUBLIC = IPv6Network("2000::/3")
 _IPV6_REFUSED = [*map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20", "2002::/16"))]
 
 
-class BadFormError(ValueError):
+class InvalidUrl(ValueError):
     """A URL we never call. The text is for callers."""
 
 
-def check_url_form(url: str, allowed: frozenset[str] = frozenset()) -> str | None:
+def validate_url(url: str, allowed: frozenset[str] = frozenset()) -> str | None:
     """What is wrong with a caller's URL, as a short Chinese text, or None.
 
     `allowed` holds exact `host:port` origins exempt from the public-address and the port rule.
     """
     try:
-        spell_url(url, allowed)
-    except BadFormError as problem:
+        normalize_url(url, allowed)
+    except InvalidUrl as problem:
         return str(problem)
     return None
 
 
-def spell_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
-    """A caller's URL in the one spelling in which it is dialled: `scheme://host[:port]/…`. Raises BadFormError."""
-    spelled = str(read_url(url, allowed, longest=LONGEST_URL))
-    if len(spelled) > LONGEST_LINK:  # nobody could call it
-        raise BadFormError(f"转义后不能超过 {LONGEST_LINK} 个字符")
+def normalize_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
+    """A caller's URL in the one spelling in which it is dialled: `scheme://host[:port]/…`. Raises InvalidUrl."""
+    spelled = str(parse_url(url, allowed, longest=LONGEST_URL))
+    if len(spelled) > MAX_URL_LENGTH:  # nobody could call it
+        raise InvalidUrl(f"转义后不能超过 {MAX_URL_LENGTH} 个字符")
     return spelled
 
 
-def read_url(url: str, allowed: frozenset[str], *, longest: int) -> URL:
+def parse_url(url: str, allowed: frozenset[str], *, longest: int) -> URL:
     """The URL as it is dialled, host in lower-case ASCII: aiohttp sees to the letter what is judged here.
 
     Path and query are escaped only where they must be and never rewritten: they may be signed.
-    Raises BadFormError, and nothing else whatever the string.
+    Raises InvalidUrl, and nothing else whatever the string.
     """
     if len(url) > longest:
-        raise BadFormError(f"不能超过 {longest} 个字符")
+        raise InvalidUrl(f"不能超过 {longest} 个字符")
     if "\\" in url or any(unicodedata.category(c) in _FORBIDDEN_CATEGORIES for c in url):
-        raise BadFormError("含有空格或非法字符")
+        raise InvalidUrl("含有空格或非法字符")
     parts = _URL.match(url)
     if parts is None:
-        raise BadFormError("必须是 http 或 https 地址")
+        raise InvalidUrl("必须是 http 或 https 地址")
     if "@" in parts["authority"]:
-        raise BadFormError("不能包含用户名或密码")
+        raise InvalidUrl("不能包含用户名或密码")
     scheme = parts["scheme"].lower()
-    host, port = _read_authority(parts["authority"], DEFAULT_PORTS[scheme])
+    host, port = _parse_authority(parts["authority"], DEFAULT_PORTS[scheme])
     if f"{host}:{port}" not in allowed:
         if port not in DEFAULT_PORTS.values():
-            raise BadFormError("端口只能是 80 或 443")
-        if not _may_be_public(host):
-            raise BadFormError("不能指向内网地址")
+            raise InvalidUrl("端口只能是 80 或 443")
+        if not _can_be_public(host):
+            raise InvalidUrl("不能指向内网地址")
     shown_port = "" if port == DEFAULT_PORTS[scheme] else f":{port}"
     slash = "" if parts["rest"].startswith("/") else "/"
     return URL(f"{scheme}://{host}{shown_port}{slash}{quote(parts['rest'], safe=_UNESCAPED)}", encoded=True)
@@ -96,33 +96,33 @@ def is_public(address: str) -> bool:
     return parsed in _IPV6_PUBLIC and not any(parsed in block for block in _IPV6_REFUSED)
 
 
-def _read_authority(text: str, default_port: int) -> tuple[str, int]:
+def _parse_authority(text: str, default_port: int) -> tuple[str, int]:
     """A host in its one canonical spelling (folded, ASCII, IPv6 compressed in brackets), and its port."""
     parts = _AUTHORITY.fullmatch(text)
     if parts is None:
-        raise BadFormError("主机名或端口无效")
+        raise InvalidUrl("主机名或端口无效")
     try:
         if parts["host"].startswith("["):
             host = f"[{IPv6Address(parts['host'][1:-1]).compressed}]"
         else:
-            host = _read_name(parts["host"])
+            host = _parse_name(parts["host"])
     except ValueError:  # IDNA's errors are ValueErrors, too
-        raise BadFormError("主机名或端口无效") from None
+        raise InvalidUrl("主机名或端口无效") from None
     return host, int(parts["port"] or default_port)
 
 
-def _read_name(text: str) -> str:
+def _parse_name(text: str) -> str:
     """Full-width letters and ideographic stops become what a browser would make of them."""
     name = unicodedata.normalize("NFKC", text).lower()
     if not name.isascii():
         name = idna.encode(name).decode("ascii")
     name = name.removesuffix(".")
     if not _NAME.fullmatch(name):
-        raise BadFormError("主机名或端口无效")
+        raise InvalidUrl("主机名或端口无效")
     return name
 
 
-def _may_be_public(host: str) -> bool:
+def _can_be_public(host: str) -> bool:
     """False for what cannot be public, whoever resolves it.
 
     A last label in digits or hex makes a host an IPv4 address to every libc (`127.1`, `0x7f.1`,

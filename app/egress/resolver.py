@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from app.egress.errors import EgressRefused
+from app.egress.errors import EgressForbidden
 from app.egress.form import is_public
 
 DNS_THREADS = 16
@@ -17,7 +17,7 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 
 class CheckedResolver(AbstractResolver):
-    """Answers with addresses that are all public, or raises EgressRefused; aiohttp dials what it answers.
+    """Answers with addresses that are all public, or raises EgressForbidden; aiohttp dials what it answers.
 
     aiohttp asks no resolver about literal addresses: those are judged by their form.
     """
@@ -37,7 +37,7 @@ class CheckedResolver(AbstractResolver):
         addresses = await self._lookup(host, port)
         exempt = f"{host}:{port}" in self._allowed
         if not addresses or not (exempt or all(is_public(address) for address in addresses)):
-            raise EgressRefused
+            raise EgressForbidden
         return [
             ResolveResult(
                 hostname=host,

@@ -7,29 +7,29 @@ from app.media.conversion import convert_image
 from app.media.pictures import (
     MAX_PIXELS,
     ORIENTATION_TAG,
+    ImageInfo,
     MediaError,
     OversizedError,
-    Picture,
     inspect_image,
     make_thumbnail,
     read_size,
 )
-from app.media.recordings import Audio, Video, inspect_audio, inspect_recording, inspect_video
+from app.media.recordings import AudioInfo, VideoInfo, inspect_audio, inspect_audio_video, inspect_video
 from app.media.sniff import START_BYTES, sniff
 
 __all__ = [
     "MAX_PIXELS",
     "ORIENTATION_TAG",
     "START_BYTES",
-    "Audio",
+    "AudioInfo",
+    "ImageInfo",
     "MediaError",
     "OversizedError",
-    "Picture",
-    "Video",
+    "VideoInfo",
     "convert_image",
     "inspect_audio",
+    "inspect_audio_video",
     "inspect_image",
-    "inspect_recording",
     "inspect_video",
     "make_thumbnail",
     "read_size",

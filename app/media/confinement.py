@@ -17,19 +17,19 @@ import anyio
 from app.media.pictures import MediaError, OversizedError
 
 TIMEOUT_SECONDS = 120.0
-HOUSE = Path(__file__).parents[2]  # where the package `app` lies, installed or not
+PROJECT_ROOT = Path(__file__).parents[2]  # where the package `app` lies, installed or not
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # and none of our secrets
 
 _processes = anyio.CapacityLimiter(2)
 
 
-async def read_confined(job: str, *paths: Path) -> dict[str, Any]:
+async def run_isolated(job: str, *paths: Path) -> dict[str, Any]:
     """What the job of `reader.py` found; raises MediaError where it refused the file, broke down or took too long."""
     command = [sys.executable, "-m", "app.media.reader", job, *(str(path.absolute()) for path in paths)]
     env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     async with _processes:
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=HOUSE, env=env, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
+            *command, cwd=PROJECT_ROOT, env=env, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
         )
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -40,10 +40,10 @@ async def read_confined(job: str, *paths: Path) -> dict[str, Any]:
             if process.returncode is None:  # nobody waits for it any more
                 process.kill()
                 await process.wait()
-    return _understand(process.returncode or 0, said)
+    return _parse_output(process.returncode or 0, said)
 
 
-def _understand(code: int, said: bytes) -> dict[str, Any]:
+def _parse_output(code: int, said: bytes) -> dict[str, Any]:
     if code < 0:  # killed: by its limits, or by a fault of a library that the file has found
         raise MediaError(f"the reader was ended by signal {-code}")
     if code > 0:

@@ -5,21 +5,21 @@ from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
-from app.media.confinement import read_confined
-from app.media.pictures import KINDS, TURNS, Picture, in_full_colour, orientation, require_size, told_as_media_error
+from app.media.confinement import run_isolated
+from app.media.pictures import EXIF_TRANSPOSE, KINDS, ImageInfo, as_media_error, orientation, require_size, to_rgb
 
 CONVERTED = ("GIF", "WEBP", "AVIF", "HEIF")
 JPEG_QUALITY = 92
-LARGEST_PROFILE_BYTES = 1_000_000  # most have a few kilobytes
+MAX_PROFILE_BYTES = 1_000_000  # most have a few kilobytes
 SOLID = 255
 
 
-async def convert_image(path: Path, to: Path) -> Picture:
+async def convert_image(path: Path, to: Path) -> ImageInfo:
     """Writes a GIF, WebP, AVIF or HEIC into the file `to`; raises MediaError unless it is whole, of at most 64 MP.
 
     A PNG where something shows through and of a GIF, whose flat colours JPEG would spoil; else a JPEG.
     """
-    return Picture(**await read_confined("convert", path, to))
+    return ImageInfo(**await run_isolated("convert", path, to))
 
 
 def convert(path: Path, to: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def convert(path: Path, to: Path) -> dict[str, Any]:
 
     register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread would take its share of the process' memory
-    with told_as_media_error():
+    with as_media_error():
         picture, is_flat = _read(path)
         kind = "PNG" if is_flat or picture.mode == "RGBA" else "JPEG"
         picture.save(to, kind, quality=JPEG_QUALITY, icc_profile=picture.info.get("icc_profile"))
@@ -42,12 +42,12 @@ def _read(path: Path) -> tuple[Image.Image, bool]:
         require_size(image)
         image.load()
         require_size(image)  # HEIC may turn out larger than it said
-        turn, is_flat, profile = TURNS.get(orientation(image)), image.format == "GIF", _profile(image)
-        picture = in_full_colour(image)
+        state, is_flat, profile = EXIF_TRANSPOSE.get(orientation(image)), image.format == "GIF", _profile(image)
+        picture = to_rgb(image)
     if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (SOLID, SOLID):
         picture = picture.convert("RGB")
-    if turn is not None:
-        picture = picture.transpose(turn)
+    if state is not None:
+        picture = picture.transpose(state)
     picture.info = profile  # and nothing else of what Pillow would write: comments, EXIF, XMP, resolution
     return picture, is_flat
 
@@ -55,5 +55,5 @@ def _read(path: Path) -> tuple[Image.Image, bool]:
 def _profile(image: Image.Image) -> dict[str | tuple[int, int], Any]:
     """The colour profile, which phones need for their wide colours; not that of a grey picture, which becomes RGB."""
     profile = image.info.get("icc_profile") or b""
-    fits = image.mode in {"RGB", "RGBA"} and 0 < len(profile) <= LARGEST_PROFILE_BYTES
+    fits = image.mode in {"RGB", "RGBA"} and 0 < len(profile) <= MAX_PROFILE_BYTES
     return {"icc_profile": profile} if fits else {}

@@ -17,7 +17,7 @@ MAX_PIXELS = 64_000_000
 THUMBNAIL_EDGE = 512
 THUMBNAIL_QUALITY = 85
 ORIENTATION_TAG = 0x0112
-TURNS = {
+EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -27,7 +27,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture of each EXIF orientation upright."""
-ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
+ROTATED = frozenset({5, 6, 7, 8})
 VP8L_SIGNATURE = 0x2F
 
 KINDS = {
@@ -55,7 +55,7 @@ class OversizedError(MediaError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageInfo:
     """`ext` has no dot; width and height are as shown, that is after the EXIF orientation."""
 
     mime: str
@@ -64,7 +64,7 @@ class Picture:
     height: int
 
 
-async def inspect_image(path: Path) -> Picture:
+async def inspect_image(path: Path) -> ImageInfo:
     """What the file holds; raises MediaError unless it is a whole JPEG, PNG, WebP or GIF of at most 64 MP."""
     return await anyio.to_thread.run_sync(_inspect, path, limiter=_threads)
 
@@ -80,33 +80,33 @@ def read_size(start: bytes) -> tuple[int, int] | None:
         return _read_webp_size(start)  # Pillow wants the whole file for this one
     try:
         with Image.open(io.BytesIO(start), formats=READERS) as image:
-            return shown_size(image)
+            return display_size(image)
     except Exception:  # as below
         return None
 
 
-def _inspect(path: Path) -> Picture:
-    with told_as_media_error(), Image.open(path, formats=READERS) as image:
+def _inspect(path: Path) -> ImageInfo:
+    with as_media_error(), Image.open(path, formats=READERS) as image:
         mime, ext = KINDS[image.format or ""]
         require_size(image)
-        width, height = shown_size(image)
+        width, height = display_size(image)
         image.draft(None, (1, 1))  # a JPEG then decodes to an eighth of its size: all is read, less is held
         image.load()
-    return Picture(mime, ext, width, height)
+    return ImageInfo(mime, ext, width, height)
 
 
 def _make_thumbnail(path: Path) -> bytes:
     box = (THUMBNAIL_EDGE, THUMBNAIL_EDGE)
-    with told_as_media_error(), Image.open(path, formats=READERS) as image:
+    with as_media_error(), Image.open(path, formats=READERS) as image:
         require_size(image)
-        turn = TURNS.get(orientation(image))
+        state = EXIF_TRANSPOSE.get(orientation(image))
         image.draft("RGB", box)
         if image.mode in {"RGB", "RGBA", "L", "LA"} and "transparency" not in image.info:
             image.thumbnail(box)  # at once: converting a large picture first would hold it twice
-        picture = in_full_colour(image)
+        picture = to_rgb(image)
     picture.thumbnail(box)
-    if turn is not None:
-        picture = picture.transpose(turn)
+    if state is not None:
+        picture = picture.transpose(state)
     if picture.mode == "RGBA":
         paper = Image.new("RGB", picture.size, "white")
         paper.paste(picture, mask=picture)
@@ -117,7 +117,7 @@ def _make_thumbnail(path: Path) -> bytes:
 
 
 @contextmanager
-def told_as_media_error() -> Iterator[None]:
+def as_media_error() -> Iterator[None]:
     """Pillow's readers raise whatever a hostile file drives them to: OSError, SyntaxError, struct.error, …"""
     try:
         yield
@@ -134,8 +134,8 @@ def require_size(image: Image.Image) -> None:
         raise OversizedError(f"too large ({image.width}x{image.height})")
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
-    if orientation(image) in ON_THEIR_SIDE:
+def display_size(image: Image.Image) -> tuple[int, int]:
+    if orientation(image) in ROTATED:
         return image.height, image.width
     return image.width, image.height
 
@@ -151,7 +151,7 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def in_full_colour(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """RGBA where something shows through, else RGB. Sixteen-bit greys are scaled: Pillow would clip them."""
     if image.has_transparency_data:
         return image.convert("RGBA")

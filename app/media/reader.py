@@ -13,14 +13,14 @@ from app.media.recordings import probe
 
 MEMORY_BYTES = 1_500_000_000
 CPU_SECONDS = 60
-LARGEST_OUTPUT_BYTES = 300_000_000  # more than a picture of 64 MP takes as PNG
+MAX_OUTPUT_BYTES = 300_000_000  # more than a picture of 64 MP takes as PNG
 OPEN_FILES = 32
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {"convert": convert, "probe": probe}
 
 
 def main() -> None:
     job, *paths = sys.argv[1:]
-    _confine()
+    _apply_limits()
     try:
         found = JOBS[job](*map(Path, paths))
     except OversizedError as error:
@@ -32,11 +32,11 @@ def main() -> None:
     sys.stdout.write(json.dumps(found))
 
 
-def _confine() -> None:
+def _apply_limits() -> None:
     bounds = {
         resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_CPU: CPU_SECONDS,
-        resource.RLIMIT_FSIZE: LARGEST_OUTPUT_BYTES,
+        resource.RLIMIT_FSIZE: MAX_OUTPUT_BYTES,
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_CORE: 0,
     }

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from app.media.confinement import read_confined
+from app.media.confinement import run_isolated
 from app.media.pictures import MAX_PIXELS, MediaError, OversizedError
 from app.media.sniff import START_BYTES, sniff
-from app.media.wholeness import require_whole
+from app.media.wholeness import require_complete
 
 if TYPE_CHECKING:  # loaded in the confined process alone
     from av.audio.stream import AudioStream
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # loaded in the confined process alone
     from av.video.stream import VideoStream
 
 MAX_DURATION_SECONDS = 4 * 3600
-LONGEST_EDGE = 8192
+MAX_EDGE = 8192
 DEMUXERS = {
     "video/mp4": "mov",
     "video/quicktime": "mov",
@@ -42,12 +42,12 @@ VIDEO_CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg
 AUDIO_CODECS = frozenset({"aac", "alac", "mp3", "mp3float", "opus", "libopus", "vorbis"})
 PCM = frozenset({"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_s16be", "pcm_s24be"})
 CODECS = VIDEO_CODECS | AUDIO_CODECS | PCM
-SLACK_SECONDS = 1.0
-ENOUGH = 0.9  # of the frames promised: QuickTime counts empty ones, too
+DURATION_TOLERANCE_SECONDS = 1.0
+MIN_FRAME_RATIO = 0.9  # of the frames promised: QuickTime counts empty ones, too
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoInfo:
     """`ext` has no dot; width and height are as shown, that is after the rotation a phone notes."""
 
     mime: str
@@ -58,32 +58,32 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Audio:
+class AudioInfo:
     mime: str
     ext: str
     duration_seconds: float
 
 
-async def inspect_video(path: Path) -> Video:
+async def inspect_video(path: Path) -> VideoInfo:
     """Raises MediaError unless it is a whole MP4, MOV or WebM of at most 4 h and 8192 pixels a side."""
-    found = await inspect_recording(path)
-    if not isinstance(found, Video):
+    found = await inspect_audio_video(path)
+    if not isinstance(found, VideoInfo):
         raise MediaError("no film in it")
     return found
 
 
-async def inspect_audio(path: Path) -> Audio:
+async def inspect_audio(path: Path) -> AudioInfo:
     """Raises MediaError unless it is a whole MP3, WAV, M4A or AAC of at most 4 h."""
-    found = await inspect_recording(path)
-    if not isinstance(found, Audio):
+    found = await inspect_audio_video(path)
+    if not isinstance(found, AudioInfo):
         raise MediaError("not only sound")
     return found
 
 
-async def inspect_recording(path: Path) -> Video | Audio:
+async def inspect_audio_video(path: Path) -> VideoInfo | AudioInfo:
     """Either of them: only its inside tells whether an MP4 is a film. Raises MediaError."""
-    found = await read_confined("probe", path)
-    return Video(**found) if "width" in found else Audio(**found)
+    found = await run_isolated("probe", path)
+    return VideoInfo(**found) if "width" in found else AudioInfo(**found)
 
 
 def probe(path: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def probe(path: Path) -> dict[str, Any]:
         mime = sniff(file.read(START_BYTES)) or ""
         if mime not in DEMUXERS:
             raise MediaError("neither film nor sound")
-        require_whole(file, mime)
+        require_complete(file, mime)
         file.seek(0)
         try:
             with av.open(file, "r", DEMUXERS[mime], **OPENING) as container:
@@ -120,7 +120,7 @@ OPENING: dict[str, Any] = {
 }
 
 
-def _read(container: "InputContainer", mime: str) -> Video | Audio:
+def _read(container: "InputContainer", mime: str) -> VideoInfo | AudioInfo:
     from av.stream import Disposition
     from av.video.frame import VideoFrame
 
@@ -135,19 +135,19 @@ def _read(container: "InputContainer", mime: str) -> Video | Audio:
         _require_size(film.codec_context.width, film.codec_context.height)
     seconds, first = _measure(container, lead)
     claimed = (container.duration or 0) / 1_000_000
-    if mime == "video/webm" and seconds < claimed - max(SLACK_SECONDS, claimed * (1 - ENOUGH)):
+    if mime == "video/webm" and seconds < claimed - max(DURATION_TOLERANCE_SECONDS, claimed * (1 - MIN_FRAME_RATIO)):
         raise MediaError(f"cut: {seconds:.1f} of {claimed:.1f} s")
     if not isinstance(first, VideoFrame):
         kind = "audio/mp4" if DEMUXERS[mime] == "mov" else mime
-        return Audio(kind, EXTENSIONS[kind], round(seconds, 3))
+        return AudioInfo(kind, EXTENSIONS[kind], round(seconds, 3))
     _require_size(first.width, first.height)
     lies = first.rotation % 180 != 0
     width, height = (first.height, first.width) if lies else (first.width, first.height)
-    return Video(mime, EXTENSIONS[mime], width, height, round(seconds, 3))
+    return VideoInfo(mime, EXTENSIONS[mime], width, height, round(seconds, 3))
 
 
 def _require_size(width: int, height: int) -> None:
-    if max(width, height) > LONGEST_EDGE or width * height > MAX_PIXELS:
+    if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
         raise OversizedError(f"too large ({width}x{height})")
 
 
@@ -168,6 +168,6 @@ def _measure(container: "InputContainer", lead: "VideoStream | AudioStream") -> 
             raise OversizedError(f"too long ({end - begin:.0f} s)")
     if first is None:
         raise MediaError("nothing of it decodes")
-    if lead.type == "video" and packets < lead.frames * ENOUGH:
+    if lead.type == "video" and packets < lead.frames * MIN_FRAME_RATIO:
         raise MediaError(f"cut: {packets} of {lead.frames} frames")
     return end - begin, first

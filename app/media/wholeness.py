@@ -10,11 +10,11 @@ ISO_BOXES = frozenset(
     {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"meta", b"uuid"}
 )
 EBML_SEGMENT = 0x18538067
-LONGEST_EBML_HEADER = 4096
+MAX_EBML_HEADER_BYTES = 4096
 ENDLESS_WAV = frozenset({0, 0xFFFFFFFF})  # written by recorders that did not know the length when they began
 
 
-def require_whole(file: BinaryIO, mime: str) -> None:
+def require_complete(file: BinaryIO, mime: str) -> None:
     """Raises MediaError for an MP4, MOV, WebM or WAV that promises more bytes than the file has."""
     size_bytes = os.fstat(file.fileno()).st_size
     if mime in {"video/mp4", "video/quicktime"}:
@@ -49,7 +49,7 @@ def _end_of_boxes(file: BinaryIO, size_bytes: int) -> int:
 def _end_of_segment(file: BinaryIO) -> int:
     """RFC 8794 and 9559: a header, then one segment, whose length may be unknown in a live recording."""
     file.seek(0)
-    start = file.read(LONGEST_EBML_HEADER)
+    start = file.read(MAX_EBML_HEADER_BYTES)
     try:
         length, place = _read_length(start, 4)
         place += length or 0

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, text
 
-from app.database import Sessions, utc_after
+from app.database import Database, utc_after
 from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
 from app.tables import tasks, webhook_deliveries
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 TIMEOUT_SECONDS = 3600.0
 LATELY_SECONDS = 24 * 3600.0  # deliveries are forgotten after a month
 OVERDUE_GRACE_SECONDS = 600.0  # a worker may be down for a while; a task nobody ends must still be seen
@@ -27,16 +27,16 @@ class Violation:
     row: dict[str, Any]
 
 
-async def audit(sessions: Sessions) -> list[Violation]:
-    """All violations, at most MOST_SHOWN of each kind; an empty list is proof."""
+async def audit(database: Database) -> list[Violation]:
+    """All violations, at most MAX_SHOWN of each kind; an empty list is proof."""
     found: list[Violation] = []
-    async with sessions.read(TIMEOUT_SECONDS) as session:
+    async with database.read(TIMEOUT_SECONDS) as connection:
         for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS):
-            rows = await session.execute(text(f"{statement} LIMIT {MOST_SHOWN}"))
+            rows = await connection.execute(text(f"{statement} LIMIT {MAX_SHOWN}"))
             found += [Violation(invariant, meaning, _plain(row._mapping)) for row in rows]
-        late = await session.execute(_OVERDUE, {"grace": -OVERDUE_GRACE_SECONDS})
+        late = await connection.execute(_OVERDUE, {"grace": -OVERDUE_GRACE_SECONDS})
         found += [Violation("I9", "every task ends within its deadline and a grace", _plain(r._mapping)) for r in late]
-        untold = await session.execute(_UNTOLD, {"lately": -LATELY_SECONDS})
+        untold = await connection.execute(_WITHOUT_OUTBOX, {"lately": -LATELY_SECONDS})
         found += [Violation("I16", "an end that wants telling is in the outbox", _plain(r._mapping)) for r in untold]
     return found
 
@@ -160,9 +160,9 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
 _OVERDUE = (
     select(tasks.c.task_no, tasks.c.status, tasks.c.step, tasks.c.deadline_at)
     .where(tasks.c.step != "done", tasks.c.deadline_at < utc_after(bindparam("grace")))
-    .limit(MOST_SHOWN)
+    .limit(MAX_SHOWN)
 )
-_UNTOLD = (
+_WITHOUT_OUTBOX = (
     select(tasks.c.task_no, tasks.c.status, tasks.c.completed_at)
     .outerjoin(
         webhook_deliveries, (webhook_deliveries.c.task_id == tasks.c.id) & (webhook_deliveries.c.endpoint_id == 0)
@@ -172,5 +172,5 @@ _UNTOLD = (
         tasks.c.completed_at > utc_after(bindparam("lately")),
         webhook_deliveries.c.id.is_(None),
     )
-    .limit(MOST_SHOWN)
+    .limit(MAX_SHOWN)
 )

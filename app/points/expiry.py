@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import bindparam, select
 
-from app.database import DuplicateRow, Sessions, utc_now
+from app.database import Database, UniqueViolation, utc_now
 from app.points import ledger
 from app.tables import points_accounts as accounts
 
@@ -15,7 +15,7 @@ BATCH = 200
 
 
 @dataclass(slots=True)
-class Swept:
+class ExpiryResult:
     """What one run ended. `stuck` are users whose books refused: the audit says why."""
 
     users: int = 0
@@ -24,28 +24,28 @@ class Swept:
     stuck: int = 0
 
 
-async def expire_lots(sessions: Sessions, *, batch: int = BATCH) -> Swept:
+async def expire_lots(database: Database, *, batch: int = BATCH) -> ExpiryResult:
     """Ends all lots whose time is over by the database's clock. What submits or another run ended is not counted."""
-    swept, last = Swept(), 0
-    while users := await _due(sessions, last, batch):
+    swept, last = ExpiryResult(), 0
+    while users := await _due(database, last, batch):
         for user_id in users:
-            await _sweep(sessions, user_id, swept)
+            await _sweep(database, user_id, swept)
         last = users[-1]
     if swept.users or swept.stuck:
         log.info("lots_expired", users=swept.users, lots=swept.lots, points=swept.points, stuck=swept.stuck)
     return swept
 
 
-async def _due(sessions: Sessions, last: int, batch: int) -> list[int]:
-    async with sessions.read() as session:
-        return list(await session.scalars(_DUE.limit(batch), {"last": last}))
+async def _due(database: Database, last: int, batch: int) -> list[int]:
+    async with database.read() as connection:
+        return list(await connection.scalars(_DUE.limit(batch), {"last": last}))
 
 
-async def _sweep(sessions: Sessions, user_id: int, swept: Swept) -> None:
+async def _sweep(database: Database, user_id: int, swept: ExpiryResult) -> None:
     """One user whose books are wrong must not keep the others' points alive."""
     try:
-        ended = await ledger.expire_account(sessions, user_id)
-    except (ledger.BooksDisagree, DuplicateRow) as error:
+        ended = await ledger.expire_account(database, user_id)
+    except (ledger.LedgerInconsistency, UniqueViolation) as error:
         swept.stuck += 1
         log.error("expiry_refused", user_id=user_id, error=str(error)[:200])
         return

@@ -11,184 +11,186 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Row, Update, bindparam, insert, select, update
 
-from app.database import DuplicateRow, Session, Sessions, insert_if_absent, repeat_on_conflict, utc_now
+from app.database import Database, Session, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import GatewayError, GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import lots
 from app.tables import points_accounts as accounts
 from app.tables import points_ledger as ledger
 from app.tables import points_lots
 
-MOST_POINTS = 2**53  # JavaScript reads whole numbers exactly up to here
-LONGEST_REF = 128
-LONGEST_REMARK = 255
-LATEST_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)  # told in local time, it must still be a date
-OWN_REFS = ("expire:", "code:", "users-create:")  # numbered by this gateway itself: no top-up may take one
+MAX_POINTS = 2**53  # JavaScript reads whole numbers exactly up to here
+MAX_REF_LENGTH = 128
+MAX_REMARK_LENGTH = 255
+MAX_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)  # told in local time, it must still be a date
+RESERVED_REF_PREFIXES = ("expire:", "code:", "users-create:")  # numbered by this gateway itself: no top-up may take one
 
 
-class AccountFull(InvalidParameter):
-    """The top-up would bring the account past MOST_POINTS. Nothing moved."""
+class AccountLimitExceeded(InvalidParameter):
+    """The top-up would bring the account past MAX_POINTS. Nothing moved."""
 
     def __init__(self) -> None:
         super().__init__("points", "超出账户上限")
 
 
-class BooksDisagree(GatewayError):
+class LedgerInconsistency(GatewayError):
     """An account does not hold what its open tasks say it holds. The transaction is rolled back, nothing moves."""
 
 
-async def deduct(session: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
+async def deduct(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
     """Takes `cost` points for a task that is being stored. InsufficientPoints takes nothing.
 
     From here to the commit the user's account row is locked: their submits pass one after the other.
     """
-    taken = await session.execute(_TAKE_AT_ONCE, {"user": user_id, "cost": cost})
+    taken = await connection.execute(_TAKE_AT_ONCE, {"user": user_id, "cost": cost})
     if not taken.rowcount:
-        await _deduct_with_lots(session, user_id, task_id, cost)
-    await _write(session, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
+        await _deduct_with_lots(connection, user_id, task_id, cost)
+    await _write(connection, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
 
 
-async def lock_account(session: Session, user_id: int) -> None:
+async def lock_account(connection: Session, user_id: int) -> None:
     """What `deduct` does to other submits of the user, where nothing is deducted. Makes the account if need be."""
-    absent = insert_if_absent(session.dialect.name, accounts, "user_id")
-    await session.execute(absent.values(user_id=user_id, updated_at=utc_now()))
+    absent = insert_ignore(connection.dialect.name, accounts, "user_id")
+    await connection.execute(absent.values(user_id=user_id, updated_at=utc_now()))
 
 
-async def _deduct_with_lots(session: Session, user_id: int, task_id: int, cost: int) -> None:
+async def _deduct_with_lots(connection: Session, user_id: int, task_id: int, cost: int) -> None:
     """The slow way, for too few points as well: what has lapsed goes first, then the lots pay, then the pool."""
-    account = await _lock(session, user_id)
+    account = await _lock(connection, user_id)
     if account is None:
         raise InsufficientPoints(0, cost)
     available = account.available
     if account.next_expiry is not None:
-        available -= sum(await expire_lapsed(session, user_id, account.now))
+        available -= sum(await expire_due_lots(connection, user_id, account.now))
     if available < cost:
         raise InsufficientPoints(available, cost)
-    await lots.consume(session, user_id, task_id, cost)
-    await _apply(session, _TAKE, user_id, cost)
-    await lots.refresh_next_expiry(session, user_id)
+    await lots.consume(connection, user_id, task_id, cost)
+    await _apply(connection, _TAKE, user_id, cost)
+    await lots.refresh_next_expiry(connection, user_id)
 
 
-async def expire_lapsed(session: Session, user_id: int, now: datetime) -> list[int]:
+async def expire_due_lots(connection: Session, user_id: int, now: datetime) -> list[int]:
     """Ends the user's lots whose time is over, each by one entry: the points of each. Its account must be locked."""
-    ended = await lots.lapsed(session, user_id, now)
+    ended = await lots.expired_lots(connection, user_id, now)
     for lot in ended:
-        await lots.expire_lot(session, lot.id, lot.remaining)
-        await _apply(session, _EXPIRE, user_id, lot.remaining)
+        await lots.expire_lot(connection, lot.id, lot.remaining)
+        await _apply(connection, _EXPIRE, user_id, lot.remaining)
         told = {"ref": f"expire:{lot.id}", "remark": "积分到期"}
-        await _write(session, user_id, "expire", points=-lot.remaining, held=0, **told)
+        await _write(connection, user_id, "expire", points=-lot.remaining, held=0, **told)
     if ended:
-        await lots.refresh_next_expiry(session, user_id)
+        await lots.refresh_next_expiry(connection, user_id)
     return [lot.remaining for lot in ended]
 
 
-@repeat_on_conflict
-async def expire_account(sessions: Sessions, user_id: int) -> list[int]:
+@retry_on_conflict
+async def expire_account(database: Database, user_id: int) -> list[int]:
     """Ends what has lapsed of one user: the points of each lot. Repeated or beside another, it finds nothing left."""
-    async with sessions.begin() as session:
-        account = await _lock(session, user_id)
+    async with database.begin() as connection:
+        account = await _lock(connection, user_id)
         if account is None or account.next_expiry is None or account.next_expiry > account.now:
             return []
-        return await expire_lapsed(session, user_id, account.now)
+        return await expire_due_lots(connection, user_id, account.now)
 
 
-async def settle(session: Session, *, user_id: int, task_id: int, cost: int) -> None:
+async def settle(connection: Session, *, user_id: int, task_id: int, cost: int) -> None:
     """The task completed: what was held is spent. 0 points move, and nothing in the lots."""
-    await _apply(session, _SPEND, user_id, cost)
-    await _write(session, user_id, "settle", task_id=task_id, phase="close", points=0, held=-cost)
+    await _apply(connection, _SPEND, user_id, cost)
+    await _write(connection, user_id, "settle", task_id=task_id, phase="close", points=0, held=-cost)
 
 
-async def refund(session: Session, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int) -> None:
+async def refund(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int) -> None:
     """The task failed: what was held is available again, in the lots it came from or, where one lapsed, for a grace."""
-    await _apply(session, _GIVE_BACK, user_id, cost)
-    await _write(session, user_id, "refund", task_id=task_id, phase="close", points=cost, held=-cost, remark=remark)
-    await lots.restore(session, user_id, task_id, grace_days)
+    await _apply(connection, _GIVE_BACK, user_id, cost)
+    await _write(connection, user_id, "refund", task_id=task_id, phase="close", points=cost, held=-cost, remark=remark)
+    await lots.restore(connection, user_id, task_id, grace_days)
 
 
-async def _lock(session: Session, user_id: int) -> Row[Any] | None:
-    return (await session.execute(_LOCKED, {"user": user_id})).one_or_none()
+async def _lock(connection: Session, user_id: int) -> Row[Any] | None:
+    return (await connection.execute(_LOCKED, {"user": user_id})).one_or_none()
 
 
-async def _apply(session: Session, statement: Update, user_id: int, cost: int) -> None:
-    moved = await session.execute(statement, {"user": user_id, "cost": cost})
+async def _apply(connection: Session, statement: Update, user_id: int, cost: int) -> None:
+    moved = await connection.execute(statement, {"user": user_id, "cost": cost})
     if not moved.rowcount:
-        raise BooksDisagree(f"the account of user {user_id} has not the {cost} points that its entries say")
+        raise LedgerInconsistency(f"the account of user {user_id} has not the {cost} points that its entries say")
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def grant(
-    sessions: Sessions,
+    database: Database,
     *,
     user_id: int,
     points: int,
     ref: str,
     remark: str = "",
     expires: datetime | None = None,
-    is_own: bool = False,
+    is_internal: bool = False,
 ) -> tuple[bool, int]:
     """Tops a user up once per `ref`: (applied, balance). A known ref changes nothing and answers applied False.
 
-    GrantConflict where the known ref was for another user, for other points or until another time. `is_own` lets
+    GrantConflict where the known ref was for another user, for other points or until another time. `is_internal` lets
     through what this gateway numbers itself.
     """
-    if ref.startswith(OWN_REFS) and not is_own:
-        raise InvalidParameter("ref", f"不能以 {'、'.join(OWN_REFS)} 开头")
+    if ref.startswith(RESERVED_REF_PREFIXES) and not is_internal:
+        raise InvalidParameter("ref", f"不能以 {'、'.join(RESERVED_REF_PREFIXES)} 开头")
     try:
-        async with sessions.begin() as session:
-            await grant_in_transaction(session, user_id=user_id, points=points, ref=ref, remark=remark, expires=expires)
-            return True, await balance_of(session, user_id)
-    except DuplicateRow as error:
+        async with database.begin() as connection:
+            await grant_in_transaction(
+                connection, user_id=user_id, points=points, ref=ref, remark=remark, expires=expires
+            )
+            return True, await balance_of(connection, user_id)
+    except UniqueViolation as error:
         if "ref" not in error.text:
             raise
-    except AccountFull:  # perhaps by this very top-up
-        if not await _is_known(sessions, ref):
+    except AccountLimitExceeded:  # perhaps by this very top-up
+        if not await _is_known(database, ref):
             raise
-    async with sessions.read() as session:
+    async with database.read() as connection:
         same = {"ref": ref, "user": user_id, "points": points, "expires": expires}
-        if await session.scalar(_SAME_GRANT, same) is None:
+        if await connection.scalar(_SAME_GRANT, same) is None:
             raise GrantConflict
-        return False, await balance_of(session, user_id)
+        return False, await balance_of(connection, user_id)
 
 
-async def _is_known(sessions: Sessions, ref: str) -> bool:
-    async with sessions.read() as session:
-        return await session.scalar(_BY_REF, {"ref": ref}) is not None
+async def _is_known(database: Database, ref: str) -> bool:
+    async with database.read() as connection:
+        return await connection.scalar(_BY_REF, {"ref": ref}) is not None
 
 
 async def grant_in_transaction(
-    session: Session, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
+    connection: Session, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
 ) -> None:
-    """The grant itself; DuplicateRow where its `ref` is known. Points that expire get a lot of their own."""
-    if not 0 < points <= MOST_POINTS:
+    """The grant itself; UniqueViolation where its `ref` is known. Points that expire get a lot of their own."""
+    if not 0 < points <= MAX_POINTS:
         raise InvalidParameter("points", "须为正整数")
-    if not ref or ref != ref.strip() or len(ref) > LONGEST_REF:
-        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {LONGEST_REF} 个字符")
-    if len(remark) > LONGEST_REMARK:
-        raise InvalidParameter("remark", f"最多 {LONGEST_REMARK} 个字符")
-    await lock_account(session, user_id)
-    added = await session.execute(_ADD, {"user": user_id, "cost": points})
+    if not ref or ref != ref.strip() or len(ref) > MAX_REF_LENGTH:
+        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {MAX_REF_LENGTH} 个字符")
+    if len(remark) > MAX_REMARK_LENGTH:
+        raise InvalidParameter("remark", f"最多 {MAX_REMARK_LENGTH} 个字符")
+    await lock_account(connection, user_id)
+    added = await connection.execute(_ADD, {"user": user_id, "cost": points})
     if not added.rowcount:
-        raise AccountFull
-    await _write(session, user_id, "grant", points=points, held=0, ref=ref, remark=remark)
+        raise AccountLimitExceeded
+    await _write(connection, user_id, "grant", points=points, held=0, ref=ref, remark=remark)
     if expires is not None:
-        await check_expiry(session, expires)
-        await lots.open_lot(session, user_id, points, expires, ref=ref)
-        await lots.refresh_next_expiry(session, user_id)
+        await check_expiry(connection, expires)
+        await lots.create_lot(connection, user_id, points, expires, ref=ref)
+        await lots.refresh_next_expiry(connection, user_id)
 
 
-async def check_expiry(session: Session, expires: datetime) -> None:
+async def check_expiry(connection: Session, expires: datetime) -> None:
     """InvalidParameter for a time that is over, or too far away to be told."""
-    if not (await session.execute(_NOW)).scalar_one() < expires < LATEST_EXPIRY:
+    if not (await connection.execute(_NOW)).scalar_one() < expires < MAX_EXPIRY:
         raise InvalidParameter("expires", "须晚于当前时间，早于 9999 年")
 
 
-async def balance_of(session: Session, user_id: int) -> int:
+async def balance_of(connection: Session, user_id: int) -> int:
     """Points that can be spent; 0 for a user who never had any."""
-    return int(await session.scalar(_BALANCE, {"user": user_id}) or 0)
+    return int(await connection.scalar(_BALANCE, {"user": user_id}) or 0)
 
 
-async def _write(session: Session, user_id: int, kind: str, **columns: Any) -> None:
+async def _write(connection: Session, user_id: int, kind: str, **columns: Any) -> None:
     blank = {"task_id": None, "phase": None, "ref": None, "remark": ""}
-    await session.execute(_ENTRY, {"user": user_id, "kind": kind, **blank, **columns})
+    await connection.execute(_ENTRY, {"user": user_id, "kind": kind, **blank, **columns})
 
 
 _user: BindParameter[int] = bindparam("user")
@@ -219,12 +221,12 @@ _EXPIRE = (
 )
 _ADD = (
     update(accounts)
-    .where(_mine, accounts.c.granted <= MOST_POINTS - _cost)
+    .where(_mine, accounts.c.granted <= MAX_POINTS - _cost)
     .values(available=accounts.c.available + _cost, granted=accounts.c.granted + _cost, **_next)
 )
 _LOCKED = select(accounts.c.available, accounts.c.next_expiry, utc_now().label("now")).where(_mine).with_for_update()
 _NOW = select(utc_now())
-_BALANCE = select(lots.spendable(_user))
+_BALANCE = select(lots.spendable_points(_user))
 _BY_REF = select(ledger.c.id).where(ledger.c.ref == bindparam("ref"))
 _SAME_GRANT = (
     select(ledger.c.id)

@@ -1,4 +1,4 @@
 """Bounds that the command line names in its help. They stand apart from the queries so that help loads no database."""
 
-MOST_CODES_AT_ONCE = 10_000
-LONGEST_LOT_DAYS = 3650
+MAX_CODES_PER_BATCH = 10_000
+MAX_LOT_DAYS = 3650

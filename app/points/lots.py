@@ -28,58 +28,58 @@ from app.tables import points_lot_uses as uses
 from app.tables import points_lots as lots
 
 
-async def open_lot(session: Session, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
+async def create_lot(connection: Session, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
     """Points that are in `available` already expire from now on. `origin` is `ref`, or `origin_lot_id`."""
     made = {"user_id": user_id, "granted": points, "remaining": points, "expires_at": expires, "created_at": utc_now()}
-    await session.execute(insert(lots).values(**made, **origin))
+    await connection.execute(insert(lots).values(**made, **origin))
 
 
-async def consume(session: Session, user_id: int, task_id: int, cost: int) -> None:
+async def consume(connection: Session, user_id: int, task_id: int, cost: int) -> None:
     """Takes up to `cost` from the lots, the soonest expiring first; whatever is left over comes from the pool.
 
     Lapsed lots must have been emptied before.
     """
     taken = []
-    for lot in await session.execute(_LIVE, {"user": user_id}):
+    for lot in await connection.execute(_LIVE, {"user": user_id}):
         if not cost:
             break
         points = min(lot.remaining, cost)
         taken.append({"task": task_id, "lot": lot.id, "moved": points})
         cost -= points
     if taken:
-        await session.execute(_LESS, taken)
-        await session.execute(_USE, taken)
+        await connection.execute(_LESS, taken)
+        await connection.execute(_USE, taken)
 
 
-async def lapsed(session: Session, user_id: int, now: datetime) -> list[Row[Any]]:
+async def expired_lots(connection: Session, user_id: int, now: datetime) -> list[Row[Any]]:
     """`id` and `remaining` of each lot whose time is over."""
-    return list(await session.execute(_LAPSED, {"user": user_id, "now": now}))
+    return list(await connection.execute(_LAPSED, {"user": user_id, "now": now}))
 
 
-async def expire_lot(session: Session, lot_id: int, points: int) -> None:
+async def expire_lot(connection: Session, lot_id: int, points: int) -> None:
     """What remained has expired."""
-    await session.execute(_EMPTY, {"lot": lot_id, "moved": points})
+    await connection.execute(_EMPTY, {"lot": lot_id, "moved": points})
 
 
-async def restore(session: Session, user_id: int, task_id: int, grace_days: int) -> None:
+async def restore(connection: Session, user_id: int, task_id: int, grace_days: int) -> None:
     """A task's points return to the lots they came from; in the place of a lapsed one comes a lot of grace."""
-    taken = (await session.execute(_TAKEN, {"task": task_id})).all()
+    taken = (await connection.execute(_TAKEN, {"task": task_id})).all()
     for use in taken:
         if use.expired or use.expires_at <= use.now:
             until = use.now + timedelta(days=grace_days)
-            await open_lot(session, user_id, use.points, until, origin_lot_id=use.lot_id)
+            await create_lot(connection, user_id, use.points, until, origin_lot_id=use.lot_id)
         else:
-            await session.execute(_MORE, {"lot": use.lot_id, "moved": use.points})
+            await connection.execute(_MORE, {"lot": use.lot_id, "moved": use.points})
     if taken:
-        await refresh_next_expiry(session, user_id)
+        await refresh_next_expiry(connection, user_id)
 
 
-async def refresh_next_expiry(session: Session, user_id: int) -> None:
+async def refresh_next_expiry(connection: Session, user_id: int) -> None:
     """Tells the account when the next of its lots is due: the only writer of `next_expiry`."""
-    await session.execute(_FOLLOW, {"user": user_id})
+    await connection.execute(_FOLLOW, {"user": user_id})
 
 
-def spendable(user: BindParameter[int]) -> ScalarSelect[int]:
+def spendable_points(user: BindParameter[int]) -> ScalarSelect[int]:
     """The user's `available` without what has lapsed and was not yet swept; NULL where there is no account."""
     over = (
         select(cast(func.coalesce(func.sum(lots.c.remaining), 0), BigInteger))
@@ -91,7 +91,7 @@ def spendable(user: BindParameter[int]) -> ScalarSelect[int]:
     return select(points).where(accounts.c.user_id == user).scalar_subquery()
 
 
-def next_lapse(user: BindParameter[int]) -> ScalarSelect[datetime]:
+def next_expiry(user: BindParameter[int]) -> ScalarSelect[datetime]:
     """When the soonest expiring of the user's spendable points lapse; NULL where none does."""
     live = (lots.c.user_id == user) & (lots.c.remaining > 0) & (lots.c.expires_at > utc_now())
     return select(func.min(lots.c.expires_at)).where(live).scalar_subquery()

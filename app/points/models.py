@@ -9,16 +9,16 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
-from app.database import Session, Sessions, repeat_on_conflict, utc_now
+from app.database import Database, Session, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
-from app.points.prices import check_rules
+from app.points.prices import validate_rules
 from app.see2ai.actions import ACTIONS
-from app.see2ai.actions.action import IMAGE_URL, Order, build_request, fold_params
+from app.see2ai.actions.action import IMAGE_URL, ActionInput, build_request, merge_params
 from app.tables import points_config
 
 log = structlog.get_logger()
 
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 CHECKED = ("points_cost", "task_type", "action", "params", "defaults", "price_rules")  # beside the name
 NORMALIZE_REFERENCES = "normalizeReferences"  # in `params`, for the row alone: callers neither see nor set it
 
@@ -45,17 +45,17 @@ class Model:
         return {name: value for name, value in self.params.items() if name != NORMALIZE_REFERENCES}
 
     @property
-    def normalizes(self) -> bool:
+    def normalizes_references(self) -> bool:
         """Whether SEE2AI normalizes the reference pictures before it is asked for the real thing."""
         return self.params.get(NORMALIZE_REFERENCES) is True
 
 
-async def get_model(session: Session, model_name: str) -> Model:
+async def get_model(connection: Session, model_name: str) -> Model:
     """An enabled model by its exact name; ModelNotFound otherwise, also where its row cannot be read.
 
     To MySQL `x` and `x ` are equal: not to us.
     """
-    row = (await session.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
+    row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
         raise ModelNotFound
     try:
@@ -65,18 +65,18 @@ async def get_model(session: Session, model_name: str) -> Model:
         raise ModelNotFound from error
 
 
-async def list_models(sessions: Sessions, *, only_enabled: bool = True) -> list[Model]:
+async def list_models(database: Database, *, only_enabled: bool = True) -> list[Model]:
     """All models in their display order. A row that cannot be read is left out, loudly."""
-    models, unreadable = await read_models(sessions)
+    models, unreadable = await read_models(database)
     for name, reason in unreadable.items():
         log.error("model_unreadable", model=name, error=reason)
     return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
 
 
-async def read_models(sessions: Sessions) -> tuple[list[Model], dict[str, str]]:
+async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
     """All rows in their display order, but for those that hold what is no JSON: by name, what is wrong with them."""
-    async with sessions.read() as session:
-        rows = (await session.execute(_ALL)).all()
+    async with database.read() as connection:
+        rows = (await connection.execute(_ALL)).all()
     models, unreadable = [], {}
     for row in rows:
         try:
@@ -110,7 +110,7 @@ def aspect_ratio(model: Model) -> str | None:
     return f"{width // shared}:{height // shared}"
 
 
-def check_model(
+def validate_model(
     model_name: str,
     points_cost: int,
     task_type: str,
@@ -120,7 +120,7 @@ def check_model(
     price_rules: list[dict[str, Any]] | None = None,
 ) -> None:
     """The rules of a row, asked when it is written and never at submit. InvalidParameter names the column."""
-    if not 0 < len(model_name) <= LONGEST_NAME or not model_name.isascii() or model_name != model_name.strip():
+    if not 0 < len(model_name) <= MAX_NAME_LENGTH or not model_name.isascii() or model_name != model_name.strip():
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
     if not 0 <= points_cost <= 2**53:
         raise InvalidParameter("points_cost", "不能为负数或过大")
@@ -129,51 +129,55 @@ def check_model(
     spec = ACTIONS[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
-    if NORMALIZE_REFERENCES in params and not (spec.normalize_profile and isinstance(params[NORMALIZE_REFERENCES], bool)):
+    if NORMALIZE_REFERENCES in params and not (
+        spec.normalize_profile and isinstance(params[NORMALIZE_REFERENCES], bool)
+    ):
         raise InvalidParameter(f"params.{NORMALIZE_REFERENCES}", "须为布尔值，且 action 须使用参考图")
     fixed = {name: value for name, value in params.items() if name != NORMALIZE_REFERENCES}
-    fold_params(spec, task_type, {}, {}, fixed)
-    folded = fold_params(spec, task_type, fixed, {}, defaults)
+    merge_params(spec, task_type, {}, {}, fixed)
+    folded = merge_params(spec, task_type, fixed, {}, defaults)
     pictures = () if task_type.startswith("text_to_") else ("https://example.com/picture.jpg",)
     try:
-        build_request(spec, Order(task_type, "a prompt", pictures, folded))
+        build_request(spec, ActionInput(task_type, "a prompt", pictures, folded))
     except InvalidParameter as error:
         if error.field != IMAGE_URL:  # which and how many pictures is the caller's business
             raise
-    check_rules(price_rules, spec.params[task_type], fixed, points_cost)
+    validate_rules(price_rules, spec.params[task_type], fixed, points_cost)
 
 
-@repeat_on_conflict
-async def set_model(sessions: Sessions, model_name: str, changes: dict[str, Any]) -> None:
+@retry_on_conflict
+async def set_model(database: Database, model_name: str, changes: dict[str, Any]) -> None:
     """Creates the model or changes some of its columns. Tasks already submitted keep their price."""
-    async with sessions.begin() as session:
-        row = (await session.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
+    async with database.begin() as connection:
+        row = (await connection.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
         kept = [name for name in _WRITABLE if changes.get(name) is None]
         old = {} if row is None else {name: _read_column(name, getattr(row, name)) for name in kept}
-        new = _BLANK | old | {name: value for name, value in changes.items() if value is not None}
+        new = _DEFAULTS | old | {name: value for name, value in changes.items() if value is not None}
         for required in ("points_cost", "task_type", "action"):
             if new[required] is None:
                 raise InvalidParameter(required, "不能为空")
-        check_model(model_name, **{name: new[name] for name in CHECKED})
+        validate_model(model_name, **{name: new[name] for name in CHECKED})
         new["price_rules"] = new["price_rules"] or None  # no rules are NULL, however they were written
         if row is None:
             statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
         else:
             named = points_config.c.model_name == model_name
             statement = update(points_config).where(named).values(updated_at=utc_now())  # type: ignore[assignment]
-        await session.execute(statement.values(**new))
+        await connection.execute(statement.values(**new))
 
 
-async def disable_model(sessions: Sessions, model_name: str) -> None:
+async def disable_model(database: Database, model_name: str) -> None:
     """No new tasks on this model; those already submitted end as usual. ModelNotFound where there is none."""
-    async with sessions.begin() as session:
+    async with database.begin() as connection:
         named = points_config.c.model_name == model_name
-        changed = await session.execute(update(points_config).where(named).values(enabled=False, updated_at=utc_now()))
+        changed = await connection.execute(
+            update(points_config).where(named).values(enabled=False, updated_at=utc_now())
+        )
         if not changed.rowcount:
             raise ModelNotFound
 
 
-_BLANK: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "description": "",
     "points_cost": None,
     "task_type": None,
@@ -184,7 +188,7 @@ _BLANK: dict[str, Any] = {
     "enabled": True,
     "sort": 0,
 }
-_WRITABLE = tuple(_BLANK)
+_WRITABLE = tuple(_DEFAULTS)
 _JSON = frozenset({"params", "defaults", "price_rules"})  # read as the text they are, each for itself
 _COLUMNS = [
     type_coerce(points_config.c[name], Text).label(name) if name in _JSON else points_config.c[name]

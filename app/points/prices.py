@@ -9,7 +9,7 @@ A model's row has `points_cost` and, in `price_rules`, a list of objects or NULL
     {"param": "references", "each": 2}                              for each picture SEE2AI is given
     {"param": "resolution", "times": {"480p": "0.45", "720p": 1}}  a factor, by the value
 
-The rules are checked when a row is written (`check_rules`) and never at submit.
+The rules are checked when a row is written (`validate_rules`) and never at submit.
 """
 
 import math
@@ -24,16 +24,18 @@ from app.see2ai.actions.action import CallerParams
 
 REFERENCES = "references"
 """Not a param but a count: how many pictures the task gives SEE2AI, in imageUrl or in params."""
-MOST_RULES = 20
-MOST_POINTS = 2**53  # beyond it a JSON number is no longer exact for a JavaScript client
-MOST_TIMES = 1000
-MOST_REFERENCES = 1000  # more than any action takes; for the dearest price only
+MAX_RULES = 20
+MAX_POINTS = 2**53  # beyond it a JSON number is no longer exact for a JavaScript client
+MAX_FACTOR = 1000
+MAX_REFERENCES = 1000  # more than any action takes; for the dearest price only
 KINDS = {"points": {"param", "points"}, "each": {"param", "each", "as"}, "times": {"param", "times"}}
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,15}")
 DECIMAL = re.compile(r"[0-9]{1,4}(\.[0-9]{1,12})?")
 
 
-def compute_price(points_cost: int, rules: list[dict[str, Any]] | None, params: Mapping[str, Any], references: int) -> int:
+def compute_price(
+    points_cost: int, rules: list[dict[str, Any]] | None, params: Mapping[str, Any], references: int
+) -> int:
     """Points for one task with these settings (camelCase, defaults filled in) and so many pictures given.
 
     A value that no rule names, which only a release can bring, is not sold at all: InvalidParameter.
@@ -41,15 +43,15 @@ def compute_price(points_cost: int, rules: list[dict[str, Any]] | None, params: 
     base, added, factor = points_cost, 0, Fraction(1)
     for rule in rules or ():
         if "points" in rule:
-            base = _named(rule, rule["points"], params)
+            base = _wait_for_task(rule, rule["points"], params)
         elif "times" in rule:
-            factor *= Fraction(str(_named(rule, rule["times"], params)))
+            factor *= Fraction(str(_wait_for_task(rule, rule["times"], params)))
         else:
             added += rule["each"] * (references if rule["param"] == REFERENCES else _units(rule, params))
     return math.ceil((base + added) * factor)
 
 
-def _named(rule: dict[str, Any], by_value: dict[str, Any], params: Mapping[str, Any]) -> Any:
+def _wait_for_task(rule: dict[str, Any], by_value: dict[str, Any], params: Mapping[str, Any]) -> Any:
     key = _key(params.get(rule["param"]))
     if key not in by_value:
         raise _unpriced(rule)
@@ -84,20 +86,20 @@ def _is_whole(value: Any) -> bool:
 # ------------------------------------------------------------------ when a row is written
 
 
-def check_rules(rules: Any, params: type[CallerParams], fixed: Mapping[str, Any], points_cost: int = 0) -> None:
+def validate_rules(rules: Any, params: type[CallerParams], fixed: Mapping[str, Any], points_cost: int = 0) -> None:
     """Refuses rules that could ever leave a setting without a price, or make one absurd: InvalidParameter.
 
     `params` are the settings of the row's action, `fixed` those the row does not leave to callers.
     """
     if rules is None:
         return
-    if not isinstance(rules, list) or len(rules) > MOST_RULES:
-        raise InvalidParameter("price_rules", f"须为 JSON 数组，最多 {MOST_RULES} 条")
+    if not isinstance(rules, list) or len(rules) > MAX_RULES:
+        raise InvalidParameter("price_rules", f"须为 JSON 数组，最多 {MAX_RULES} 条")
     dearest, added, factor = points_cost, 0, Fraction(1)
     for number, rule in enumerate(rules, 1):
         try:
-            kind, most = _check_rule(rule, params, fixed)
-        except _Refused as refused:
+            kind, most = _validate_rule(rule, params, fixed)
+        except RuleError as refused:
             raise InvalidParameter("price_rules", f"第 {number} 条: {refused}") from None
         if kind == "points" and any("points" in earlier for earlier in rules[: number - 1]):
             raise InvalidParameter("price_rules", f"第 {number} 条: points 最多只能有一条")
@@ -108,16 +110,16 @@ def check_rules(rules: Any, params: type[CallerParams], fixed: Mapping[str, Any]
                 added += int(most)
             case "times":
                 factor *= most
-    if (dearest + added) * factor > MOST_POINTS:
-        raise InvalidParameter("price_rules", f"最高价格超过 {MOST_POINTS}")
+    if (dearest + added) * factor > MAX_POINTS:
+        raise InvalidParameter("price_rules", f"最高价格超过 {MAX_POINTS}")
 
 
-class _Refused(Exception):
+class RuleError(Exception):
     """What is wrong with one rule, in Chinese."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Values:
+class _ParamValues:
     """What a param may be: the values themselves, or whole numbers between two bounds where these are known."""
 
     all: tuple[Any, ...] | None
@@ -136,88 +138,88 @@ class _Values:
         return self.all if self.fixed is None else (self.fixed,)
 
 
-def _check_rule(rule: Any, params: type[CallerParams], fixed: Mapping[str, Any]) -> tuple[str, Fraction]:
+def _validate_rule(rule: Any, params: type[CallerParams], fixed: Mapping[str, Any]) -> tuple[str, Fraction]:
     """The kind of a rule, and the most it can come to."""
     if not isinstance(rule, dict) or not isinstance(rule.get("param"), str):
-        raise _Refused("须为带有 param 的 JSON 对象")
+        raise RuleError("须为带有 param 的 JSON 对象")
     kinds = [kind for kind in KINDS if kind in rule]
     if len(kinds) != 1:
-        raise _Refused("points、each、times 须且只能有一个")
+        raise RuleError("points、each、times 须且只能有一个")
     kind = kinds[0]
     if unknown := rule.keys() - KINDS[kind]:
-        raise _Refused(f"不支持的字段 {'、'.join(sorted(map(str, unknown)))}")
+        raise RuleError(f"不支持的字段 {'、'.join(sorted(map(str, unknown)))}")
     values = _read_values(rule["param"], params, fixed)
     if kind == "each":
-        return kind, Fraction(_check_each(rule, values))
-    return kind, _check_table(rule[kind], kind, values)
+        return kind, Fraction(_validate_units(rule, values))
+    return kind, _validate_table(rule[kind], kind, values)
 
 
-def _check_table(table: Any, kind: str, values: _Values | None) -> Fraction:
+def _validate_table(table: Any, kind: str, values: _ParamValues | None) -> Fraction:
     """`points` and `times`: every value that can be sold is named, and nothing that is no value."""
     if values is None or values.all is None:
-        raise _Refused(f"{kind} 只能用于有固定取值的参数")
+        raise RuleError(f"{kind} 只能用于有固定取值的参数")
     if not isinstance(table, dict):
-        raise _Refused(f"{kind} 须为 JSON 对象")
+        raise RuleError(f"{kind} 须为 JSON 对象")
     if unknown := [str(name) for name in table if not isinstance(name, str) or not values.has(name)]:
-        raise _Refused(f"没有取值 {'、'.join(unknown)}")
+        raise RuleError(f"没有取值 {'、'.join(unknown)}")
     if missing := [str(_key(value)) for value in values.sellable() or () if _key(value) not in table]:
-        raise _Refused(f"缺少取值 {'、'.join(missing)}")
+        raise RuleError(f"缺少取值 {'、'.join(missing)}")
     read = _read_times if kind == "times" else _read_points
     return max(read(value) for value in table.values())
 
 
-def _check_each(rule: dict[str, Any], values: _Values | None) -> int:
+def _validate_units(rule: dict[str, Any], values: _ParamValues | None) -> int:
     each = int(_read_points(rule["each"]))
     if values is None:
         if "as" in rule:
-            raise _Refused(f"{REFERENCES} 不支持 as")
-        return each * MOST_REFERENCES
+            raise RuleError(f"{REFERENCES} 不支持 as")
+        return each * MAX_REFERENCES
     if not values.is_whole:
-        raise _Refused("each 只能用于整数参数")
+        raise RuleError("each 只能用于整数参数")
     charged = rule.get("as", {})
     if not isinstance(charged, dict):
-        raise _Refused("as 须为 JSON 对象")
+        raise RuleError("as 须为 JSON 对象")
     if unknown := [str(name) for name in charged if not isinstance(name, str) or not values.has(name)]:
-        raise _Refused(f"没有取值 {'、'.join(unknown)}")
+        raise RuleError(f"没有取值 {'、'.join(unknown)}")
     stated = {name: int(_read_points(units)) for name, units in charged.items()}
     return each * _most_units(values, stated)
 
 
-def _most_units(values: _Values, stated: dict[str, int]) -> int:
+def _most_units(values: _ParamValues, stated: dict[str, int]) -> int:
     sold = values.sellable()
     if sold is None:
         if values.highest == math.inf:
-            raise _Refused("参数没有上限，不能按数量定价")
-        if not values.lowest >= -MOST_REFERENCES:
-            raise _Refused("参数没有下限，不能按数量定价")
+            raise RuleError("参数没有上限，不能按数量定价")
+        if not values.lowest >= -MAX_REFERENCES:
+            raise RuleError("参数没有下限，不能按数量定价")
         below_zero = range(int(values.lowest), 0)
         units = [stated.get(str(value), value) for value in below_zero]
         units += [int(values.highest), *stated.values()]
     else:
         units = [stated.get(str(value), value) for value in sold]
     if negative := [str(value) for value in units if value < 0]:
-        raise _Refused(f"负数取值 {'、'.join(negative[:MOST_RULES])} 须在 as 中说明按多少计费")
+        raise RuleError(f"负数取值 {'、'.join(negative[:MAX_RULES])} 须在 as 中说明按多少计费")
     return max(units)
 
 
-def _read_values(name: str, params: type[CallerParams], fixed: Mapping[str, Any]) -> _Values | None:
+def _read_values(name: str, params: type[CallerParams], fixed: Mapping[str, Any]) -> _ParamValues | None:
     """What JSON Schema says of the param; None for the count of references."""
     properties = params.model_json_schema(by_alias=True).get("properties", {})
     if name == REFERENCES:
         if name in properties:
-            raise _Refused(f"{REFERENCES} 与同名参数冲突")
+            raise RuleError(f"{REFERENCES} 与同名参数冲突")
         return None
     if name not in properties:
-        raise _Refused(f"没有参数 {name}，可用: {'、'.join([*properties, REFERENCES])}")
+        raise RuleError(f"没有参数 {name}，可用: {'、'.join([*properties, REFERENCES])}")
     branches = properties[name].get("anyOf", [properties[name]])
     typed = [branch for branch in branches if branch.get("type") != "null"]
     if len(typed) < len(branches) and fixed.get(name) is None:
-        raise _Refused(f"参数 {name} 可为空，不能定价")
+        raise RuleError(f"参数 {name} 可为空，不能定价")
     schema = typed[0] if len(typed) == 1 else {}
     listed = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if schema.get("type") == "boolean":
         listed = [True, False]
-    return _Values(
+    return _ParamValues(
         all=None if listed is None else tuple(listed),
         is_whole=schema.get("type") == "integer",
         lowest=schema.get("minimum", schema.get("exclusiveMinimum", -math.inf)),
@@ -227,16 +229,16 @@ def _read_values(name: str, params: type[CallerParams], fixed: Mapping[str, Any]
 
 
 def _read_points(value: Any) -> Fraction:
-    if not _is_whole(value) or not 0 <= value <= MOST_POINTS:
-        raise _Refused(f"须为 0 到 {MOST_POINTS} 的整数")
+    if not _is_whole(value) or not 0 <= value <= MAX_POINTS:
+        raise RuleError(f"须为 0 到 {MAX_POINTS} 的整数")
     return Fraction(value)
 
 
 def _read_times(value: Any) -> Fraction:
     """A number or a decimal in quotes. A float is taken as the decimal it is written as."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST_TIMES
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_FACTOR
     if is_number or (isinstance(value, str) and DECIMAL.fullmatch(value)):
         factor = Fraction(str(value))
-        if 0 < factor <= MOST_TIMES:
+        if 0 < factor <= MAX_FACTOR:
             return factor
-    raise _Refused(f"times 须为大于 0 且不超过 {MOST_TIMES} 的数字或小数字符串")
+    raise RuleError(f"times 须为大于 0 且不超过 {MAX_FACTOR} 的数字或小数字符串")

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, bindparam, func, select
 
-from app.database import Sessions
-from app.points.lots import next_lapse, spendable
+from app.database import Database
+from app.points.lots import next_expiry, spendable_points
 from app.tables import points_accounts, tasks
 from app.tables import points_ledger as ledger
 
@@ -21,15 +21,15 @@ class Balance:
     expires: datetime | None = None
 
 
-async def get_balance(sessions: Sessions, user_id: int) -> Balance:
+async def get_balance(database: Database, user_id: int) -> Balance:
     """The newest committed balance, from any process; zeros for a user who never had points."""
-    async with sessions.read() as session:
-        row = (await session.execute(_ACCOUNT, {"user": user_id})).one_or_none()
+    async with database.read() as connection:
+        row = (await connection.execute(_ACCOUNT, {"user": user_id})).one_or_none()
     return Balance(0, 0) if row is None else Balance(row.available, row.held, row.expires)
 
 
 async def list_records(
-    sessions: Sessions, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
+    database: Database, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """One page of the user's ledger, newest first, and the total number."""
     wanted: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
@@ -39,15 +39,15 @@ async def list_records(
         wanted.append(tasks.c.task_no == task_no)
     newest = select(*_SHOWN).select_from(_ENTRIES).where(*wanted).order_by(ledger.c.seq.desc())
     counted = select(func.count()).select_from(_ENTRIES if task_no else ledger).where(*wanted)
-    async with sessions.read() as session:
-        total = int(await session.scalar(counted) or 0)
-        rows = await session.execute(newest.limit(size).offset((page - 1) * size))
+    async with database.read() as connection:
+        total = int(await connection.scalar(counted) or 0)
+        rows = await connection.execute(newest.limit(size).offset((page - 1) * size))
         return [dict(row._mapping) for row in rows], total
 
 
 _user: BindParameter[int] = bindparam("user")
 _ACCOUNT = select(
-    spendable(_user).label("available"), points_accounts.c.held, next_lapse(_user).label("expires")
+    spendable_points(_user).label("available"), points_accounts.c.held, next_expiry(_user).label("expires")
 ).where(points_accounts.c.user_id == _user)
 _ENTRIES = ledger.outerjoin(tasks, tasks.c.id == ledger.c.task_id)
 _SHOWN = (

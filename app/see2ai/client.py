@@ -21,18 +21,18 @@ from httpx_aiohttp import AiohttpTransport
 
 from app import metrics
 from app.see2ai.actions import Action
-from app.see2ai.actions.action import list_urls
-from app.see2ai.states import HttpResponse, ResultKind, Verdict, read_poll, read_result, read_submit
+from app.see2ai.actions.action import as_urls
+from app.see2ai.states import HttpResponse, ResultKind, UpstreamResult, read_poll, read_result, read_submit
 from app.settings import Settings
-from app.times import read_retry_after
+from app.times import parse_retry_after
 
 log = structlog.get_logger()
 
 SUBMIT_SECONDS = 60
 POLL_SECONDS = 30
 CONNECT_SECONDS = 10
-LONGEST_BODY = 1_000_000
-LONGEST_PAUSE_SECONDS = 3600
+MAX_BODY_BYTES = 1_000_000
+MAX_RETRY_AFTER_SECONDS = 3600
 UPLOAD_PATH = "/api/v1/actions/see2ai_storage_upload_v1"
 UPLOAD_SECONDS = 300  # the vendor's own clients wait as long
 
@@ -41,22 +41,22 @@ class UnreadableAnswer(Exception):
     """The body is too long, or not what its encoding says."""
 
 
-class Unheard(Exception):
+class UpstreamUnreachable(Exception):
     """SEE2AI could not be asked, or what it answered could not be read; the text says why, for the operator."""
 
 
-class _LeaseOver(Exception):
+class _LeaseExpired(Exception):
     """The connection stands, and the visit that wanted it may not send any more."""
 
 
 _may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send", default=lambda: True)
 """Of the submit that is under way in this context."""
 
-_LOST = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
+CONNECTION_ERRORS = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
 """The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP."""
 
 
-class See2ai:
+class See2aiClient:
     """A client for one base URL and one key. The key goes to that origin only and never along a redirect."""
 
     def __init__(self, settings: Settings) -> None:
@@ -68,80 +68,84 @@ class See2ai:
         }
         self._fresh = _open_client(keep_connections=False)
         self._kept = _open_client(keep_connections=True)
-        self._told_words: set[str] = set()
+        self._logged_states: set[str] = set()
 
-    async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> Verdict:
+    async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
         """Sends one job. `may_send` is asked first and once more when the connection stands, which may have taken long:
         a visit whose lease has run out sends nothing."""
         if not may_send():
-            return Verdict(ResultKind.NOT_SENT, "the lease ran out before sending")
+            return UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
         log.info("see2ai_submit", action=action.name, payload=request)
         asked = _may_send.set(may_send)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._request(self._fresh, "POST", action.submit_path, json=request)
-        except _LeaseOver:
-            verdict = Verdict(ResultKind.NOT_SENT, "the lease ran out before sending")
-        except _LOST as error:
-            verdict = Verdict(ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.AMBIGUOUS, _describe(error))
+        except _LeaseExpired:
+            result = UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
+        except CONNECTION_ERRORS as error:
+            result = UpstreamResult(
+                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.UNKNOWN_OUTCOME, _describe(error)
+            )
         except (TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(ResultKind.AMBIGUOUS, _describe(error))
+            result = UpstreamResult(ResultKind.UNKNOWN_OUTCOME, _describe(error))
         else:
-            verdict = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
+            result = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
             log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
         finally:
             _may_send.reset(asked)
-        metrics.UPSTREAM_ANSWERS.labels("submit", verdict.kind).inc()
-        return verdict
+        metrics.UPSTREAM_ANSWERS.labels("submit", result.kind).inc()
+        return result
 
-    async def poll(self, action: Action, task_id: str) -> Verdict:
+    async def poll(self, action: Action, task_id: str) -> UpstreamResult:
         """Looks after one job. Anything unreadable is trouble, to be looked at again."""
         path = (action.status_path or "").format(task_id=quote(task_id, safe=""))
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 answer = await self._request(self._kept, "GET", path)
-        except (*_LOST, TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(ResultKind.SERVER_ERROR, _describe(error))
+        except (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer) as error:
+            result = UpstreamResult(ResultKind.SERVER_ERROR, _describe(error))
         else:
-            verdict = read_poll(answer, task_id, action.read_urls)
-            if verdict.kind is not ResultKind.RUNNING:
+            result = read_poll(answer, task_id, action.read_urls)
+            if result.kind is not ResultKind.RUNNING:
                 log.info("see2ai_answer", task_id=task_id, status=answer.status, body=answer.body[:4000])
-        metrics.UPSTREAM_ANSWERS.labels("poll", verdict.kind).inc()
-        self._note_unknown_word(verdict.unknown_word)
-        return verdict
+        metrics.UPSTREAM_ANSWERS.labels("poll", result.kind).inc()
+        self._log_unknown_state(result.unknown_state)
+        return result
 
-    async def upload(self, path: Path) -> Verdict:
+    async def upload(self, path: Path) -> UpstreamResult:
         """Hands a file to SEE2AI's own storage: DONE with its link. Doing it twice is harmless."""
         try:
             with path.open("rb") as file:
                 async with asyncio.timeout(UPLOAD_SECONDS):
                     answer = await self._request(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
-        except (*_LOST, TimeoutError, UnreadableAnswer) as error:
-            verdict = Verdict(ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.SERVER_ERROR, _describe(error))
+        except (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer) as error:
+            result = UpstreamResult(
+                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.SERVER_ERROR, _describe(error)
+            )
         else:
-            verdict = read_result(answer, lambda body: list_urls(body.get("url")))
-        log.info("see2ai_upload", name=path.name, verdict=verdict.kind, note=verdict.detail[:300])
-        metrics.UPSTREAM_ANSWERS.labels("upload", verdict.kind).inc()
-        return verdict
+            result = read_result(answer, lambda body: as_urls(body.get("url")))
+        log.info("see2ai_upload", name=path.name, result=result.kind, note=result.detail[:300])
+        metrics.UPSTREAM_ANSWERS.labels("upload", result.kind).inc()
+        return result
 
     async def request(self, method: str, path: str) -> HttpResponse:
         """A question that may be repeated without harm. Raises Unheard."""
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 return await self._request(self._kept, method, path)
-        except (*_LOST, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
-            raise Unheard(_describe(error)) from error
+        except (*CONNECTION_ERRORS, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
+            raise UpstreamUnreachable(_describe(error)) from error
 
     async def _request(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> HttpResponse:
         url = self._base_url + path
         async with client.stream(method, url, headers=self._headers, **body) as response:
-            content = await _read_capped(response)
-        pause = read_retry_after(response.headers.get("Retry-After"), LONGEST_PAUSE_SECONDS)
+            content = await _read_limited(response)
+        pause = parse_retry_after(response.headers.get("Retry-After"), MAX_RETRY_AFTER_SECONDS)
         return HttpResponse(response.status_code, content, pause)
 
-    def _note_unknown_word(self, word: str) -> None:
-        if word and word not in self._told_words and len(self._told_words) < 100:  # noqa: PLR2004
-            self._told_words.add(word)
+    def _log_unknown_state(self, word: str) -> None:
+        if word and word not in self._logged_states and len(self._logged_states) < 100:  # noqa: PLR2004
+            self._logged_states.add(word)
             metrics.UNKNOWN_STATES.labels(word).inc()
             log.warning("see2ai_unknown_state", word=word, meaning="taken as still running")
 
@@ -150,7 +154,7 @@ class See2ai:
         await self._kept.aclose()
 
 
-class _WithoutReason(aiohttp.ClientResponse):
+class _LenientResponse(aiohttp.ClientResponse):
     """Forgets the reason phrase: one that is no UTF-8 would make httpx's transport raise over a good answer."""
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
@@ -159,17 +163,17 @@ class _WithoutReason(aiohttp.ClientResponse):
         return answer
 
 
-class _Leased(aiohttp.ClientRequest):
+class _LeaseCheckedRequest(aiohttp.ClientRequest):
     """Asks at the very last moment, with the connection made and not a byte on it, whether it may go."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         if not _may_send.get()():
-            raise _LeaseOver
+            raise _LeaseExpired
         return await super().send(conn)
 
 
 def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
-    def session() -> aiohttp.ClientSession:
+    def connection() -> aiohttp.ClientSession:
         # `force_close` and a keep-alive time exclude each other in aiohttp's connector.
         connector = (
             aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=15)
@@ -177,8 +181,8 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
             else aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True)
         )
         return aiohttp.ClientSession(
-            request_class=_Leased,
-            response_class=_WithoutReason,
+            request_class=_LeaseCheckedRequest,
+            response_class=_LenientResponse,
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -186,7 +190,7 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
 
     return httpx.AsyncClient(
         # For sessions of its own, which it never opens, the transport would read all certificates; this trusts none.
-        transport=AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=session, trust_env=False),
+        transport=AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=connection, trust_env=False),
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         follow_redirects=False,
         trust_env=False,
@@ -202,12 +206,12 @@ def _was_never_sent(error: Exception) -> bool:
     return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
-async def _read_capped(response: httpx.Response) -> bytes:
-    """The decoded body, never more than LONGEST_BODY of it, however it was packed."""
+async def _read_limited(response: httpx.Response) -> bytes:
+    """The decoded body, never more than MAX_BODY_BYTES of it, however it was packed."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) > LONGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             raise UnreadableAnswer("the body is too long")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding in {"identity", ""}:
@@ -216,7 +220,7 @@ async def _read_capped(response: httpx.Response) -> bytes:
         raise UnreadableAnswer(f"an encoding we did not ask for: {encoding[:20]}")
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
-        plain = unpacker.decompress(bytes(body), LONGEST_BODY)
+        plain = unpacker.decompress(bytes(body), MAX_BODY_BYTES)
     except zlib.error as error:
         raise UnreadableAnswer("broken compression") from error
     if unpacker.unconsumed_tail:

@@ -18,8 +18,8 @@ FAILURE = frozenset(
 )
 WAITING = frozenset({"queued", "pending", "submitted", "created", "waiting"})
 RUNNING = frozenset({"running", "processing", "in_progress", "generating", AWAITING_APPROVAL})
-LONGEST_TASK_ID = 128
-LONGEST_NOTE = 2000
+MAX_TASK_ID_LENGTH = 128
+MAX_NOTE_LENGTH = 2000
 
 ReadUrls = Callable[[dict[str, Any]], tuple[str, ...]]
 """Where an action has its results in the body of an answer."""
@@ -40,9 +40,9 @@ class ResultKind(StrEnum):
     """Too fast; `retry_after_seconds` may say how long to wait."""
     SERVER_ERROR = "trouble"
     """An error of SEE2AI's own, not charged by its promise; for a poll also anything unreadable."""
-    GAVE_UP = "gave_up"
+    UPSTREAM_TIMEOUT = "gave_up"
     """SEE2AI says the generation timed out."""
-    AMBIGUOUS = "ambiguous"
+    UNKNOWN_OUTCOME = "ambiguous"
     """A job may be running that we know nothing of: never send again."""
     RUNNING = "running"
     """The job goes on; `progress` may say how far it is."""
@@ -55,17 +55,17 @@ class ResultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class UpstreamResult:
     """One answer, understood. `note` is for the operator and never shown to a caller."""
 
     kind: ResultKind
     detail: str = ""
     task_id: str = ""
-    awaits_approval: bool = False
+    is_awaiting_approval: bool = False
     urls: tuple[str, ...] = ()
     progress: int | None = None
     retry_after_seconds: float | None = None
-    unknown_word: str = ""
+    unknown_state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,83 +77,89 @@ class HttpResponse:
     retry_after_seconds: float | None = None
 
 
-def read_submit(answer: HttpResponse) -> Verdict:
+def read_submit(answer: HttpResponse) -> UpstreamResult:
     """The verdict on the answer to a submit, by the table "answer to a submit"."""
     if 200 <= answer.status < 300:  # noqa: PLR2004
         return _accepted(answer)
     note = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return Verdict(ResultKind.ACCOUNT_ERROR, note)
+            return UpstreamResult(ResultKind.ACCOUNT_ERROR, note)
         case 429:
-            return Verdict(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
         case 500 | 502 | 503:
-            return Verdict(ResultKind.SERVER_ERROR, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.SERVER_ERROR, note, retry_after_seconds=answer.retry_after_seconds)
         case 504:
-            return Verdict(ResultKind.GAVE_UP, note)
+            return UpstreamResult(ResultKind.UPSTREAM_TIMEOUT, note)
         case status if 400 <= status < 500:  # noqa: PLR2004
-            return Verdict(ResultKind.REJECTED, note)
+            return UpstreamResult(ResultKind.REJECTED, note)
     # A redirect or an unheard-of status: whoever sent it may have passed the submit on.
-    return Verdict(ResultKind.AMBIGUOUS, note)
+    return UpstreamResult(ResultKind.UNKNOWN_OUTCOME, note)
 
 
-def read_result(answer: HttpResponse, read_urls: ReadUrls) -> Verdict:
+def read_result(answer: HttpResponse, read_urls: ReadUrls) -> UpstreamResult:
     """The verdict on the answer to a submit that blocks until the result is there."""
-    verdict = read_submit(answer)
+    result = read_submit(answer)
     if not 200 <= answer.status < 300:  # noqa: PLR2004
-        return verdict
+        return result
     body = _json_object(answer.body)
     urls = read_urls(body) if body is not None and _state(body) not in FAILURE else ()
     if not urls:
-        return Verdict(ResultKind.AMBIGUOUS, f"HTTP {answer.status} without a result: {_excerpt(answer.body)}")
-    return Verdict(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=urls)
+        return UpstreamResult(
+            ResultKind.UNKNOWN_OUTCOME, f"HTTP {answer.status} without a result: {_excerpt(answer.body)}"
+        )
+    return UpstreamResult(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=urls)
 
 
-def _accepted(answer: HttpResponse) -> Verdict:
+def _accepted(answer: HttpResponse) -> UpstreamResult:
     body = _json_object(answer.body)
     task_id = body.get("task_id") if body is not None else None
     if isinstance(task_id, int) and not isinstance(task_id, bool):
         task_id = str(task_id)
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_TASK_ID or not task_id.isprintable():
-        return Verdict(ResultKind.AMBIGUOUS, f"HTTP {answer.status} without a readable task_id: {_excerpt(answer.body)}")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_TASK_ID_LENGTH or not task_id.isprintable():
+        return UpstreamResult(
+            ResultKind.UNKNOWN_OUTCOME, f"HTTP {answer.status} without a readable task_id: {_excerpt(answer.body)}"
+        )
     waits = body is not None and _state(body) == AWAITING_APPROVAL
-    return Verdict(ResultKind.ACCEPTED, _excerpt(answer.body), task_id=task_id, awaits_approval=waits)
+    return UpstreamResult(ResultKind.ACCEPTED, _excerpt(answer.body), task_id=task_id, is_awaiting_approval=waits)
 
 
-def read_poll(answer: HttpResponse, task_id: str, read_urls: ReadUrls) -> Verdict:
+def read_poll(answer: HttpResponse, task_id: str, read_urls: ReadUrls) -> UpstreamResult:
     """The verdict on the answer to a poll of `task_id`, by the table "answer to a poll"."""
     note = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return Verdict(ResultKind.ACCOUNT_ERROR, note)
+            return UpstreamResult(ResultKind.ACCOUNT_ERROR, note)
         case 404:
-            return Verdict(ResultKind.NOT_FOUND, note)
+            return UpstreamResult(ResultKind.NOT_FOUND, note)
         case 429:
-            return Verdict(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
     body = _json_object(answer.body)
     # 422 with a word is how `needs_repair` arrives.
     if body is None or not _state(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
-        return Verdict(ResultKind.SERVER_ERROR, note)
+        return UpstreamResult(ResultKind.SERVER_ERROR, note)
     theirs = body.get("task_id")
     if theirs is not None and str(theirs) != task_id:
-        return Verdict(ResultKind.SERVER_ERROR, f"an answer about another task: {str(theirs)[:LONGEST_TASK_ID]!a}")
-    return _by_word(body, answer, read_urls)
+        return UpstreamResult(
+            ResultKind.SERVER_ERROR, f"an answer about another task: {str(theirs)[:MAX_TASK_ID_LENGTH]!a}"
+        )
+    return _from_state(body, answer, read_urls)
 
 
-def _by_word(body: dict[str, Any], answer: HttpResponse, read_urls: ReadUrls) -> Verdict:
+def _from_state(body: dict[str, Any], answer: HttpResponse, read_urls: ReadUrls) -> UpstreamResult:
     word = _state(body)
     if word == NEEDS_REPAIR:
-        return Verdict(ResultKind.REJECTED, f"{word}: {error_text(answer.body)}")
+        return UpstreamResult(ResultKind.REJECTED, f"{word}: {error_text(answer.body)}")
     if word in FAILURE:
-        return Verdict(ResultKind.FAILED, f"{word}: {error_text(answer.body)}")
+        return UpstreamResult(ResultKind.FAILED, f"{word}: {error_text(answer.body)}")
     if word in SUCCESS:
-        return Verdict(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=read_urls(body))
+        return UpstreamResult(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=read_urls(body))
     known = word in WAITING or word in RUNNING
-    return Verdict(
+    return UpstreamResult(
         ResultKind.RUNNING,
-        awaits_approval=word == AWAITING_APPROVAL,
+        is_awaiting_approval=word == AWAITING_APPROVAL,
         progress=_progress(body.get("progress")),
-        unknown_word="" if known else word[:40].encode(errors="replace").decode(),
+        unknown_state="" if known else word[:40].encode(errors="replace").decode(),
     )
 
 
@@ -202,15 +208,15 @@ def _error_message(body: bytes) -> str:
     detail = value.get("detail")
     if isinstance(detail, list):
         parts = [str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in detail]
-        return "; ".join(parts)[:LONGEST_NOTE]
+        return "; ".join(parts)[:MAX_NOTE_LENGTH]
     error = value.get("error")
     nested = error.get("message") if isinstance(error, dict) else error
     guidance = (value.get("repair_summary"), value.get("user_facing_message"))
     for text in (detail, nested, value.get("error_message"), value.get("message"), *guidance):
         if isinstance(text, str) and text:
-            return text[:LONGEST_NOTE]
+            return text[:MAX_NOTE_LENGTH]
     return _excerpt(body)
 
 
 def _excerpt(body: bytes) -> str:
-    return body[:LONGEST_NOTE].decode(errors="replace")
+    return body[:MAX_NOTE_LENGTH].decode(errors="replace")

@@ -4,11 +4,11 @@ Written once for MySQL (8.0.16+, MariaDB 10.11) and SQLite; `migrations/` builds
 holds the two against each other. All times are UTC with milliseconds. Points are whole numbers.
 """
 
-from app.tables.columns import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, exact, metadata
+from app.tables.columns import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
 from app.tables.people import api_keys, users
-from app.tables.points import points_accounts, points_codes, points_ledger, points_lot_uses, points_lots
+from app.tables.points import points_accounts, points_ledger, points_lot_uses, points_lots, redeem_codes
 from app.tables.prices import points_config
-from app.tables.upkeep import chores, model_durations, provider_state
+from app.tables.upkeep import circuit_breakers, model_durations, scheduled_jobs
 from app.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets
 from app.tables.work import tasks
 
@@ -21,17 +21,17 @@ __all__ = [
     "Json",
     "UtcTime",
     "api_keys",
-    "chores",
-    "exact",
+    "binary_string",
+    "circuit_breakers",
     "metadata",
     "model_durations",
     "points_accounts",
-    "points_codes",
     "points_config",
     "points_ledger",
     "points_lot_uses",
     "points_lots",
-    "provider_state",
+    "redeem_codes",
+    "scheduled_jobs",
     "tasks",
     "users",
     "webhook_deliveries",

@@ -56,7 +56,7 @@ ID = BigInteger().with_variant(Integer(), "sqlite")
 POINTS = BigInteger
 
 
-def exact(length: int) -> TypeEngine[str]:
+def binary_string(length: int) -> TypeEngine[str]:
     """Names and keys compare byte by byte: MySQL's default collation ignores case and trailing blanks."""
     return String(length).with_variant(
         mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"

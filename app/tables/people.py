@@ -2,13 +2,13 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, MYSQL, Json, UtcTime, exact, metadata
+from app.tables.columns import ID, MYSQL, Json, UtcTime, binary_string, metadata
 
 users = Table(
     "users",
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
-    Column("username", exact(64), nullable=True),
+    Column("username", binary_string(64), nullable=True),
     Column("role", String(16), nullable=False, server_default="user"),
     Column("status", String(16), nullable=False, server_default="active"),
     Column("tokens_valid_from", UtcTime, nullable=True),  # a JWT issued before is void: ban, password change
@@ -24,8 +24,8 @@ api_keys = Table(
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
     Column("user_id", BigInteger, nullable=False),
-    Column("digest", exact(64), nullable=False),  # SHA-256 in hex; the key itself is stored nowhere
-    Column("prefix", exact(16), nullable=False),
+    Column("digest", binary_string(64), nullable=False),  # SHA-256 in hex; the key itself is stored nowhere
+    Column("prefix", binary_string(16), nullable=False),
     Column("name", String(100), nullable=False, server_default=""),
     Column("scopes", Json, nullable=False),
     Column("expires_at", UtcTime, nullable=True),

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, MYSQL, POINTS, UtcTime, exact, metadata
+from app.tables.columns import ID, MYSQL, POINTS, UtcTime, binary_string, metadata
 
 points_accounts = Table(
     "points_accounts",
@@ -36,7 +36,7 @@ points_ledger = Table(
     Column("balance_after", POINTS, nullable=False),
     Column("task_id", BigInteger, nullable=True),
     Column("phase", String(8), nullable=True),  # a task opens once and closes once
-    Column("ref", exact(128), nullable=True),  # a top-up by reference is applied once
+    Column("ref", binary_string(128), nullable=True),  # a top-up by reference is applied once
     Column("remark", String(255), nullable=False, server_default=""),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("task_id", "phase"),
@@ -63,7 +63,7 @@ points_lots = Table(
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
     Column("user_id", BigInteger, nullable=False),
-    Column("ref", exact(128), nullable=True),  # of the grant that made it
+    Column("ref", binary_string(128), nullable=True),  # of the grant that made it
     Column("origin_lot_id", BigInteger, nullable=True),  # or the lapsed lot whose refunded points it holds
     Column("granted", POINTS, nullable=False),
     Column("remaining", POINTS, nullable=False),
@@ -88,13 +88,13 @@ points_lot_uses = Table(
     **MYSQL,
 )
 
-points_codes = Table(
-    "points_codes",
+redeem_codes = Table(
+    "redeem_codes",
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
-    Column("batch", exact(64), nullable=False),
-    Column("digest", exact(64), nullable=False),  # SHA-256 in hex; the code itself is stored nowhere
-    Column("prefix", exact(8), nullable=False),
+    Column("batch", binary_string(64), nullable=False),
+    Column("digest", binary_string(64), nullable=False),  # SHA-256 in hex; the code itself is stored nowhere
+    Column("prefix", binary_string(8), nullable=False),
     Column("points", POINTS, nullable=False),
     Column("lot_days", Integer, nullable=True),  # how long its points live once redeemed; NULL: for ever
     Column("expires_at", UtcTime, nullable=True),  # the code itself

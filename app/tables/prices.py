@@ -2,17 +2,17 @@
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, MYSQL, POINTS, Json, UtcTime, exact, metadata
+from app.tables.columns import ID, MYSQL, POINTS, Json, UtcTime, binary_string, metadata
 
 points_config = Table(
     "points_config",
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
-    Column("model_name", exact(100), nullable=False),
+    Column("model_name", binary_string(100), nullable=False),
     Column("description", String(255), nullable=False),
     Column("points_cost", POINTS, nullable=False),
     Column("task_type", String(32), nullable=False),
-    Column("action", exact(64), nullable=False),  # the SEE2AI action it runs on
+    Column("action", binary_string(64), nullable=False),  # the SEE2AI action it runs on
     Column("params", Json, nullable=False),  # fixed settings; a caller cannot override them
     Column("defaults", Json, nullable=False),
     Column("price_rules", Json, nullable=True),

@@ -2,15 +2,15 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, LONG_TEXT, MYSQL, Json, UtcTime, exact, metadata
+from app.tables.columns import ID, LONG_TEXT, MYSQL, Json, UtcTime, binary_string, metadata
 
 # Signs what goes to the `callbackUrl`s of a user's tasks; endpoints have secrets of their own.
 webhook_secrets = Table(
     "webhook_secrets",
     metadata,
     Column("user_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("secret", exact(64), nullable=False),  # in clear: a signature needs it
-    Column("previous", exact(64), nullable=True),  # signs as well, until then
+    Column("secret", binary_string(64), nullable=False),  # in clear: a signature needs it
+    Column("previous", binary_string(64), nullable=True),  # signs as well, until then
     Column("previous_until", UtcTime, nullable=True),
     Column("created_at", UtcTime, nullable=False),
     **MYSQL,
@@ -23,8 +23,8 @@ webhook_endpoints = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("url", LONG_TEXT, nullable=False),  # as it is dialled
     Column("events", Json, nullable=False),  # the types it wants to hear of
-    Column("secret", exact(64), nullable=False),
-    Column("previous", exact(64), nullable=True),
+    Column("secret", binary_string(64), nullable=False),
+    Column("previous", binary_string(64), nullable=True),
     Column("previous_until", UtcTime, nullable=True),
     Column("failing_since", UtcTime, nullable=True),  # the first failure after the newest success
     Column("failed_at", UtcTime, nullable=True),  # the newest failure
@@ -45,7 +45,7 @@ webhook_deliveries = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("task_id", BigInteger, nullable=False),
     Column("endpoint_id", BigInteger, nullable=False),  # 0: the task's own callbackUrl
-    Column("host", exact(260), nullable=False),  # host and port of the receiver: nobody slow takes all hands
+    Column("host", binary_string(260), nullable=False),  # host and port of the receiver: nobody slow takes all hands
     Column("status", String(16), nullable=False),
     Column("version", Integer, nullable=False),  # the fence: only grows
     Column("attempts", Integer, nullable=False),  # begun, in this series

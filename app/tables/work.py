@@ -2,22 +2,22 @@
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, exact, metadata
+from app.tables.columns import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
 
 tasks = Table(
     "tasks",
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
-    Column("task_no", exact(40), nullable=False),
+    Column("task_no", binary_string(40), nullable=False),
     Column("user_id", BigInteger, nullable=False),
     # what was asked, and at which price
-    Column("model_name", exact(100), nullable=False),
+    Column("model_name", binary_string(100), nullable=False),
     Column("task_type", String(32), nullable=False),
-    Column("action", exact(64), nullable=False),
+    Column("action", binary_string(64), nullable=False),
     Column("prompt", PROMPT, nullable=False),
     Column("image_url", Json, nullable=True),  # as submitted: a string, or a list
     Column("params", Json, nullable=False),  # the caller's own
-    Column("request", Json, nullable=False),  # the body for SEE2AI, fixed at submit
+    Column("upstream_request", Json, nullable=False),  # the body for SEE2AI, fixed at submit
     Column("points_cost", POINTS, nullable=False),
     # where it stands
     Column("status", String(16), nullable=False),
@@ -29,10 +29,10 @@ tasks = Table(
     Column("next_run_at", UtcTime, nullable=True),
     Column("lease_until", UtcTime, nullable=True),
     Column("deadline_at", UtcTime, nullable=False),
-    Column("steps", Json, nullable=False),  # a short history for the operator
+    Column("history", Json, nullable=False),  # a short history for the operator
     # what SEE2AI said
-    Column("upstream_task_id", exact(128), nullable=True),
-    Column("upstream", Json, nullable=True),  # result URLs and counters of the looks; never shown to callers
+    Column("upstream_task_id", binary_string(128), nullable=True),
+    Column("upstream_state", Json, nullable=True),  # result URLs and counters of the looks; never shown to callers
     Column("suspected_orphan", Boolean, nullable=False, server_default="0"),
     # how it ended
     Column("results", Json, nullable=True),  # [{key, thumbnailKey, type, width, height, bytes}]
@@ -44,7 +44,7 @@ tasks = Table(
     Column("completed_at", UtcTime, nullable=True),
     Column("callback_url", LONG_TEXT, nullable=True),  # as it is dialled; told of the end
     # the caller's own name for this very submit, and what was asked under it
-    Column("idempotency_key", exact(128), nullable=True),
+    Column("idempotency_key", binary_string(128), nullable=True),
     Column("idempotency_digest", String(64), nullable=True),
     UniqueConstraint("task_no"),
     Index("uq_tasks_user_id_idempotency_key", "user_id", "idempotency_key", unique=True),

@@ -17,29 +17,29 @@ import structlog
 from sqlalchemy import select
 
 from app import metrics
-from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict, utc_after
+from app.database import CommitUnknown, UniqueViolation, retry_on_conflict, utc_after
 from app.errors import TaskFailure, Unavailable
-from app.faults import fault_point
+from app.faults import failpoint
 from app.runtime import Runtime
 from app.see2ai.states import ResultKind
 from app.tables import tasks
 from app.tasks import decide
-from app.tasks.claim import Visit, boot_seconds, fenced_update
-from app.tasks.decide import Complete, Fail, Later, Move, Onward
-from app.tasks.durations import usual_seconds
-from app.tasks.finish import finish_task, with_step
-from app.tasks.host import host_results
+from app.tasks.claim import ClaimedTask, boottime, fenced_update
+from app.tasks.decide import Advance, Complete, Decision, Fail, Reschedule
+from app.tasks.durations import typical_seconds
+from app.tasks.finish import append_history, finish_task
+from app.tasks.host import rehost_results
 from app.tasks.prepare import prepare
-from app.tasks.providers import ask_leave
+from app.tasks.providers import acquire_permission
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-AT_ONCE_SECONDS = 0.001  # a delay, so that the row is given back, but none to speak of
+IMMEDIATELY = 0.001  # a delay, so that the row is given back, but none to speak of
 
 
-class Stale(Exception):
+class LostLease(Exception):
     """Another visit was first: whatever this one found out changes nothing."""
 
 
@@ -48,93 +48,95 @@ def always(_step: str) -> bool:
     return True
 
 
-async def run_steps(runtime: Runtime, visit: Visit, may_go_on: Callable[[str], bool] = always) -> Later | None:
-    """Takes the task one step on, and further while it is due at once and `may_go_on` to the next.
+async def run_steps(
+    runtime: Runtime, visit: ClaimedTask, can_continue: Callable[[str], bool] = always
+) -> Reschedule | None:
+    """Takes the task one step on, and further while it is due at once and `can_continue` to the next.
 
     Returns a Later for the caller to give back in a batch; None where everything is written. Raises Stale.
     """
     while True:
-        fault_point("visit.claimed")
-        move = decide.on_arrival(visit) or await _take_step(runtime, visit)
-        if isinstance(move, Later):
-            return decide.with_estimate(visit, move, usual_seconds(runtime, visit.model_name, visit.action))
-        if isinstance(move, Complete | Fail):
-            await _end(runtime, visit, move)
+        failpoint("visit.claimed")
+        decision = decide.before_step(visit) or await _take_step(runtime, visit)
+        if isinstance(decision, Reschedule):
+            return decide.with_estimate(visit, decision, typical_seconds(runtime, visit.model_name, visit.action))
+        if isinstance(decision, Complete | Fail):
+            await _end(runtime, visit, decision)
             return None
-        if move.step != visit.step and not move.delay_seconds and not may_go_on(move.step):
-            move = replace(move, delay_seconds=AT_ONCE_SECONDS)
-        await _until_heard(visit, lambda: _write_onward(runtime, visit, move))  # noqa: B023 (awaited at once)
-        fault_point("onward.after_commit")
-        runtime.notices.publish(visit.user_id, visit.task_no)
-        if move.delay_seconds > 0:
+        if decision.step != visit.step and not decision.delay_seconds and not can_continue(decision.step):
+            decision = replace(decision, delay_seconds=IMMEDIATELY)
+        await _retry_until_committed(visit, lambda: _commit_advance(runtime, visit, decision))  # noqa: B023 (awaited at once)
+        failpoint("onward.after_commit")
+        runtime.pubsub.publish(visit.user_id, visit.task_no)
+        if decision.delay_seconds > 0:
             return None
 
 
-async def _take_step(runtime: Runtime, visit: Visit) -> Move:
+async def _take_step(runtime: Runtime, visit: ClaimedTask) -> Decision:
     match visit.step:
         case "prepare":
-            return await prepare(runtime, visit, lambda intent: _write_onward(runtime, visit, intent))
+            return await prepare(runtime, visit, lambda intent: _commit_advance(runtime, visit, intent))
         case "submit":
             return await _submit(runtime, visit)
         case "poll":
             return await _poll(runtime, visit)
         case "host":
-            return await host_results(runtime, visit)
+            return await rehost_results(runtime, visit)
     raise AssertionError(f"no step {visit.step}")
 
 
-async def _submit(runtime: Runtime, visit: Visit) -> Move:
+async def _submit(runtime: Runtime, visit: ClaimedTask) -> Decision:
     """Writes the intent, then sends. Between the two nobody else may send, and after them nobody ever will."""
     action = runtime.actions[visit.action]
-    circuit = runtime.circuits[action.provider]
-    if pause := await ask_leave(runtime, circuit):
-        return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
-    with circuit.call():
-        fault_point("send.before_intent")
-        await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))
-        fault_point("send.after_intent")
-        verdict = await runtime.see2ai.submit(action, visit.upstream_request, may_send=visit.is_held)
-        fault_point("send.after_answer")
-        verdict = circuit.heed(verdict)
-    return _with_hosting_deadline(runtime, visit, decide.after_submit(visit, verdict))
+    breaker = runtime.breakers[action.provider]
+    if pause := await acquire_permission(runtime, breaker):
+        return decide.wait_for_upstream(visit, pause, f"circuit open: {breaker.reason}")
+    with breaker.call():
+        failpoint("send.before_intent")
+        await _commit_advance(runtime, visit, Advance("submitting", "asking SEE2AI"))
+        failpoint("send.after_intent")
+        result = await runtime.see2ai.submit(action, visit.upstream_request, may_send=visit.is_held)
+        failpoint("send.after_answer")
+        result = breaker.record_result(result)
+    return _with_hosting_deadline(runtime, visit, decide.after_submit(visit, result))
 
 
-async def _poll(runtime: Runtime, visit: Visit) -> Move:
+async def _poll(runtime: Runtime, visit: ClaimedTask) -> Decision:
     action = runtime.actions[visit.action]
-    circuit = runtime.circuits[action.provider]
-    is_last_look = visit.seconds_left() <= 0
-    is_asked_anyway = is_last_look or visit.upstream_state.get("relooked")  # of a job that is done, its links only
-    pause = 0.0 if is_asked_anyway else await ask_leave(runtime, circuit, is_poll=True)
+    breaker = runtime.breakers[action.provider]
+    is_last_poll = visit.seconds_left() <= 0
+    ignores_breaker = is_last_poll or visit.upstream_state.get("relooked")  # of a job that is done, its links only
+    pause = 0.0 if ignores_breaker else await acquire_permission(runtime, breaker, is_poll=True)
     if pause:
-        return decide.parked(visit, pause, "polls slowed or circuit open: " + circuit.reason)
-    with circuit.call(is_look=True):
-        fault_point("poll.before")
-        verdict = await runtime.see2ai.poll(action, visit.upstream_task_id or "")
-        fault_point("poll.after_answer")
-        verdict = circuit.heed(verdict, is_look=True)
-    if verdict.kind is ResultKind.RATE_LIMITED:
-        circuit.slow_polls(verdict.retry_after_seconds)
-    now = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at)
-    return _with_hosting_deadline(runtime, visit, decide.after_poll(visit, verdict, now, is_last_look=is_last_look))
+        return decide.wait_for_upstream(visit, pause, "polls slowed or circuit open: " + breaker.reason)
+    with breaker.call(is_free=True):
+        failpoint("poll.before")
+        result = await runtime.see2ai.poll(action, visit.upstream_task_id or "")
+        failpoint("poll.after_answer")
+        result = breaker.record_result(result, is_free=True)
+    if result.kind is ResultKind.RATE_LIMITED:
+        breaker.throttle_polls(result.retry_after_seconds)
+    now = visit.now + timedelta(seconds=boottime() - visit.claimed_at)
+    return _with_hosting_deadline(runtime, visit, decide.after_poll(visit, result, now, is_last_poll=is_last_poll))
 
 
-def _with_hosting_deadline(runtime: Runtime, visit: Visit, move: Move) -> Move:
+def _with_hosting_deadline(runtime: Runtime, visit: ClaimedTask, decision: Decision) -> Decision:
     """Hosting has a time of its own, counted from the first word that there is a result."""
-    if isinstance(move, Onward) and move.step == "host" and not visit.upstream_state.get("relooked"):
-        return replace(move, deadline_seconds=runtime.settings.hosting_deadline_seconds)
-    return move
+    if isinstance(decision, Advance) and decision.step == "host" and not visit.upstream_state.get("relooked"):
+        return replace(decision, deadline_seconds=runtime.settings.hosting_deadline_seconds)
+    return decision
 
 
-async def _end(runtime: Runtime, visit: Visit, end: Complete | Fail) -> None:
+async def _end(runtime: Runtime, visit: ClaimedTask, end: Complete | Fail) -> None:
     note = "completed" if isinstance(end, Complete) else f"failed: {end.reason.name} {end.note}"
-    steps = with_step(visit.history, "done", note)
-    is_ours = await _until_heard(visit, lambda: finish_task(runtime, visit, end, steps))
-    runtime.notices.publish(visit.user_id, visit.task_no)  # if another was first, that may be our own unheard COMMIT
+    history = append_history(visit.history, "done", note)
+    is_ours = await _retry_until_committed(visit, lambda: finish_task(runtime, visit, end, history))
+    runtime.pubsub.publish(visit.user_id, visit.task_no)  # if another was first, that may be our own unheard COMMIT
     if not is_ours:
-        raise Stale
+        raise LostLease
 
 
-async def _until_heard(visit: Visit, write_it: Callable[[], Awaitable[T]]) -> T:
+async def _retry_until_committed(visit: ClaimedTask, write_it: Callable[[], Awaitable[T]]) -> T:
     """Repeats a fenced write while the database is away and the lease holds: what SEE2AI said must not be lost.
 
     If an unheard COMMIT did happen, the repeat finds another version and is Stale, and the row stands as meant.
@@ -148,56 +150,56 @@ async def _until_heard(visit: Visit, write_it: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.5)
 
 
-@repeat_on_conflict
-async def _write_onward(runtime: Runtime, visit: Visit, move: Onward) -> None:
+@retry_on_conflict
+async def _commit_advance(runtime: Runtime, visit: ClaimedTask, decision: Advance) -> None:
     """Commits a step. While the task is due at once the lease stays with this visit, renewed."""
     lease_seconds = runtime.settings.lease_seconds
-    began = boot_seconds()
-    changes = {"attempts": 0, "crashes": 0, **move.changes}
-    if move.delay_seconds > 0:
-        changes |= {"next_run_at": utc_after(round(move.delay_seconds, 3)), "lease_until": None}
+    began = boottime()
+    changes = {"attempts": 0, "crashes": 0, **decision.changes}
+    if decision.delay_seconds > 0:
+        changes |= {"next_run_at": utc_after(round(decision.delay_seconds, 3)), "lease_until": None}
     else:
         changes |= {"next_run_at": utc_after(lease_seconds), "lease_until": utc_after(lease_seconds)}
-    if move.deadline_seconds is not None:
-        changes["deadline_at"] = utc_after(move.deadline_seconds)
-    if move.step == "submitting":
+    if decision.deadline_seconds is not None:
+        changes["deadline_at"] = utc_after(decision.deadline_seconds)
+    if decision.step == "submitting":
         changes["attempts"] = visit.attempts
         if not visit.is_held():
-            raise Stale
-    steps = with_step(visit.history, move.step, move.note)
+            raise LostLease
+    history = append_history(visit.history, decision.step, decision.note)
     try:
-        async with runtime.sessions.begin() as session:
-            if not await fenced_update(session, visit, step=move.step, steps=steps, **changes):
-                raise Stale
-    except DuplicateRow as error:
+        async with runtime.database.begin() as connection:
+            if not await fenced_update(connection, visit, step=decision.step, history=history, **changes):
+                raise LostLease
+    except UniqueViolation as error:
         # SEE2AI gave the number of a job that another task already has: which of the two it works on is unknown.
         reused = Fail(TaskFailure.UPSTREAM_UNCERTAIN, f"a task id used before: {error.text[:200]}", is_orphan=True)
         await _end(runtime, visit, reused)
-        raise Stale from error
+        raise LostLease from error
     except CommitUnknown:
-        if not await _until_heard(visit, lambda: _stands(runtime, visit, move.step)):
+        if not await _retry_until_committed(visit, lambda: _was_committed(runtime, visit, decision.step)):
             raise
-    _remember(visit, move, changes, steps, began + lease_seconds)
+    _apply(visit, decision, changes, history, began + lease_seconds)
 
 
-async def _stands(runtime: Runtime, visit: Visit, step: str) -> bool:
+async def _was_committed(runtime: Runtime, visit: ClaimedTask, step: str) -> bool:
     """After an unheard COMMIT: whether it happened. No other visit leads from this version to this step."""
-    async with runtime.sessions.read() as session:
-        found = await session.execute(select(tasks.c.version, tasks.c.step).where(tasks.c.id == visit.id))
+    async with runtime.database.read() as connection:
+        found = await connection.execute(select(tasks.c.version, tasks.c.step).where(tasks.c.id == visit.id))
         return tuple(found.one()) == (visit.version + 1, step)
 
 
-def _remember(visit: Visit, move: Onward, changes: dict[str, Any], steps: list[Any], held_until: float) -> None:
+def _apply(visit: ClaimedTask, decision: Advance, changes: dict[str, Any], history: list[Any], held_until: float) -> None:
     """Brings the visit up to what was just committed."""
     visit.version += 1
-    visit.step, visit.history, visit.held_until = move.step, steps, held_until
-    if move.deadline_seconds is not None:
-        visit.deadline_at = visit.now + timedelta(seconds=boot_seconds() - visit.claimed_at + move.deadline_seconds)
-    for name in ("attempts", "crashes", "progress", "request", "status", "upstream", "upstream_task_id"):
+    visit.step, visit.history, visit.held_until = decision.step, history, held_until
+    if decision.deadline_seconds is not None:
+        visit.deadline_at = visit.now + timedelta(seconds=boottime() - visit.claimed_at + decision.deadline_seconds)
+    for name in ("attempts", "crashes", "progress", "upstream_request", "status", "upstream_state", "upstream_task_id"):
         if name in changes:
             setattr(visit, name, changes[name])
 
 
-def count_stale(visit: Visit) -> None:
-    metrics.STALE_WRITES.labels(visit.step).inc()
+def record_lost_lease(visit: ClaimedTask) -> None:
+    metrics.FENCED_WRITES.labels(visit.step).inc()
     log.warning("stale_visit", task_no=visit.task_no, step=visit.step, version=visit.version)

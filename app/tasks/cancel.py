@@ -11,14 +11,14 @@ import structlog
 from sqlalchemy import bindparam, select, update
 
 from app import metrics
-from app.database import repeat_on_conflict, utc_now
+from app.database import retry_on_conflict, utc_now
 from app.errors import NotCancellable, NotFound, TaskFailure
 from app.points import ledger
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.find import LONGEST_TASK_NO, get_task
-from app.tasks.finish import failed_columns, with_step
-from app.tasks.prepare import ASKED
+from app.tasks.find import MAX_TASK_NO_LENGTH, get_task
+from app.tasks.finish import append_history, failed_columns
+from app.tasks.prepare import NORMALIZE_STARTED
 from app.webhooks import outbox
 
 log = structlog.get_logger()
@@ -28,36 +28,36 @@ CANCELLABLE = frozenset({"prepare", "submit"})
 
 async def cancel_task(runtime: Runtime, user_id: int, task_no: str) -> dict[str, Any]:
     """The row as it then stands; asked again, the same. NotFound, or NotCancellable once SEE2AI was asked."""
-    if len(task_no) > LONGEST_TASK_NO:
+    if len(task_no) > MAX_TASK_NO_LENGTH:
         raise NotFound("任务不存在")
     if await _cancel(runtime, user_id, task_no):
         log.info("task_cancelled", task_no=task_no, user_id=user_id)
-        runtime.notices.publish(user_id, task_no)
-    return await get_task(runtime.sessions, user_id, task_no)
+        runtime.pubsub.publish(user_id, task_no)
+    return await get_task(runtime.database, user_id, task_no)
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
     """True where this call ended it; False where an earlier one did."""
-    async with runtime.sessions.begin() as session:
-        row = (await session.execute(_MINE, {"user": user_id, "task_no": task_no})).one_or_none()
+    async with runtime.database.begin() as connection:
+        row = (await connection.execute(_MINE, {"user": user_id, "task_no": task_no})).one_or_none()
         if row is None or row.task_no != task_no:
             raise NotFound("任务不存在")
         if row.error_code == TaskFailure.CANCELLED.name:
             return False
         if row.step not in CANCELLABLE:
             raise NotCancellable
-        if ASKED in (row.upstream or {}):
+        if NORMALIZE_STARTED in (row.upstream_state or {}):
             raise NotCancellable
         ended = failed_columns(TaskFailure.CANCELLED)
-        steps = with_step(row.steps, "done", "cancelled by its caller")
+        history = append_history(row.history, "done", "cancelled by its caller")
         this = update(tasks).where(tasks.c.id == row.id)
-        await session.execute(this.values(version=row.version + 1, updated_at=utc_now(), steps=steps, **ended))
-        await outbox.enqueue(session, user_id=user_id, task_id=row.id, event=outbox.FAILED)
+        await connection.execute(this.values(version=row.version + 1, updated_at=utc_now(), history=history, **ended))
+        await outbox.enqueue(connection, user_id=user_id, task_id=row.id, event=outbox.FAILED)
         if row.points_cost:
             money = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
             grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(session, **money, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
+            await ledger.refund(connection, **money, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
     metrics.ENDED.labels(row.model_name, TaskFailure.CANCELLED.name).inc()
     return True
 
@@ -68,9 +68,9 @@ _MINE = (
         tasks.c.task_no,
         tasks.c.model_name,
         tasks.c.step,
-        tasks.c.upstream,
+        tasks.c.upstream_state,
         tasks.c.version,
-        tasks.c.steps,
+        tasks.c.history,
         tasks.c.points_cost,
         tasks.c.error_code,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, func, select
 
-from app.database import Sessions, insert_or_change, repeat_on_conflict, utc_now
+from app.database import Database, retry_on_conflict, upsert, utc_now
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.tables import model_durations, tasks
@@ -20,51 +20,51 @@ from app.tables import model_durations, tasks
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 30.0
-MOST_SAMPLES = 100  # a model's newest: a median of more would be slow to follow a change
-LEAST_SAMPLES = 3  # one or two may be flukes
-MOST_READ = 1000
-FARTHEST_BACK = 20_000  # rows: where hardly any task completes, the table is not searched to its beginning
-SHORTEST_SECONDS = 1.0
+MAX_SAMPLES = 100  # a model's newest: a median of more would be slow to follow a change
+MIN_SAMPLES = 3  # one or two may be flukes
+MAX_ROWS_READ = 1000
+MAX_ROWS_BACK = 20_000  # rows: where hardly any task completes, the table is not searched to its beginning
+MIN_SECONDS = 1.0
 UNKNOWN_SECONDS = 60.0
 
 
-def usual_seconds(runtime: Runtime, model_name: str, action: str) -> float:
+def typical_seconds(runtime: Runtime, model_name: str, action: str) -> float:
     """The model's recent median, or what its action usually takes. It asks memory alone."""
     offered = runtime.actions.get(action)  # a task may be of a release that offered more
-    return runtime.durations.get(model_name) or (offered.usual_seconds if offered else UNKNOWN_SECONDS)
+    return runtime.durations.get(model_name) or (offered.typical_seconds if offered else UNKNOWN_SECONDS)
 
 
-async def learn_durations(sessions: Sessions) -> int:
+async def update_durations(database: Database) -> int:
     """The median of each model's newest completed tasks; of how many models. A model not seen keeps its figure."""
     taken: dict[str, list[float]] = defaultdict(list)
-    async with sessions.read() as session:
-        for row in await session.execute(_NEWEST):
+    async with database.read() as connection:
+        for row in await connection.execute(_NEWEST):
             taken[row.model_name].append(_generation_seconds(row))
-    learnt = {model: seconds[:MOST_SAMPLES] for model, seconds in taken.items() if len(seconds) >= LEAST_SAMPLES}
-    await _write(sessions, learnt)
+    learnt = {model: seconds[:MAX_SAMPLES] for model, seconds in taken.items() if len(seconds) >= MIN_SAMPLES}
+    await _write(database, learnt)
     return len(learnt)
 
 
 def _generation_seconds(row: Row[*tuple[Any, ...]]) -> float:
-    waited = float((row.upstream or {}).get("accepted_age", 0))
+    waited = float((row.upstream_state or {}).get("accepted_age", 0))
     return float((row.completed_at - row.created_at).total_seconds()) - waited
 
 
-@repeat_on_conflict
-async def _write(sessions: Sessions, learnt: dict[str, list[float]]) -> None:
-    async with sessions.begin() as session:
+@retry_on_conflict
+async def _write(database: Database, learnt: dict[str, list[float]]) -> None:
+    async with database.begin() as connection:
         for model, seconds in sorted(learnt.items()):
             row = {
                 "model_name": model,
-                "usual_seconds": max(round(statistics.median(seconds), 1), SHORTEST_SECONDS),
+                "typical_seconds": max(round(statistics.median(seconds), 1), MIN_SECONDS),
                 "samples": len(seconds),
                 "updated_at": utc_now(),
             }
-            dialect = session.dialect.name
-            await session.execute(insert_or_change(dialect, model_durations, "model_name", row, frozenset()))
+            dialect = connection.dialect.name
+            await connection.execute(upsert(dialect, model_durations, "model_name", row, frozenset()))
 
 
-async def watch_durations(runtime: Runtime) -> None:
+async def refresh_durations(runtime: Runtime) -> None:
     """Keeps the process' memory as the table is, until cancelled; while that cannot be read, as it was."""
     while True:
         try:
@@ -77,16 +77,16 @@ async def watch_durations(runtime: Runtime) -> None:
 
 
 async def read_durations(runtime: Runtime) -> None:
-    async with runtime.sessions.read() as session:
-        rows = await session.execute(_ALL)
-        runtime.durations.update({row.model_name: row.usual_seconds for row in rows})
+    async with runtime.database.read() as connection:
+        rows = await connection.execute(_ALL)
+        runtime.durations.update({row.model_name: row.typical_seconds for row in rows})
 
 
 _last = select(func.max(tasks.c.id)).scalar_subquery()
 _NEWEST = (
-    select(tasks.c.model_name, tasks.c.created_at, tasks.c.completed_at, tasks.c.upstream)
-    .where(tasks.c.status == "completed", tasks.c.id > _last - FARTHEST_BACK)
+    select(tasks.c.model_name, tasks.c.created_at, tasks.c.completed_at, tasks.c.upstream_state)
+    .where(tasks.c.status == "completed", tasks.c.id > _last - MAX_ROWS_BACK)
     .order_by(tasks.c.id.desc())
-    .limit(MOST_READ)
+    .limit(MAX_ROWS_READ)
 )
-_ALL = select(model_durations.c.model_name, model_durations.c.usual_seconds)
+_ALL = select(model_durations.c.model_name, model_durations.c.typical_seconds)

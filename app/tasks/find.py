@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, select
 
-from app.database import Sessions, containing, utc_now
+from app.database import Database, like_contains, utc_now
 from app.errors import NotFound
 from app.tables import tasks
 
-LONGEST_TASK_NO = 40
+MAX_TASK_NO_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +25,25 @@ class Filters:
     end: datetime | None = None
 
 
-async def get_task(sessions: Sessions, user_id: int, task_no: str) -> dict[str, Any]:
+async def get_task(database: Database, user_id: int, task_no: str) -> dict[str, Any]:
     """The row callers may see a view of; NotFound where it is not this user's."""
-    if len(task_no) <= LONGEST_TASK_NO:
-        async with sessions.read() as session:
-            row = (await session.execute(_ONE, {"task_no": task_no, "user": user_id})).one_or_none()
+    if len(task_no) <= MAX_TASK_NO_LENGTH:
+        async with database.read() as connection:
+            row = (await connection.execute(_ONE, {"task_no": task_no, "user": user_id})).one_or_none()
         if row is not None and row.task_no == task_no:  # to MySQL, "x" equals "x " under every padding collation
             return dict(row._mapping)
     raise NotFound("任务不存在")
 
 
 async def list_tasks(
-    sessions: Sessions, user_id: int, filters: Filters, *, page: int, size: int
+    database: Database, user_id: int, filters: Filters, *, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """One page, newest first, and the total number."""
     wanted = _conditions(user_id, filters)
-    newest = select(*VISIBLE).where(*wanted).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
-    async with sessions.read() as session:
-        total = int(await session.scalar(select(func.count()).select_from(tasks).where(*wanted)) or 0)
-        rows = await session.execute(newest.limit(size).offset((page - 1) * size))
+    newest = select(*PUBLIC_COLUMNS).where(*wanted).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    async with database.read() as connection:
+        total = int(await connection.scalar(select(func.count()).select_from(tasks).where(*wanted)) or 0)
+        rows = await connection.execute(newest.limit(size).offset((page - 1) * size))
         return [dict(row._mapping) for row in rows], total
 
 
@@ -56,7 +56,7 @@ def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
     if filters.model_name:
         wanted.append(tasks.c.model_name == filters.model_name)
     if filters.keyword:
-        pattern, escape = containing(filters.keyword)
+        pattern, escape = like_contains(filters.keyword)
         wanted.append(tasks.c.prompt.like(pattern, escape=escape))
     if filters.start:
         wanted.append(tasks.c.created_at >= filters.start)
@@ -65,16 +65,16 @@ def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
     return wanted
 
 
-async def get_task_for_operator(sessions: Sessions, task_no: str) -> dict[str, Any]:
+async def get_task_for_operator(database: Database, task_no: str) -> dict[str, Any]:
     """The whole row with its steps, for `gateway tasks show`. Never for callers."""
-    async with sessions.read() as session:
-        row = (await session.execute(select(tasks).where(tasks.c.task_no == task_no))).one_or_none()
+    async with database.read() as connection:
+        row = (await connection.execute(select(tasks).where(tasks.c.task_no == task_no))).one_or_none()
     if row is None:
         raise NotFound("任务不存在")
     return dict(row._mapping)
 
 
-VISIBLE: list[ColumnElement[Any]] = [
+PUBLIC_COLUMNS: list[ColumnElement[Any]] = [
     utc_now().label("now"),
     *(
         tasks.c[name]
@@ -98,4 +98,4 @@ VISIBLE: list[ColumnElement[Any]] = [
         ]
     ),
 ]
-_ONE = select(*VISIBLE).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))
+_ONE = select(*PUBLIC_COLUMNS).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))

@@ -6,44 +6,44 @@ from typing import Any
 import structlog
 
 from app import metrics
-from app.database import repeat_on_conflict, utc_now
+from app.database import retry_on_conflict, utc_now
 from app.errors import TaskFailure
-from app.faults import fault_point
+from app.faults import failpoint
 from app.points import ledger
 from app.runtime import Runtime
-from app.tasks.claim import Visit, fenced_update
+from app.tasks.claim import ClaimedTask, fenced_update
 from app.tasks.decide import Complete, Fail
 from app.webhooks import outbox
 
 log = structlog.get_logger()
 
-MOST_STEPS_KEPT = 40
+MAX_HISTORY = 40
 
 
-@repeat_on_conflict
-async def finish_task(runtime: Runtime, visit: Visit, end: Complete | Fail, steps: list[dict[str, Any]]) -> bool:
+@retry_on_conflict
+async def finish_task(runtime: Runtime, visit: ClaimedTask, end: Complete | Fail, history: list[dict[str, Any]]) -> bool:
     """True where this visit ended the task; False where another was first, and then nothing changes."""
-    async with runtime.sessions.begin() as session:
-        if not await fenced_update(session, visit, **_columns(visit, end), steps=steps):
+    async with runtime.database.begin() as connection:
+        if not await fenced_update(connection, visit, **_columns(visit, end), history=history):
             return False
         event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
-        await outbox.enqueue(session, user_id=visit.user_id, task_id=visit.id, event=event)
+        await outbox.enqueue(connection, user_id=visit.user_id, task_id=visit.id, event=event)
         money = {"user_id": visit.user_id, "task_id": visit.id, "cost": visit.points_cost}
         if visit.points_cost and isinstance(end, Complete):
-            await ledger.settle(session, **money)
+            await ledger.settle(connection, **money)
         elif visit.points_cost:
             grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(session, **money, remark=f"任务失败退还 {visit.task_no}", grace_days=grace_days)
-        fault_point("finish.before_commit")
-    fault_point("finish.after_commit")
+            await ledger.refund(connection, **money, remark=f"任务失败退还 {visit.task_no}", grace_days=grace_days)
+        failpoint("finish.before_commit")
+    failpoint("finish.after_commit")
     _count(visit, end)
     return True
 
 
-def _columns(visit: Visit, end: Complete | Fail) -> dict[str, Any]:
+def _columns(visit: ClaimedTask, end: Complete | Fail) -> dict[str, Any]:
     if isinstance(end, Complete):
         return {**_ended(), "status": "completed", "progress": 100, "results": end.results}
-    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream": visit.upstream_state}
+    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream_state": visit.upstream_state}
 
 
 def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = False) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def _ended() -> dict[str, Any]:
     return {"step": "done", "next_run_at": None, "lease_until": None, "completed_at": utc_now()}
 
 
-def with_step(steps: list[dict[str, Any]], step: str, note: str) -> list[dict[str, Any]]:
+def append_history(history: list[dict[str, Any]], step: str, note: str) -> list[dict[str, Any]]:
     """A task's history with one more line, for `gateway tasks show`."""
     line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "step": step, "note": note[:300]}
-    return [*steps, line][-MOST_STEPS_KEPT:]
+    return [*history, line][-MAX_HISTORY:]
 
 
-def _count(visit: Visit, end: Complete | Fail) -> None:
+def _count(visit: ClaimedTask, end: Complete | Fail) -> None:
     outcome = "completed" if isinstance(end, Complete) else end.reason.name
     metrics.ENDED.labels(visit.model_name, outcome).inc()
     metrics.TASK_SECONDS.labels(visit.model_name).observe(max(visit.age_seconds(), 0))

@@ -10,20 +10,20 @@ from typing import Any
 import structlog
 
 from app.egress import EgressError
-from app.faults import fault_point
+from app.faults import failpoint
 from app.media import MediaError, inspect_image, inspect_video, make_thumbnail
 from app.runtime import Runtime
 from app.storage import StorageError
-from app.tasks.claim import Visit
-from app.tasks.decide import Complete, Move, after_host_fault
+from app.tasks.claim import ClaimedTask
+from app.tasks.decide import Complete, Decision, after_host_fault
 
 log = structlog.get_logger()
 
-LARGEST_BYTES = {"image": 50_000_000, "video": 1_000_000_000}
+MAX_RESULT_BYTES = {"image": 50_000_000, "video": 1_000_000_000}
 DOWNLOAD_SECONDS = {"image": 120.0, "video": 900.0}
 
 
-async def host_results(runtime: Runtime, visit: Visit) -> Move:
+async def rehost_results(runtime: Runtime, visit: ClaimedTask) -> Decision:
     """One try at all results of the task: Complete, or what follows from the first fault."""
     try:
         results = [await _host(runtime, visit, place, url) for place, url in enumerate(visit.upstream_state["urls"], 1)]
@@ -36,24 +36,24 @@ async def host_results(runtime: Runtime, visit: Visit) -> Move:
     return Complete(results)
 
 
-async def _host(runtime: Runtime, visit: Visit, place: int, url: str) -> dict[str, Any]:
+async def _host(runtime: Runtime, visit: ClaimedTask, place: int, url: str) -> dict[str, Any]:
     """Fetched into a file and put from there: a film of any length takes no memory."""
-    fault_point("host.before")
+    failpoint("host.before")
     kind = runtime.actions[visit.action].media
     key = f"results/{visit.created_at:%Y/%m}/{visit.task_no}-{place}"
     with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
         path = Path(directory) / "result"
         fetched = await runtime.egress.download(
-            url, path, max_bytes=LARGEST_BYTES[kind], timeout_seconds=DOWNLOAD_SECONDS[kind]
+            url, path, max_bytes=MAX_RESULT_BYTES[kind], timeout_seconds=DOWNLOAD_SECONDS[kind]
         )
-        fault_point("host.after_download")
-        store = _store_film if kind == "video" else _store_picture
+        failpoint("host.after_download")
+        store = _store_video if kind == "video" else _store_image
         stored = await store(runtime, key, path)
-        fault_point("host.after_upload")
+        failpoint("host.after_upload")
     return {**stored, "bytes": fetched.size_bytes}
 
 
-async def _store_picture(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
+async def _store_image(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
     picture = await inspect_image(path)
     thumbnail = await make_thumbnail(path)
     await runtime.store.put_file(f"{key}.{picture.ext}", path, picture.mime)
@@ -67,7 +67,7 @@ async def _store_picture(runtime: Runtime, key: str, path: Path) -> dict[str, An
     }
 
 
-async def _store_film(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
+async def _store_video(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
     film = await inspect_video(path)
     await runtime.store.put_file(f"{key}.{film.ext}", path, film.mime)
     return {

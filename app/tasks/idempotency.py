@@ -7,16 +7,16 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from app.database import Sessions, repeat_on_conflict, utc_after
+from app.database import Database, retry_on_conflict, utc_after
 from app.errors import IdempotencyConflict, InvalidParameter
 from app.points.statement import get_balance
 from app.tables import tasks
-from app.tasks.find import VISIBLE
+from app.tasks.find import PUBLIC_COLUMNS
 from app.tasks.order import Submission
 
 FIELD = "Idempotency-Key"
-LONGEST_KEY = 128
-KEPT_SECONDS = 24 * 3600.0
+MAX_KEY_LENGTH = 128
+RETENTION_SECONDS = 24 * 3600.0
 
 
 def check_key(key: str | None) -> str | None:
@@ -27,38 +27,38 @@ def check_key(key: str | None) -> str | None:
     if key is None:
         return None
     key = key.strip(" \t")
-    if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise InvalidParameter(FIELD, f"须为 1 到 {LONGEST_KEY} 个可见 ASCII 字符")
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise InvalidParameter(FIELD, f"须为 1 到 {MAX_KEY_LENGTH} 个可见 ASCII 字符")
     return key
 
 
-async def find_earlier(sessions: Sessions, user_id: int, asked: Submission) -> dict[str, Any] | None:
+async def find_replay(database: Database, user_id: int, asked: Submission) -> dict[str, Any] | None:
     """The row of the task that this very submit made before, as it stands now; None where there is none.
 
     IdempotencyConflict where the key was for something else. A key older than a day is free again.
     """
-    async with sessions.read() as session:
-        row = (await session.execute(_EARLIER, {"user": user_id, "key": asked.key})).one_or_none()
+    async with database.read() as connection:
+        row = (await connection.execute(_REPLAY, {"user": user_id, "key": asked.key})).one_or_none()
     if row is None:
         return None
     if not row.is_fresh:
-        await _set_free(sessions, row.id)
+        await _release_key(database, row.id)
         return None
     if row.idempotency_digest != asked.digest():
         raise IdempotencyConflict
-    balance = (await get_balance(sessions, user_id)).available
+    balance = (await get_balance(database, user_id)).available
     return dict(row._mapping) | {"balance": balance, "replayed": True}
 
 
-@repeat_on_conflict
-async def _set_free(sessions: Sessions, task_id: int) -> None:
-    async with sessions.begin() as session:
-        await session.execute(update(tasks).where(tasks.c.id == task_id).values(idempotency_key=None))
+@retry_on_conflict
+async def _release_key(database: Database, task_id: int) -> None:
+    async with database.begin() as connection:
+        await connection.execute(update(tasks).where(tasks.c.id == task_id).values(idempotency_key=None))
 
 
-_EARLIER = select(
-    *VISIBLE,
+_REPLAY = select(
+    *PUBLIC_COLUMNS,
     tasks.c.id,
     tasks.c.idempotency_digest,
-    (tasks.c.created_at > utc_after(-KEPT_SECONDS)).label("is_fresh"),
+    (tasks.c.created_at > utc_after(-RETENTION_SECONDS)).label("is_fresh"),
 ).where(tasks.c.user_id == bindparam("user"), tasks.c.idempotency_key == bindparam("key"))

@@ -15,13 +15,13 @@ from app.points.models import Model
 from app.points.prices import compute_price
 from app.runtime import Runtime
 from app.see2ai.actions import Action
-from app.see2ai.actions.action import CallerParams, Order, build_request, fold_params, links_of
-from app.tasks.references import check_link, read_references
-from app.webhooks.endpoints import read_target
+from app.see2ai.actions.action import ActionInput, CallerParams, build_request, merge_params, urls_in
+from app.tasks.references import parse_references, validate_link
+from app.webhooks.endpoints import validate_target
 
 log = structlog.get_logger()
 
-WRONG = (InvalidParameter, LookupError, TypeError, ValueError, AttributeError)  # but for the first, of a row
+ROW_ERRORS = (InvalidParameter, LookupError, TypeError, ValueError, AttributeError)  # but for the first, of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class PreparedTask:
     """The body for SEE2AI, the price in points, and who is told of the end."""
 
     action: Action
@@ -58,45 +58,45 @@ class Offer:
     callback_url: str | None
 
 
-def make_offer(runtime: Runtime, asked: Submission, model: Model) -> Offer:
+def prepare_task(runtime: Runtime, asked: Submission, model: Model) -> PreparedTask:
     """Everything that can be wrong with a submission is said here, by the name of the caller's field.
 
     ModelNotFound where it is the model's row that is wrong: such a row is not offered either.
     """
     try:
-        return _make_offer(runtime, asked, model)
-    except WRONG as error:
-        if starting_price(runtime, model) is None:
+        return _prepare_task(runtime, asked, model)
+    except ROW_ERRORS as error:
+        if base_price(runtime, model) is None:
             raise ModelNotFound from error
         raise
 
 
-def _make_offer(runtime: Runtime, asked: Submission, model: Model) -> Offer:
+def _prepare_task(runtime: Runtime, asked: Submission, model: Model) -> PreparedTask:
     action = runtime.actions[model.action]
-    references = read_references(
+    references = parse_references(
         asked.image_url,
-        most=action.most_references,
+        most=action.max_references,
         allowed=runtime.settings.egress_allowed,
-        owns=runtime.store.key_of,
+        owns=runtime.store.key_from_url,
     )
     _check_prompt(action, asked.prompt)
-    params = fold_params(action, model.task_type, model.fixed, model.defaults, asked.params)
+    params = merge_params(action, model.task_type, model.fixed, model.defaults, asked.params)
     _check_links(runtime, action, params)
-    request = build_request(action, Order(model.task_type, asked.prompt, references, params))
-    points_cost = _price(model, params, len(links_of(request, action.picture_fields)))
-    return Offer(action, request, points_cost, _callback(runtime, asked.callback_url))
+    request = build_request(action, ActionInput(model.task_type, asked.prompt, references, params))
+    points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
+    return PreparedTask(action, request, points_cost, _callback(runtime, asked.callback_url))
 
 
-def starting_price(runtime: Runtime, model: Model) -> int | None:
+def base_price(runtime: Runtime, model: Model) -> int | None:
     """What a task costs where the caller sets nothing; None for a row that this gateway cannot sell.
 
     Such a row has defaults of another form of SEE2AI's fields, or was written past the gateway's rules.
     """
     action = runtime.actions[model.action]
     try:
-        params = fold_params(action, model.task_type, model.fixed, model.defaults, {})
+        params = merge_params(action, model.task_type, model.fixed, model.defaults, {})
         return _price(model, params, 0 if model.task_type.startswith("text_to_") else 1)
-    except WRONG as error:
+    except ROW_ERRORS as error:
         log.warning("model_unsellable", model=model.model_name, error=repr(error)[:200])
         return None
 
@@ -108,14 +108,14 @@ def _price(model: Model, params: CallerParams, references: int) -> int:
 
 
 def _callback(runtime: Runtime, url: str | None) -> str | None:
-    return read_target("callbackUrl", url, runtime.settings.egress_allowed) if url else None
+    return validate_target("callbackUrl", url, runtime.settings.egress_allowed) if url else None
 
 
 def _check_prompt(action: Action, prompt: str) -> None:
     if action.needs_prompt and not prompt.strip():
         raise InvalidParameter("prompt", "不能为空")
-    if len(prompt) > action.longest_prompt:
-        raise InvalidParameter("prompt", f"不能超过 {action.longest_prompt} 个字符")
+    if len(prompt) > action.max_prompt_length:
+        raise InvalidParameter("prompt", f"不能超过 {action.max_prompt_length} 个字符")
 
 
 def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None:
@@ -127,4 +127,4 @@ def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None
         named = {f"params.{name}[{place}]": url for place, url in enumerate(value)} if isinstance(value, list) else {}
         for told, url in (named or {f"params.{name}": value}).items():
             if url not in (None, []):
-                check_link(told, url, allowed=runtime.settings.egress_allowed, owns=runtime.store.key_of)
+                validate_link(told, url, allowed=runtime.settings.egress_allowed, owns=runtime.store.key_from_url)

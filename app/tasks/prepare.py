@@ -16,62 +16,64 @@ import structlog
 
 from app.egress import EgressError
 from app.errors import TaskFailure
-from app.faults import fault_point
+from app.faults import failpoint
 from app.media import MediaError, convert_image, read_size
 from app.points.models import Model
 from app.runtime import Runtime
 from app.see2ai.actions import NORMALIZE, Action
-from app.see2ai.actions.action import links_of
+from app.see2ai.actions.action import urls_in
 from app.see2ai.actions.fast_image import AUTO, resolve_ratio
 from app.see2ai.client import UPLOAD_SECONDS
-from app.see2ai.states import ResultKind, Verdict
+from app.see2ai.states import ResultKind, UpstreamResult
 from app.storage import StorageError
 from app.tasks import decide
-from app.tasks.claim import Visit
-from app.tasks.decide import Fail, Move, Onward
-from app.tasks.order import Offer
-from app.tasks.providers import ask_leave
+from app.tasks.claim import ClaimedTask
+from app.tasks.decide import Advance, Decision, Fail
+from app.tasks.order import PreparedTask
+from app.tasks.providers import acquire_permission
 
 log = structlog.get_logger()
 
-Commit = Callable[[Onward], Awaitable[None]]
+Commit = Callable[[Advance], Awaitable[None]]
 
-NORMALIZING = "normalized"  # in `upstream`: the links that are done, where the row wants it at all
-ASKED = "asked"  # in `upstream`: SEE2AI was asked for one of them, or may have been
-NOT_TAKEN = frozenset({ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR})
+NORMALIZED_URLS = "normalized"  # in `upstream`: the links that are done, where the row wants it at all
+NORMALIZE_STARTED = "asked"  # in `upstream`: SEE2AI was asked for one of them, or may have been
+NOT_ACCEPTED = frozenset(
+    {ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR}
+)
 START_BYTES = 65_536
 START_SECONDS = 10.0
-LARGEST_HANDED_BYTES = 50_000_000
+MAX_REFERENCE_BYTES = 50_000_000
 
 
-def needs_preparation(runtime: Runtime, offer: Offer, model: Model) -> bool:
-    action, request = offer.action, offer.request
+def needs_preparation(runtime: Runtime, prepared: PreparedTask, model: Model) -> bool:
+    action, request = prepared.action, prepared.request
     if request.get("aspect_ratio") == AUTO:
         return True
-    if model.normalizes and links_of(request, action.picture_fields):
+    if model.normalizes_references and urls_in(request, action.image_url_fields):
         return True
-    return runtime.hands_over and _next_of_ours(runtime, action, request) is not None
+    return runtime.must_upload_references and _next_local_url(runtime, action, request) is not None
 
 
-async def prepare(runtime: Runtime, visit: Visit, commit: Commit) -> Move:
+async def prepare(runtime: Runtime, visit: ClaimedTask, commit: Commit) -> Decision:
     """One thing on the way to `submit`; the same step again while more is to be done.
 
     `commit` writes an intent at once and raises where the task is another's by now.
     """
     action = runtime.actions[visit.action]
     if visit.upstream_request.get("aspect_ratio") == AUTO:
-        return await _settle_ratio(runtime, visit)
-    ours = _next_of_ours(runtime, action, visit.upstream_request) if runtime.hands_over else None
+        return await _resolve_auto_ratio(runtime, visit)
+    ours = _next_local_url(runtime, action, visit.upstream_request) if runtime.must_upload_references else None
     if ours is not None:
-        return await _hand_over(runtime, visit, ours)
-    if NORMALIZING in visit.upstream_state:
-        for link in links_of(visit.upstream_request, action.picture_fields):
-            if link not in visit.upstream_state[NORMALIZING]:
+        return await _upload_reference(runtime, visit, ours)
+    if NORMALIZED_URLS in visit.upstream_state:
+        for link in urls_in(visit.upstream_request, action.image_url_fields):
+            if link not in visit.upstream_state[NORMALIZED_URLS]:
                 return await _normalize(runtime, visit, commit, link, action.normalize_profile)
-    return Onward("submit", "prepared")
+    return Advance("submit", "prepared")
 
 
-async def _settle_ratio(runtime: Runtime, visit: Visit) -> Move:
+async def _resolve_auto_ratio(runtime: Runtime, visit: ClaimedTask) -> Decision:
     """The allowed ratio nearest to the first reference's own, 1:1 where it cannot be read."""
     url = visit.upstream_request["image_input"][0]
     try:
@@ -84,24 +86,24 @@ async def _settle_ratio(runtime: Runtime, visit: Visit) -> Move:
 
 
 async def _read_start(runtime: Runtime, url: str) -> bytes:
-    key = runtime.store.key_of(url)
+    key = runtime.store.key_from_url(url)
     if key is None:
         return await runtime.egress.read_start(url, max_bytes=START_BYTES, timeout_seconds=START_SECONDS)
     found = await runtime.store.open(key, end=START_BYTES)
     return b"" if found is None else b"".join([chunk async for chunk in found.content])
 
 
-async def _hand_over(runtime: Runtime, visit: Visit, url: str) -> Move:
+async def _upload_reference(runtime: Runtime, visit: ClaimedTask, url: str) -> Decision:
     """A file that SEE2AI could not fetch from us becomes one in its own storage."""
-    key = runtime.store.key_of(url) or ""
-    circuit = runtime.circuits[runtime.actions[visit.action].provider]
+    key = runtime.store.key_from_url(url) or ""
+    breaker = runtime.breakers[runtime.actions[visit.action].provider]
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
             path = Path(directory) / key.rpartition("/")[2]
             found = await runtime.store.open(key)
             if found is None:
                 return Fail(TaskFailure.UPSTREAM_REJECTED, f"no such file of ours: {key}")
-            if found.size > LARGEST_HANDED_BYTES:
+            if found.size > MAX_REFERENCE_BYTES:
                 return Fail(TaskFailure.UPSTREAM_REJECTED, f"larger than SEE2AI takes: {key}")
             async with await anyio.open_file(path, "wb") as file:
                 async for chunk in found.content:
@@ -110,57 +112,61 @@ async def _hand_over(runtime: Runtime, visit: Visit, url: str) -> Move:
                 to = path.with_suffix("")
                 path = to.replace(to.with_suffix(f".{(await convert_image(path, to)).ext}"))
             # Asked last: while the circuit is open, whoever is let through must come back with an answer.
-            if pause := await ask_leave(runtime, circuit, is_look=True, probe_seconds=UPLOAD_SECONDS + 10):
-                return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
-            with circuit.call(is_look=True):
-                verdict = circuit.heed(await runtime.see2ai.upload(path), is_look=True)
+            if pause := await acquire_permission(runtime, breaker, is_free=True, probe_seconds=UPLOAD_SECONDS + 10):
+                return decide.wait_for_upstream(visit, pause, f"circuit open: {breaker.reason}")
+            with breaker.call(is_free=True):
+                result = breaker.record_result(await runtime.see2ai.upload(path), is_free=True)
     except (StorageError, OSError) as error:  # OSError: this machine's own disk, where the file passes through
-        return decide.after_chore(visit, Verdict(ResultKind.NOT_SENT, f"storage: {error}"))
+        return decide.after_preparation(visit, UpstreamResult(ResultKind.NOT_SENT, f"storage: {error}"))
     except MediaError as error:
         return Fail(TaskFailure.UPSTREAM_REJECTED, f"{key}: {error}")
-    fault_point("prepare.after_answer")
-    if verdict.kind is not ResultKind.SUCCEEDED:
-        return decide.after_chore(visit, verdict)
-    if runtime.store.key_of(verdict.urls[0]):
+    failpoint("prepare.after_answer")
+    if result.kind is not ResultKind.SUCCEEDED:
+        return decide.after_preparation(visit, result)
+    if runtime.store.key_from_url(result.urls[0]):
         return Fail(TaskFailure.UPSTREAM_UNAVAILABLE, "SEE2AI gave our own link back")
-    return _prepared(visit, f"handed over {key}", _with_link(runtime, visit, url, verdict.urls[0]))
+    return _prepared(visit, f"handed over {key}", _replace_url(runtime, visit, url, result.urls[0]))
 
 
-async def _normalize(runtime: Runtime, visit: Visit, commit: Commit, url: str, profile: str) -> Move:
-    circuit = runtime.circuits[NORMALIZE.provider]
-    if pause := await ask_leave(runtime, circuit):
-        return decide.parked(visit, pause, f"circuit open: {circuit.reason}")
+async def _normalize(runtime: Runtime, visit: ClaimedTask, commit: Commit, url: str, profile: str) -> Decision:
+    breaker = runtime.breakers[NORMALIZE.provider]
+    if pause := await acquire_permission(runtime, breaker):
+        return decide.wait_for_upstream(visit, pause, f"circuit open: {breaker.reason}")
     request = {"image_url": url, "profile": profile}
-    is_first = ASKED not in visit.upstream_state
-    with circuit.call():
+    is_first = NORMALIZE_STARTED not in visit.upstream_state
+    with breaker.call():
         if is_first:
-            changes = {"attempts": visit.attempts, "upstream": visit.upstream_state | {ASKED: True}}
-            await commit(Onward("prepare", "asking SEE2AI to normalize", changes=changes))
-        verdict = circuit.heed(await runtime.see2ai.submit(NORMALIZE, request, may_send=visit.is_held))
-    fault_point("prepare.after_answer")
-    if is_first and verdict.kind in NOT_TAKEN:
-        del visit.upstream_state[ASKED]
-    if verdict.kind is not ResultKind.SUCCEEDED:
-        return decide.after_chore(visit, verdict)
-    link = verdict.urls[0]
-    upstream = visit.upstream_state | {NORMALIZING: [*visit.upstream_state[NORMALIZING], link]}
-    return _prepared(visit, "a reference is normalized", _with_link(runtime, visit, url, link), upstream)
+            changes = {"attempts": visit.attempts, "upstream_state": visit.upstream_state | {NORMALIZE_STARTED: True}}
+            await commit(Advance("prepare", "asking SEE2AI to normalize", changes=changes))
+        result = breaker.record_result(await runtime.see2ai.submit(NORMALIZE, request, may_send=visit.is_held))
+    failpoint("prepare.after_answer")
+    if is_first and result.kind in NOT_ACCEPTED:
+        del visit.upstream_state[NORMALIZE_STARTED]
+    if result.kind is not ResultKind.SUCCEEDED:
+        return decide.after_preparation(visit, result)
+    link = result.urls[0]
+    upstream = visit.upstream_state | {NORMALIZED_URLS: [*visit.upstream_state[NORMALIZED_URLS], link]}
+    return _prepared(visit, "a reference is normalized", _replace_url(runtime, visit, url, link), upstream)
 
 
-def _prepared(visit: Visit, note: str, request: dict[str, Any], upstream: dict[str, Any] | None = None) -> Onward:
-    kept = {name: value for name, value in (upstream or visit.upstream_state).items() if name not in {"troubles", "note"}}
-    return Onward("prepare", note, changes={"request": request, "upstream": kept})
+def _prepared(
+    visit: ClaimedTask, note: str, request: dict[str, Any], upstream: dict[str, Any] | None = None
+) -> Advance:
+    kept = {
+        name: value for name, value in (upstream or visit.upstream_state).items() if name not in {"troubles", "note"}
+    }
+    return Advance("prepare", note, changes={"upstream_request": request, "upstream_state": kept})
 
 
-def _next_of_ours(runtime: Runtime, action: Action, request: dict[str, Any]) -> str | None:
-    links = links_of(request, (*action.picture_fields, *action.media_fields))
-    return next((link for link in links if runtime.store.key_of(link)), None)
+def _next_local_url(runtime: Runtime, action: Action, request: dict[str, Any]) -> str | None:
+    links = urls_in(request, (*action.image_url_fields, *action.av_url_fields))
+    return next((link for link in links if runtime.store.key_from_url(link)), None)
 
 
-def _with_link(runtime: Runtime, visit: Visit, old: str, new: str) -> dict[str, Any]:
+def _replace_url(runtime: Runtime, visit: ClaimedTask, old: str, new: str) -> dict[str, Any]:
     """The request with another link wherever the old one stands."""
     action, request = runtime.actions[visit.action], dict(visit.upstream_request)
-    for field in (*action.picture_fields, *action.media_fields):
+    for field in (*action.image_url_fields, *action.av_url_fields):
         value = request.get(field)
         if isinstance(value, list):
             request[field] = [new if link == old else link for link in value]

@@ -4,39 +4,39 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from app.egress import check_url_form
+from app.egress import validate_url
 from app.errors import InvalidParameter
 from app.see2ai.actions.action import IMAGE_URL
 
-Owns = Callable[[str], object]
+IsLocalUrl = Callable[[str], object]
 
 
-def read_references(image_url: Any, *, most: int, allowed: frozenset[str], owns: Owns) -> tuple[str, ...]:
+def parse_references(image_url: Any, *, most: int, allowed: frozenset[str], owns: IsLocalUrl) -> tuple[str, ...]:
     """The URLs in `imageUrl`: one URL, a JSON array inside a string (the guide's form), or a real array.
 
     None, "" and [] mean no reference. Raises InvalidParameter naming the field and, in a list, the place.
     """
     if image_url is None or image_url in ("", []):
         return ()
-    urls = _unfold(image_url)
+    urls = _parse_list(image_url)
     if len(urls) > most:
         raise InvalidParameter(IMAGE_URL, f"最多 {most} 张参考图" if most else "不适用于该模型")
     for place, url in enumerate(urls):
         field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{place}]"
-        check_link(field, url, allowed=allowed, owns=owns)
+        validate_link(field, url, allowed=allowed, owns=owns)
     return tuple(urls)
 
 
-def check_link(field: str, url: Any, *, allowed: frozenset[str], owns: Owns) -> None:
+def validate_link(field: str, url: Any, *, allowed: frozenset[str], owns: IsLocalUrl) -> None:
     """InvalidParameter for what is no link to a public address. Files this gateway serves itself pass: `owns` them."""
     if not isinstance(url, str) or not url:
         raise InvalidParameter(field, "须为链接")
-    problem = check_url_form(url, allowed)
+    problem = validate_url(url, allowed)
     if problem and not owns(url):
         raise InvalidParameter(field, problem)
 
 
-def _unfold(image_url: Any) -> list[Any]:
+def _parse_list(image_url: Any) -> list[Any]:
     if isinstance(image_url, list):
         return image_url
     if not isinstance(image_url, str):

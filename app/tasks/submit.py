@@ -8,22 +8,22 @@ import structlog
 from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app import metrics
-from app.database import CommitUnknown, DuplicateRow, repeat_on_conflict
+from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
 from app.errors import TooManyTasks
-from app.faults import fault_point
+from app.faults import failpoint
 from app.points import ledger
 from app.points.models import Model, get_model
 from app.points.statement import get_balance
 from app.runtime import Runtime
 from app.tables import points_accounts, tasks
-from app.tasks.idempotency import find_earlier
-from app.tasks.order import Submission, make_offer
-from app.tasks.prepare import NORMALIZING, needs_preparation
-from app.tasks.providers import check_hope, let_in
+from app.tasks.idempotency import find_replay
+from app.tasks.order import Submission, prepare_task
+from app.tasks.prepare import NORMALIZED_URLS, needs_preparation
+from app.tasks.providers import admit_trial, reject_when_open
 
 log = structlog.get_logger()
 
-REDRAWS = 5
+MAX_NUMBER_ATTEMPTS = 5
 _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 
@@ -33,63 +33,63 @@ async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict
     Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict; then nothing is
     stored or taken.
     """
-    for _ in range(REDRAWS):
-        if asked.key is not None and (earlier := await find_earlier(runtime.sessions, user_id, asked)):
+    for _ in range(MAX_NUMBER_ATTEMPTS):
+        if asked.key is not None and (earlier := await find_replay(runtime.database, user_id, asked)):
             return earlier
         suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed from others: result links hold it
         try:
             row = await _store(runtime, user_id, asked, suffix)
-        except DuplicateRow:  # the number is taken, or a twin under the same key was a moment faster
+        except UniqueViolation:  # the number is taken, or a twin under the same key was a moment faster
             continue
-        runtime.bell.notify()
+        runtime.wakeup.notify()
         metrics.SUBMITTED.labels(asked.model_name).inc()
-        log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["request"])
+        log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["upstream_request"])
         return row
-    raise DuplicateRow("no free task number")
+    raise UniqueViolation("no free task number")
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def _store(runtime: Runtime, user_id: int, asked: Submission, suffix: str) -> dict[str, Any]:
     row: dict[str, Any] | None = None
     try:
-        async with runtime.sessions.begin() as session:
-            model = await get_model(session, asked.model_name)
-            row = build_row(runtime, user_id, asked, model, suffix)
-            stored = await session.execute(_INSERT, row)
+        async with runtime.database.begin() as connection:
+            model = await get_model(connection, asked.model_name)
+            row = new_task_row(runtime, user_id, asked, model, suffix)
+            stored = await connection.execute(_INSERT, row)
             row["id"] = stored.lastrowid
             if row["points_cost"]:
                 money = {"user_id": user_id, "task_id": row["id"], "cost": row["points_cost"]}
-                await ledger.deduct(session, **money, remark=model.description)
+                await ledger.deduct(connection, **money, remark=model.description)
             else:
-                await ledger.lock_account(session, user_id)
-            standing = (await session.execute(_STANDING, {"user": user_id})).one()
+                await ledger.lock_account(connection, user_id)
+            standing = (await connection.execute(_STANDING, {"user": user_id})).one()
             if standing.running > runtime.settings.max_tasks_in_flight:
                 raise TooManyTasks(runtime.settings.max_tasks_in_flight)
             # After a deduction nothing lapsed is left in it; a free task has swept nothing.
-            row["balance"] = standing.balance if row["points_cost"] else await ledger.balance_of(session, user_id)
+            row["balance"] = standing.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
             patience = row["deadline_at"] - row["created_at"]
-            let_in(runtime, runtime.actions[row["action"]], patience.total_seconds())
-            fault_point("submit.before_commit")
+            admit_trial(runtime, runtime.actions[row["action"]], patience.total_seconds())
+            failpoint("submit.before_commit")
     except CommitUnknown:
         if row is None or not await _exists(runtime, row["task_no"]):
             raise
-    fault_point("submit.after_commit")
+    failpoint("submit.after_commit")
     return row
 
 
 async def _exists(runtime: Runtime, task_no: str) -> bool:
     """After an unheard COMMIT: whether it happened. If this cannot be told either, the caller gets a 503."""
-    async with runtime.sessions.read() as session:
-        return await session.scalar(select(tasks.c.id).where(tasks.c.task_no == task_no)) is not None
+    async with runtime.database.read() as connection:
+        return await connection.scalar(select(tasks.c.id).where(tasks.c.task_no == task_no)) is not None
 
 
-def build_row(runtime: Runtime, user_id: int, asked: Submission, model: Model, suffix: str) -> dict[str, Any]:
+def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model, suffix: str) -> dict[str, Any]:
     """Everything the task will ever need, validated and frozen: its request to SEE2AI, its price, its deadline."""
     settings = runtime.settings
-    offer = make_offer(runtime, asked, model)
-    is_video = offer.action.media == "video"
+    prepared = prepare_task(runtime, asked, model)
+    is_video = prepared.action.media == "video"
     deadline_seconds = settings.video_deadline_seconds if is_video else settings.task_deadline_seconds
-    check_hope(runtime, offer.action, deadline_seconds)
+    reject_when_open(runtime, prepared.action, deadline_seconds)
     return {
         "task_no": task_number(model.now.astimezone(settings.zone), suffix),
         "user_id": user_id,
@@ -99,16 +99,16 @@ def build_row(runtime: Runtime, user_id: int, asked: Submission, model: Model, s
         "prompt": asked.prompt,
         "image_url": asked.image_url or None,
         "params": asked.params,
-        "request": offer.request,
-        "points_cost": offer.points_cost,
+        "upstream_request": prepared.request,
+        "points_cost": prepared.points_cost,
         "status": "created",
         "progress": 0,
-        "step": "prepare" if needs_preparation(runtime, offer, model) else "submit",
+        "step": "prepare" if needs_preparation(runtime, prepared, model) else "submit",
         "next_run_at": model.now,
         "deadline_at": model.now + timedelta(seconds=deadline_seconds),
-        "steps": [],
-        "upstream": {NORMALIZING: []} if model.normalizes else None,
-        "callback_url": offer.callback_url,
+        "history": [],
+        "upstream_state": {NORMALIZED_URLS: []} if model.normalizes_references else None,
+        "callback_url": prepared.callback_url,
         "idempotency_key": asked.key,
         "idempotency_digest": asked.digest() if asked.key is not None else None,
         "created_at": model.now,
@@ -121,10 +121,10 @@ async def quote_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[
 
     Raises what submit would raise for the same words, except for points that are not there.
     """
-    async with runtime.sessions.read() as session:
-        model = await get_model(session, asked.model_name)
-    offer = make_offer(runtime, asked, model)
-    return {"points_cost": offer.points_cost, "balance": (await get_balance(runtime.sessions, user_id)).available}
+    async with runtime.database.read() as connection:
+        model = await get_model(connection, asked.model_name)
+    prepared = prepare_task(runtime, asked, model)
+    return {"points_cost": prepared.points_cost, "balance": (await get_balance(runtime.database, user_id)).available}
 
 
 def task_number(local: datetime, suffix: str) -> str:

@@ -17,14 +17,14 @@ import structlog
 
 from app import media
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
-from app.media import Audio, MediaError, OversizedError, Picture, Video
+from app.media import AudioInfo, ImageInfo, MediaError, OversizedError, VideoInfo
 from app.runtime import Runtime
 from app.storage import StorageError
 
 log = structlog.get_logger()
 
 FIELD = "file"
-LARGEST_UPLOAD_BYTES = 50_000_000
+MAX_UPLOAD_BYTES = 50_000_000
 TOO_LARGE = "请求内容过大: file 不能超过 50 MB"
 CONVERTED_TOO_LARGE = "请求内容过大: file 转换后超过 50 MB"
 KNOWN = "JPEG、PNG、GIF、WebP、HEIC、AVIF 图片，MP4、MOV、WebM 视频，或 MP3、WAV、M4A、AAC 音频"
@@ -32,12 +32,12 @@ UNKNOWN = f"不支持的内容类型: file 须为 {KNOWN}"
 BROKEN = "已损坏、不完整或无法解码"
 OVERSIZED = "尺寸过大: 图片和视频不超过 6400 万像素，视频每边不超过 8192 像素，时长不超过 4 小时"
 
-KEPT_PICTURES = frozenset({"image/jpeg", "image/png"})
-CONVERTED_PICTURES = frozenset({"image/gif", "image/webp", "image/avif", "image/heic"})
-RECORDINGS = frozenset(
+KEPT_IMAGES = frozenset({"image/jpeg", "image/png"})
+CONVERTED_IMAGES = frozenset({"image/gif", "image/webp", "image/avif", "image/heic"})
+AUDIO_VIDEO = frozenset(
     {"video/mp4", "video/quicktime", "video/webm", "audio/mpeg", "audio/mp4", "audio/wav", "audio/aac"}
 )
-KINDS = {Picture: "image", Video: "video", Audio: "audio"}
+KINDS = {ImageInfo: "image", VideoInfo: "video", AudioInfo: "audio"}
 KEY_BYTES = 20  # 160 random bits: whoever has the link may read the file
 
 
@@ -60,9 +60,9 @@ async def store_upload(runtime: Runtime, file: IO[bytes]) -> Upload:
         with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
             path = Path(directory) / "sent"
             await anyio.to_thread.run_sync(_copy, file, path)
-            found, path = await _recognise(path)
+            found, path = await _identify_media(path)
             size_bytes = path.stat().st_size
-            if size_bytes > LARGEST_UPLOAD_BYTES:
+            if size_bytes > MAX_UPLOAD_BYTES:
                 raise PayloadTooLarge(CONVERTED_TOO_LARGE)
             key = f"uploads/{datetime.now(UTC):%Y/%m}/{secrets.token_hex(KEY_BYTES)}.{found.ext}"
             await runtime.store.put_file(key, path, found.mime)
@@ -80,18 +80,18 @@ async def store_upload(runtime: Runtime, file: IO[bytes]) -> Upload:
     )
 
 
-async def _recognise(path: Path) -> tuple[Picture | Video | Audio, Path]:
+async def _identify_media(path: Path) -> tuple[ImageInfo | VideoInfo | AudioInfo, Path]:
     """What it is, and the file to be stored: itself, or what it was converted to."""
     with path.open("rb") as file:
         mime = media.sniff(file.read(media.START_BYTES))
     try:
-        if mime in KEPT_PICTURES:
+        if mime in KEPT_IMAGES:
             return await media.inspect_image(path), path
-        if mime in CONVERTED_PICTURES:
+        if mime in CONVERTED_IMAGES:
             converted = path.with_name("converted")
             return await media.convert_image(path, converted), converted
-        if mime in RECORDINGS:
-            return await media.inspect_recording(path), path
+        if mime in AUDIO_VIDEO:
+            return await media.inspect_audio_video(path), path
     except OversizedError as error:
         log.info("upload_refused", reason=error.reason)
         raise InvalidParameter(FIELD, OVERSIZED) from None

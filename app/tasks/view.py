@@ -5,8 +5,8 @@ from typing import Any
 
 from app.runtime import Runtime
 from app.tasks.decide import estimate_seconds_left
-from app.tasks.durations import usual_seconds
-from app.times import local_time
+from app.tasks.durations import typical_seconds
+from app.times import format_local
 
 SNIPPET_CHARACTERS = 20
 CLAUSE_MARKS = ",，。;；!！?？、"
@@ -34,9 +34,9 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
         "results": [_view_result(url, result) for url, result in zip(urls, results, strict=True)],
         "pointsCost": row["points_cost"],
         "pointsRefunded": row["points_cost"] if row["status"] == "failed" else 0,
-        "createTime": local_time(row["created_at"], zone),
-        "updateTime": local_time(row["updated_at"], zone),
-        "completeTime": local_time(row.get("completed_at"), zone),
+        "createTime": format_local(row["created_at"], zone),
+        "updateTime": format_local(row["updated_at"], zone),
+        "completeTime": format_local(row.get("completed_at"), zone),
         "errorCode": row.get("error_code"),
         "errorMessage": row.get("error_message"),
     }
@@ -48,7 +48,7 @@ def _seconds_left(runtime: Runtime, row: Mapping[str, Any]) -> int | None:
         return None
     is_begun = row["status"] == "processing"
     told_for = (row["now"] - row["updated_at"]).total_seconds() if is_begun else 0.0
-    return estimate_seconds_left(row["progress"], told_for, usual_seconds(runtime, row["model_name"], row["action"]))
+    return estimate_seconds_left(row["progress"], told_for, typical_seconds(runtime, row["model_name"], row["action"]))
 
 
 def _view_result(url: str, result: Mapping[str, Any]) -> dict[str, Any]:

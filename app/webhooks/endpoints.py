@@ -4,58 +4,58 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Update, delete, func, insert, select, update
 
-from app.database import Sessions, repeat_on_conflict, utc_now
-from app.egress import BadFormError, spell_url
+from app.database import Database, retry_on_conflict, utc_now
+from app.egress import InvalidUrl, normalize_url
 from app.errors import InvalidParameter, NotFound
 from app.runtime import Runtime
 from app.tables import users
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
-from app.webhooks.outbox import host_in
-from app.webhooks.secrets import SigningSecrets, keys_in, keys_of, rotation
+from app.webhooks.outbox import host_of
+from app.webhooks.secrets import SigningSecrets, rotation, secrets_columns, secrets_from_row
 from app.webhooks.signing import new_secret
 
-MOST_ENDPOINTS = 10
-BY_HAND = "manual"
-_UNHARMED = {"failing_since": None, "failed_at": None}
+MAX_ENDPOINTS = 10
+MANUAL = "manual"
+_RESET_HEALTH = {"failing_since": None, "failed_at": None}
 
 
-def read_target(field: str, url: str, allowed: frozenset[str]) -> str:
+def validate_target(field: str, url: str, allowed: frozenset[str]) -> str:
     """A caller's URL in the spelling in which it is kept and dialled; judged by its form only."""
     try:
-        return spell_url(url, allowed)
-    except BadFormError as problem:
+        return normalize_url(url, allowed)
+    except InvalidUrl as problem:
         raise InvalidParameter(field, str(problem)) from None
 
 
-async def list_endpoints(sessions: Sessions, user_id: int) -> list[dict[str, Any]]:
+async def list_endpoints(database: Database, user_id: int) -> list[dict[str, Any]]:
     """The oldest first, without their secrets."""
-    async with sessions.read() as session:
-        rows = await session.execute(select(*_SHOWN).where(endpoints.c.user_id == user_id).order_by(endpoints.c.id))
+    async with database.read() as connection:
+        rows = await connection.execute(select(*_SHOWN).where(endpoints.c.user_id == user_id).order_by(endpoints.c.id))
         return [dict(row._mapping) for row in rows]
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def create_endpoint(runtime: Runtime, user_id: int, url: str, events: list[str]) -> dict[str, Any]:
     """The endpoint as it is listed, with its `secret` for the only time. InvalidParameter for one too many."""
-    target = read_target("url", url, runtime.settings.egress_allowed)
+    target = validate_target("url", url, runtime.settings.egress_allowed)
     secret = new_secret()
-    async with runtime.sessions.begin() as session:
+    async with runtime.database.begin() as connection:
         # The user's row is held, so that two at once do not both find room for the last one.
-        await session.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+        await connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
         mine = select(func.count()).select_from(endpoints).where(endpoints.c.user_id == user_id)
-        if int(await session.scalar(mine) or 0) >= MOST_ENDPOINTS:
-            raise InvalidParameter("url", f"最多 {MOST_ENDPOINTS} 个推送端点，请先删除不用的")
-        made = await session.execute(
+        if int(await connection.scalar(mine) or 0) >= MAX_ENDPOINTS:
+            raise InvalidParameter("url", f"最多 {MAX_ENDPOINTS} 个推送端点，请先删除不用的")
+        made = await connection.execute(
             insert(endpoints).values(
                 user_id=user_id, url=target, events=events, secret=secret, created_at=utc_now(), updated_at=utc_now()
             )
         )
-        row = (await session.execute(select(*_SHOWN).where(endpoints.c.id == made.lastrowid))).one()
+        row = (await connection.execute(select(*_SHOWN).where(endpoints.c.id == made.lastrowid))).one()
     return dict(row._mapping) | {"secret": secret}
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def change_endpoint(
     runtime: Runtime,
     user_id: int,
@@ -72,49 +72,49 @@ async def change_endpoint(
     """
     changes: dict[str, Any] = {"updated_at": utc_now()}
     if url is not None:
-        changes |= {"url": read_target("url", url, runtime.settings.egress_allowed), **_UNHARMED}
+        changes |= {"url": validate_target("url", url, runtime.settings.egress_allowed), **_RESET_HEALTH}
     if events is not None:
         changes["events"] = events
     if enabled is True:
-        changes |= {"disabled_at": None, "disabled_reason": None, **_UNHARMED}
+        changes |= {"disabled_at": None, "disabled_reason": None, **_RESET_HEALTH}
     if enabled is False:
         changes["disabled_at"] = func.coalesce(endpoints.c.disabled_at, utc_now())
-        changes["disabled_reason"] = func.coalesce(endpoints.c.disabled_reason, BY_HAND)
+        changes["disabled_reason"] = func.coalesce(endpoints.c.disabled_reason, MANUAL)
     this = _mine(user_id, endpoint_id)
-    async with runtime.sessions.begin() as session:
-        if not (await session.execute(update(endpoints).where(this).values(**changes))).rowcount:
+    async with runtime.database.begin() as connection:
+        if not (await connection.execute(update(endpoints).where(this).values(**changes))).rowcount:
             raise NotFound("推送端点不存在")
         if url is not None:
-            await session.execute(_retarget(endpoint_id, user_id))
-        return dict((await session.execute(select(*_SHOWN).where(this))).one()._mapping)
+            await connection.execute(_retarget(endpoint_id, user_id))
+        return dict((await connection.execute(select(*_SHOWN).where(this))).one()._mapping)
 
 
-@repeat_on_conflict
-async def rotate_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> SigningSecrets:
+@retry_on_conflict
+async def rotate_endpoint(database: Database, user_id: int, endpoint_id: int) -> SigningSecrets:
     """A new secret for the endpoint; the old one signs beside it for a day."""
     this = _mine(user_id, endpoint_id)
-    async with sessions.begin() as session:
-        if not (await session.execute(rotation(endpoints, this))).rowcount:
+    async with database.begin() as connection:
+        if not (await connection.execute(rotation(endpoints, this))).rowcount:
             raise NotFound("推送端点不存在")
-        return keys_of((await session.execute(select(*keys_in(endpoints)).where(this))).one())
+        return secrets_from_row((await connection.execute(select(*secrets_columns(endpoints)).where(this))).one())
 
 
-@repeat_on_conflict
-async def delete_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> None:
+@retry_on_conflict
+async def delete_endpoint(database: Database, user_id: int, endpoint_id: int) -> None:
     """What it was still to be told fails at its next attempt; the log keeps what was."""
-    async with sessions.begin() as session:
-        if not (await session.execute(delete(endpoints).where(_mine(user_id, endpoint_id)))).rowcount:
+    async with database.begin() as connection:
+        if not (await connection.execute(delete(endpoints).where(_mine(user_id, endpoint_id)))).rowcount:
             raise NotFound("推送端点不存在")
 
 
-async def get_endpoint(sessions: Sessions, user_id: int, endpoint_id: int) -> tuple[str, SigningSecrets]:
+async def get_endpoint(database: Database, user_id: int, endpoint_id: int) -> tuple[str, SigningSecrets]:
     """Where it is, and what signs for it, whether or not it is enabled."""
-    async with sessions.read() as session:
-        asked = select(endpoints.c.url, *keys_in(endpoints)).where(_mine(user_id, endpoint_id))
-        row = (await session.execute(asked)).one_or_none()
+    async with database.read() as connection:
+        asked = select(endpoints.c.url, *secrets_columns(endpoints)).where(_mine(user_id, endpoint_id))
+        row = (await connection.execute(asked)).one_or_none()
     if row is None:
         raise NotFound("推送端点不存在")
-    return row.url, keys_of(row)
+    return row.url, secrets_from_row(row)
 
 
 def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
@@ -122,7 +122,7 @@ def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
 
 
 def _retarget(endpoint_id: int, user_id: int) -> Update:
-    address = select(host_in(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
+    address = select(host_of(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
     pending = (deliveries.c.endpoint_id == endpoint_id) & (deliveries.c.status == "pending")
     moved = {"host": address, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}
     return update(deliveries).where(pending, deliveries.c.user_id == user_id).values(**moved)

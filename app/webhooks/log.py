@@ -4,19 +4,19 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, case, delete, func, or_, select, update
 
-from app.database import Sessions, repeat_on_conflict, utc_after, utc_now
+from app.database import Database, retry_on_conflict, utc_after, utc_now
 from app.errors import InvalidParameter, NotFound
 from app.tables import tasks
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
-from app.webhooks.outbox import CALLBACK, TOLD_SECONDS
+from app.webhooks.outbox import CALLBACK, RETRY_WINDOW_SECONDS
 
-KEPT_SECONDS = 30 * 24 * 3600.0
-FORGOTTEN_AT_ONCE = 500
+RETENTION_SECONDS = 30 * 24 * 3600.0
+PURGE_BATCH = 500
 
 
 async def list_deliveries(
-    sessions: Sessions, user_id: int, *, status: str | None, task_no: str | None, page: int, size: int
+    database: Database, user_id: int, *, status: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """One page, newest first, and the total number."""
     wanted = [deliveries.c.user_id == user_id]
@@ -26,13 +26,13 @@ async def list_deliveries(
         task = select(tasks.c.id).where(tasks.c.task_no == task_no, tasks.c.user_id == user_id)
         wanted.append(deliveries.c.task_id == task.scalar_subquery())
     newest = _SHOWN.where(*wanted).order_by(deliveries.c.id.desc()).limit(size).offset((page - 1) * size)
-    async with sessions.read() as session:
-        total = int(await session.scalar(select(func.count()).select_from(deliveries).where(*wanted)) or 0)
-        return [dict(row._mapping) for row in await session.execute(newest)], total
+    async with database.read() as connection:
+        total = int(await connection.scalar(select(func.count()).select_from(deliveries).where(*wanted)) or 0)
+        return [dict(row._mapping) for row in await connection.execute(newest)], total
 
 
-@repeat_on_conflict
-async def replay(sessions: Sessions, user_id: int, delivery_id: int) -> dict[str, Any]:
+@retry_on_conflict
+async def replay(database: Database, user_id: int, delivery_id: int) -> dict[str, Any]:
     """Tells it again at once, with a day of attempts before it; the row as it then is.
 
     One that is on its way this very moment is left to it. Raises NotFound, or InvalidParameter where its endpoint is
@@ -40,13 +40,13 @@ async def replay(sessions: Sessions, user_id: int, delivery_id: int) -> dict[str
     """
     this = (deliveries.c.id == delivery_id) & (deliveries.c.user_id == user_id)
     is_in_nobodys_hands = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= utc_now())
-    async with sessions.begin() as session:
-        row = (await session.execute(_SHOWN.where(this))).one_or_none()
+    async with database.begin() as connection:
+        row = (await connection.execute(_SHOWN.where(this))).one_or_none()
         if row is None:
             raise NotFound("推送记录不存在")
         if row.url is None or row.disabled_at is not None:
             raise InvalidParameter("id", "的推送端点已删除或已停用")
-        await session.execute(
+        await connection.execute(
             update(deliveries)
             .where(this, is_in_nobodys_hands)
             .values(
@@ -55,31 +55,31 @@ async def replay(sessions: Sessions, user_id: int, delivery_id: int) -> dict[str
                 attempts=0,
                 next_run_at=utc_now(),
                 lease_until=None,
-                give_up_at=utc_after(TOLD_SECONDS),
+                give_up_at=utc_after(RETRY_WINDOW_SECONDS),
                 delivered_at=None,
             )
         )
-        return dict((await session.execute(_SHOWN.where(this))).one()._mapping)
+        return dict((await connection.execute(_SHOWN.where(this))).one()._mapping)
 
 
-async def forget_old(sessions: Sessions) -> int:
-    """Deletes deliveries that ended and are older than KEPT_SECONDS, the oldest first; how many."""
+async def purge_old(database: Database) -> int:
+    """Deletes deliveries that ended and are older than RETENTION_SECONDS, the oldest first; how many."""
     forgotten = 0
-    while ids := await _oldest(sessions):
-        await _forget(sessions, ids)
+    while ids := await _oldest(database):
+        await _delete(database, ids)
         forgotten += len(ids)
     return forgotten
 
 
-async def _oldest(sessions: Sessions) -> list[int]:
-    async with sessions.read() as session:
-        return list(await session.scalars(_OLD, {"kept": -KEPT_SECONDS}))
+async def _oldest(database: Database) -> list[int]:
+    async with database.read() as connection:
+        return list(await connection.scalars(_OLD, {"kept": -RETENTION_SECONDS}))
 
 
-@repeat_on_conflict
-async def _forget(sessions: Sessions, ids: list[int]) -> None:
-    async with sessions.begin() as session:
-        await session.execute(delete(deliveries).where(deliveries.c.id.in_(ids)))
+@retry_on_conflict
+async def _delete(database: Database, ids: list[int]) -> None:
+    async with database.begin() as connection:
+        await connection.execute(delete(deliveries).where(deliveries.c.id.in_(ids)))
 
 
 _is_callback: ColumnElement[bool] = deliveries.c.endpoint_id == CALLBACK
@@ -110,5 +110,5 @@ _SHOWN = (
 )
 # By the primary key: the oldest rows stand first, and no index is kept for this alone.
 _first = select(deliveries.c.id, deliveries.c.created_at, deliveries.c.status).order_by(deliveries.c.id)
-_front = _first.limit(FORGOTTEN_AT_ONCE).subquery()
+_front = _first.limit(PURGE_BATCH).subquery()
 _OLD = select(_front.c.id).where(_front.c.created_at < utc_after(bindparam("kept")), _front.c.status != "pending")

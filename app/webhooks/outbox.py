@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Integer, String, bindparam, case, func, insert, literal, select, union_all, update
 
-from app.database import Session, Sessions, repeat_on_conflict, utc_after, utc_now
+from app.database import Database, Session, retry_on_conflict, utc_after, utc_now
 from app.tables import tasks, webhook_secrets
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
-from app.webhooks.secrets import SigningSecrets, get_keys, keys_in, keys_of
+from app.webhooks.secrets import SigningSecrets, get_secrets, secrets_columns, secrets_from_row
 from app.webhooks.send import Outcome
 
 COMPLETED, FAILED, DISABLED = "task.completed", "task.failed", "webhook.disabled"
-TOLD_SECONDS = 24 * 3600.0
+RETRY_WINDOW_SECONDS = 24 * 3600.0
 """How long a receiver is tried."""
 CALLBACK = 0
 """The `endpoint_id` of what goes to the task's own callbackUrl."""
 GONE, FAILING = "gone", "failing"
-LONGEST_GAP_SECONDS = 10 * 3600.0
+MAX_ATTEMPT_GAP_SECONDS = 10 * 3600.0
 """Between two attempts of one delivery, which are at most eight hours and a fifth apart."""
 
 
-async def enqueue(session: Session, *, user_id: int, task_id: int, event: str) -> None:
+async def enqueue(connection: Session, *, user_id: int, task_id: int, event: str) -> None:
     """Joins the transaction that ends the task: one statement, which finds nobody to tell for most users."""
-    await session.execute(_ENQUEUE, {"user": user_id, "task": task_id, "event": f'"{event}"'})
+    await connection.execute(_ENQUEUE, {"user": user_id, "task": task_id, "event": f'"{event}"'})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +54,20 @@ class Delivery:
     seconds_left: float
 
 
-async def find_due(sessions: Sessions, most: int, *, hosts: Collection[str], users: Collection[int]) -> list[Due]:
+async def find_due(database: Database, most: int, *, hosts: Collection[str], users: Collection[int]) -> list[Due]:
     """Up to `most` due rows, the longest due first, but none for these hosts and users."""
     passed_over = {"most": most, "hosts": list(hosts), "users": list(users)}
-    async with sessions.read() as session:
-        return [Due(*row) for row in await session.execute(_LOOK, passed_over)]
+    async with database.read() as connection:
+        return [Due(*row) for row in await connection.execute(_LOOK, passed_over)]
 
 
-@repeat_on_conflict
-async def claim(sessions: Sessions, chosen: Sequence[Due], lease_seconds: float) -> list[Delivery]:
+@retry_on_conflict
+async def claim(database: Database, chosen: Sequence[Due], lease_seconds: float) -> list[Delivery]:
     """Those of the chosen that are still due; no row is handed to two processes."""
-    async with sessions.begin() as session:
-        rows = (await session.execute(_THESE, {"ids": [due.id for due in chosen]})).all()
+    async with database.begin() as connection:
+        rows = (await connection.execute(_THESE, {"ids": [due.id for due in chosen]})).all()
         if rows:
-            await session.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
+            await connection.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
     return [
         Delivery(
             id=row.id,
@@ -83,41 +83,41 @@ async def claim(sessions: Sessions, chosen: Sequence[Due], lease_seconds: float)
     ]
 
 
-async def find_others(sessions: Sessions, delivery: Delivery) -> list[tuple[str, SigningSecrets]]:
+async def other_endpoints(database: Database, delivery: Delivery) -> list[tuple[str, SigningSecrets]]:
     """The user's other endpoints that are told of things, and what signs for each."""
-    async with sessions.read() as session:
-        rows = await session.execute(_OTHERS, {"endpoint": delivery.endpoint_id, "user": delivery.user_id})
-        return [(row.url, keys_of(row)) for row in rows]
+    async with database.read() as connection:
+        rows = await connection.execute(_OTHERS, {"endpoint": delivery.endpoint_id, "user": delivery.user_id})
+        return [(row.url, secrets_from_row(row)) for row in rows]
 
 
-async def find_target(sessions: Sessions, delivery: Delivery) -> tuple[str, SigningSecrets] | None:
+async def find_target(database: Database, delivery: Delivery) -> tuple[str, SigningSecrets] | None:
     """The address as it is now, and what signs for it; None where nobody is to be told any longer."""
-    async with sessions.read() as session:
+    async with database.read() as connection:
         if delivery.endpoint_id != CALLBACK:
             this = {"endpoint": delivery.endpoint_id, "user": delivery.user_id}
-            row = (await session.execute(_ENDPOINT, this)).one_or_none()
-            return None if row is None else (row.url, keys_of(row))
-        row = (await session.execute(_CALLBACK, {"task": delivery.task_id})).one_or_none()
+            row = (await connection.execute(_ENDPOINT, this)).one_or_none()
+            return None if row is None else (row.url, secrets_from_row(row))
+        row = (await connection.execute(_CALLBACK, {"task": delivery.task_id})).one_or_none()
     if row is None:
         return None
-    keys = await get_keys(sessions, delivery.user_id) if row.secret is None else keys_of(row)
+    keys = await get_secrets(database, delivery.user_id) if row.secret is None else secrets_from_row(row)
     return row.callback_url, keys
 
 
-@repeat_on_conflict
+@retry_on_conflict
 async def record(
-    sessions: Sessions,
+    database: Database,
     delivery: Delivery,
     outcome: Outcome,
     *,
     retry_seconds: float | None,
     failing_seconds: float,
-    is_the_receivers: bool,
+    counts_against_endpoint: bool,
 ) -> str | None:
     """Writes what became of an attempt; nothing where the row is in other hands by now.
 
     None for `retry_seconds` ends it. An endpoint is disabled by a 410, or once it has failed for `failing_seconds`
-    without a success between: then the reason is answered. Only what `is_the_receivers` says anything about it.
+    without a success between: then the reason is answered. Only what `counts_against_endpoint` says anything about it.
     """
     is_over = outcome.is_delivered or retry_seconds is None
     told = {
@@ -130,48 +130,50 @@ async def record(
     }
     told["status"] = "delivered" if outcome.is_delivered else "failed" if is_over else "pending"
     fence = (deliveries.c.id == delivery.id) & (deliveries.c.version == delivery.version)
-    async with sessions.begin() as session:
-        wrote = await session.execute(update(deliveries).where(fence).values(version=delivery.version + 1, **told))
-        if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not is_the_receivers:
+    async with database.begin() as connection:
+        wrote = await connection.execute(update(deliveries).where(fence).values(version=delivery.version + 1, **told))
+        if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not counts_against_endpoint:
             return None
-        return await _update_health(session, delivery.endpoint_id, outcome, failing_seconds)
+        return await _update_health(connection, delivery.endpoint_id, outcome, failing_seconds)
 
 
-async def _update_health(session: Session, endpoint_id: int, outcome: Outcome, failing_seconds: float) -> str | None:
+async def _update_health(connection: Session, endpoint_id: int, outcome: Outcome, failing_seconds: float) -> str | None:
     """How the endpoint does; the reason where this outcome disables it."""
     this = (endpoints.c.id == endpoint_id) & endpoints.c.disabled_at.is_(None)
     if outcome.is_delivered:
         works = update(endpoints).where(this, endpoints.c.failing_since.is_not(None))
-        await session.execute(works.values(failing_since=None, failed_at=None))
+        await connection.execute(works.values(failing_since=None, failed_at=None))
         return None
     # Where nobody tried for so long, we were not there, and nothing is known of the time between.
-    is_kept_up = endpoints.c.failed_at > utc_after(-LONGEST_GAP_SECONDS)
+    is_kept_up = endpoints.c.failed_at > utc_after(-MAX_ATTEMPT_GAP_SECONDS)
     since = case((is_kept_up, endpoints.c.failing_since), else_=utc_now())
     failed = update(endpoints).where(this)  # MySQL assigns from left to right
-    await session.execute(failed.ordered_values((endpoints.c.failing_since, since), (endpoints.c.failed_at, utc_now())))
+    await connection.execute(
+        failed.ordered_values((endpoints.c.failing_since, since), (endpoints.c.failed_at, utc_now()))
+    )
     reason = GONE if outcome.code == "gone" else FAILING
     too_long = literal(True) if reason == GONE else endpoints.c.failing_since <= utc_after(-failing_seconds)
-    disabled = await session.execute(
+    disabled = await connection.execute(
         update(endpoints).where(this, too_long).values(disabled_at=utc_now(), disabled_reason=reason)
     )
     return reason if disabled.rowcount else None
 
 
-async def overdue_seconds(sessions: Sessions) -> float:
+async def overdue_seconds(database: Database) -> float:
     """How long the longest due row has waited for a hand; 0 where none is due."""
-    async with sessions.read() as session:
-        row = (await session.execute(_OLDEST)).one()
+    async with database.read() as connection:
+        row = (await connection.execute(_OLDEST)).one()
     return 0.0 if row.oldest is None else max((row.now - row.oldest).total_seconds(), 0.0)
 
 
-def host_in(url: ColumnElement[str]) -> ColumnElement[str]:
+def host_of(url: ColumnElement[str]) -> ColumnElement[str]:
     """Host and port of a URL in our spelling, which always has a path."""
     rest = func.substr(url, func.instr(url, "//", type_=Integer) + 2, type_=String)
     return func.substr(rest, 1, func.instr(rest, "/", type_=Integer) - 1, type_=String)
 
 
 _task, _user = bindparam("task", type_=Integer), bindparam("user", type_=Integer)
-_new = [literal("pending"), literal(0), literal(0), utc_now(), utc_after(TOLD_SECONDS), utc_now()]
+_new = [literal("pending"), literal(0), literal(0), utc_now(), utc_after(RETRY_WINDOW_SECONDS), utc_now()]
 _ENQUEUE = insert(deliveries).from_select(
     [
         "user_id",
@@ -186,10 +188,10 @@ _ENQUEUE = insert(deliveries).from_select(
         "created_at",
     ],
     union_all(
-        select(_user, _task, literal(CALLBACK), host_in(tasks.c.callback_url), *_new).where(
+        select(_user, _task, literal(CALLBACK), host_of(tasks.c.callback_url), *_new).where(
             tasks.c.id == _task, tasks.c.callback_url.is_not(None)
         ),
-        select(_user, _task, endpoints.c.id, host_in(endpoints.c.url), *_new).where(
+        select(_user, _task, endpoints.c.id, host_of(endpoints.c.url), *_new).where(
             endpoints.c.user_id == _user,
             endpoints.c.disabled_at.is_(None),
             func.instr(endpoints.c.events, bindparam("event", type_=String), type_=Integer) > 0,
@@ -222,13 +224,13 @@ _TAKE = (
         next_run_at=utc_after(bindparam("lease")),
     )
 )
-_ENABLED = select(endpoints.c.url, *keys_in(endpoints)).where(
+_ENABLED = select(endpoints.c.url, *secrets_columns(endpoints)).where(
     endpoints.c.user_id == bindparam("user"), endpoints.c.disabled_at.is_(None)
 )
 _ENDPOINT = _ENABLED.where(endpoints.c.id == bindparam("endpoint"))
 _OTHERS = _ENABLED.where(endpoints.c.id != bindparam("endpoint"))
 _CALLBACK = (
-    select(tasks.c.callback_url, *keys_in(webhook_secrets))
+    select(tasks.c.callback_url, *secrets_columns(webhook_secrets))
     .select_from(tasks.outerjoin(webhook_secrets, webhook_secrets.c.user_id == tasks.c.user_id))
     .where(tasks.c.id == bindparam("task"), tasks.c.callback_url.is_not(None))
 )

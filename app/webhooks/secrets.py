@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, select, update
 
-from app.database import Sessions, insert_if_absent, repeat_on_conflict, utc_after, utc_now
+from app.database import Database, insert_ignore, retry_on_conflict, utc_after, utc_now
 from app.tables import webhook_secrets
 from app.webhooks.signing import new_secret
 
-OVERLAP_SECONDS = 24 * 3600.0
+COMMIT_LAG_SECONDS = 24 * 3600.0
 """How long the secret before a rotation still signs beside the new one."""
 
 
@@ -28,40 +28,40 @@ class SigningSecrets:
         return (self.secret,) if self.previous is None else (self.secret, self.previous)
 
 
-async def get_keys(sessions: Sessions, user_id: int) -> SigningSecrets:
+async def get_secrets(database: Database, user_id: int) -> SigningSecrets:
     """The user's; made at the first need."""
-    async with sessions.read() as session:
-        row = (await session.execute(_MINE, {"user": user_id})).one_or_none()
+    async with database.read() as connection:
+        row = (await connection.execute(_MINE, {"user": user_id})).one_or_none()
     if row is None:
-        await _make(sessions, user_id)
-        return await get_keys(sessions, user_id)
-    return keys_of(row)
+        await _make(database, user_id)
+        return await get_secrets(database, user_id)
+    return secrets_from_row(row)
 
 
-@repeat_on_conflict
-async def rotate_keys(sessions: Sessions, user_id: int) -> SigningSecrets:
+@retry_on_conflict
+async def rotate_secrets(database: Database, user_id: int) -> SigningSecrets:
     """A new secret for the user; one that was replaced less than a day ago signs no longer."""
-    await get_keys(sessions, user_id)
-    async with sessions.begin() as session:
-        await session.execute(rotation(webhook_secrets, webhook_secrets.c.user_id == user_id))
-        return keys_of((await session.execute(_MINE, {"user": user_id})).one())
+    await get_secrets(database, user_id)
+    async with database.begin() as connection:
+        await connection.execute(rotation(webhook_secrets, webhook_secrets.c.user_id == user_id))
+        return secrets_from_row((await connection.execute(_MINE, {"user": user_id})).one())
 
 
-@repeat_on_conflict
-async def _make(sessions: Sessions, user_id: int) -> None:
-    async with sessions.begin() as session:
-        absent = insert_if_absent(session.dialect.name, webhook_secrets, "user_id")
-        await session.execute(absent.values(user_id=user_id, secret=new_secret(), created_at=utc_now()))
+@retry_on_conflict
+async def _make(database: Database, user_id: int) -> None:
+    async with database.begin() as connection:
+        absent = insert_ignore(connection.dialect.name, webhook_secrets, "user_id")
+        await connection.execute(absent.values(user_id=user_id, secret=new_secret(), created_at=utc_now()))
 
 
-def keys_of(row: Row[*tuple[Any, ...]]) -> SigningSecrets:
-    """From a row with the columns of `keys_in`."""
+def secrets_from_row(row: Row[*tuple[Any, ...]]) -> SigningSecrets:
+    """From a row with the columns of `secrets_columns`."""
     if row.previous_until is None or row.previous_until <= row.now:
         return SigningSecrets(row.secret, None, None, row.now)
     return SigningSecrets(row.secret, row.previous, row.previous_until, row.now)
 
 
-def keys_in(table: Table) -> list[ColumnElement[Any]]:
+def secrets_columns(table: Table) -> list[ColumnElement[Any]]:
     return [table.c.secret, table.c.previous, table.c.previous_until, utc_now().label("now")]
 
 
@@ -72,10 +72,10 @@ def rotation(table: Table, which: ColumnElement[bool]) -> Update:
         .where(which)
         .ordered_values(
             (table.c.previous, table.c.secret),
-            (table.c.previous_until, utc_after(OVERLAP_SECONDS)),
+            (table.c.previous_until, utc_after(COMMIT_LAG_SECONDS)),
             (table.c.secret, new_secret()),
         )
     )
 
 
-_MINE = select(*keys_in(webhook_secrets)).where(webhook_secrets.c.user_id == bindparam("user"))
+_MINE = select(*secrets_columns(webhook_secrets)).where(webhook_secrets.c.user_id == bindparam("user"))

@@ -4,36 +4,36 @@ import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from app.egress import Egress, EgressError, EgressFailed, EgressRefused, NoConnection, TimedOut
-from app.times import read_retry_after
+from app.egress import Egress, EgressConnectError, EgressError, EgressFailed, EgressForbidden, EgressTimeout
+from app.times import parse_retry_after
 from app.webhooks.secrets import SigningSecrets
 from app.webhooks.signing import Message, sign
 
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 """For a whole attempt: name, connection, TLS, and the answer's head."""
-LONGEST_WISH_SECONDS = 3600.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 """A receiver that asks for more quiet than this is not heard."""
-QUIET_PLEASE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`word` is one of the delivery log's; `status` and `duration_ms` are None where nobody was reached.
 
-    `wish_seconds` is how long the receiver asked to be left alone.
+    `retry_after_seconds` is how long the receiver asked to be left alone.
     """
 
     code: str
     status: int | None = None
     duration_ms: int | None = None
-    wish_seconds: float | None = None
+    retry_after_seconds: float | None = None
 
     @property
     def is_delivered(self) -> bool:
         return self.code == "delivered"
 
     @property
-    def is_the_receivers(self) -> bool:
+    def counts_against_endpoint(self) -> bool:
         """Whether it says anything about how the receiver does, where our own way out is sound."""
         return self.code not in {"disabled", "internal"}
 
@@ -44,20 +44,24 @@ async def send(egress: Egress, url: str, keys: SigningSecrets, message: Message)
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
-        answer = await egress.post(url, message.body, headers, timeout_seconds=PATIENCE_SECONDS)
+        answer = await egress.post(url, message.body, headers, timeout_seconds=TIMEOUT_SECONDS)
     except EgressError as error:
         word = _code_for_error(error)
         return Outcome(word, None, None if word == "unreachable" else round((loop.time() - began) * 1000))
-    wish = read_retry_after(answer.retry_after, LONGEST_WISH_SECONDS) if answer.status in QUIET_PLEASE else None
+    wish = (
+        parse_retry_after(answer.retry_after, MAX_RETRY_AFTER_SECONDS)
+        if answer.status in RETRY_AFTER_STATUSES
+        else None
+    )
     return Outcome(_code_for_status(answer.status), answer.status, round((loop.time() - began) * 1000), wish)
 
 
 def _code_for_error(error: EgressError) -> str:
     """An address we refuse sounds like one that is not there."""
     match error:
-        case EgressRefused() | NoConnection():
+        case EgressForbidden() | EgressConnectError():
             return "unreachable"
-        case TimedOut():
+        case EgressTimeout():
             return "timeout"
         case EgressFailed():
             return "broken"

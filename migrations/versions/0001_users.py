@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, UtcTime, exact
+from migrations.types import ID, UtcTime, binary_string
 
 revision = "0001"
 down_revision = None
@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.create_table(
         "users",
         sa.Column("id", ID, autoincrement=True, nullable=False),
-        sa.Column("username", exact(64), nullable=True),
+        sa.Column("username", binary_string(64), nullable=True),
         sa.Column("role", sa.String(length=16), server_default="user", nullable=False),
         sa.Column("status", sa.String(length=16), server_default="active", nullable=False),
         sa.Column("tokens_valid_from", UtcTime(), nullable=True),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, Json, UtcTime, exact
+from migrations.types import ID, Json, UtcTime, binary_string
 
 revision = "0002"
 down_revision = "0001"
@@ -16,8 +16,8 @@ def upgrade() -> None:
         "api_keys",
         sa.Column("id", ID, autoincrement=True, nullable=False),
         sa.Column("user_id", sa.BigInteger(), nullable=False),
-        sa.Column("digest", exact(64), nullable=False),
-        sa.Column("prefix", exact(16), nullable=False),
+        sa.Column("digest", binary_string(64), nullable=False),
+        sa.Column("prefix", binary_string(16), nullable=False),
         sa.Column("name", sa.String(length=100), server_default="", nullable=False),
         sa.Column("scopes", Json(), nullable=False),
         sa.Column("expires_at", UtcTime(), nullable=True),

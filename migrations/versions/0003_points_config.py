@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, Json, UtcTime, exact
+from migrations.types import ID, Json, UtcTime, binary_string
 
 revision = "0003"
 down_revision = "0002"
@@ -15,11 +15,11 @@ def upgrade() -> None:
     op.create_table(
         "points_config",
         sa.Column("id", ID, autoincrement=True, nullable=False),
-        sa.Column("model_name", exact(100), nullable=False),
+        sa.Column("model_name", binary_string(100), nullable=False),
         sa.Column("description", sa.String(length=255), nullable=False),
         sa.Column("points_cost", sa.BigInteger(), nullable=False),
         sa.Column("task_type", sa.String(length=32), nullable=False),
-        sa.Column("action", exact(64), nullable=False),
+        sa.Column("action", binary_string(64), nullable=False),
         sa.Column("params", Json(), nullable=False),
         sa.Column("defaults", Json(), nullable=False),
         sa.Column("price_rules", Json(), nullable=True),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, UtcTime, exact
+from migrations.types import ID, UtcTime, binary_string
 
 revision = "0005"
 down_revision = "0004"
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("balance_after", sa.BigInteger(), nullable=False),
         sa.Column("task_id", sa.BigInteger(), nullable=True),
         sa.Column("phase", sa.String(length=8), nullable=True),
-        sa.Column("ref", exact(128), nullable=True),
+        sa.Column("ref", binary_string(128), nullable=True),
         sa.Column("remark", sa.String(length=255), server_default="", nullable=False),
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.CheckConstraint(

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, LONG_TEXT, PROMPT, Json, UtcTime, exact
+from migrations.types import ID, LONG_TEXT, PROMPT, Json, UtcTime, binary_string
 
 revision = "0007"
 down_revision = "0006"
@@ -15,15 +15,15 @@ def upgrade() -> None:
     op.create_table(
         "tasks",
         sa.Column("id", ID, autoincrement=True, nullable=False),
-        sa.Column("task_no", exact(40), nullable=False),
+        sa.Column("task_no", binary_string(40), nullable=False),
         sa.Column("user_id", sa.BigInteger(), nullable=False),
-        sa.Column("model_name", exact(100), nullable=False),
+        sa.Column("model_name", binary_string(100), nullable=False),
         sa.Column("task_type", sa.String(length=32), nullable=False),
-        sa.Column("action", exact(64), nullable=False),
+        sa.Column("action", binary_string(64), nullable=False),
         sa.Column("prompt", PROMPT, nullable=False),
         sa.Column("image_url", Json(), nullable=True),
         sa.Column("params", Json(), nullable=False),
-        sa.Column("request", Json(), nullable=False),
+        sa.Column("upstream_request", Json(), nullable=False),
         sa.Column("points_cost", sa.BigInteger(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("progress", sa.Integer(), server_default="0", nullable=False),
@@ -34,9 +34,9 @@ def upgrade() -> None:
         sa.Column("next_run_at", UtcTime(), nullable=True),
         sa.Column("lease_until", UtcTime(), nullable=True),
         sa.Column("deadline_at", UtcTime(), nullable=False),
-        sa.Column("steps", Json(), nullable=False),
-        sa.Column("upstream_task_id", exact(128), nullable=True),
-        sa.Column("upstream", Json(), nullable=True),
+        sa.Column("history", Json(), nullable=False),
+        sa.Column("upstream_task_id", binary_string(128), nullable=True),
+        sa.Column("upstream_state", Json(), nullable=True),
         sa.Column("suspected_orphan", sa.Boolean(), server_default="0", nullable=False),
         sa.Column("results", Json(), nullable=True),
         sa.Column("error_code", sa.String(length=64), nullable=True),

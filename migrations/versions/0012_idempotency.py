@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import exact
+from migrations.types import binary_string
 
 revision = "0012"
 down_revision = "0011"
@@ -14,7 +14,7 @@ INDEX = "uq_tasks_user_id_idempotency_key"
 
 
 def upgrade() -> None:
-    op.add_column("tasks", sa.Column("idempotency_key", exact(128), nullable=True))
+    op.add_column("tasks", sa.Column("idempotency_key", binary_string(128), nullable=True))
     op.add_column("tasks", sa.Column("idempotency_digest", sa.String(length=64), nullable=True))
     op.create_index(INDEX, "tasks", ["user_id", "idempotency_key"], unique=True)
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, UtcTime, exact
+from migrations.types import ID, UtcTime, binary_string
 
 revision = "0013"
 down_revision = "0012"
@@ -23,7 +23,7 @@ def upgrade() -> None:
         "points_lots",
         sa.Column("id", ID, autoincrement=True, nullable=False),
         sa.Column("user_id", sa.BigInteger(), nullable=False),
-        sa.Column("ref", exact(128), nullable=True),
+        sa.Column("ref", binary_string(128), nullable=True),
         sa.Column("origin_lot_id", sa.BigInteger(), nullable=True),
         sa.Column("granted", sa.BigInteger(), nullable=False),
         sa.Column("remaining", sa.BigInteger(), nullable=False),

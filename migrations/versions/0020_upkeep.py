@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import UtcTime, exact
+from migrations.types import UtcTime, binary_string
 
 revision = "0020"
 down_revision = "0014"
@@ -20,27 +20,27 @@ MYSQL = {
 
 def upgrade() -> None:
     op.create_table(
-        "provider_state",
-        sa.Column("provider", exact(64), nullable=False),
+        "circuit_breakers",
+        sa.Column("provider", binary_string(64), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("refuses_jobs", sa.Boolean(), nullable=False),
-        sa.Column("refuses_looks", sa.Boolean(), nullable=False),
+        sa.Column("billable_open", sa.Boolean(), nullable=False),
+        sa.Column("free_open", sa.Boolean(), nullable=False),
         sa.Column("reason", sa.String(length=255), nullable=False),
         sa.Column("pause_seconds", sa.Float(), nullable=False),
         sa.Column("opened_at", UtcTime(), nullable=True),
-        sa.Column("next_probe_at", UtcTime(), nullable=True),
+        sa.Column("open_until", UtcTime(), nullable=True),
         sa.Column("probe_until", UtcTime(), nullable=True),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("provider"),
         **MYSQL,
     )
     op.create_table(
-        "chores",
-        sa.Column("name", exact(64), nullable=False),
+        "scheduled_jobs",
+        sa.Column("name", binary_string(64), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("due_at", UtcTime(), nullable=False),
         sa.Column("lease_until", UtcTime(), nullable=True),
-        sa.Column("done_at", UtcTime(), nullable=True),
+        sa.Column("completed_at", UtcTime(), nullable=True),
         sa.Column("result", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
         **MYSQL,
@@ -48,5 +48,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("chores")
-    op.drop_table("provider_state")
+    op.drop_table("scheduled_jobs")
+    op.drop_table("circuit_breakers")

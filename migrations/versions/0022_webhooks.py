@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import ID, LONG_TEXT, Json, UtcTime, exact
+from migrations.types import ID, LONG_TEXT, Json, UtcTime, binary_string
 
 revision = "0022"
 down_revision = "0021"
@@ -23,8 +23,8 @@ def upgrade() -> None:
     op.create_table(
         "webhook_secrets",
         sa.Column("user_id", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("secret", exact(64), nullable=False),
-        sa.Column("previous", exact(64), nullable=True),
+        sa.Column("secret", binary_string(64), nullable=False),
+        sa.Column("previous", binary_string(64), nullable=True),
         sa.Column("previous_until", UtcTime(), nullable=True),
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("user_id"),
@@ -36,8 +36,8 @@ def upgrade() -> None:
         sa.Column("user_id", sa.BigInteger(), nullable=False),
         sa.Column("url", LONG_TEXT, nullable=False),
         sa.Column("events", Json(), nullable=False),
-        sa.Column("secret", exact(64), nullable=False),
-        sa.Column("previous", exact(64), nullable=True),
+        sa.Column("secret", binary_string(64), nullable=False),
+        sa.Column("previous", binary_string(64), nullable=True),
         sa.Column("previous_until", UtcTime(), nullable=True),
         sa.Column("failing_since", UtcTime(), nullable=True),
         sa.Column("failed_at", UtcTime(), nullable=True),
@@ -59,7 +59,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.BigInteger(), nullable=False),
         sa.Column("task_id", sa.BigInteger(), nullable=False),
         sa.Column("endpoint_id", sa.BigInteger(), nullable=False),
-        sa.Column("host", exact(260), nullable=False),
+        sa.Column("host", binary_string(260), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),

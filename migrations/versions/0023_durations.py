@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.types import UtcTime, exact
+from migrations.types import UtcTime, binary_string
 
 revision = "0023"
 down_revision = "0022"
@@ -14,8 +14,8 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "model_durations",
-        sa.Column("model_name", exact(100), nullable=False),
-        sa.Column("usual_seconds", sa.Float(), nullable=False),
+        sa.Column("model_name", binary_string(100), nullable=False),
+        sa.Column("typical_seconds", sa.Float(), nullable=False),
         sa.Column("samples", sa.Integer(), nullable=False),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("model_name"),

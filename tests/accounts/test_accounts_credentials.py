@@ -38,8 +38,8 @@ def test_a_remembered_token_is_refused_by_other_secrets_issuers_and_audiences() 
 
 
 def test_refusals_are_not_remembered_and_cannot_crowd_out_the_good() -> None:
-    before = credentials._verified.cache_info().currsize
+    before = credentials._decode_cached.cache_info().currsize
     for number in range(50):
         with pytest.raises(Unauthenticated):
             read_token(SETTINGS, f"nonsense.{number}.x")
-    assert credentials._verified.cache_info().currsize == before
+    assert credentials._decode_cached.cache_info().currsize == before

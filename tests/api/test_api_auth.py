@@ -282,7 +282,7 @@ async def test_an_unknown_subject_gets_an_account_only_where_told(make: Maker, r
         answers = await asyncio.gather(*(api.get(BALANCE, headers=headers) for _ in range(20)))
         expected = {"userId": user_id, "balance": 0, "expireTime": None, "held": 0}
         assert [data(answer) for answer in answers] == [expected] * 20
-        assert await user_exists(runtime.sessions, user_id)
+        assert await user_exists(runtime.database, user_id)
         poor = await api.post(SUBMIT, json={"modelName": "sc_soraimg_text_1x1", "prompt": "猫"}, headers=headers)
         assert refusal(poor)[2] == "积分不足，当前余额 0，本次需要 30"
         unknown_key = await api.get(BALANCE, headers={"X-API-Key": new_api_key()})
@@ -292,14 +292,14 @@ async def test_an_unknown_subject_gets_an_account_only_where_told(make: Maker, r
 
 async def test_a_ban_voids_tokens_for_good_and_keys_while_it_lasts(make: Maker, runtime: Runtime) -> None:
     user, other = await make.user(), await make.user()
-    await set_status(runtime.sessions, user.id, "banned")
+    await set_status(runtime.database, user.id, "banned")
     for headers in (user.headers, user.key_headers):
         assert refusal(await make.api.get(BALANCE, headers=headers)) == STRANGER
     async with door(runtime, jwt_auto_provision=True) as api:
         assert refusal(await api.get(BALANCE, headers=user.headers)) == STRANGER
     later = jwt.encode(claims(user.id, iat=int(time.time()) + 1), runtime.settings.jwt_secrets[0], algorithm="HS256")
     assert refusal(await make.api.get(BALANCE, headers=bearer(later))) == STRANGER
-    await set_status(runtime.sessions, user.id, "active")
+    await set_status(runtime.database, user.id, "active")
     assert refusal(await make.api.get(BALANCE, headers=user.headers)) == STRANGER
     assert (await make.api.get(BALANCE, headers=user.key_headers)).status_code == 200
     assert (await make.api.get(BALANCE, headers=bearer(later))).status_code == 200
@@ -308,15 +308,15 @@ async def test_a_ban_voids_tokens_for_good_and_keys_while_it_lasts(make: Maker, 
 
 async def test_a_key_ends_at_once_in_every_process(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    another_key = await create_key(runtime.sessions, user.id)
+    another_key = await create_key(runtime.database, user.id)
     async with open_runtime(runtime.settings) as elsewhere, door(elsewhere) as api:
         assert (await api.get(BALANCE, headers=user.key_headers)).status_code == 200
-        assert await revoke_key(runtime.sessions, user.api_key[:10], user.id) == 1
+        assert await revoke_key(runtime.database, user.api_key[:10], user.id) == 1
         assert refusal(await api.get(BALANCE, headers=user.key_headers)) == STRANGER
         assert refusal(await make.api.get(BALANCE, headers=user.key_headers)) == STRANGER
         assert (await api.get(BALANCE, headers=bearer(another_key))).status_code == 200
         for lifetime, status in ((timedelta(hours=-8), 401), (timedelta(seconds=-1), 401), (timedelta(hours=1), 200)):
-            key = await create_key(runtime.sessions, user.id, expires_at=datetime.now(UTC) + lifetime)
+            key = await create_key(runtime.database, user.id, expires_at=datetime.now(UTC) + lifetime)
             assert (await api.get(BALANCE, headers=bearer(key))).status_code == status
 
 
@@ -325,9 +325,9 @@ async def test_no_table_holds_a_key_or_a_token(make: Maker, runtime: Runtime) ->
     await make.task_no(user)
     await make.api.get(BALANCE, headers=user.key_headers)
     everything = ""
-    async with runtime.sessions.read() as session:
+    async with runtime.database.read() as connection:
         for table in metadata.tables:
-            everything += str([tuple(row) for row in await session.execute(text(f"SELECT * FROM {table}"))])
+            everything += str([tuple(row) for row in await connection.execute(text(f"SELECT * FROM {table}"))])
     assert hashlib.sha256(user.api_key.encode()).hexdigest() in everything
     assert user.api_key[:10] in everything
     assert user.api_key[:12] not in everything
@@ -342,7 +342,7 @@ async def test_a_key_is_random_and_keeps_to_its_scopes(make: Maker, runtime: Run
     assert len(keys) == 1000
     assert all(len(key) >= 3 + 160 / 5.95 for key in keys)
     for scopes, tasks, points in (((), 403, 403), (("tasks",), 200, 403), (("points",), 403, 200)):
-        key = await create_key(runtime.sessions, user.id, scopes=scopes)
+        key = await create_key(runtime.database, user.id, scopes=scopes)
         for path, status in ((LIST, tasks), (MODELS, tasks), (BALANCE, points)):
             answer = await api.get(path, headers=bearer(key))
             assert answer.status_code == status, (scopes, path)
@@ -416,5 +416,5 @@ async def test_a_whole_run_logs_no_secret(
 
 
 async def test_new_ids_stay_within_javascripts_reach(make: Maker, runtime: Runtime) -> None:
-    await create_user(runtime.sessions, user_id=17563793187762127)
+    await create_user(runtime.database, user_id=17563793187762127)
     assert (await make.user()).id < 2**53

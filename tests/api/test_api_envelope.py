@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.accounts.credentials import sign_token
-from app.main import LARGEST_BODY_BYTES
+from app.main import MAX_BODY_BYTES
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.support.makers import TEXT_MODEL, Maker
@@ -52,7 +52,7 @@ async def test_the_document_promises_the_envelope_and_no_422(api: httpx.AsyncCli
             assert "422" not in operation["responses"]
             for status, answer in operation["responses"].items():
                 schema = json.dumps(answer.get("content", {}))
-                assert ("Envelope" if status == "200" else "ErrorData") in schema or path.startswith("/files/")
+                assert ("Envelope" if status == "200" else "ErrorResponse") in schema or path.startswith("/files/")
 
 
 @embedded
@@ -96,7 +96,7 @@ async def test_head_has_the_headers_and_no_body(api: httpx.AsyncClient) -> None:
 @embedded
 async def test_too_large_a_body_is_a_413_of_ours(api: httpx.AsyncClient, make: Maker) -> None:
     user = await make.user(points=30)
-    padding = " " * (LARGEST_BODY_BYTES - len(GOOD.encode()))
+    padding = " " * (MAX_BODY_BYTES - len(GOOD.encode()))
     largest, larger = (GOOD + padding).encode(), (GOOD + padding + " ").encode()
     expected = (413, "PAYLOAD_TOO_LARGE", "请求内容过大")
     announced = await api.post(SUBMIT, content=larger, headers=JSON | user.headers)
@@ -174,7 +174,7 @@ async def test_browsers_of_another_origin_may_read_every_error(make: Maker, runt
             broken = await api.get(BALANCE, headers=user.headers | {"Origin": origin})
         finally:
             await execute(runtime, "ALTER TABLE points_accounts_away RENAME TO points_accounts")
-        large = await api.post(SUBMIT, content=b" " * (LARGEST_BODY_BYTES + 1), headers={"Origin": origin})
+        large = await api.post(SUBMIT, content=b" " * (MAX_BODY_BYTES + 1), headers={"Origin": origin})
         for answer, status in ((broken, 500), (large, 413), (await api.get(BALANCE, headers={"Origin": origin}), 401)):
             assert refusal(answer)[0] == status
             assert answer.headers["access-control-allow-origin"] == origin

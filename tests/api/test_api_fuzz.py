@@ -72,7 +72,7 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
     assert answered["GET /user/ai/tasks/list", 400]
     assert answered["GET /user/ai/tasks/{task_no}", 200]
     assert answered.total() >= examples
-    assert await audit(runtime.sessions) == []
+    assert await audit(runtime.database) == []
 
 
 def fuzz(document: dict[str, Any], mode: Any, examples: int, send: Any) -> None:

@@ -156,9 +156,9 @@ async def test_a_replay_tells_how_the_task_stands_now(make: Maker, working: None
 async def test_a_replay_does_not_mind_a_new_price_or_a_retired_model(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=30)
     first = data(await ask(make.api, user, "k"))
-    await set_model(runtime.sessions, TEXT_MODEL, {"points_cost": 999})
+    await set_model(runtime.database, TEXT_MODEL, {"points_cost": 999})
     assert data(await ask(make.api, user, "k")) == first
-    await disable_model(runtime.sessions, TEXT_MODEL)
+    await disable_model(runtime.database, TEXT_MODEL)
     assert data(await ask(make.api, user, "k")) == first
 
 
@@ -167,8 +167,8 @@ async def test_a_key_is_kept_for_24_hours(make: Maker, runtime: Runtime, minutes
     user = await make.user(points=60)
     first = data(await ask(make.api, user, "k"))
     made = datetime.now(UTC) - timedelta(hours=24, minutes=minutes)
-    async with runtime.sessions.begin() as session:
-        await session.execute(update(tasks).values(created_at=made))
+    async with runtime.database.begin() as connection:
+        await connection.execute(update(tasks).values(created_at=made))
     again = await ask(make.api, user, "k")
     assert ("idempotency-replayed" in again.headers) == is_known
     assert (data(again)["taskNo"] == first["taskNo"]) == is_known
@@ -190,7 +190,7 @@ async def test_a_lost_answer_and_a_retry_are_one_task(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, has_happened: bool
 ) -> None:
     """The COMMIT's answer is lost, the look after it fails too: the caller gets 503 and asks again."""
-    real, lost = runtime.sessions.begin, []
+    real, lost = runtime.database.begin, []
 
     def begin() -> Any:
         context = real()
@@ -216,7 +216,7 @@ async def test_a_lost_answer_and_a_retry_are_one_task(
 
     user = await make.user(points=100)
     with monkeypatch.context() as patched:
-        patched.setattr(type(runtime.sessions), "begin", lambda _: begin())
+        patched.setattr(type(runtime.database), "begin", lambda _: begin())
         patched.setattr(submit_module, "_exists", unheard)
         assert (await ask(make.api, user, "k")).status_code == 503
     answer = await ask(make.api, user, "k")

@@ -116,7 +116,7 @@ async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: 
         {"param": "references", "each": 3},
         {"param": "outputFormat", "times": {"jpg": 1, "jpeg": 1, "png": "1.5"}},
     ]
-    await set_model(runtime.sessions, IMAGE_MODEL, {"price_rules": rules})
+    await set_model(runtime.database, IMAGE_MODEL, {"price_rules": rules})
     user = await make.user(points=100)
     body = asked(IMAGE_MODEL, A, B, resolution="2K", outputFormat="png")
     assert data(await make.api.post(QUOTE, json=body, headers=user.headers))["pointsCost"] == 47  # 31 × 1.5 = 46.5
@@ -129,7 +129,7 @@ async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: 
 
 async def test_pictures_are_counted_wherever_they_stand(make: Maker, runtime: Runtime) -> None:
     rules = [{"param": "references", "each": 50}]
-    await set_model(runtime.sessions, "sc_video_img2video_fast", {"points_cost": 100, "price_rules": rules})
+    await set_model(runtime.database, "sc_video_img2video_fast", {"points_cost": 100, "price_rules": rules})
     user = await make.user()
     for body, points in (
         (asked("sc_video_img2video_fast", A), 150),

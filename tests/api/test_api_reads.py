@@ -126,7 +126,7 @@ async def test_waiting_ends_also_where_every_notice_is_lost(
     user = await make.user(points=30)
     task_no = await make.task_no(user)
 
-    monkeypatch.setattr(runtime.notices, "publish", lambda *_: None)
+    monkeypatch.setattr(runtime.pubsub, "publish", lambda *_: None)
     async with at_work(runtime):
         answer = await make.api.get(f"/user/ai/tasks/{task_no}?wait=60", headers=user.headers)
     assert data(answer)["status"] == "completed"
@@ -296,13 +296,13 @@ async def test_a_keyword_tells_one_emoji_from_another(make: Maker) -> None:
 
 async def test_times_narrow_the_list_to_their_second(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
-    early, exact, late = [await make.task_no(user) for _ in range(3)]
+    early, binary_string, late = [await make.task_no(user) for _ in range(3)]
     await created_at(runtime, early, "2025-10-26 07:30:44.999000")
-    await created_at(runtime, exact, "2025-10-26 07:30:45.999000")
+    await created_at(runtime, binary_string, "2025-10-26 07:30:45.999000")
     await created_at(runtime, late, "2025-10-26 07:30:46.000000")
-    shown = (await make.task(user, exact))["createTime"]
+    shown = (await make.task(user, binary_string))["createTime"]
     assert shown == "2025-10-26T15:30:45"
-    assert await listed(make, user, startTime=shown, endTime=shown) == [exact]
+    assert await listed(make, user, startTime=shown, endTime=shown) == [binary_string]
     for moment in (
         "2025-10-26T15:30:45",
         "2025-10-26 15:30:45",
@@ -311,13 +311,17 @@ async def test_times_narrow_the_list_to_their_second(make: Maker, runtime: Runti
         "2025-10-26T07:30:45Z",
         "2025-10-26T03:30:45-04:00",
     ):
-        assert await listed(make, user, startTime=moment) == [late, exact], moment
-        assert await listed(make, user, endTime=moment) == [exact, early], moment
+        assert await listed(make, user, startTime=moment) == [late, binary_string], moment
+        assert await listed(make, user, endTime=moment) == [binary_string, early], moment
         careless = await make.api.get(f"{LIST}?startTime={moment}&endTime={moment}", headers=user.headers)
-        assert [record["taskNo"] for record in data(careless)["records"]] == [exact], moment
-    assert await listed(make, user, startTime="2025-10-26", endTime="2025-10-27") == [late, exact, early]
+        assert [record["taskNo"] for record in data(careless)["records"]] == [binary_string], moment
+    assert await listed(make, user, startTime="2025-10-26", endTime="2025-10-27") == [late, binary_string, early]
     assert await listed(make, user, startTime="2025-10-27") == []
-    assert await listed(make, user, startTime="1000-01-01", endTime="9999-12-31T23:59:59") == [late, exact, early]
+    assert await listed(make, user, startTime="1000-01-01", endTime="9999-12-31T23:59:59") == [
+        late,
+        binary_string,
+        early,
+    ]
 
 
 # ------------------------------------------------------------------ models, points
@@ -360,8 +364,8 @@ async def test_models_show_what_a_caller_may_set(make: Maker, runtime: Runtime, 
             *("modelName", "description", "taskType", "pointsCost", "priceRules", "aspectRatio", "params")
         }
         assert model["params"]["additionalProperties"] is False
-    await disable_model(runtime.sessions, "sc_soraimg_text_auto")
-    await set_model(runtime.sessions, TEXT_MODEL, {"points_cost": 7})
+    await disable_model(runtime.database, "sc_soraimg_text_auto")
+    await set_model(runtime.database, TEXT_MODEL, {"points_cost": 7})
     after = {model["modelName"]: model for model in data(await api.get(MODELS, headers=user.headers))}
     assert set(shown) - set(after) == {"sc_soraimg_text_auto"}
     assert after[TEXT_MODEL]["pointsCost"] == 7
@@ -374,8 +378,8 @@ async def test_the_balance_and_a_users_id_to_the_last_digit(
     empty = {"userId": nobody.id, "balance": 0, "expireTime": None, "held": 0}
     assert data(await api.get(BALANCE, headers=nobody.headers)) == empty
     imported = 17563793187762127
-    await create_user(runtime.sessions, user_id=imported)
-    await ledger.grant(runtime.sessions, user_id=imported, points=880, ref="import")
+    await create_user(runtime.database, user_id=imported)
+    await ledger.grant(runtime.database, user_id=imported, points=880, ref="import")
     headers = {"Authorization": f"Bearer {sign_token(runtime.settings, imported)}"}
     user = User(imported, headers, {}, "", "")
     await make.task_no(user)
@@ -391,7 +395,7 @@ async def test_health_needs_no_credential(api: httpx.AsyncClient, monkeypatch: p
     monkeypatch.setattr(health, "SEE2AI_SECONDS", 30)  # else a slow machine is told "no answer yet"
     assert data(await api.get("/healthz")) == {"status": "ok"}
     ready = data(await api.get("/readyz"))
-    assert set(ready) == {"status", "database", "redis", "see2ai", "circuit"}
+    assert set(ready) == {"status", "database", "redis", "see2ai", "breaker"}
     assert set(ready.values()) == {"ok"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from app import metrics
 from app.api import health
 from app.runtime import open_runtime
-from app.see2ai import tenant as tenants
+from app.see2ai import account as tenants
 from app.settings import Settings
 from tests.support.responses import data, door
 from tests.support.sandbox_server import Server
@@ -60,7 +60,7 @@ def asks(upstream: Server) -> int:
 async def ready(api: httpx.AsyncClient) -> str:
     told = data(await api.get("/readyz"))
     assert (told["status"], told["database"], told["redis"]) == ("ok", "ok", "ok")
-    assert set(told) == {"status", "database", "redis", "see2ai", "circuit"}
+    assert set(told) == {"status", "database", "redis", "see2ai", "breaker"}
     return str(told["see2ai"])
 
 

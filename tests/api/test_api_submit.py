@@ -79,7 +79,7 @@ async def test_prompts_that_are_refused(make: Maker) -> None:
 
 async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
-    await disable_model(runtime.sessions, "sc_soraimg_text_2x3")
+    await disable_model(runtime.database, "sc_soraimg_text_2x3")
     names = [
         "nope",
         "SC_SORAIMG_TEXT_1X1",
@@ -341,7 +341,7 @@ async def test_the_answer_is_the_task_with_the_balance_after_it(make: Maker, run
     assert submitted["params"] == {"resolution": "2K", "outputFormat": "png"}
     assert await make.balance(user) == (70, 30)
     async with open_runtime(runtime.settings) as another_process:
-        seen = await get_balance(another_process.sessions, user.id)
+        seen = await get_balance(another_process.database, user.id)
     assert (seen.available, seen.held) == (70, 30)
 
 
@@ -355,8 +355,8 @@ async def test_too_few_points_say_both_numbers(make: Maker) -> None:
     assert refusal(image)[2] == "积分不足，当前余额 10，本次需要 35"
     assert refusal(await make.submit(nobody))[2] == "积分不足，当前余额 0，本次需要 30"
     assert await standing(make, poor) == ((10, 0), 0)
-    exact = await make.user(points=30)
-    assert data(await make.submit(exact))["balance"] == 0
+    binary_string = await make.user(points=30)
+    assert data(await make.submit(binary_string))["balance"] == 0
 
 
 async def test_a_hundred_at_once_on_points_for_ten(make: Maker, runtime: Runtime) -> None:
@@ -369,16 +369,16 @@ async def test_a_hundred_at_once_on_points_for_ten(make: Maker, runtime: Runtime
     assert sorted(task["balance"] for task in accepted) == list(range(5, 305, 30))
     assert len({task["taskNo"] for task in accepted}) == 10
     assert await standing(make, user) == ((5, 300), 10)
-    assert await audit(runtime.sessions) == []
+    assert await audit(runtime.database) == []
 
 
 @pytest.mark.usefixtures("hurry")
 async def test_the_price_is_the_one_of_the_submit(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     good, bad = await make.task_no(user), await make.task_no(user, "[[sandbox: end failed]]")
-    await set_model(runtime.sessions, TEXT_MODEL, {"points_cost": 41})
+    await set_model(runtime.database, TEXT_MODEL, {"points_cost": 41})
     assert refusal(await make.submit(user))[2] == "积分不足，当前余额 40，本次需要 41"
-    await set_model(runtime.sessions, TEXT_MODEL, {"enabled": False})
+    await set_model(runtime.database, TEXT_MODEL, {"enabled": False})
     assert refusal(await make.submit(user))[1] == "MODEL_NOT_FOUND"
     stop = asyncio.Event()
     worker = asyncio.create_task(run_worker(runtime, stop))

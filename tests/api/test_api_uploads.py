@@ -48,7 +48,7 @@ async def send(make: Maker, user: User, content: bytes, name: str = "picture.png
 
 
 async def kept(runtime: Runtime, link: str) -> bytes:
-    found = await runtime.store.open(runtime.store.key_of(link) or "")
+    found = await runtime.store.open(runtime.store.key_from_url(link) or "")
     assert found is not None
     return b"".join([chunk async for chunk in found.content])
 
@@ -89,7 +89,7 @@ async def test_each_kind_is_stored_and_told_by_its_bytes(make: Maker, runtime: R
     for content, ext, wanted in KEPT:
         told = data(await send(make, user, content, "page.html"))
         assert told == wanted | {"url": told["url"], "bytes": len(content)}
-        key = runtime.store.key_of(told["url"])
+        key = runtime.store.key_from_url(told["url"])
         assert key is not None
         assert KEY.fullmatch(key)
         assert key.endswith(f".{ext}")
@@ -125,7 +125,7 @@ async def test_every_credential_opens_it_and_none_does_not(make: Maker, runtime:
     for headers in (user.headers, user.key_headers, {"Authorization": f"Bearer {user.api_key}"}):
         assert (await make.api.post(UPLOAD, files=files, headers=headers)).status_code == 200
     assert refusal(await make.api.post(UPLOAD, files=files))[0] == 401
-    stranger = await create_key(runtime.sessions, user.id, scopes=("points",))
+    stranger = await create_key(runtime.database, user.id, scopes=("points",))
     assert refusal(await make.api.post(UPLOAD, files=files, headers={"X-API-Key": stranger}))[0] == 403
 
 
@@ -298,7 +298,7 @@ async def test_names_are_not_believed_and_never_stored(make: Maker, runtime: Run
     user = await make.user()
     body = form(part(picture("PNG"), f'form-data; name="file"; {filename}'))
     told = data(await make.api.post(UPLOAD, content=body, headers=user.headers | FORM_TYPE))
-    assert KEY.fullmatch(runtime.store.key_of(told["url"]) or "")
+    assert KEY.fullmatch(runtime.store.key_from_url(told["url"]) or "")
 
 
 @EMBEDDED
@@ -311,11 +311,11 @@ async def test_other_fields_are_ignored(make: Maker) -> None:
 
 async def test_50_million_bytes_are_taken_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    most = silence(upload.LARGEST_UPLOAD_BYTES)
+    most = silence(upload.MAX_UPLOAD_BYTES)
     told = data(await send(make, user, most))
     assert told["bytes"] == 50_000_000
     assert len(await kept(runtime, told["url"])) == 50_000_000
-    status, code, message = refusal(await send(make, user, silence(upload.LARGEST_UPLOAD_BYTES + 1)))
+    status, code, message = refusal(await send(make, user, silence(upload.MAX_UPLOAD_BYTES + 1)))
     assert (status, code) == (413, "PAYLOAD_TOO_LARGE")
     assert "file" in message
 
@@ -463,7 +463,7 @@ async def test_a_disk_that_takes_nothing_is_said_so(
 @EMBEDDED
 async def test_a_conversion_that_grows_too_large_is_refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     user = await make.user()
-    monkeypatch.setattr(upload, "LARGEST_UPLOAD_BYTES", 100)
+    monkeypatch.setattr(upload, "MAX_UPLOAD_BYTES", 100)
     status, code, message = refusal(await send(make, user, picture("GIF")))
     assert (status, code) == (413, "PAYLOAD_TOO_LARGE")
     assert "file 转换后" in message

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from app import metrics
-from app.accounts.callers import identify
+from app.accounts.callers import authenticate
 from app.accounts.credentials import CLOCK_LEEWAY_SECONDS, sign_token
 from app.accounts.keys import create_key, revoke_named
 from app.accounts.tickets import make_ticket, redeem_ticket
@@ -91,7 +91,7 @@ async def test_a_ticket_opens_one_stream_by_either_door(make: Maker, runtime: Ru
 
 async def test_of_twins_with_one_ticket_one_has_it(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    ticket = await make_ticket(runtime, await identify(runtime, user.token))
+    ticket = await make_ticket(runtime, await authenticate(runtime, user.token))
     kept = [key async for key in runtime.redis.scan_iter("*ticket*")]
     assert len(kept) == 1
     value = await runtime.redis.get(kept[0])
@@ -105,13 +105,13 @@ async def test_of_twins_with_one_ticket_one_has_it(make: Maker, runtime: Runtime
 
 async def test_a_ticket_is_worth_what_its_credential_is(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    key = await create_key(runtime.sessions, user.id, name="short", scopes=("tasks",))
-    by_key = await make_ticket(runtime, await identify(runtime, key))
-    by_token = await make_ticket(runtime, await identify(runtime, user.token))
+    key = await create_key(runtime.database, user.id, name="short", scopes=("tasks",))
+    by_key = await make_ticket(runtime, await authenticate(runtime, key))
+    by_token = await make_ticket(runtime, await authenticate(runtime, user.token))
     soon = sign_token(runtime.settings, (await make.user()).id, hours=2 / 3600)
-    ended = await make_ticket(runtime, await identify(runtime, soon))
-    await revoke_named(runtime.sessions, user.id, "short")
-    await set_status(runtime.sessions, user.id, "banned")
+    ended = await make_ticket(runtime, await authenticate(runtime, soon))
+    await revoke_named(runtime.database, user.id, "short")
+    await set_status(runtime.database, user.id, "banned")
     await asyncio.sleep(CLOCK_LEEWAY_SECONDS + 3.5)
     for ticket in (by_key, by_token, ended):
         with pytest.raises(Unauthenticated):
@@ -136,9 +136,9 @@ async def test_no_ticket_without_redis(make: Maker, runtime: Runtime) -> None:
 @embedded
 async def test_whoever_is_nobody_is_refused(make: Maker, runtime: Runtime, door: Door) -> None:
     user = await make.user()
-    points_key = await create_key(runtime.sessions, user.id, scopes=("points",))
+    points_key = await create_key(runtime.database, user.id, scopes=("points",))
     banned = await make.user()
-    await set_status(runtime.sessions, banned.id, "banned")
+    await set_status(runtime.database, banned.id, "banned")
     expired = sign_token(runtime.settings, user.id, hours=-1)
     for token, code in {
         "": 4401,
@@ -264,7 +264,7 @@ async def test_whoever_is_not_welcome_any_more_is_let_go(
     monkeypatch.setattr(push, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(follow, "PING_SECONDS", 0.2)
     user = await make.user()
-    key = await create_key(runtime.sessions, user.id, name="short")
+    key = await create_key(runtime.database, user.id, name="short")
     soon = sign_token(runtime.settings, user.id, hours=5 / 3600)
     token = {"revoked": key, "expired": soon, "banned": user.token}[how]
     ticket = await door.ticket({"Authorization": f"Bearer {token}"})
@@ -274,9 +274,9 @@ async def test_whoever_is_not_welcome_any_more_is_let_go(
         door.events(Authorization=f"Bearer {token}") as events,
     ):
         if how == "banned":
-            await set_status(runtime.sessions, user.id, "banned")
+            await set_status(runtime.database, user.id, "banned")
         if how == "revoked":
-            await revoke_named(runtime.sessions, user.id, "short")
+            await revoke_named(runtime.database, user.id, "short")
         assert await socket.code() == 4401
         assert await by_ticket.code() == 4401
         assert await events.next_block() == {"event": "end", "data": '{"code":4401}'}
@@ -299,7 +299,7 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
         assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
         async with door.told(other.token):
             pass
-    await until("seats are free", lambda: not door.state.seats._taken)
+    await until("seats are free", lambda: not door.state.limiter._taken)
     async with door.told(user.token):
         pass
 
@@ -317,7 +317,7 @@ async def test_the_end_of_the_process_ends_streams_and_waits_at_once(make: Maker
         async with door.told(user.token) as socket, door.events(**user.headers) as events:
             await asyncio.sleep(0.5)
             began = time.monotonic()
-            runtime.notices.end_listening()
+            runtime.pubsub.close_subscriptions()
             door.server.should_exit = True
             assert await socket.code() == 1012
             assert await events.next_block() == {"event": "end", "data": '{"code":1012}'}
@@ -332,7 +332,7 @@ async def test_a_waiting_request_holds_no_connection(make: Maker, runtime: Runti
     path = f"/user/ai/tasks/{task_no}?wait=6"
     waiting = [asyncio.create_task(make.api.get(path, headers=user.headers)) for _ in range(30)]
     await asyncio.sleep(1)
-    pools = [engine.pool for engine in (runtime.sessions.readers, runtime.sessions.writers)]
+    pools = [engine.pool for engine in (runtime.database.readers, runtime.database.writers)]
     await until("no connection is held", lambda: not any(pool.checkedout() for pool in pools))
     assert not any(one.done() for one in waiting), "a connection was held until the wait was over"
     assert {data(answer)["status"] for answer in await asyncio.gather(*waiting)} == {"created"}
@@ -379,8 +379,8 @@ async def test_a_consumer_that_never_reads_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While another stream of the same user goes on, and with nothing piling up."""
-    monkeypatch.setattr(sockets, "TAKEN_SECONDS", 3.0)
-    monkeypatch.setattr(push, "TAKEN_SECONDS", 3.0)
+    monkeypatch.setattr(sockets, "SEND_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(push, "SEND_TIMEOUT_SECONDS", 3.0)
     user = await make.user(points=30 * 100)
     numbers = [await make.task_no(user, "很长" * 2000) for _ in range(60)]
     key = base64.b64encode(bytes(16)).decode()
@@ -402,7 +402,7 @@ async def test_a_consumer_that_never_reads_is_dropped(
         for _ in range(10):
             await execute(runtime, sql)
             for task_no in numbers:
-                runtime.notices.publish(user.id, task_no)
+                runtime.pubsub.publish(user.id, task_no)
             for _ in numbers:
                 await reading.next_task()
         grown = tracemalloc.get_traced_memory()[0] - before
@@ -410,9 +410,9 @@ async def test_a_consumer_that_never_reads_is_dropped(
         # What was written in these rounds is 10 × 60 × 12 KB for each of ten consumers: 72 MB.
         assert grown < 10_000_000
         await until("dropped", lambda: metrics.SLOW_CONSUMERS.labels(kind)._value.get() == dropped + 10, 60)
-        await until("seats are free", lambda: door.state.seats._taken == {user.id: 1})
+        await until("seats are free", lambda: door.state.limiter._taken == {user.id: 1})
         again = await make.task_no(user)
-        runtime.notices.publish(user.id, again)
+        runtime.pubsub.publish(user.id, again)
         assert (await reading.next_task())["data"]["taskNo"] == again
         held = door.server.server_state.connections
         await until("their connections are gone", lambda: len(held) <= 1, 60)

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import text
 
-from app import notices
+from app import pubsub
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.tasks import follow
-from app.times import local_time
+from app.times import format_local
 from tests.support.makers import Maker
 from tests.support.processes.proxy import proxied
 from tests.support.streams import DATABASE_NOW, Door, open_door, states
@@ -39,7 +39,7 @@ async def test_what_was_missed_is_told_first(make: Maker, runtime: Runtime, door
     missed = [await make.task_no(user, f"{n}") for n in range(3)]
     for task_no in missed:
         await make.ended(user, task_no)
-    since = local_time(datetime.now(UTC) - timedelta(minutes=5), runtime.settings.zone)
+    since = format_local(datetime.now(UTC) - timedelta(minutes=5), runtime.settings.zone)
     async with door.told(user.token, since) as socket:
         told = await socket.until_ended(*missed)
         assert {m["data"]["taskNo"] for m in told} == set(missed)
@@ -120,12 +120,12 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
     await execute(runtime, "UPDATE tasks SET updated_at = :at", at=hour_ago)
     change = f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]} WHERE task_no = "
     since = None if how in {"queued", "asked"} else datetime.now(UTC) - timedelta(hours=2)
-    follower = follow.Follower(runtime, user.id, since)
-    async with aclosing(follower.changes()) as changes:
+    stream = follow.TaskStream(runtime, user.id, since)
+    async with aclosing(stream.changes()) as changes:
         assert await anext(changes) is None
         if how == "noticed":  # before the replay began
             await execute(runtime, change + ":no", no=numbers[44])
-            follower._listener.push(numbers[44])
+            stream._subscription.push(numbers[44])
             rows = await _told_by(changes, 1)
         elif how == "passed":  # the walk has seen where it stands, and not yet read it whole
             rows = await _told_by(changes, 1)
@@ -134,21 +134,21 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
             assert numbers[25] in {row["task_no"] for row in rows}
         elif how == "queued":  # more than one read holds, the newest first; a consumer took an hour for the others
             await execute(runtime, "UPDATE tasks SET progress = 8")
-            follower._looked_at -= 7200
+            stream._looked_at -= 7200
             await execute(runtime, change + ":no", no=numbers[44])
             for task_no in reversed(numbers):
-                follower._listener.push(task_no)
+                stream._subscription.push(task_no)
             rows = await _told_by(changes, 20)
         else:  # while a notice was told, the caller asked for older ones
             await execute(runtime, change + ":a OR task_no = :b", a=numbers[43], b=numbers[44])
-            follower._listener.push(numbers[43])
-            follower._listener.push(numbers[44])
+            stream._subscription.push(numbers[43])
+            stream._subscription.push(numbers[44])
             rows = await _told_by(changes, 1)
-            follower.replay(datetime.now(UTC) - timedelta(hours=2))
+            stream.replay(datetime.now(UTC) - timedelta(hours=2))
             rows = await _told_by(changes, 1)
     told = {row["task_no"] for row in rows}
     newest = follow.read_since(max((follow.event_id(row) for row in rows), key=int), runtime.settings.zone)
-    async with aclosing(follow.Follower(runtime, user.id, newest).changes()) as changes:
+    async with aclosing(follow.TaskStream(runtime, user.id, newest).changes()) as changes:
         told |= {row["task_no"] for row in await _told_by(changes, 100)}
     assert told == set(numbers)
 
@@ -160,15 +160,15 @@ async def test_since_reaches_back_to_what_no_notice_told_and_no_look_found_yet(m
     now = datetime.now(UTC)
     earlier = (now - timedelta(seconds=60)).strftime("%Y-%m-%d %H:%M:%S.000")
     await execute(runtime, "UPDATE tasks SET updated_at = :at WHERE task_no = :no", at=earlier, no=lost)
-    async with aclosing(follow.Follower(runtime, user.id, now).changes()) as changes:
+    async with aclosing(follow.TaskStream(runtime, user.id, now).changes()) as changes:
         assert {row["task_no"] for row in await _told_by(changes, 9)} == {lost, noticed}
 
 
 @pytest.fixture
 def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock's looks, shrunk to a test's patience."""
-    monkeypatch.setattr(notices, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(notices, "DEAF_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(pubsub, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(pubsub, "DISCONNECTED_POLL_SECONDS", 0.2)
     monkeypatch.setattr(follow, "RETRY_SECONDS", 0.1)
 
 
@@ -183,8 +183,8 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
     async def write_late() -> None:
         dated = (datetime.now(UTC) - timedelta(seconds=10)).strftime("%Y-%m-%d %H:%M:%S.000")
         change = "UPDATE tasks SET progress = 17, status = 'processing', updated_at = :at WHERE task_no = :no"
-        async with runtime.sessions.begin() as session:
-            await session.execute(text(change), {"at": dated, "no": numbers[0]})
+        async with runtime.database.begin() as connection:
+            await connection.execute(text(change), {"at": dated, "no": numbers[0]})
             is_written.set()
             await may_commit.wait()
 
@@ -208,7 +208,7 @@ async def test_the_end_is_told_although_every_notice_is_lost(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=60)
-    monkeypatch.setattr(runtime.notices, "publish", lambda *_: None)
+    monkeypatch.setattr(runtime.pubsub, "publish", lambda *_: None)
     async with door.told(user.token) as socket, door.events(**user.headers) as events:
         task_no = await make.task_no(user)
         for told in (await socket.until_ended(task_no), await events.until_ended(task_no)):
@@ -221,7 +221,7 @@ async def test_streams_outlive_redis(
     make: Maker, runtime: Runtime, how: str, working: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The door's Redis is behind a proxy that ends or swallows everything, and then passes it again."""
-    monkeypatch.setattr(notices, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(pubsub, "IDLE_TIMEOUT_SECONDS", 0.3)
     at = urlsplit(runtime.settings.redis_url)
     user = await make.user(points=300)
     with proxied(at.hostname or "", at.port or 6379) as proxy:
@@ -232,13 +232,13 @@ async def test_streams_outlive_redis(
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                await until("hears", lambda: deaf.notices.look_seconds == notices.POLL_SECONDS)
+                await until("hears", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
-            await until("deaf", lambda: deaf.notices.look_seconds == notices.DEAF_LOOK_SECONDS, 30)
+            await until("deaf", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
             second = await make.task_no(user)
             assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
             proxy.set("pass")
-            await until("hears", lambda: deaf.notices.look_seconds == notices.POLL_SECONDS, 30)
+            await until("hears", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
             third = await make.task_no(user)
             assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
 
@@ -247,34 +247,34 @@ async def test_streams_outlive_redis(
 async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Maker, runtime: Runtime) -> None:
     """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
     user, other = await make.user(), await make.user()
-    async with runtime.notices.listen(user.id) as listener, runtime.notices.listen(other.id) as quiet:
-        await until("heard", lambda: runtime.notices.look_seconds == notices.POLL_SECONDS)
-        await listener.wait(1)
+    async with runtime.pubsub.listen(user.id) as subscription, runtime.pubsub.listen(other.id) as quiet:
+        await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        await subscription.wait(1)
         quiet.drain()
-        listener.drain()
+        subscription.drain()
         for n in range(50):
-            runtime.notices.publish(user.id, f"T{n}")
-            runtime.notices.publish(user.id, f"T{n}")
-        await until("all came", lambda: len(listener._numbers) >= 50)
-        assert listener.drain() == ([f"T{n}" for n in range(50)], False)
+            runtime.pubsub.publish(user.id, f"T{n}")
+            runtime.pubsub.publish(user.id, f"T{n}")
+        await until("all came", lambda: len(subscription._numbers) >= 50)
+        assert subscription.drain() == ([f"T{n}" for n in range(50)], False)
         for n in range(101):
-            runtime.notices.publish(user.id, f"T{n}")
-        await until("too many came", lambda: listener._has_missed)
-        assert listener.drain() == ([], True)
+            runtime.pubsub.publish(user.id, f"T{n}")
+        await until("too many came", lambda: subscription._has_missed)
+        assert subscription.drain() == ([], True)
         assert quiet.drain() == ([], False)
 
 
 async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
-    async with runtime.notices.listen(other.id):
-        await until("heard", lambda: runtime.notices.look_seconds == notices.POLL_SECONDS)
+    async with runtime.pubsub.listen(other.id):
+        await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         async with door.told(user.token) as socket:  # it has no reason to look but what it is told
             now = DATABASE_NOW[runtime.settings.is_sqlite]
             await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")
-            runtime.notices.publish(user.id, foreign)
+            runtime.pubsub.publish(user.id, foreign)
             assert await socket.silence(0.5) == []
-            runtime.notices.publish(user.id, own)
+            runtime.pubsub.publish(user.id, own)
             assert (await socket.next())["data"]["taskNo"] == own
 
 
@@ -282,7 +282,7 @@ async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: 
 async def test_an_overflowing_stream_misses_nothing(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "MOST_QUEUED", 3)
+    monkeypatch.setattr(pubsub, "MAX_QUEUED", 3)
     user = await make.user(points=3000)
     numbers = [await make.task_no(user) for _ in range(30)]
     async with door.told(user.token) as socket:
@@ -290,7 +290,7 @@ async def test_an_overflowing_stream_misses_nothing(
             runtime, f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
         )
         for task_no in numbers:
-            runtime.notices.publish(user.id, task_no)
+            runtime.pubsub.publish(user.id, task_no)
         told = [(await socket.next())["data"] for _ in numbers]
         assert {(task["taskNo"], task["progress"]) for task in told} == {(task_no, 9) for task_no in numbers}
         assert await socket.silence(0.3) == []
@@ -304,7 +304,7 @@ async def test_a_stream_outlives_the_database(
     user = await make.user(points=60)
     task_no = await make.task_no(user)
     async with door.told(user.token) as socket:
-        read, is_away = runtime.sessions.read, True
+        read, is_away = runtime.database.read, True
 
         def away(*args: Any) -> Any:
             if is_away:
@@ -314,8 +314,8 @@ async def test_a_stream_outlives_the_database(
         await execute(
             runtime, f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
         )
-        monkeypatch.setattr(runtime.sessions, "read", away)
-        runtime.notices.publish(user.id, task_no)
+        monkeypatch.setattr(runtime.database, "read", away)
+        runtime.pubsub.publish(user.id, task_no)
         assert await socket.silence(1) == []
         async with door.socket() as other:
             await other.say({"type": "auth", "token": user.token})

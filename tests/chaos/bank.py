@@ -13,11 +13,11 @@ from tests.chaos.callers import User
 POINTS = 900
 PAUSE_SECONDS = (1.0, 6.0)  # how long a user goes without before they pay
 EXPIRING_SHARE, EXPIRING_SECONDS = 0.25, 90
-PATIENCE_SECONDS = 300.0
+TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Order:
+class ActionInput:
     """One top-up, as it is sent each time."""
 
     user_id: int
@@ -30,7 +30,7 @@ class Bank:
     """`orders` is what every account must have been granted when all is over."""
 
     def __init__(self, runtime: Runtime, *, seed: int, run: str) -> None:
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, ActionInput] = {}
         self.repeats = 0
         self._runtime = runtime
         self._run = run
@@ -56,18 +56,18 @@ class Bank:
         expires = None
         if may_expire and self._chance.random() < EXPIRING_SHARE:
             expires = datetime.now(UTC) + timedelta(seconds=EXPIRING_SECONDS)
-        order = Order(user_id, points, f"{self._run}-order-{len(self.orders)}", expires)
+        order = ActionInput(user_id, points, f"{self._run}-order-{len(self.orders)}", expires)
         self.orders[order.ref] = order
         copies = 3 if self._chance.random() < 0.3 else 1
         self.repeats += copies - 1
         await asyncio.gather(*[self._send(order) for _ in range(copies)])
 
-    async def _send(self, order: Order) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+    async def _send(self, order: ActionInput) -> None:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 try:
                     await ledger.grant(
-                        self._runtime.sessions,
+                        self._runtime.database,
                         user_id=order.user_id,
                         points=order.points,
                         ref=order.ref,

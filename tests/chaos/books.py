@@ -13,11 +13,11 @@ from sqlalchemy import select
 from app.points.audit import audit
 from app.runtime import Runtime
 from app.tables import points_accounts, points_ledger, tasks
-from tests.chaos.bank import Order
+from tests.chaos.bank import ActionInput
 from tests.chaos.callers import Diary
 
 CLOCKS_SECONDS = 0.05  # how far the database's clock and the journal's may be read apart
-MOST_SHOWN = 10
+MAX_SHOWN = 10
 KNOWS_ITS_JOB = ("RESULT_LOST",)  # of an action without a task id: its answer was the result
 
 
@@ -30,7 +30,7 @@ class Story:
     ledger: list[dict[str, Any]]
     accepted: list[dict[str, Any]]  # the journal's entries of accepted submits
     diary: Diary
-    orders: dict[str, Order]
+    orders: dict[str, ActionInput]
     violations: list[str] = field(default_factory=list)  # of `gateway audit`
     run: str = "chaos"
 
@@ -61,12 +61,12 @@ class Story:
 
 
 async def read_story(runtime: Runtime, journal: list[dict[str, Any]], diary: Diary, **rest: Any) -> Story:
-    async with runtime.sessions.read(120) as session:
+    async with runtime.database.read(120) as connection:
         rows = {
-            table.name: [dict(row._mapping) for row in await session.execute(select(table))]
+            table.name: [dict(row._mapping) for row in await connection.execute(select(table))]
             for table in (tasks, points_accounts, points_ledger)
         }
-    violations = [f"{one.invariant} {one.meaning}: {one.row}" for one in await audit(runtime.sessions)]
+    violations = [f"{one.invariant} {one.meaning}: {one.row}" for one in await audit(runtime.database)]
     accounts, entries = rows["points_accounts"], rows["points_ledger"]
     accepted = [entry for entry in journal if entry["outcome"] == "accepted"]
     return Story(rows["tasks"], accounts, entries, accepted, diary, violations=violations, **rest)
@@ -82,8 +82,8 @@ def differences(story: Story, *, is_stored: Callable[[str], bool]) -> list[str]:
 
 
 def _few(name: str, lines: list[str]) -> list[str]:
-    more = [f"… and {len(lines) - MOST_SHOWN} more of {name.strip('_')}"] if len(lines) > MOST_SHOWN else []
-    return lines[:MOST_SHOWN] + more
+    more = [f"… and {len(lines) - MAX_SHOWN} more of {name.strip('_')}"] if len(lines) > MAX_SHOWN else []
+    return lines[:MAX_SHOWN] + more
 
 
 def _audit(story: Story) -> Iterable[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 SUBMIT = "/user/ai/tasks/submit"
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 PERSISTENCE_SECONDS = 90.0  # how long a submit is repeated
 LOOK_SECONDS = 0.25
 TOO_SHORT_SECONDS = 0.02  # the patience of one who hangs up at once
@@ -84,7 +84,7 @@ class Callers:
         self._chance = random.Random(f"callers {seed}")
         self._run = run
         self._poor = poor
-        self._client = httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
         self._number = 0
         self._began = 0.0
         self._aside: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Callers:
 
     async def _ask(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
         headers = user.headers | ({"Idempotency-Key": word} if is_keyed else {})
-        patience = TOO_SHORT_SECONDS if is_keyed and self._chance.random() < 0.03 else PATIENCE_SECONDS
+        patience = TOO_SHORT_SECONDS if is_keyed and self._chance.random() < 0.03 else TIMEOUT_SECONDS
         url = self._chance.choice(self._origins) + SUBMIT
         try:
             answer = await self._client.post(url, json=body, headers=headers, timeout=patience)

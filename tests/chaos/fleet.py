@@ -10,7 +10,7 @@ from collections import Counter
 from tests.support.processes.process import Process, Processes
 
 LOOK_SECONDS = 0.05
-PATIENCE_SECONDS = 90.0  # after SIGTERM, as operations ask a supervisor to have with a worker
+TIMEOUT_SECONDS = 90.0  # after SIGTERM, as operations ask a supervisor to have with a worker
 
 
 class Quiet(Processes):
@@ -30,7 +30,7 @@ class Post:
         self.starts = 0
         self._processes = processes
         self._expected: set[int] = set()  # pids that were told to end
-        self._leaving: list[tuple[Process, float]] = []  # after SIGTERM, and until when they may take
+        self._disconnected: list[tuple[Process, float]] = []  # after SIGTERM, and until when they may take
         self._lock = threading.Lock()
         self.process = self._start()
 
@@ -47,7 +47,7 @@ class Post:
     def look(self) -> None:
         """Starts the process again where it has ended."""
         with self._lock:
-            self._leaving = [one for one in self._leaving if self._is_still_leaving(*one)]
+            self._disconnected = [one for one in self._disconnected if self._is_still_leaving(*one)]
             code = self.process.code
             if code is None:
                 return
@@ -71,17 +71,17 @@ class Post:
 
     def _tell_to_end(self) -> None:
         """Once: who is winding down is not told again."""
-        if any(process is self.process for process, _ in self._leaving):
+        if any(process is self.process for process, _ in self._disconnected):
             return
         self._expected.add(self.process.pid)
         self.process.send(signal.SIGTERM)
-        self._leaving.append((self.process, time.monotonic() + PATIENCE_SECONDS))
+        self._disconnected.append((self.process, time.monotonic() + TIMEOUT_SECONDS))
 
     def _is_still_leaving(self, process: Process, until: float) -> bool:
         if process.code is None and time.monotonic() < until:
             return True
         if process.code is None:
-            self.unexpected.append(f"{process.name} did not end {PATIENCE_SECONDS:.0f} s after SIGTERM")
+            self.unexpected.append(f"{process.name} did not end {TIMEOUT_SECONDS:.0f} s after SIGTERM")
             process.kill()
         elif process.code not in {0, -signal.SIGKILL} and not self._had_not_begun(process):
             self.unexpected.append(f"{process.name} ended with {process.code} after SIGTERM")
@@ -98,10 +98,10 @@ class Post:
 
     def wait_for_leaving(self) -> None:
         """Until all that were told to end have done so."""
-        while self._leaving:
+        while self._disconnected:
             time.sleep(LOOK_SECONDS)
             with self._lock:
-                self._leaving = [one for one in self._leaving if self._is_still_leaving(*one)]
+                self._disconnected = [one for one in self._disconnected if self._is_still_leaving(*one)]
 
     def freeze(self, seconds: float) -> None:
         process = self.process

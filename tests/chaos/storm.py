@@ -179,9 +179,9 @@ async def _open_accounts(runtime: Runtime, bank: Bank, origin: str) -> list[User
     users = []
     picture = _picture()
     for number in range(USERS):
-        user_id = await create_user(runtime.sessions, username=f"caller-{number}")
+        user_id = await create_user(runtime.database, username=f"caller-{number}")
         await bank.grant(user_id, FIRST_POINTS)
-        token, key = sign_token(runtime.settings, user_id), await create_key(runtime.sessions, user_id)
+        token, key = sign_token(runtime.settings, user_id), await create_key(runtime.database, user_id)
         headers = {"Authorization": f"Bearer {token}"} if number % 2 else {"X-API-Key": key}
         users.append(User(user_id, headers))
     async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as client:
@@ -211,8 +211,8 @@ async def _wait_for_ends(runtime: Runtime) -> None:
     live = select(func.count()).select_from(tasks).where(tasks.c.completed_at.is_(None))
     while time.monotonic() < end:
         try:
-            async with runtime.sessions.read() as session:
-                if not await session.scalar(live):
+            async with runtime.database.read() as connection:
+                if not await connection.scalar(live):
                     return
         except Unavailable:
             pass

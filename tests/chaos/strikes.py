@@ -63,7 +63,7 @@ class Striker:
         if target in {"worker", "api"}:
             name = self._post(strike).name
         with self._lock(name):
-            self._deed(strike)()
+            self._action(strike)()
         with self._guard:
             self.struck[strike.fault] += 1
 
@@ -75,7 +75,7 @@ class Striker:
         posts = self._world.fleet.workers if strike.fault.startswith("worker") else self._world.fleet.apis
         return posts[strike.place % len(posts)]
 
-    def _deed(self, strike: Strike) -> Callable[[], None]:
+    def _action(self, strike: Strike) -> Callable[[], None]:
         world, lasting = self._world, strike.lasting_seconds
         match strike.fault.split(": "):
             case ["worker" | "api", "kill -9"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.bank import Order
+from tests.chaos.bank import ActionInput
 from tests.chaos.books import Story, differences
 from tests.chaos.callers import Diary
 from tests.chaos.weather import TROUBLE, WEIGHTS, draw, rules
@@ -56,7 +56,7 @@ def story() -> Story:
     diary.answers.update({"submit: 200": 3, "submit: 503": 2, "submit: 402": 1, "cancel: 409": 1})
     accounts = [{"user_id": 1, "granted": 120, "available": 90, "held": 0, "spent": 30, "expired": 0}]
     jobs = [job(1), job(2), job(3), {"body": {"image_url": "https://example.com/x.jpg"}, "time": 0.0}]
-    return Story(tasks, accounts, ledger, jobs, diary, {"r": Order(1, 120, "r")}, run="s1")
+    return Story(tasks, accounts, ledger, jobs, diary, {"r": ActionInput(1, 120, "r")}, run="s1")
 
 
 def told(change: Callable[[Story], Any] = lambda _: None, *, missing: str = "") -> list[str]:

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--api-key", required=True)
     options = parser.parse_args()
     sandbox = create_sandbox(api_key=options.api_key, seconds_scale=JOB_SCALE)
-    sandbox.state.desk.journal = Journal(ENTRIES, BODY_BYTES)
+    sandbox.state.context.journal = Journal(ENTRIES, BODY_BYTES)
     uvicorn.run(
         sandbox, host="127.0.0.1", port=options.port, access_log=False, log_config=None, timeout_graceful_shutdown=1
     )

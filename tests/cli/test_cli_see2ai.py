@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from app.see2ai.account import AccountStatus, parse_account
 from app.see2ai.states import HttpResponse
-from app.see2ai.tenant import Standing, parse_account
 from tests.support.sandbox_server import KEY, Server
 
 Run = Callable[..., Result]
@@ -51,13 +51,13 @@ def test_a_good_key_and_a_full_purse(check: Any, upstream: Server) -> None:
     result = check(upstream.origin)
     assert result.exit_code == 0, result.output
     told = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert (told["reachable"], told["key"], told["tenant"]) == ("yes", "accepted", "SANDBOX")
+    assert (told["reachable"], told["key"], told["account"]) == ("yes", "accepted", "SANDBOX")
     tokens, rmb = told["balance"].split(" tokens (RMB ")
     assert Decimal(tokens) / 50_000 == pytest.approx(Decimal(rmb.removesuffix(")")), abs=Decimal("0.01"))
     asked = [entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
     assert [(entry["method"], entry["status"]) for entry in asked] == [("GET", 200)]
     data = json.loads(check(upstream.origin, "--json").stdout)
-    assert (data["usable"], data["reachable"], data["keyAccepted"], data["tenant"]) == (True, True, True, "SANDBOX")
+    assert (data["usable"], data["reachable"], data["keyAccepted"], data["account"]) == (True, True, True, "SANDBOX")
     assert Decimal(data["balanceRmb"]) == round(Decimal(data["balanceTokens"]) / 50_000, 2)
 
 
@@ -123,7 +123,7 @@ def test_whatever_answers_there_is_one_line(check: Any, status: int, body: bytes
 EASY: list[tuple[Any, str | None, Any]] = [
     ({"tenant_name": "A", "balance": 50_000}, "A", 50_000),
     ({"data": {"tenant_name": "A", "balance": "75000.5"}}, "A", Decimal("75000.5")),
-    ({"success": True, "data": {"tenant": {"name": "A"}, "wallet": {"balance_tokens": 7}}}, "A", 7),
+    ({"success": True, "data": {"account": {"name": "A"}, "wallet": {"balance_tokens": 7}}}, "A", 7),
     ({"id": 1, "name": "B", "account": {"balance": {"available_balance": 3.5}}}, "B", Decimal("3.5")),
     ({"tenant_name": "", "balance": None}, None, None),
     ({"tenant_name": ["A"], "balance": True}, None, None),
@@ -137,17 +137,17 @@ EASY: list[tuple[Any, str | None, Any]] = [
 
 @pytest.mark.parametrize(("told", "name", "balance"), EASY, ids=range(len(EASY)))
 def test_the_names_of_fields_are_taken_easily(told: Any, name: str | None, balance: Any, world: Any) -> None:
-    tenant = parse_account(HttpResponse(200, json.dumps(told).encode()))
-    assert (tenant.status, tenant.name, tenant.balance_tokens) == (Standing.USABLE, name, balance)
+    account = parse_account(HttpResponse(200, json.dumps(told).encode()))
+    assert (account.status, account.name, account.balance_tokens) == (AccountStatus.USABLE, name, balance)
 
 
 @pytest.mark.parametrize(
     "odd", ["NaN", "Infinity", "1e99999999999999999999", "1e-99999999999999999999", "-0.0", "1e17"]
 )
 def test_odd_numbers_raise_nothing(odd: str, world: Any) -> None:
-    tenant = parse_account(HttpResponse(200, b'{"balance": ' + odd.encode() + b"}"))
-    assert tenant.status in {Standing.USABLE, Standing.UNREADABLE, Standing.PURSE_EMPTY}
-    assert tenant.balance_rmb is None or f"{tenant.balance_rmb:.2f}"
+    account = parse_account(HttpResponse(200, b'{"balance": ' + odd.encode() + b"}"))
+    assert account.status in {AccountStatus.USABLE, AccountStatus.UNREADABLE, AccountStatus.INSUFFICIENT_BALANCE}
+    assert account.balance_rmb is None or f"{account.balance_rmb:.2f}"
 
 
 def test_an_unknown_balance_is_said_to_be_unknown(check: Any) -> None:

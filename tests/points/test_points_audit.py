@@ -192,22 +192,22 @@ CODE_DAMAGE: Damages = {
         "UPDATE points_ledger SET ref = 'code:2' WHERE ref = 'code:1'",
         "UPDATE points_ledger SET points = 49 WHERE ref = 'code:1'",
         "UPDATE points_ledger SET ref = 'code:01' WHERE ref = 'g'",
-        "UPDATE points_codes SET redeemed_by = 2 WHERE id = 1",
-        "UPDATE points_codes SET redeemed_by = NULL, redeemed_at = NULL WHERE id = 1",
-        "UPDATE points_codes SET redeemed_by = 1, redeemed_at = created_at WHERE id = 2",
-        "UPDATE points_codes SET points = 51 WHERE id = 1",
+        "UPDATE redeem_codes SET redeemed_by = 2 WHERE id = 1",
+        "UPDATE redeem_codes SET redeemed_by = NULL, redeemed_at = NULL WHERE id = 1",
+        "UPDATE redeem_codes SET redeemed_by = 1, redeemed_at = created_at WHERE id = 2",
+        "UPDATE redeem_codes SET points = 51 WHERE id = 1",
     ],
     ("I13", "a grant by code has its code"): [
         "UPDATE points_ledger SET ref = 'code:99' WHERE ref = 'code:1'",
         "UPDATE points_ledger SET ref = 'code:x' WHERE ref = 'code:1'",
-        "DELETE FROM points_codes WHERE id = 1",
+        "DELETE FROM redeem_codes WHERE id = 1",
     ],
     (
         "I13",
         "the points of a redeemed code have a lot where they live for some days, and none where they live for ever",
     ): [
         "DELETE FROM points_lots",
-        "UPDATE points_codes SET lot_days = NULL",
+        "UPDATE redeem_codes SET lot_days = NULL",
     ],
 }
 """Beside the first of two codes of 50 that live for 30 days, one of them redeemed."""
@@ -229,10 +229,10 @@ async def lawless(
     await engine.dispose()
     own = {"redis_url": "memory://", "storage_url": tmp_path_factory.mktemp("files").as_uri(), "see2ai_api_key": "sk-x"}
     async with open_runtime(Settings(_env_file=None, database_url=module_database_url, **own)) as runtime:
-        runtime.sessions._is_proven = True  # or it would write nothing here
+        runtime.database._is_verified = True  # or it would write nothing here
         row = {"description": "", "task_type": "text_to_image", "action": "see2ai_image_generation_fast_v1"}
         for model, cost in ((TEXT_MODEL, 30), (FREE_MODEL, 0)):
-            await set_model(runtime.sessions, model, row | {"params": {"aspectRatio": "1:1"}, "points_cost": cost})
+            await set_model(runtime.database, model, row | {"params": {"aspectRatio": "1:1"}, "points_cost": cost})
         yield runtime
 
 
@@ -240,11 +240,11 @@ async def lawless(
 async def books(lawless: Runtime) -> Runtime:
     """One grant of 100, one live task of 30, and a live task that is free."""
     empty = "DELETE FROM" if lawless.settings.is_sqlite else "TRUNCATE"  # which begins its numbers anew
-    async with lawless.sessions.begin() as session:
+    async with lawless.database.begin() as connection:
         for table in metadata.sorted_tables:
             if table.name != "points_config":
-                await session.execute(text(f"{empty} {table.name}"))
-    await ledger.grant(lawless.sessions, user_id=1, points=100, ref="g")
+                await connection.execute(text(f"{empty} {table.name}"))
+    await ledger.grant(lawless.database, user_id=1, points=100, ref="g")
     for model in (TEXT_MODEL, FREE_MODEL):
         await submit_task(lawless, 1, Submission(model, "一只猫"))
     return lawless
@@ -253,23 +253,23 @@ async def books(lawless: Runtime) -> Runtime:
 @pytest.fixture
 async def lots(books: Runtime) -> Runtime:
     """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
-    await lot(books.sessions, 1, 50, 1, "lapsed")
+    await lot(books.database, 1, 50, 1, "expired_lots")
     row = await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))
-    await later(books.sessions, 2)
+    await later(books.database, 2)
     await execute(books, f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED} WHERE id = {row['id']}")
-    async with books.sessions.begin() as session:
-        await ledger.refund(session, user_id=1, task_id=row["id"], cost=30, remark="", grace_days=7)
-    await lot(books.sessions, 1, 90, 24, "l")
+    async with books.database.begin() as connection:
+        await ledger.refund(connection, user_id=1, task_id=row["id"], cost=30, remark="", grace_days=7)
+    await lot(books.database, 1, 90, 24, "l")
     await submit_task(books, 1, Submission(TEXT_MODEL, "一只鸟"))
-    assert await remaining(books.sessions) == [0, 30, 60]
+    assert await remaining(books.database) == [0, 30, 60]
     return books
 
 
 @pytest.fixture
 async def codes(books: Runtime) -> Runtime:
     """Two codes of 50, one of them redeemed."""
-    made = await create_codes(books.sessions, count=2, points=50, batch="b", lot_days=30)
-    await redeem_code(books.sessions, 1, made[0])
+    made = await create_codes(books.database, count=2, points=50, batch="b", lot_days=30)
+    await redeem_code(books.database, 1, made[0])
     return books
 
 
@@ -281,9 +281,9 @@ def each(damages: Damages) -> pytest.MarkDecorator:
 
 async def see(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     """Sound until the damage is done, and then seen by the check that is there for it."""
-    assert await audit(books.sessions) == []
+    assert await audit(books.database) == []
     assert (await execute(books, damage)).rowcount
-    assert seen_by in {(violation.invariant, violation.meaning) for violation in await audit(books.sessions)}
+    assert seen_by in {(violation.invariant, violation.meaning) for violation in await audit(books.database)}
 
 
 @each(DAMAGE)
@@ -308,5 +308,5 @@ def test_no_check_goes_without_its_damage() -> None:
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])
 async def test_references_that_only_look_like_ours_are_sound(codes: Runtime, ref: str) -> None:
-    assert (await ledger.grant(codes.sessions, user_id=1, points=10, ref=ref))[0]
-    assert await audit(codes.sessions) == []
+    assert (await ledger.grant(codes.database, user_id=1, points=10, ref=ref))[0]
+    assert await audit(codes.database) == []

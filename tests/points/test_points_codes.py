@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from app.accounts.keys import create_key
-from app.database import CommitUnknown, Session, Sessions
-from app.database import sessions as sessions_module
+from app.database import CommitUnknown, Database, Session
+from app.database import connections as sessions_module
 from app.errors import CodeNotRedeemable, GatewayError, InvalidParameter, NotFound
 from app.points.codes import ALPHABET, create_codes, digest_code, list_codes, new_code, redeem_code, void_batch
 from app.points.statement import get_balance, list_records
 from app.runtime import Runtime
-from app.tables import points_codes
+from app.tables import redeem_codes
 from tests.support.lots import in_hours, remaining
 from tests.support.makers import Maker, User
 from tests.support.responses import data, refusal
@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 REDEEM = "/user/points/redeem"
 
 
-async def one_code(sessions: Sessions, **options: Any) -> str:
-    return (await create_codes(sessions, **({"count": 1, "points": 50, "batch": "b"} | options)))[0]
+async def one_code(database: Database, **options: Any) -> str:
+    return (await create_codes(database, **({"count": 1, "points": 50, "batch": "b"} | options)))[0]
 
 
 async def redeem(make: Maker, user: User, code: Any, **more: Any) -> httpx.Response:
@@ -35,33 +35,33 @@ async def redeem(make: Maker, user: User, code: Any, **more: Any) -> httpx.Respo
 
 async def test_a_code_is_worth_its_points_once(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=7)
-    code = await one_code(runtime.sessions)
+    code = await one_code(runtime.database)
     assert data(await redeem(make, user, code)) == {"points": 50, "balance": 57, "expireTime": None}
     assert await make.balance(user) == (57, 0)
     other = await make.user()
     assert refusal(await redeem(make, other, code)) == (400, "CODE_NOT_REDEEMABLE", "兑换码已被使用")
     assert await make.balance(other) == (0, 0)
-    rows, _ = await list_records(runtime.sessions, user.id, kind=None, task_no=None, page=1, size=1)
+    rows, _ = await list_records(runtime.database, user.id, kind=None, task_no=None, page=1, size=1)
     assert (rows[0]["kind"], rows[0]["points"], rows[0]["remark"]) == ("grant", 50, f"兑换码 {code[:5]}")
 
 
 async def test_its_points_may_live_for_some_days(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    told = data(await redeem(make, user, await one_code(runtime.sessions, lot_days=30)))
-    expires = (await get_balance(runtime.sessions, user.id)).expires
+    told = data(await redeem(make, user, await one_code(runtime.database, lot_days=30)))
+    expires = (await get_balance(runtime.database, user.id)).expires
     assert expires is not None
     assert abs(expires - in_hours(30 * 24)) < timedelta(minutes=1)
     assert told["expireTime"] == expires.astimezone(runtime.settings.zone).isoformat(timespec="seconds")[:19]
-    assert await remaining(runtime.sessions) == [50]
+    assert await remaining(runtime.database) == [50]
 
 
 async def test_forty_at_once_use_it_once(make: Maker, runtime: Runtime) -> None:
     users = [await make.user() for _ in range(10)]
-    code = await one_code(runtime.sessions)
+    code = await one_code(runtime.database)
 
     async def one(user: User) -> int:
         try:
-            return await redeem_code(runtime.sessions, user.id, code)
+            return await redeem_code(runtime.database, user.id, code)
         except CodeNotRedeemable:
             return 0
 
@@ -73,14 +73,14 @@ async def test_forty_at_once_use_it_once(make: Maker, runtime: Runtime) -> None:
 async def test_asked_again_by_its_user_it_answers_the_same(make: Maker, runtime: Runtime) -> None:
     """One code gives points for ever and one for some days; both have lapsed as codes by the time of the repeat."""
     user, other = await make.user(points=7), await make.user()
-    made = [await one_code(runtime.sessions, lot_days=days, expires=in_hours(1)) for days in (None, 30)]
+    made = [await one_code(runtime.database, lot_days=days, expires=in_hours(1)) for days in (None, 30)]
     for code in made:
         first = await redeem(make, user, code)
-        await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE redeemed_by IS NOT NULL")
+        await execute(runtime, "UPDATE redeem_codes SET expires_at = created_at WHERE redeemed_by IS NOT NULL")
         for typed in (code, code.lower().replace("-", "")):
             assert data(await redeem(make, user, typed)) == data(first)
         assert refusal(await redeem(make, other, code))[2] == "兑换码已被使用"
-    _, total = await list_records(runtime.sessions, user.id, kind="grant", task_no=None, page=1, size=9)
+    _, total = await list_records(runtime.database, user.id, kind="grant", task_no=None, page=1, size=9)
     assert total == 3
     assert await make.balance(user) == (107, 0)
     assert await make.balance(other) == (0, 0)
@@ -89,26 +89,26 @@ async def test_asked_again_by_its_user_it_answers_the_same(make: Maker, runtime:
 @pytest.mark.parametrize("users", [1, 20])
 async def test_twenty_at_once_by_one_user_or_by_twenty(make: Maker, runtime: Runtime, users: int) -> None:
     asking = [await make.user() for _ in range(users)]
-    code = await one_code(runtime.sessions, lot_days=3)
-    work = [redeem_code(runtime.sessions, asking[number % users].id, code) for number in range(20)]
+    code = await one_code(runtime.database, lot_days=3)
+    work = [redeem_code(runtime.database, asking[number % users].id, code) for number in range(20)]
     said = await asyncio.gather(*work, return_exceptions=True)
     won = [one for one in said if one == 50]
     assert len(won) == (20 if users == 1 else 1)
     assert {str(one) for one in said if one != 50} <= {"兑换码已被使用"}
     assert sorted([(await make.balance(user))[0] for user in asking]) == [0] * (users - 1) + [50]
-    assert await remaining(runtime.sessions) == [50]
+    assert await remaining(runtime.database) == [50]
 
 
 @pytest.mark.parametrize("happened", [True, False])
 async def test_an_unheard_commit_is_looked_up_at_once(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
-    user, code = await make.user(), await one_code(runtime.sessions)
+    user, code = await make.user(), await one_code(runtime.database)
     real = sessions_module._commit
 
-    async def unheard(session: Session) -> None:
+    async def unheard(connection: Session) -> None:
         if happened:
-            await real(session)
+            await real(connection)
         raise CommitUnknown
 
     with monkeypatch.context() as patched:
@@ -124,44 +124,44 @@ async def test_an_unheard_commit_is_looked_up_at_once(
 
 async def test_many_codes_of_one_user_at_once(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    made = await create_codes(runtime.sessions, count=20, points=5, batch="b", lot_days=3)
-    await asyncio.gather(*[redeem_code(runtime.sessions, user.id, code) for code in made * 2], return_exceptions=True)
+    made = await create_codes(runtime.database, count=20, points=5, batch="b", lot_days=3)
+    await asyncio.gather(*[redeem_code(runtime.database, user.id, code) for code in made * 2], return_exceptions=True)
     assert await make.balance(user) == (100, 0)
 
 
 async def test_voiding_and_redeeming_at_once_agree(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    made = await create_codes(runtime.sessions, count=20, points=5, batch="b")
-    work = [redeem_code(runtime.sessions, user.id, code) for code in made]
-    *won, voided = await asyncio.gather(*work, void_batch(runtime.sessions, "b"), return_exceptions=True)
+    made = await create_codes(runtime.database, count=20, points=5, batch="b")
+    work = [redeem_code(runtime.database, user.id, code) for code in made]
+    *won, voided = await asyncio.gather(*work, void_batch(runtime.database, "b"), return_exceptions=True)
     redeemed = sum(one == 5 for one in won)
     assert redeemed + voided == 20
     assert await make.balance(user) == (5 * redeemed, 0)
 
 
 async def test_a_void_batch_stays_void_since_then(runtime: Runtime) -> None:
-    await create_codes(runtime.sessions, count=3, points=5, batch="b")
-    assert await void_batch(runtime.sessions, "b") == 3
-    await execute(runtime, "UPDATE points_codes SET voided_at = '2026-01-01 00:00:00.000000'")
-    assert await void_batch(runtime.sessions, "b") == 0
-    async with runtime.sessions.read() as session:
-        assert set(await session.scalars(select(points_codes.c.voided_at))) == {datetime(2026, 1, 1, tzinfo=UTC)}
+    await create_codes(runtime.database, count=3, points=5, batch="b")
+    assert await void_batch(runtime.database, "b") == 3
+    await execute(runtime, "UPDATE redeem_codes SET voided_at = '2026-01-01 00:00:00.000000'")
+    assert await void_batch(runtime.database, "b") == 0
+    async with runtime.database.read() as connection:
+        assert set(await connection.scalars(select(redeem_codes.c.voided_at))) == {datetime(2026, 1, 1, tzinfo=UTC)}
 
 
 @pytest.mark.parametrize("case", ["unknown", "void", "used", "expired"])
 async def test_one_text_a_cause_and_none_for_who_guesses(make: Maker, runtime: Runtime, case: str) -> None:
     user, other = await make.user(), await make.user()
-    code = await one_code(runtime.sessions)
+    code = await one_code(runtime.database)
     if case == "unknown":
         code = new_code()
     elif case == "void":
-        assert await void_batch(runtime.sessions, "b") == 1
+        assert await void_batch(runtime.database, "b") == 1
     elif case == "used":
-        await redeem_code(runtime.sessions, other.id, code)
-        assert await void_batch(runtime.sessions, "b") == 0, "what was redeemed stays redeemed"
+        await redeem_code(runtime.database, other.id, code)
+        assert await void_batch(runtime.database, "b") == 0, "what was redeemed stays redeemed"
     else:
-        code = await one_code(runtime.sessions, expires=in_hours(1))
-        await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE expires_at IS NOT NULL")
+        code = await one_code(runtime.database, expires=in_hours(1))
+        await execute(runtime, "UPDATE redeem_codes SET expires_at = created_at WHERE expires_at IS NOT NULL")
     text = {"unknown": "兑换码无效", "void": "兑换码无效", "used": "兑换码已被使用", "expired": "兑换码已过期"}[case]
     assert refusal(await redeem(make, user, code)) == (400, "CODE_NOT_REDEEMABLE", text)
     assert await make.balance(user) == (0, 0)
@@ -175,7 +175,7 @@ async def test_what_is_no_text_is_refused(make: Maker, code: Any) -> None:
 
 @pytest.mark.worlds("embedded")
 async def test_a_field_too_many_is_refused(make: Maker, runtime: Runtime) -> None:
-    user, code = await make.user(), await one_code(runtime.sessions)
+    user, code = await make.user(), await one_code(runtime.database)
     assert refusal(await redeem(make, user, code, points=500))[:2] == (400, "INVALID_PARAMETER")
     assert data(await redeem(make, user, code))["balance"] == 50
 
@@ -192,9 +192,9 @@ async def test_ten_tries_a_minute(make: Maker, runtime: Runtime) -> None:
 
 
 async def test_who_may_redeem(make: Maker, runtime: Runtime) -> None:
-    user, code = await make.user(), await one_code(runtime.sessions)
+    user, code = await make.user(), await one_code(runtime.database)
     assert refusal(await make.api.post(REDEEM, json={"code": code}))[:2] == (401, "UNAUTHENTICATED")
-    narrow = {"X-API-Key": await create_key(runtime.sessions, user.id, scopes=("tasks",))}
+    narrow = {"X-API-Key": await create_key(runtime.database, user.id, scopes=("tasks",))}
     assert refusal(await make.api.post(REDEEM, json={"code": code}, headers=narrow))[:2] == (403, "FORBIDDEN")
     assert data(await make.api.post(REDEEM, json={"code": code}, headers=user.key_headers))["points"] == 50
 
@@ -237,9 +237,9 @@ def test_what_cannot_be_a_code_is_none(typed: str) -> None:
 
 
 async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
-    code = await one_code(runtime.sessions, batch="secret")
-    async with runtime.sessions.read() as session:
-        row = (await session.execute(select(points_codes))).one()
+    code = await one_code(runtime.database, batch="secret")
+    async with runtime.database.read() as connection:
+        row = (await connection.execute(select(redeem_codes))).one()
     plain = code.replace("-", "")
     assert not any(shape in str(tuple(row)) for shape in (code, plain, code[6:11]))
     assert row.prefix == code[:5]
@@ -248,20 +248,20 @@ async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
 async def test_a_list_tells_how_each_stands(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for batch, options in (("a", {}), ("b", {"expires": in_hours(1)}), ("c", {"lot_days": 7}), ("d", {})):
-        made = await one_code(runtime.sessions, batch=batch, **options)
+        made = await one_code(runtime.database, batch=batch, **options)
         if batch == "c":
-            await redeem_code(runtime.sessions, user.id, made)
-    await execute(runtime, "UPDATE points_codes SET expires_at = created_at WHERE batch = 'b'")
-    await void_batch(runtime.sessions, "d")
-    listed, _ = await list_codes(runtime.sessions, limit=9)
+            await redeem_code(runtime.database, user.id, made)
+    await execute(runtime, "UPDATE redeem_codes SET expires_at = created_at WHERE batch = 'b'")
+    await void_batch(runtime.database, "d")
+    listed, _ = await list_codes(runtime.database, limit=9)
     rows = {row["batch"]: row for row in listed}
     assert {batch: row["status"] for batch, row in rows.items()} == {
         **{"a": "unused", "b": "expired", "c": "redeemed", "d": "void"},
     }
     assert (rows["c"]["redeemed_by"], rows["c"]["lot_days"]) == (user.id, 7)
-    listed, total = await list_codes(runtime.sessions, "a", limit=9)
+    listed, total = await list_codes(runtime.database, "a", limit=9)
     assert ([row["batch"] for row in listed], total) == (["a"], 1)
-    listed, total = await list_codes(runtime.sessions, limit=3)
+    listed, total = await list_codes(runtime.database, limit=3)
     assert ([row["batch"] for row in listed], total) == (["d", "c", "b"], 4), "the newest first"
 
 
@@ -283,14 +283,14 @@ async def test_a_list_tells_how_each_stands(make: Maker, runtime: Runtime) -> No
 @pytest.mark.worlds("embedded")
 async def test_no_codes_of_nonsense(runtime: Runtime, options: dict[str, Any], error: type[GatewayError]) -> None:
     with pytest.raises(error):
-        await one_code(runtime.sessions, **options)
-    assert await list_codes(runtime.sessions, limit=1) == ([], 0)
+        await one_code(runtime.database, **options)
+    assert await list_codes(runtime.database, limit=1) == ([], 0)
     with pytest.raises(NotFound):
-        await void_batch(runtime.sessions, "b")
+        await void_batch(runtime.database, "b")
 
 
 async def test_a_full_account_keeps_the_code_usable(make: Maker, runtime: Runtime) -> None:
     rich, poor = await make.user(points=2**53), await make.user()
-    code = await one_code(runtime.sessions)
+    code = await one_code(runtime.database)
     assert refusal(await redeem(make, rich, code))[:2] == (400, "INVALID_PARAMETER")
     assert data(await redeem(make, poor, code))["balance"] == 50

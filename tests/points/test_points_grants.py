@@ -10,7 +10,7 @@ import pytest
 
 from app.accounts.keys import ADMIN_SCOPE, ALL_SCOPES, create_key
 from app.accounts.users import set_status
-from app.points.ledger import MOST_POINTS
+from app.points.ledger import MAX_POINTS
 from app.points.statement import get_balance
 from app.runtime import Runtime
 from app.settings import Settings
@@ -27,7 +27,7 @@ async def top_up(make: Maker, by: dict[str, str], user_id: int, **changes: Any) 
 
 
 async def admin_key(runtime: Runtime, admin: User) -> dict[str, str]:
-    return {"X-API-Key": await create_key(runtime.sessions, admin.id, scopes=(*ALL_SCOPES, ADMIN_SCOPE))}
+    return {"X-API-Key": await create_key(runtime.database, admin.id, scopes=(*ALL_SCOPES, ADMIN_SCOPE))}
 
 
 async def test_twenty_parallel_repeats_apply_once(make: Maker) -> None:
@@ -45,7 +45,7 @@ async def test_points_may_be_granted_for_a_time(make: Maker, runtime: Runtime, s
     told = await make.api.get("/user/points/consumption/balance", headers=user.headers)
     assert data(told)["expireTime"] == "2090-01-02T03:04:05"
     data(await top_up(make, by, user.id, ref="order-2", expires="2089-12-31T00:00:00+00:00"))
-    soonest = (await get_balance(runtime.sessions, user.id)).expires
+    soonest = (await get_balance(runtime.database, user.id)).expires
     assert soonest == datetime(2089, 12, 31, tzinfo=UTC)
 
 
@@ -63,12 +63,12 @@ async def test_a_known_reference_for_something_else_is_told(make: Maker) -> None
 async def test_a_known_reference_is_known_on_a_full_account_too(make: Maker) -> None:
     admin, user = await make.user(admin=True), await make.user()
     for applied in (True, False):
-        told = data(await top_up(make, admin.headers, user.id, points=MOST_POINTS))
-        assert (told["applied"], told["balance"]) == (applied, MOST_POINTS)
+        told = data(await top_up(make, admin.headers, user.id, points=MAX_POINTS))
+        assert (told["applied"], told["balance"]) == (applied, MAX_POINTS)
     assert refusal(await top_up(make, admin.headers, user.id, points=1))[:2] == (409, "GRANT_CONFLICT")
     status, _, message = refusal(await top_up(make, admin.headers, user.id, points=1, ref="order-2"))
     assert (status, message) == (400, "参数错误: points 超出账户上限")
-    assert await make.balance(user) == (MOST_POINTS, 0)
+    assert await make.balance(user) == (MAX_POINTS, 0)
 
 
 async def test_a_known_reference_until_another_time_is_told_too(make: Maker) -> None:
@@ -136,7 +136,7 @@ def admin_routes(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 async def test_every_admin_route_is_closed_to_all_but_admins(make: Maker, runtime: Runtime) -> None:
     user, admin = await make.user(points=1), await make.user(admin=True)
-    grabbed = await create_key(runtime.sessions, user.id, scopes=(*ALL_SCOPES, ADMIN_SCOPE))
+    grabbed = await create_key(runtime.database, user.id, scopes=(*ALL_SCOPES, ADMIN_SCOPE))
     strangers = [user.headers, user.key_headers, {"X-API-Key": grabbed}, admin.key_headers]
     routes = admin_routes((await make.api.get("/openapi.json")).json())
     assert ("post", GRANTS) in routes
@@ -155,6 +155,6 @@ async def test_an_admin_who_is_banned_is_nobody(make: Maker, runtime: Runtime) -
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id))
-    await set_status(runtime.sessions, admin.id, "banned")
+    await set_status(runtime.database, admin.id, "banned")
     for headers in (by, admin.headers):
         assert refusal(await top_up(make, headers, user.id, ref="order-2"))[:2] == (401, "UNAUTHENTICATED")

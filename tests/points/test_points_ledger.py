@@ -6,7 +6,7 @@ import random
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from app.database import DuplicateRow
+from app.database import UniqueViolation
 from app.errors import GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import ledger
 from app.points.statement import get_balance
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     answers = await asyncio.gather(
-        *[ledger.grant(runtime.sessions, user_id=user.id, points=100, ref="order-1") for _ in range(20)]
+        *[ledger.grant(runtime.database, user_id=user.id, points=100, ref="order-1") for _ in range(20)]
     )
     assert sorted(applied for applied, _ in answers) == [False] * 19 + [True]
     assert await make.balance(user) == (100, 0)
@@ -32,11 +32,11 @@ async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, run
 
 async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -> None:
     first, second = await make.user(), await make.user()
-    assert await ledger.grant(runtime.sessions, user_id=first.id, points=5, ref="r") == (True, 5)
+    assert await ledger.grant(runtime.database, user_id=first.id, points=5, ref="r") == (True, 5)
     for user_id, points in ((second.id, 5), (first.id, 6)):
         with pytest.raises(GrantConflict):
-            await ledger.grant(runtime.sessions, user_id=user_id, points=points, ref="r")
-    assert await ledger.grant(runtime.sessions, user_id=first.id, points=5, ref="r") == (False, 5)
+            await ledger.grant(runtime.database, user_id=user_id, points=points, ref="r")
+    assert await ledger.grant(runtime.database, user_id=first.id, points=5, ref="r") == (False, 5)
     assert await make.balance(second) == (0, 0)
 
 
@@ -44,13 +44,13 @@ async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -
 async def test_a_grant_of_nonsense_is_refused(make: Maker, runtime: Runtime, points: int) -> None:
     user = await make.user()
     with pytest.raises(InvalidParameter):
-        await ledger.grant(runtime.sessions, user_id=user.id, points=points, ref="x")
+        await ledger.grant(runtime.database, user_id=user.id, points=points, ref="x")
 
 
 @pytest.mark.parametrize("ref", ["", "  ", "x ", " x", "x" * 129])
 async def test_a_grant_needs_a_usable_reference(make: Maker, runtime: Runtime, ref: str) -> None:
     with pytest.raises(InvalidParameter):
-        await ledger.grant(runtime.sessions, user_id=1, points=1, ref=ref)
+        await ledger.grant(runtime.database, user_id=1, points=1, ref=ref)
 
 
 async def test_a_hundred_submits_on_a_balance_for_ten(make: Maker, runtime: Runtime) -> None:
@@ -74,7 +74,7 @@ async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runti
     async def one(number: int) -> None:
         user = users[number % len(users)]
         if number % 5 == 0:
-            await ledger.grant(runtime.sessions, user_id=user.id, points=30, ref=f"n{number}")
+            await ledger.grant(runtime.database, user_id=user.id, points=30, ref=f"n{number}")
         answer = await make.submit(user, "失败 [[sandbox: end failed]]" if number % 3 == 0 else "成功")
         if answer.status_code == 200:
             await make.ended(user, answer.json()["data"]["taskNo"])
@@ -92,18 +92,18 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
     money = {"user_id": user.id, "task_id": row["id"], "cost": 30}
 
     async def close_twice() -> None:
-        async with runtime.sessions.begin() as session:
-            await ledger.refund(session, **money, remark="", grace_days=7)
-            await ledger.settle(session, **money)
+        async with runtime.database.begin() as connection:
+            await ledger.refund(connection, **money, remark="", grace_days=7)
+            await ledger.settle(connection, **money)
 
-    with pytest.raises(DuplicateRow):
+    with pytest.raises(UniqueViolation):
         await close_twice()
-    with pytest.raises(DuplicateRow):
-        async with runtime.sessions.begin() as session:
-            await ledger.deduct(session, **money, remark="")
-    with pytest.raises(ledger.BooksDisagree):
-        async with runtime.sessions.begin() as session:
-            await ledger.refund(session, user_id=user.id, task_id=row["id"], cost=61, remark="", grace_days=7)
+    with pytest.raises(UniqueViolation):
+        async with runtime.database.begin() as connection:
+            await ledger.deduct(connection, **money, remark="")
+    with pytest.raises(ledger.LedgerInconsistency):
+        async with runtime.database.begin() as connection:
+            await ledger.refund(connection, user_id=user.id, task_id=row["id"], cost=61, remark="", grace_days=7)
     assert await make.balance(user) == (30, 60)
 
 
@@ -134,7 +134,7 @@ async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runti
 )
 async def test_the_database_forbids_what_must_not_be(make: Maker, runtime: Runtime, statement: str) -> None:
     await make.user(points=10)
-    with pytest.raises((DBAPIError, DuplicateRow)):
+    with pytest.raises((DBAPIError, UniqueViolation)):
         await execute(runtime, statement)
 
 
@@ -143,7 +143,7 @@ async def test_the_balance_is_seen_at_once_from_another_process(make: Maker, set
     async with open_runtime(settings) as other:
         for left in (70, 40, 10):
             await make.task_no(user)
-            assert (await get_balance(other.sessions, user.id)).available == left
+            assert (await get_balance(other.database, user.id)).available == left
 
 
 async def test_a_free_model_moves_nothing(make: Maker, runtime: Runtime, working: None) -> None:
@@ -191,5 +191,5 @@ async def test_the_cap_counts_no_task_that_has_ended(make: Maker) -> None:
 async def test_a_remark_is_as_long_as_its_column_on_every_database(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     with pytest.raises(InvalidParameter, match="remark"):
-        await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="r", remark="注" * 256)
-    assert await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="r", remark="注" * 255) == (True, 5)
+        await ledger.grant(runtime.database, user_id=user.id, points=5, ref="r", remark="注" * 256)
+    assert await ledger.grant(runtime.database, user_id=user.id, points=5, ref="r", remark="注" * 255) == (True, 5)

@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from app.errors import InsufficientPoints, InvalidParameter
 from app.points import ledger
-from app.points.expiry import Swept, expire_lots
+from app.points.expiry import ExpiryResult, expire_lots
 from app.points.statement import get_balance, list_records
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
@@ -37,15 +37,15 @@ async def end(runtime: Runtime, row: dict[str, Any], *, failed: bool, grace_days
         f"UPDATE tasks SET {status}, step = 'done', next_run_at = NULL, completed_at = created_at WHERE id = :id",
         id=row["id"],
     )
-    async with runtime.sessions.begin() as session:
+    async with runtime.database.begin() as connection:
         if failed:
-            await ledger.refund(session, **money, remark="", grace_days=grace_days)
+            await ledger.refund(connection, **money, remark="", grace_days=grace_days)
         else:
-            await ledger.settle(session, **money)
+            await ledger.settle(connection, **money)
 
 
 async def kinds(runtime: Runtime, user: User) -> list[tuple[str, int]]:
-    rows, _ = await list_records(runtime.sessions, user.id, kind=None, task_no=None, page=1, size=100)
+    rows, _ = await list_records(runtime.database, user.id, kind=None, task_no=None, page=1, size=100)
     return [(row["kind"], row["points"]) for row in reversed(rows)]
 
 
@@ -54,12 +54,12 @@ async def kinds(runtime: Runtime, user: User) -> list[tuple[str, int]]:
 
 async def test_the_soonest_expiring_points_go_first_then_the_pool(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=50)
-    await lot(runtime.sessions, user.id, 40, 48, "late")
-    await lot(runtime.sessions, user.id, 20, 24, "soon")
+    await lot(runtime.database, user.id, 40, 48, "late")
+    await lot(runtime.database, user.id, 20, 24, "soon")
     await submit(runtime, user)
-    assert await remaining(runtime.sessions) == [30, 0]
+    assert await remaining(runtime.database) == [30, 0]
     await submit(runtime, user)
-    assert await remaining(runtime.sessions) == [0, 0]
+    assert await remaining(runtime.database) == [0, 0]
     await submit(runtime, user)
     assert await make.balance(user) == (20, 90)
     with pytest.raises(InsufficientPoints, match=r"当前余额 20，本次需要 30"):
@@ -69,15 +69,15 @@ async def test_the_soonest_expiring_points_go_first_then_the_pool(make: Maker, r
 async def test_expire_time_is_that_of_the_soonest_points_left(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=50)
     soon, late = in_hours(24), in_hours(48)
-    assert (await get_balance(runtime.sessions, user.id)).expires is None
+    assert (await get_balance(runtime.database, user.id)).expires is None
     for ref, moment in (("late", late), ("soon", soon)):
-        await ledger.grant(runtime.sessions, user_id=user.id, points=30, ref=ref, expires=moment)
+        await ledger.grant(runtime.database, user_id=user.id, points=30, ref=ref, expires=moment)
     for moment in (soon, late):
         expected = moment.astimezone(runtime.settings.zone).isoformat(timespec="seconds")[:19]
         answer = await make.api.get("/user/points/consumption/balance", headers=user.headers)
         assert answer.json()["data"]["expireTime"] == expected
         await submit(runtime, user)
-    assert (await get_balance(runtime.sessions, user.id)).expires is None
+    assert (await get_balance(runtime.database, user.id)).expires is None
 
 
 @pytest.mark.parametrize("moment", [datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 6, 1, tzinfo=UTC)])
@@ -86,28 +86,28 @@ async def test_points_cannot_be_born_lapsed_or_live_past_the_calendar(
 ) -> None:
     user = await make.user()
     with pytest.raises(InvalidParameter, match="expires"):
-        await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="r", expires=moment)
+        await ledger.grant(runtime.database, user_id=user.id, points=5, ref="r", expires=moment)
     assert await make.balance(user) == (0, 0)
 
 
 async def test_a_repeated_grant_makes_one_lot_and_may_come_after_its_expiry(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     top_up = {"user_id": user.id, "points": 50, "ref": "order-1", "expires": in_hours(1)}
-    applied = await asyncio.gather(*[ledger.grant(runtime.sessions, **top_up) for _ in range(20)])
+    applied = await asyncio.gather(*[ledger.grant(runtime.database, **top_up) for _ in range(20)])
     assert sorted(one for one, _ in applied) == [False] * 19 + [True]
-    assert await remaining(runtime.sessions) == [50]
-    await later(runtime.sessions, 2)
+    assert await remaining(runtime.database) == [50]
+    await later(runtime.database, 2)
     over = top_up["expires"] - timedelta(hours=2)
-    assert await ledger.grant(runtime.sessions, **(top_up | {"expires": over})) == (False, 0)
+    assert await ledger.grant(runtime.database, **(top_up | {"expires": over})) == (False, 0)
 
 
 async def test_expire_time_is_never_that_of_points_that_have_lapsed(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 5, 1, "lapsing")
-    await later(runtime.sessions, 2)
-    assert (await get_balance(runtime.sessions, user.id)).expires is None
-    await lot(runtime.sessions, user.id, 7, 24, "living")
-    balance = await get_balance(runtime.sessions, user.id)
+    await lot(runtime.database, user.id, 5, 1, "lapsing")
+    await later(runtime.database, 2)
+    assert (await get_balance(runtime.database, user.id)).expires is None
+    await lot(runtime.database, user.id, 7, 24, "living")
+    balance = await get_balance(runtime.database, user.id)
     assert balance.available == 7
     assert balance.expires is not None
     assert abs(balance.expires - in_hours(24)) < timedelta(minutes=5)
@@ -116,7 +116,7 @@ async def test_expire_time_is_never_that_of_points_that_have_lapsed(make: Maker,
 async def test_parallel_submits_on_lots_for_ten(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     for number in range(5):
-        await lot(runtime.sessions, user.id, 45, 24 + number, f"n{number}")
+        await lot(runtime.database, user.id, 45, 24 + number, f"n{number}")
 
     async def one() -> bool:
         try:
@@ -128,7 +128,7 @@ async def test_parallel_submits_on_lots_for_ten(make: Maker, runtime: Runtime) -
     taken = await asyncio.gather(*[one() for _ in range(60)])
     assert sum(taken) == 10  # 325 points
     assert await make.balance(user) == (25, 300)
-    assert await remaining(runtime.sessions) == [0] * 5
+    assert await remaining(runtime.database) == [0] * 5
 
 
 async def statements_of(runtime: Runtime, user: User) -> list[str]:
@@ -138,7 +138,7 @@ async def statements_of(runtime: Runtime, user: User) -> list[str]:
     def listen(_c: Any, _k: Any, statement: str, *_: Any) -> None:
         said.append(statement.split(maxsplit=1)[0])
 
-    engine = runtime.sessions.writers.sync_engine
+    engine = runtime.database.writers.sync_engine
     event.listen(engine, "before_cursor_execute", listen)
     await submit(runtime, user)
     event.remove(engine, "before_cursor_execute", listen)
@@ -148,7 +148,7 @@ async def statements_of(runtime: Runtime, user: User) -> list[str]:
 async def test_who_has_no_expiring_points_pays_nothing_for_them(make: Maker, runtime: Runtime) -> None:
     """Five statements and COMMIT; also for one whose lots are used up."""
     plain, former = await make.user(points=60), await make.user(points=60)
-    await lot(runtime.sessions, former.id, 30, 24, "gone")
+    await lot(runtime.database, former.id, 30, 24, "gone")
     for user in (plain, former):
         await submit(runtime, user)
         said = [word for word in await statements_of(runtime, user) if word not in {"SET", "BEGIN"}]
@@ -160,34 +160,34 @@ async def test_who_has_no_expiring_points_pays_nothing_for_them(make: Maker, run
 
 async def test_lapsed_points_are_neither_shown_nor_spent(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=40)
-    await lot(runtime.sessions, user.id, 100, 1, "lapsing")
-    await lot(runtime.sessions, user.id, 30, 48, "living")
-    await later(runtime.sessions, 2)
+    await lot(runtime.database, user.id, 100, 1, "lapsing")
+    await lot(runtime.database, user.id, 30, 48, "living")
+    await later(runtime.database, 2)
     assert await make.balance(user) == (70, 0)
     answer = await make.submit(user)
     assert answer.json()["data"]["balance"] == 40
     assert await kinds(runtime, user) == [
         *(("grant", 40), ("grant", 100), ("grant", 30), ("expire", -100), ("deduct", -30)),
     ]
-    assert await remaining(runtime.sessions) == [0, 0]
+    assert await remaining(runtime.database) == [0, 0]
 
 
 async def test_a_refusal_names_what_could_be_spent(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=10)
-    await lot(runtime.sessions, user.id, 100, 1, "lapsing")
-    await later(runtime.sessions, 2)
+    await lot(runtime.database, user.id, 100, 1, "lapsing")
+    await later(runtime.database, 2)
     answer = await make.submit(user)
     assert (answer.status_code, answer.json()["message"]) == (402, "积分不足，当前余额 10，本次需要 30")
-    assert await remaining(runtime.sessions) == [100], "a refused submit changes nothing"
+    assert await remaining(runtime.database) == [100], "a refused submit changes nothing"
     assert await make.balance(user) == (10, 0)
-    assert await ledger.grant(runtime.sessions, user_id=user.id, points=5, ref="more") == (True, 15)
+    assert await ledger.grant(runtime.database, user_id=user.id, points=5, ref="more") == (True, 15)
 
 
 async def test_a_free_task_shows_no_lapsed_points(make: Maker, runtime: Runtime) -> None:
     await execute(runtime, "UPDATE points_config SET points_cost = 0")
     user = await make.user(points=10)
-    await lot(runtime.sessions, user.id, 100, 1, "lapsing")
-    await later(runtime.sessions, 2)
+    await lot(runtime.database, user.id, 100, 1, "lapsing")
+    await later(runtime.database, 2)
     assert (await make.submit(user)).json()["data"]["balance"] == 10
     quote = await make.api.post(
         "/user/ai/tasks/quote", json={"modelName": TEXT_MODEL, "prompt": "a"}, headers=user.headers
@@ -198,14 +198,14 @@ async def test_a_free_task_shows_no_lapsed_points(make: Maker, runtime: Runtime)
 async def test_expiry_is_once_however_many_sweep(make: Maker, runtime: Runtime) -> None:
     users = [await make.user(points=30) for _ in range(4)]
     for number, user in enumerate(users):
-        await lot(runtime.sessions, user.id, 40, 1, f"a{number}")
-        await lot(runtime.sessions, user.id, 5, 1.5, f"b{number}")
-        await lot(runtime.sessions, user.id, 7, 48, f"c{number}")
-    await later(runtime.sessions, 2)
-    swept = await asyncio.gather(*[expire_lots(runtime.sessions, batch=3) for _ in range(10)])
+        await lot(runtime.database, user.id, 40, 1, f"a{number}")
+        await lot(runtime.database, user.id, 5, 1.5, f"b{number}")
+        await lot(runtime.database, user.id, 7, 48, f"c{number}")
+    await later(runtime.database, 2)
+    swept = await asyncio.gather(*[expire_lots(runtime.database, batch=3) for _ in range(10)])
     assert sum(one.lots for one in swept) == 8
     assert sum(one.points for one in swept) == 4 * 45
-    assert await expire_lots(runtime.sessions) == Swept()
+    assert await expire_lots(runtime.database) == ExpiryResult()
     for user in users:
         assert await make.balance(user) == (37, 0)
         assert (await kinds(runtime, user))[-2:] == [("expire", -40), ("expire", -5)]
@@ -214,18 +214,18 @@ async def test_expiry_is_once_however_many_sweep(make: Maker, runtime: Runtime) 
 async def test_sweeps_and_submits_at_once_keep_the_books(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=300)
     for number in range(6):
-        await lot(runtime.sessions, user.id, 50, 1 + number % 2 * 48, f"n{number}")
-    await later(runtime.sessions, 2)
-    await asyncio.gather(*[submit(runtime, user) for _ in range(8)], *[expire_lots(runtime.sessions) for _ in range(4)])
+        await lot(runtime.database, user.id, 50, 1 + number % 2 * 48, f"n{number}")
+    await later(runtime.database, 2)
+    await asyncio.gather(*[submit(runtime, user) for _ in range(8)], *[expire_lots(runtime.database) for _ in range(4)])
     assert await make.balance(user) == (300 + 150 - 240, 240)
 
 
 async def test_expiry_leaves_what_tasks_hold(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 50, 1, "lapsing")
+    await lot(runtime.database, user.id, 50, 1, "lapsing")
     row = await submit(runtime, user)
-    await later(runtime.sessions, 2)
-    assert (await expire_lots(runtime.sessions)).points == 20
+    await later(runtime.database, 2)
+    assert (await expire_lots(runtime.database)).points == 20
     assert await make.balance(user) == (0, 30)
     await end(runtime, row, failed=False)
     assert await make.balance(user) == (0, 0)
@@ -234,29 +234,29 @@ async def test_expiry_leaves_what_tasks_hold(make: Maker, runtime: Runtime) -> N
 async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Maker, runtime: Runtime) -> None:
     broken, sound = await make.user(), await make.user()
     for user in (broken, sound):
-        await lot(runtime.sessions, user.id, 50, 1, f"of{user.id}")
-    await later(runtime.sessions, 2)
-    move = "UPDATE points_accounts SET available = available {} 20, held = held {} 20 WHERE user_id = :user"
-    await execute(runtime, move.format("-", "+"), user=broken.id)
-    assert await expire_lots(runtime.sessions) == Swept(users=1, lots=1, points=50, stuck=1)
-    await execute(runtime, move.format("+", "-"), user=broken.id)
-    assert await expire_lots(runtime.sessions) == Swept(users=1, lots=1, points=50)
+        await lot(runtime.database, user.id, 50, 1, f"of{user.id}")
+    await later(runtime.database, 2)
+    decision = "UPDATE points_accounts SET available = available {} 20, held = held {} 20 WHERE user_id = :user"
+    await execute(runtime, decision.format("-", "+"), user=broken.id)
+    assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, stuck=1)
+    await execute(runtime, decision.format("+", "-"), user=broken.id)
+    assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50)
 
 
 async def test_a_lot_whose_end_is_told_already_does_not_hold_up_the_others(settings: Settings) -> None:
     """Its entry was forged: `expire:1` is another user's. Nobody audits these books afterwards."""
     async with open_runtime(settings) as runtime:
         for user_id in (1, 2, 3):
-            await ledger.grant(runtime.sessions, user_id=user_id, points=9, ref=f"pool{user_id}")
+            await ledger.grant(runtime.database, user_id=user_id, points=9, ref=f"pool{user_id}")
         for user_id in (1, 2):
-            await lot(runtime.sessions, user_id, 50, 1, f"of{user_id}")
-        await later(runtime.sessions, 2)
+            await lot(runtime.database, user_id, 50, 1, f"of{user_id}")
+        await later(runtime.database, 2)
         await execute(
             runtime,
             "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, ref, created_at)"
             " SELECT 3, 2, 'expire', -9, 0, 0, 'expire:1', created_at FROM points_lots WHERE ref = 'of1'",
         )
-        assert await expire_lots(runtime.sessions) == Swept(users=1, lots=1, points=50, stuck=1)
+        assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, stuck=1)
 
 
 # ------------------------------------------------------------------ refunds
@@ -264,13 +264,13 @@ async def test_a_lot_whose_end_is_told_already_does_not_hold_up_the_others(setti
 
 async def test_a_refund_goes_back_to_the_lots_it_came_from(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
-    await lot(runtime.sessions, user.id, 20, 24, "soon")
-    await lot(runtime.sessions, user.id, 5, 48, "late")
+    await lot(runtime.database, user.id, 20, 24, "soon")
+    await lot(runtime.database, user.id, 5, 48, "late")
     row = await submit(runtime, user)
-    assert await remaining(runtime.sessions) == [0, 0]
+    assert await remaining(runtime.database) == [0, 0]
     await end(runtime, row, failed=True)
-    assert await remaining(runtime.sessions) == [20, 5]
-    balance = await get_balance(runtime.sessions, user.id)
+    assert await remaining(runtime.database) == [20, 5]
+    balance = await get_balance(runtime.database, user.id)
     assert balance.available == 125
     assert balance.expires is not None
     assert abs(balance.expires - in_hours(24)) < timedelta(minutes=1)
@@ -278,10 +278,10 @@ async def test_a_refund_goes_back_to_the_lots_it_came_from(make: Maker, runtime:
 
 async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, working: None) -> None:
     user = await make.user(points=10)
-    await lot(runtime.sessions, user.id, 25, 24, "soon")
+    await lot(runtime.database, user.id, 25, 24, "soon")
     task_no = await make.task_no(user, "失败 [[sandbox: end failed]]")
     assert (await make.ended(user, task_no))["pointsRefunded"] == 30
-    assert await remaining(runtime.sessions) == [25]
+    assert await remaining(runtime.database) == [25]
     assert await make.balance(user) == (35, 0)
 
 
@@ -289,15 +289,15 @@ async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, wo
 @pytest.mark.parametrize("by", ["worker", "cancel"])
 async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, hurry: None, by: str) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 30, 1, "lapsing")
+    await lot(runtime.database, user.id, 30, 1, "lapsing")
     task_no = await make.task_no(user, "失败 [[sandbox: end failed]]")
-    await later(runtime.sessions, 2)
+    await later(runtime.database, 2)
     if by == "cancel":
         await cancel_task(runtime, user.id, task_no)
     else:
         async with stepping(runtime):
             await make.ended(user, task_no)
-    balance = await get_balance(runtime.sessions, user.id)
+    balance = await get_balance(runtime.database, user.id)
     assert balance.available == 30
     assert balance.expires is not None
     assert abs(balance.expires - in_hours(3 * 24)) < timedelta(minutes=5)
@@ -306,54 +306,54 @@ async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, 
 @pytest.mark.parametrize("swept", [False, True])
 async def test_points_of_a_lapsed_lot_come_back_for_a_grace(make: Maker, runtime: Runtime, swept: bool) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 40, 1, "lapsing")
-    await lot(runtime.sessions, user.id, 50, 48, "living")
+    await lot(runtime.database, user.id, 40, 1, "lapsing")
+    await lot(runtime.database, user.id, 50, 48, "living")
     rows = [await submit(runtime, user), await submit(runtime, user)]  # 30 + 0, 10 + 20
-    await later(runtime.sessions, 2)
+    await later(runtime.database, 2)
     if swept:
-        await expire_lots(runtime.sessions)
+        await expire_lots(runtime.database)
     for row in rows:
         await end(runtime, row, failed=True)
-    lapsing, living, *graces = await all_lots(runtime.sessions)
+    lapsing, living, *graces = await all_lots(runtime.database)
     assert living.remaining == 50
     assert sorted(grace.remaining for grace in graces) == [10, 30]
     for grace in graces:
         assert grace.origin_lot_id == lapsing.id
         assert abs(grace.expires_at - in_hours(7 * 24)) < timedelta(minutes=1)
     assert await make.balance(user) == (90, 0)
-    await later(runtime.sessions, 7 * 24 + 1)
-    assert (await expire_lots(runtime.sessions)).points == 90
+    await later(runtime.database, 7 * 24 + 1)
+    assert (await expire_lots(runtime.database)).points == 90
     assert await make.balance(user) == (0, 0)
 
 
 async def test_grace_may_follow_grace(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 30, 1, "lapsing")
+    await lot(runtime.database, user.id, 30, 1, "lapsing")
     for _ in range(3):
         row = await submit(runtime, user)
-        await later(runtime.sessions, 8 * 24)
+        await later(runtime.database, 8 * 24)
         await end(runtime, row, failed=True)
-    assert await remaining(runtime.sessions) == [0, 0, 0, 30]
+    assert await remaining(runtime.database) == [0, 0, 0, 30]
     assert await make.balance(user) == (30, 0)
 
 
 async def test_a_clock_set_back_does_not_revive_a_lot(make: Maker, runtime: Runtime) -> None:
     """A lot that has expired stays so: its one entry is written, and a refund finds a lot of grace."""
     user = await make.user()
-    await lot(runtime.sessions, user.id, 50, 1, "lapsing")
+    await lot(runtime.database, user.id, 50, 1, "lapsing")
     row = await submit(runtime, user)
-    await later(runtime.sessions, 2)
-    await expire_lots(runtime.sessions)
-    await later(runtime.sessions, -2)
+    await later(runtime.database, 2)
+    await expire_lots(runtime.database)
+    await later(runtime.database, -2)
     await end(runtime, row, failed=True)
-    assert await remaining(runtime.sessions) == [0, 30]
+    assert await remaining(runtime.database) == [0, 30]
 
 
 async def test_a_grace_of_nothing_is_gone_at_once(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    await lot(runtime.sessions, user.id, 30, 1, "lapsing")
+    await lot(runtime.database, user.id, 30, 1, "lapsing")
     row = await submit(runtime, user)
-    await later(runtime.sessions, 2)
+    await later(runtime.database, 2)
     await end(runtime, row, failed=True, grace_days=0)
     assert await make.balance(user) == (0, 0)
-    assert (await expire_lots(runtime.sessions)).points == 30
+    assert (await expire_lots(runtime.database)).points == 30

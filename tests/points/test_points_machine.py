@@ -36,7 +36,7 @@ from app.points.statement import get_balance
 from app.runtime import open_runtime
 from app.settings import Settings
 from app.tasks.cancel import cancel_task
-from app.tasks.claim import Return, TaskFilter, Visit, claim_due, release
+from app.tasks.claim import ClaimedTask, Release, TaskFilter, claim_due, release
 from app.tasks.decide import Complete, Fail
 from app.tasks.finish import finish_task
 from app.tasks.order import Submission
@@ -68,7 +68,7 @@ class Account:
     spent: int = 0
     granted: int = 0
 
-    def spendable(self, now: float) -> int:
+    def spendable_points(self, now: float) -> int:
         return self.pool + sum(lot.left for lot in self.lots if lot.ends > now)
 
     def take(self, cost: int, now: float) -> list[tuple[Lot | None, int]]:
@@ -106,7 +106,7 @@ class Task:
 class Held:
     """A visit and the task it is to; it may have been overtaken."""
 
-    visit: Visit
+    visit: ClaimedTask
     task: Task
 
 
@@ -126,7 +126,7 @@ class PointsMachine(RuleBasedStateMachine):
         own = {"public_url": "http://gateway.test", "see2ai_api_key": "sk-x", "max_tasks_in_flight": 1000}
         self.opened = open_runtime(Settings(_env_file=None, **(world.settings | own)))
         self.runtime = self.run(self.opened.__aenter__())
-        self.sessions = self.runtime.sessions
+        self.database = self.runtime.database
         self.numbers = itertools.count(1)
         self.now = 0.0
         self.price = 30
@@ -147,7 +147,7 @@ class PointsMachine(RuleBasedStateMachine):
     def set_price(self, model: str, points: int) -> None:
         row = {"description": "", "task_type": "text_to_image", "action": "see2ai_image_generation_fast_v1"}
         changes = row | {"params": {"aspectRatio": "1:1"}, "points_cost": points}
-        self.run(set_model(self.sessions, model, changes))
+        self.run(set_model(self.database, model, changes))
 
     # -------------------------------------------------------------- points come
 
@@ -165,7 +165,7 @@ class PointsMachine(RuleBasedStateMachine):
         ref = f"ref-{next(self.numbers)}"
         told = {"user_id": user, "points": points, "ref": ref}
         expires = None if hours is None else in_hours(hours)
-        assert self.run(ledger.grant(self.sessions, **told, expires=expires))[0]
+        assert self.run(ledger.grant(self.database, **told, expires=expires))[0]
         self.came(user, points, hours)
         return ref, user, points, expires and expires + timedelta(hours=self.now)
 
@@ -173,25 +173,25 @@ class PointsMachine(RuleBasedStateMachine):
     def grant_again(self, known: tuple[str, int, int, datetime | None], user: int, points: int) -> None:
         ref, its_user, its_points, its_end = known
         told = {"ref": ref, "expires": its_end and its_end - timedelta(hours=self.now)}
-        same = self.run(ledger.grant(self.sessions, user_id=its_user, points=its_points, **told))
-        assert same == (False, self.accounts[its_user].spendable(self.now))
+        same = self.run(ledger.grant(self.database, user_id=its_user, points=its_points, **told))
+        assert same == (False, self.accounts[its_user].spendable_points(self.now))
         if (user, points) != (its_user, its_points):
             with pytest.raises(GrantConflict):
-                self.run(ledger.grant(self.sessions, user_id=user, points=points, **told))
+                self.run(ledger.grant(self.database, user_id=user, points=points, **told))
 
     @rule(target=codes, points=POINTS, days=st.none() | st.integers(1, 3))
     def make_code(self, points: int, days: int | None) -> dict[str, Any]:
         batch = f"batch-{next(self.numbers)}"
-        (code,) = self.run(create_codes(self.sessions, count=1, points=points, batch=batch, lot_days=days))
+        (code,) = self.run(create_codes(self.database, count=1, points=points, batch=batch, lot_days=days))
         return {"code": code, "batch": batch, "points": points, "days": days, "over": False, "by": None}
 
     @rule(code=codes, user=USERS)
     def redeem(self, code: dict[str, Any], user: int) -> None:
         if code["over"] and user != code["by"]:
             with pytest.raises(CodeNotRedeemable):
-                self.run(redeem_code(self.sessions, user, code["code"]))
+                self.run(redeem_code(self.database, user, code["code"]))
             return
-        assert self.run(redeem_code(self.sessions, user, code["code"])) == code["points"]
+        assert self.run(redeem_code(self.database, user, code["code"])) == code["points"]
         if code["over"]:
             return
         code["over"], code["by"] = True, user
@@ -200,7 +200,7 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(code=codes)
     def void(self, code: dict[str, Any]) -> None:
-        assert self.run(void_batch(self.sessions, code["batch"])) == (not code["over"])
+        assert self.run(void_batch(self.database, code["batch"])) == (not code["over"])
         code["over"] = True
 
     def came(self, user: int, points: int, hours: int | None) -> None:
@@ -215,12 +215,12 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([0.5, 5.0, 30.0, 200.0]))
     def time_passes(self, hours: float) -> None:
-        self.run(later(self.sessions, hours))
+        self.run(later(self.database, hours))
         self.now += hours
 
     @rule()
     def expire(self) -> None:
-        self.seen["lots expired"] += self.run(expire_lots(self.sessions)).lots
+        self.seen["lots expired"] += self.run(expire_lots(self.database)).lots
 
     # -------------------------------------------------------------- points go
 
@@ -234,7 +234,7 @@ class PointsMachine(RuleBasedStateMachine):
     def submit(self, user: int, model: str, keyed: bool) -> Any:
         account, cost = self.accounts[user], self.price if model == MODEL else 0
         asked = Submission(model, "一只猫", key=f"key-{next(self.numbers)}" if keyed else None)
-        if account.spendable(self.now) < cost:
+        if account.spendable_points(self.now) < cost:
             with pytest.raises(InsufficientPoints):
                 self.run(submit_task(self.runtime, user, asked))
             self.seen["too few points"] += 1
@@ -242,7 +242,7 @@ class PointsMachine(RuleBasedStateMachine):
         row = self.run(submit_task(self.runtime, user, asked))
         task = Task(row, user, cost, account.take(cost, self.now) if cost else [])
         self.by_id[row["id"]] = task
-        assert (row["points_cost"], row["balance"]) == (cost, account.spendable(self.now))
+        assert (row["points_cost"], row["balance"]) == (cost, account.spendable_points(self.now))
         if keyed:
             again = self.run(submit_task(self.runtime, user, asked))
             assert (again["task_no"], again["replayed"]) == (row["task_no"], True)
@@ -250,7 +250,7 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(target=visits, most=st.integers(1, 3))
     def claim(self, most: int) -> Any:
-        found = self.run(claim_due(self.sessions, TaskFilter(("prepare", "submit")), most, 3600))
+        found = self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), most, 3600))
         for visit in found:
             self.by_id[visit.id].version = visit.version
         return multiple(*[Held(visit, self.by_id[visit.id]) for visit in found])
@@ -258,8 +258,8 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(held=consumes(visits))
     def give_back(self, held: Held) -> None:
         visit = held.visit
-        back = Return(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream_state)
-        self.run(release(self.sessions, [back]))
+        back = Release(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream_state)
+        self.run(release(self.database, [back]))
         self.seen["given back"] += 1
         if self.is_current(held):
             held.task.version += 1
@@ -268,9 +268,9 @@ class PointsMachine(RuleBasedStateMachine):
     def end(self, held: Held, is_good: bool) -> None:
         """By whoever was first; a visit that was overtaken changes nothing, however often it tries."""
         picture = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
-        move: Complete | Fail = Complete([picture]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
+        decision: Complete | Fail = Complete([picture]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
         may = self.is_current(held)
-        assert self.run(finish_task(self.runtime, held.visit, move, [])) is may
+        assert self.run(finish_task(self.runtime, held.visit, decision, [])) is may
         self.seen["an end in vain"] += not may
         if may:
             self.ended(held.task, "completed" if is_good else "failed")
@@ -279,7 +279,7 @@ class PointsMachine(RuleBasedStateMachine):
     def work(self, goods: list[bool]) -> None:
         """A worker that nobody overtakes."""
         for visit, is_good in zip(
-            self.run(claim_due(self.sessions, TaskFilter(("prepare", "submit")), len(goods), 3600)), goods, strict=False
+            self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), len(goods), 3600)), goods, strict=False
         ):
             held = Held(visit, self.by_id[visit.id])
             held.task.version = visit.version
@@ -321,13 +321,13 @@ class PointsMachine(RuleBasedStateMachine):
             self.prove()
 
     def prove(self) -> None:
-        assert self.run(audit(self.sessions)) == []
+        assert self.run(audit(self.database)) == []
 
     @invariant()
     def balances_are_the_models(self) -> None:
         for user, account in self.accounts.items():
-            balance = self.run(get_balance(self.sessions, user))
-            assert (balance.available, balance.held) == (account.spendable(self.now), account.held)
+            balance = self.run(get_balance(self.database, user))
+            assert (balance.available, balance.held) == (account.spendable_points(self.now), account.held)
             live = [lot.ends for lot in account.lots if lot.left and lot.ends > self.now]
             assert (balance.expires is None) == (not live)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
-from app.database import Sessions, open_database, utc_now
+from app.database import Database, open_database, utc_now
 from app.errors import InsufficientPoints
 from app.points import ledger
 from app.points.audit import audit
@@ -52,7 +52,7 @@ class Model:
         return sorted((lot for lot in self.lots if lot.points and lot.until > self.hour), key=lambda lot: lot.until)
 
     @property
-    def spendable(self) -> int:
+    def spendable_points(self) -> int:
         return self.pool + sum(lot.points for lot in self.live())
 
     def sweep(self) -> int:
@@ -63,7 +63,7 @@ class Model:
         return ended
 
     def submit(self, number: int, cost: int) -> bool:
-        if cost > self.spendable:
+        if cost > self.spendable_points:
             return False
         self.sweep()
         task = Task(cost, [], cost)
@@ -89,42 +89,42 @@ class Model:
 class Books:
     """The real thing, one step at a time, beside its model."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self.sessions = sessions
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.model = Model()
         self.number = 0
 
     async def step(self, kind: str, first: int, second: int) -> None:
         self.number += 1
         await getattr(self, kind)(first, second)
-        assert await audit(self.sessions) == []
+        assert await audit(self.database) == []
         await self.agree()
 
     async def agree(self) -> None:
-        found, model = await get_balance(self.sessions, USER), self.model
+        found, model = await get_balance(self.database, USER), self.model
         held = sum(task.cost for task in model.running.values())
-        assert (found.available, found.held) == (model.spendable, held)
+        assert (found.available, found.held) == (model.spendable_points, held)
         assert (found.expires is None) == (not model.live())
-        assert [lot.remaining for lot in await all_lots(self.sessions)] == [lot.points for lot in model.lots]
+        assert [lot.remaining for lot in await all_lots(self.database)] == [lot.points for lot in model.lots]
 
     async def grant(self, points: int, _: int) -> None:
-        await ledger.grant(self.sessions, user_id=USER, points=points, ref=f"n{self.number}")
+        await ledger.grant(self.database, user_id=USER, points=points, ref=f"n{self.number}")
         self.model.pool += points
 
     async def grant_for_a_time(self, points: int, hours: int) -> None:
         top_up = {"user_id": USER, "points": points, "ref": f"n{self.number}"}
-        await ledger.grant(self.sessions, **top_up, expires=in_hours(hours))
+        await ledger.grant(self.database, **top_up, expires=in_hours(hours))
         self.model.lots.append(Lot(self.model.hour + hours, points))
 
     async def submit(self, cost: int, _: int) -> None:
         money = {"user_id": USER, "task_id": self.number, "cost": cost}
         refused = contextlib.nullcontext()
         if not self.model.submit(self.number, cost):
-            refused = pytest.raises(InsufficientPoints, match=f"当前余额 {self.model.spendable}，")
+            refused = pytest.raises(InsufficientPoints, match=f"当前余额 {self.model.spendable_points}，")
         with refused:
-            async with self.sessions.begin() as session:
-                await session.execute(insert(tasks).values(_row(self.number, cost)))
-                await ledger.deduct(session, **money, remark="")
+            async with self.database.begin() as connection:
+                await connection.execute(insert(tasks).values(_row(self.number, cost)))
+                await ledger.deduct(connection, **money, remark="")
 
     async def end(self, which: int, outcome: int) -> None:
         if not self.model.running:
@@ -134,26 +134,26 @@ class Books:
         money = {"user_id": USER, "task_id": number, "cost": task.cost}
         ended = {"step": "done", "next_run_at": None, "completed_at": utc_now()}
         outcome_columns = {"status": "failed", "error_code": "X"} if outcome % 2 else {"status": "completed"}
-        async with self.sessions.begin() as session:
+        async with self.database.begin() as connection:
             changes = ended | outcome_columns | ({} if outcome % 2 else {"results": [1]})
-            await session.execute(update(tasks).where(tasks.c.id == number).values(**changes))
+            await connection.execute(update(tasks).where(tasks.c.id == number).values(**changes))
             if outcome % 2:
-                await ledger.refund(session, **money, remark="", grace_days=GRACE_DAYS)
+                await ledger.refund(connection, **money, remark="", grace_days=GRACE_DAYS)
                 self.model.refund(task)
             else:
-                await ledger.settle(session, **money)
+                await ledger.settle(connection, **money)
 
     async def wait(self, _: int, hours: int) -> None:
-        await later(self.sessions, hours)
+        await later(self.database, hours)
         self.model.hour += hours
 
     async def sweep(self, _first: int, _second: int) -> None:
-        assert (await expire_lots(self.sessions)).points == self.model.sweep()
+        assert (await expire_lots(self.database)).points == self.model.sweep()
 
 
 def _row(number: int, cost: int) -> dict[str, object]:
     words = {"task_no": f"TASK-{number}", "model_name": "m", "task_type": "t", "action": "a", "prompt": "p"}
-    blank = {"params": {}, "request": {}, "steps": [], "status": "created", "step": "submit"}
+    blank = {"params": {}, "upstream_request": {}, "history": [], "status": "created", "step": "submit"}
     times = dict.fromkeys(("next_run_at", "deadline_at", "created_at", "updated_at"), utc_now())
     return words | blank | times | {"id": number, "user_id": USER, "points_cost": cost}
 
@@ -164,15 +164,15 @@ STEPS = st.sampled_from(["grant", "grant_for_a_time", "submit", "submit", "end",
 @given(steps=st.lists(st.tuples(STEPS, st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_books_agree_with_arithmetic(empty_sqlite: Path, steps: list[tuple[str, int, int]]) -> None:
-    async def run(database: Path) -> None:
-        sessions = open_database(Settings(_env_file=None, database_url=f"sqlite+aiosqlite:///{database}"))
+    async def run(path: Path) -> None:
+        database = open_database(Settings(_env_file=None, database_url=f"sqlite+aiosqlite:///{path}"))
         try:
-            books = Books(sessions)
+            books = Books(database)
             for step in steps:
                 await books.step(*step)
         finally:
-            await sessions.close()
+            await database.close()
 
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(empty_sqlite, database := Path(folder) / "books.db")
-        asyncio.run(run(database))
+        shutil.copy(empty_sqlite, path := Path(folder) / "books.db")
+        asyncio.run(run(path))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from app.errors import InvalidParameter
-from app.points.models import check_model
-from app.points.prices import MOST_POINTS, MOST_RULES, check_rules, compute_price
+from app.points.models import validate_model
+from app.points.prices import MAX_POINTS, MAX_RULES, compute_price, validate_rules
 from app.see2ai.actions.action import CallerParams
 
 SECONDS = (-1, *range(4, 16))
@@ -177,9 +177,9 @@ def test_what_passes_the_check_is_sold_within_the_bound(
     points_cost: int, factor: decimal.Decimal, references: int
 ) -> None:
     rules = [BY_RESOLUTION, BY_SECOND, BY_REFERENCE, {"param": "size", "times": dict.fromkeys(SIZES, str(factor))}]
-    check_rules(rules, Settings, {}, points_cost)
+    validate_rules(rules, Settings, {}, points_cost)
     for duration in SECONDS:
-        assert 0 <= cost(rules, points_cost=points_cost, references=references, duration=duration) <= MOST_POINTS
+        assert 0 <= cost(rules, points_cost=points_cost, references=references, duration=duration) <= MAX_POINTS
 
 
 # ------------------------------------------------------------------ what may be written
@@ -193,7 +193,7 @@ SIZES = ("480p", "720p", "1080p")
         (None, {}),
         ([], {}),
         ([BY_RESOLUTION, BY_SECOND, BY_REFERENCE, BY_SIZE, BY_SOUND], {}),
-        ([BY_SIZE] * MOST_RULES, {"size": "480p"}),
+        ([BY_SIZE] * MAX_RULES, {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45"}}], {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45", "720p": 1}}], {"size": "480p"}),
         ([{"param": "withSound", "points": {"false": 3}}], {"withSound": False}),
@@ -210,7 +210,7 @@ SIZES = ("480p", "720p", "1080p")
     ],
 )
 def test_sound_rules_may_be_written(rules: Any, fixed: dict[str, Any]) -> None:
-    check_rules(rules, Settings, fixed, 10)
+    validate_rules(rules, Settings, fixed, 10)
 
 
 NAN = float("nan")
@@ -266,18 +266,18 @@ BAD_RULES = [
         ("times 须为", [{"param": "only", "times": {"one": bad}}])
         for bad in ("0", "0.0", "-1", "1/3", "1e2", " 1", "1_0", ".5", "1000.1", "9999", "nan", "٣", "1\n")
     ],
-    ("最高价格", [{"param": "references", "each": MOST_POINTS // 100}]),
-    ("最高价格", [{"param": "only", "points": {"one": MOST_POINTS}}, {"param": "pictures", "each": 1}]),
+    ("最高价格", [{"param": "references", "each": MAX_POINTS // 100}]),
+    ("最高价格", [{"param": "only", "points": {"one": MAX_POINTS}}, {"param": "pictures", "each": 1}]),
     ("最高价格", [{"param": "only", "times": {"one": 1000}}] * 6),
-    ("最高价格", [BY_SECOND | {"as": {"-1": MOST_POINTS}}]),
-    ("最高价格", [{"param": "pictures", "each": 1, "as": {"1": MOST_POINTS}}]),
+    ("最高价格", [BY_SECOND | {"as": {"-1": MAX_POINTS}}]),
+    ("最高价格", [{"param": "pictures", "each": 1, "as": {"1": MAX_POINTS}}]),
 ]
 
 
 @pytest.mark.parametrize(("problem", "rules"), BAD_RULES, ids=range(len(BAD_RULES)))
 def test_rules_that_would_sell_badly_are_refused(problem: str, rules: Any) -> None:
     with pytest.raises(InvalidParameter) as refused:
-        check_rules(rules, Settings, {}, 10)
+        validate_rules(rules, Settings, {}, 10)
     assert refused.value.field == "price_rules"
     assert problem in refused.value.message
 
@@ -288,16 +288,16 @@ def test_a_fixed_value_needs_its_own_price_and_an_as_of_its_own() -> None:
         ({"param": "duration", "each": 3}, {"duration": -1}),
     ):
         with pytest.raises(InvalidParameter, match=r"缺少取值 720p|-1 须在 as 中"):
-            check_rules([rule], Settings, fixed)
+            validate_rules([rule], Settings, fixed)
 
 
 def test_a_param_named_references_cannot_be_mistaken_for_the_count() -> None:
     with pytest.raises(InvalidParameter, match="同名参数冲突"):
-        check_rules([BY_REFERENCE], Confusing, {})
+        validate_rules([BY_REFERENCE], Confusing, {})
 
 
 def test_a_row_is_checked_with_its_rules() -> None:
     row = ("sc_new", 30, "text_to_image", "see2ai_image_generation_fast_v1", {"aspectRatio": "1:1"}, {})
-    check_model(*row, [BY_RESOLUTION, BY_REFERENCE])
+    validate_model(*row, [BY_RESOLUTION, BY_REFERENCE])
     with pytest.raises(InvalidParameter, match="price_rules 第 2 条: 没有参数 duration"):
-        check_model(*row, [BY_RESOLUTION, BY_SECOND])
+        validate_model(*row, [BY_RESOLUTION, BY_SECOND])

@@ -25,8 +25,8 @@ async def test_every_move_of_points_is_told(make: Maker, runtime: Runtime, worki
     await make.ended(user, good)
     bad = await make.task_no(user, "失败 [[sandbox: end failed]]")
     await make.ended(user, bad)
-    await lot(runtime.sessions, user.id, 5, 1, "lapsing")
-    await later(runtime.sessions, 2)
+    await lot(runtime.database, user.id, 5, 1, "lapsing")
+    await later(runtime.database, 2)
     await make.task_no(user)
     told = await page(make, user)
     assert {name: told[name] for name in ("total", "page", "size", "pages")} == {
@@ -57,7 +57,7 @@ async def test_pages_hold_each_record_once(make: Maker, runtime: Runtime) -> Non
     user = await make.user()
     for number in range(7):
         await ledger.grant(
-            runtime.sessions, user_id=user.id, points=number + 1, ref=f"n{number}", remark=f"第{number}笔"
+            runtime.database, user_id=user.id, points=number + 1, ref=f"n{number}", remark=f"第{number}笔"
         )
     pages = [await page(make, user, page=number, size=3) for number in (1, 2, 3, 4)]
     assert [[one["points"] for one in told["records"]] for told in pages] == [[7, 6, 5], [4, 3, 2], [1], []]

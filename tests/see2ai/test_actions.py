@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidParameter
 from app.see2ai.actions import Action, actions_of
-from app.see2ai.actions.action import Order, build_request, caller_schema, fold_params
+from app.see2ai.actions.action import ActionInput, build_request, merge_params, params_schema
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 SEED, NEW = actions_of("seed"), actions_of("2026-04")
@@ -34,8 +34,8 @@ def schema_of(name: str) -> dict[str, Any]:
 def order(
     action: Action, task_type: str, references: tuple[str, ...] = (), prompt: str = "一只猫", **asked: Any
 ) -> dict[str, Any]:
-    params = fold_params(action, task_type, {}, {}, asked)
-    return build_request(action, Order(task_type, prompt, references, params))
+    params = merge_params(action, task_type, {}, {}, asked)
+    return build_request(action, ActionInput(task_type, prompt, references, params))
 
 
 def values(rule: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -60,9 +60,9 @@ def values(rule: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def asks(draw: st.DrawFn, action: Action, task_type: str) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    properties = caller_schema(action.params[task_type], {})["properties"]
+    properties = params_schema(action.params[task_type], {})["properties"]
     names = draw(st.lists(st.sampled_from(sorted(properties)), unique=True, max_size=5))
-    references = draw(st.lists(st.sampled_from([A, B, C]), max_size=min(action.most_references, 11)))
+    references = draw(st.lists(st.sampled_from([A, B, C]), max_size=min(action.max_references, 11)))
     prompt = draw(st.sampled_from(["a", "一只猫", "词" * 5000, "词" * 5001, "词" * 20_000]))
     return prompt, tuple(references), {name: draw(values(properties[name])) for name in names}
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.see2ai.actions import ACTIONS
-from app.see2ai.client import See2ai
+from app.see2ai.client import See2aiClient
 from app.see2ai.states import ResultKind
 from app.settings import Settings
 from tests.support.waiting import until
@@ -17,7 +17,7 @@ ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[See2ai, list[bytes]]]:
+async def listening() -> AsyncIterator[tuple[See2aiClient, list[bytes]]]:
     """Somebody who takes connections, and what each of them brought."""
     brought: list[bytes] = []
 
@@ -29,7 +29,7 @@ async def listening() -> AsyncIterator[tuple[See2ai, list[bytes]]]:
 
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    see2ai = See2ai(Settings(_env_file=None, see2ai_base_url=f"http://127.0.0.1:{port}", see2ai_api_key="sk-x"))
+    see2ai = See2aiClient(Settings(_env_file=None, see2ai_base_url=f"http://127.0.0.1:{port}", see2ai_api_key="sk-x"))
     try:
         yield see2ai, brought
     finally:
@@ -41,9 +41,9 @@ async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
     leases = [True]  # held when the submit begins, and not after
 
     async with listening() as (see2ai, brought):
-        verdict = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
-        assert verdict.kind is ResultKind.NOT_SENT
-        assert "lease" in verdict.detail
+        result = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
+        assert result.kind is ResultKind.NOT_SENT
+        assert "lease" in result.detail
         await until("it has hung up", lambda: brought)
         assert brought == [b""], "a connection, and no byte on it"
 
@@ -57,7 +57,7 @@ async def test_leases_are_judged_each_for_itself() -> None:
                 for mine in (lost, held)
             ]
         )
-        assert [verdict.kind for verdict in kinds] == [ResultKind.NOT_SENT, ResultKind.ACCEPTED]
+        assert [result.kind for result in kinds] == [ResultKind.NOT_SENT, ResultKind.ACCEPTED]
         await until("both have been heard", lambda: len(brought) == 2)
         assert sorted(map(bool, brought)) == [False, True]
         assert (await see2ai.poll(ACTION, "t")).kind is not ResultKind.NOT_SENT

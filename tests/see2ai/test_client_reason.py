@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.see2ai.actions import ACTIONS
-from app.see2ai.client import See2ai
+from app.see2ai.client import See2aiClient
 from app.see2ai.states import ResultKind
 from app.settings import Settings
 
@@ -16,7 +16,7 @@ ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
 
 
 @asynccontextmanager
-async def answering(status_line: bytes) -> AsyncIterator[See2ai]:
+async def answering(status_line: bytes) -> AsyncIterator[See2aiClient]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"POST"):
@@ -27,7 +27,7 @@ async def answering(status_line: bytes) -> AsyncIterator[See2ai]:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    see2ai = See2ai(Settings(_env_file=None, see2ai_base_url=f"http://127.0.0.1:{port}", see2ai_api_key="sk-x"))
+    see2ai = See2aiClient(Settings(_env_file=None, see2ai_base_url=f"http://127.0.0.1:{port}", see2ai_api_key="sk-x"))
     try:
         yield see2ai
     finally:
@@ -35,7 +35,10 @@ async def answering(status_line: bytes) -> AsyncIterator[See2ai]:
         server.close()
 
 
-@pytest.mark.parametrize(("code", "kind"), [(b"502", ResultKind.SERVER_ERROR), (b"429", ResultKind.RATE_LIMITED), (b"401", ResultKind.ACCOUNT_ERROR)])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(b"502", ResultKind.SERVER_ERROR), (b"429", ResultKind.RATE_LIMITED), (b"401", ResultKind.ACCOUNT_ERROR)],
+)
 async def test_a_reason_in_gbk_changes_no_verdict(code: bytes, kind: ResultKind) -> None:
     async with answering(code + " 网关错误".encode("gbk")) as see2ai:
         assert (await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: True)).kind is kind

@@ -47,17 +47,17 @@ def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> 
 
 def test_needs_repair_arrives_as_422_with_a_word() -> None:
     guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
-    verdict = poll(guidance, 422)
-    assert (verdict.kind, verdict.note) == (ResultKind.REJECTED, "needs_repair: 不能混用")
+    result = poll(guidance, 422)
+    assert (result.kind, result.note) == (ResultKind.REJECTED, "needs_repair: 不能混用")
     assert submit(guidance, 422).kind is ResultKind.REJECTED
     assert poll({"detail": "x"}, 422).kind is ResultKind.SERVER_ERROR
 
 
 def test_a_job_that_waits_for_approval_goes_on() -> None:
     body = {"state": "awaiting_user_approval", "approval_id": "a", "approval_urls": {"approve": "u"}, "expires_in_s": 9}
-    assert (poll(body).kind, poll(body).awaits_approval) == (ResultKind.RUNNING, True)
-    assert poll({"state": "running"}).awaits_approval is False
-    assert submit(body).kind is ResultKind.AMBIGUOUS  # without a task_id there is nothing to look after
+    assert (poll(body).kind, poll(body).is_awaiting_approval) == (ResultKind.RUNNING, True)
+    assert poll({"state": "running"}).is_awaiting_approval is False
+    assert submit(body).kind is ResultKind.UNKNOWN_OUTCOME  # without a task_id there is nothing to look after
     assert submit({**body, "task_id": "t1"}).kind is ResultKind.ACCEPTED
 
 
@@ -71,15 +71,15 @@ def test_an_answer_that_is_the_result() -> None:
     assert (result(good).kind, result(good).urls) == (ResultKind.SUCCEEDED, ("https://x/1",))
     assert result({"data": good}).urls == ("https://x/1",)
     for unclear in ({}, {"normalized_url": ""}, {"normalized_url": 5}, {**good, "status": "failed"}, b"<html>", b""):
-        assert result(unclear).kind is ResultKind.AMBIGUOUS
+        assert result(unclear).kind is ResultKind.UNKNOWN_OUTCOME
     assert result(good, 422).kind is ResultKind.REJECTED
     assert result(good, 401).kind is ResultKind.ACCOUNT_ERROR
     assert result(good, 503).kind is ResultKind.SERVER_ERROR
 
 
 def test_an_unknown_word_is_still_running_and_told() -> None:
-    assert poll({"status": "Dreaming"}).unknown_word == "dreaming"
-    assert poll({"status": "RUNNING"}).unknown_word == ""
+    assert poll({"status": "Dreaming"}).unknown_state == "dreaming"
+    assert poll({"status": "RUNNING"}).unknown_state == ""
 
 
 def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
@@ -91,13 +91,19 @@ def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
     "urls", [None, [], "", [None, 5, ""], {"0": "https://x/1"}], ids=["none", "empty", "text", "odd", "dict"]
 )
 def test_success_without_a_usable_url_has_no_urls(urls: Any) -> None:
-    verdict = poll({"state": "success", "result_urls": urls})
-    assert (verdict.kind, verdict.urls) == (ResultKind.SUCCEEDED, ())
+    result = poll({"state": "success", "result_urls": urls})
+    assert (result.kind, result.urls) == (ResultKind.SUCCEEDED, ())
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, ResultKind.ACCOUNT_ERROR), (402, ResultKind.ACCOUNT_ERROR), (403, ResultKind.ACCOUNT_ERROR), (404, ResultKind.NOT_FOUND), (429, ResultKind.RATE_LIMITED)]
+    [
+        (401, ResultKind.ACCOUNT_ERROR),
+        (402, ResultKind.ACCOUNT_ERROR),
+        (403, ResultKind.ACCOUNT_ERROR),
+        (404, ResultKind.NOT_FOUND),
+        (429, ResultKind.RATE_LIMITED),
+    ]
     + [(status, ResultKind.SERVER_ERROR) for status in (500, 502, 503, 504, 418, 302)],
 )
 def test_poll_statuses(status: int, kind: ResultKind) -> None:
@@ -109,8 +115,8 @@ SUBMIT_STATUSES = {
     ResultKind.REJECTED: (400, 404, 405, 413, 422),
     ResultKind.RATE_LIMITED: (429,),
     ResultKind.SERVER_ERROR: (500, 502, 503),
-    ResultKind.GAVE_UP: (504,),
-    ResultKind.AMBIGUOUS: (301, 302, 307, 501, 520),
+    ResultKind.UPSTREAM_TIMEOUT: (504,),
+    ResultKind.UNKNOWN_OUTCOME: (301, 302, 307, 501, 520),
 }
 
 
@@ -125,7 +131,7 @@ def test_submit_statuses(kind: ResultKind, statuses: tuple[int, ...]) -> None:
              {"task_id": True}, {"task_id": "x" * 129}, {"task_id": "a\nb"}, b"[" * 100_000],
 )  # fmt: skip
 def test_a_2xx_without_a_readable_task_id_is_ambiguous(body: Any) -> None:
-    assert submit(body).kind is ResultKind.AMBIGUOUS
+    assert submit(body).kind is ResultKind.UNKNOWN_OUTCOME
 
 
 @pytest.mark.parametrize("body", [{"task_id": "t9"}, {"data": {"task_id": "t9"}}, {"task_id": "t9", "status": "?"}])
@@ -188,10 +194,10 @@ FIELDS = ("status", "state", "task_id", "result_urls", "progress", "detail", "er
 @given(st.sampled_from([200, 400, 401, 404, 422, 500]), st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_json_can_make_the_readers_raise(status: int, body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode("utf-8", "surrogatepass")
-    verdict = read_poll(HttpResponse(status, raw), "t", READ_URLS)
-    assert verdict.kind in ResultKind
+    result = read_poll(HttpResponse(status, raw), "t", READ_URLS)
+    assert result.kind in ResultKind
     assert read_submit(HttpResponse(status, raw)).kind in ResultKind
-    if verdict.kind is ResultKind.FAILED:
+    if result.kind is ResultKind.FAILED:
         words = {str(body.get("status")).strip().lower(), str(body.get("state")).strip().lower()}
         inner = body.get("data")
         words |= {str(inner.get(f)).strip().lower() for f in ("status", "state")} if isinstance(inner, dict) else set()

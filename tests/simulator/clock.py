@@ -23,13 +23,13 @@ class Stuck(Exception):
 class Process:
     """One operating system process: an API server, a worker, or an operator's command."""
 
-    def __init__(self, name: str, boot_seconds: float) -> None:
+    def __init__(self, name: str, boottime: float) -> None:
         self.name = name
-        self.boot_offset = boot_seconds
+        self.boot_offset = boottime
         self.is_frozen = False
         self.is_dead = False
         self.freezes = 0
-        self.parked: list[asyncio.Handle] = []
+        self.wait_for_upstream: list[asyncio.Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.context: Context = copy_context()
         self.context.run(PROCESS.set, self)
@@ -89,7 +89,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 continue
             process = handle._context.get(PROCESS)
             if process is not None and (process.is_frozen or process.is_dead):
-                process.parked.append(handle)
+                process.wait_for_upstream.append(handle)
             else:
                 handle._run()
 
@@ -109,8 +109,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def thaw(self, process: Process) -> None:
         """Also raises the dead: for their burial, when nothing counts any more."""
         process.is_frozen = process.is_dead = False
-        parked, process.parked = process.parked, []
-        self._ready.extend(parked)
+        wait_for_upstream, process.wait_for_upstream = process.wait_for_upstream, []
+        self._ready.extend(wait_for_upstream)
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None

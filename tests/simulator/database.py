@@ -24,7 +24,7 @@ from tests.simulator.clock import PROCESS, Process
 from tests.simulator.weather import Weather
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-BUSY_SECONDS = 15.0
+THROTTLE_SECONDS = 15.0
 _SHIFT = re.compile(r"(-?[0-9.e+-]+) seconds")
 
 
@@ -99,7 +99,7 @@ class Database:
             return
         self._waiting.append((line, future := asyncio.get_running_loop().create_future()))
         try:
-            async with asyncio.timeout(BUSY_SECONDS):
+            async with asyncio.timeout(THROTTLE_SECONDS):
                 await future
         except TimeoutError:
             self.weather.note("db.lock_wait")

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisAway
 
 from app.egress import Download, EgressFailed
-from app.media import MediaError, Picture
+from app.media import ImageInfo, MediaError
 from app.storage import ObjectStore, StorageError, StoredObject
 from tests.simulator.weather import Weather
 
@@ -48,11 +48,11 @@ class Cloud:
         self.stored.add(key)
         await weather.cross("store.stored", 0.1)
 
-    async def inspect(self, path: Path) -> Picture:
+    async def inspect(self, path: Path) -> ImageInfo:
         if self.weather.strikes("media.broken"):
             raise MediaError("half a picture")
         assert path.exists()
-        return Picture("image/png", "png", 64, 64)
+        return ImageInfo("image/png", "png", 64, 64)
 
     async def thumbnail(self, path: Path) -> bytes:
         assert path.exists()

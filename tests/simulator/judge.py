@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from app.points.audit import audit
 from app.runtime import open_runtime
-from tests.simulator.weather import TURNS
+from tests.simulator.weather import EXIF_TRANSPOSE
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -14,7 +14,7 @@ GOOD_FATES = frozenset({"success", "empty", "endless"})
 
 async def judge(world: "World") -> list[str]:
     async with open_runtime(world.settings) as runtime:
-        found = [f"audit {one.invariant}: {one.meaning}: {one.row}" for one in await audit(runtime.sessions)]
+        found = [f"audit {one.invariant}: {one.meaning}: {one.row}" for one in await audit(runtime.database)]
     return [
         *found,
         *[f"{what}: {task_no}" for what, task_no in world.database.look("SELECT what, task_no FROM watch")],
@@ -84,7 +84,7 @@ def _polls(world: "World") -> list[str]:
 
 def _calm(world: "World") -> list[str]:
     """Where no fault struck at all, nothing fails but what its caller took back."""
-    if any(world.weather.hits[kind] for kind in TURNS):
+    if any(world.weather.hits[kind] for kind in EXIF_TRANSPOSE):
         return []
     rows = world.database.look("SELECT task_no, error_code FROM tasks WHERE status = 'failed'")
     return [f"I11: {task_no} failed in calm weather: {code}" for task_no, code in rows if code != "CANCELLED"]

@@ -10,8 +10,8 @@ from app.settings import Settings
 from tests.simulator.clock import PROCESS, Process
 from tests.simulator.database import Database
 from tests.simulator.weather import Weather, loop
-from worker.main import _start_beside
-from worker.stepper import Stepper
+from worker.main import _start_background
+from worker.runner import TaskRunner
 
 IDLE_SECONDS = 2.0
 SPARED_IDLE_SECONDS = 30.0
@@ -38,11 +38,11 @@ class Machines:
         self.all: list[Process] = []
         self.living: dict[str, Process] = {}
         self.runtimes: dict[str, Runtime] = {}
-        self.steppers: dict[str, Stepper] = {}
+        self.steppers: dict[str, TaskRunner] = {}
         self._births: Counter[str] = Counter()
         self.spares_looks = spares_looks
         self._has_chores = has_chores
-        self._hands = hands
+        self._deliveries = hands
         self._next_bell = math.inf
         if spares_looks:
             database.on_commit = self._ring_when_due
@@ -66,12 +66,12 @@ class Machines:
     async def _work(self, name: str) -> None:
         async with open_runtime(self.settings) as runtime:
             idle_seconds = SPARED_IDLE_SECONDS if self.spares_looks else IDLE_SECONDS
-            stepper = self.steppers[name] = Stepper(runtime, idle_seconds=idle_seconds)
-            if self._hands is not None:
-                for lane in stepper._lanes:
-                    lane.size = self._hands
-            beside = _start_beside(runtime) if self._has_chores else []
-            await stepper.run()
+            runner = self.steppers[name] = TaskRunner(runtime, idle_seconds=idle_seconds)
+            if self._deliveries is not None:
+                for lane in runner._pools:
+                    lane.size = self._deliveries
+            beside = _start_background(runtime) if self._has_chores else []
+            await runner.run()
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -128,9 +128,9 @@ class Machines:
             self.database.lose_patience(process)
 
     def _stop_this(self) -> None:
-        for name, stepper in self.steppers.items():
+        for name, runner in self.steppers.items():
             if self.living.get(name) is PROCESS.get():
-                stepper.stop()
+                runner.stop()
 
     def ring(self) -> None:
         if self.steppers and not self.database.is_over:
@@ -156,4 +156,4 @@ class Machines:
 
     def are_calm(self) -> bool:
         """No visit is under way any more: whoever thawed late has said its last word."""
-        return not any(lane.claimed for stepper in self.steppers.values() for lane in stepper._lanes)
+        return not any(lane.claimed for runner in self.steppers.values() for lane in runner._pools)

@@ -70,19 +70,26 @@ MUTANTS = (
     Mutant("an end that lost its race refunds all the same", (STALE_ENDS,), ("bug", *BOOKS), storm=LONG_FREEZES),
     Mutant(
         "is_held is always true",
-        ((claim, "Visit.is_held", "boot_seconds() < self.held_until", "True"),),
+        ((claim, "ClaimedTask.is_held", "boottime() < self.held_until", "True"),),
         ("I8",),
         storm={"send.after_intent": 1, "point.freeze": 0.5},
     ),
     Mutant(
         "the lease is not asked for again once the connection stands",
-        ((client, "See2ai.submit", "_may_send.set(may_send)", "_may_send.set(lambda: True)"),),
+        ((client, "See2aiClient.submit", "_may_send.set(may_send)", "_may_send.set(lambda: True)"),),
         ("I8",),
         storm={"up.connect": 1, "process.freeze_long": 0.5},
     ),
     Mutant(
         "no intent before sending",
-        ((advance, "_submit", 'await _write_onward(runtime, visit, Onward("submitting", "asking SEE2AI"))', "pass"),),
+        (
+            (
+                advance,
+                "_submit",
+                'await _commit_advance(runtime, visit, Advance("submitting", "asking SEE2AI"))',
+                "pass",
+            ),
+        ),
         ("I8",),
     ),
     Mutant(
@@ -123,7 +130,7 @@ MUTANTS = (
         (
             (
                 decide,
-                "on_arrival",
+                "before_step",
                 "return Fail(TaskFailure.UPSTREAM_UNCERTAIN,"
                 ' "the visit that was sending never came back", is_orphan=True)',
                 'visit.step = "submit"',
@@ -138,8 +145,8 @@ MUTANTS = (
             (
                 decide,
                 "after_submit",
-                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN, verdict.note, is_orphan=True)",
-                "return _send_again(visit, verdict, visit.upstream)",
+                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN, result.note, is_orphan=True)",
+                "return _send_again(visit, result, visit.upstream)",
             ),
         ),
         ("I8",),
@@ -147,13 +154,13 @@ MUTANTS = (
     ),
     Mutant(
         "a suspected orphan is not flagged",
-        ((decide, "after_submit", "verdict.note, is_orphan=True", "verdict.note"),),
+        ((decide, "after_submit", "result.note, is_orphan=True", "result.note"),),
         ("I8",),
         storm={"up.accept_lost": 0.5},
     ),
     Mutant(
         "an unheard COMMIT of the intent is believed",
-        ((advance, "_stands", "return tuple(found.one()) == (visit.version + 1, step)", "return True"),),
+        ((advance, "_was_committed", "return tuple(found.one()) == (visit.version + 1, step)", "return True"),),
         ("I8",),
         storm=UNHEARD,
     ),
@@ -177,7 +184,7 @@ MUTANTS = (
                 finish,
                 "finish_task",
                 '        money = {"user_id"',
-                '    async with runtime.sessions.begin() as session:\n        money = {"user_id"',
+                '    async with runtime.database.begin() as connection:\n        money = {"user_id"',
             ),
         ),
         BOOKS,
@@ -190,7 +197,7 @@ MUTANTS = (
                 submit,
                 "_store",
                 '            if row["points_cost"]:',
-                '        async with runtime.sessions.begin() as session:\n            if row["points_cost"]:',
+                '        async with runtime.database.begin() as connection:\n            if row["points_cost"]:',
             ),
         ),
         BOOKS,
@@ -204,13 +211,13 @@ MUTANTS = (
     ),
     Mutant(
         "no last look: a poll never ends at the deadline",
-        ((decide, "after_poll", "isinstance(move, Later) and is_last_look", "False"),),
+        ((decide, "after_poll", "isinstance(decision, Reschedule) and is_last_poll", "False"),),
         ("I9",),
         storm={"job.endless": 0.5},
     ),
     Mutant(
         "a task that takes its worker down is tried for ever",
-        ((decide, "on_arrival", "visit.crashes >= MOST_CRASHES", "False"),),
+        ((decide, "before_step", "visit.crashes >= MAX_CRASHES", "False"),),
         ("I9",),
         storm={"event.poison": 1.0},
     ),

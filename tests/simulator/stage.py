@@ -18,19 +18,19 @@ import structlog
 
 import app.database.engines
 import app.runtime
-import worker.stepper
+import worker.runner
 from app import faults
 from app.cli.migrate import migrate
-from app.see2ai.circuit import Circuit
+from app.see2ai.breaker import CircuitBreaker
 from app.tasks import advance, claim, decide, finish, host, prepare
-from app.tasks.decide import Fail, Onward
+from app.tasks.decide import Advance, Fail
 from tests.simulator import doubles
 from tests.simulator.database import Database, _template
 from tests.simulator.doubles import Cloud
 from tests.simulator.machines import Machines
 from tests.simulator.upstream import Upstream, see2ai_of
 from tests.simulator.weather import Weather, loop
-from worker.stepper import Stepper
+from worker.runner import TaskRunner
 
 MODELS = """
     INSERT INTO points_config (model_name, description, points_cost, task_type, action, params, defaults, price_rules,
@@ -55,7 +55,7 @@ WATCH = """
     BEGIN INSERT INTO watch VALUES ('I12: a price changed', OLD.task_no); END;
 """
 BUGS = frozenset({"visit_failed", "claim_failed", "audit_failed"})
-QUIET = ("Unavailable", "CommitUnknown", "Conflict", "ClaimUnknown")
+QUIET = ("Unavailable", "CommitUnknown", "TransactionConflict", "ClaimCommitUnknown")
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def fresh_database(without: str = "") -> Path:
     return path
 
 
-def boot_seconds() -> float:
+def boottime() -> float:
     """Each process' own clock, from a zero of its own."""
     from tests.simulator.clock import PROCESS
 
@@ -133,22 +133,22 @@ def in_place(
             (app.runtime, "open_redis", lambda _: doubles.Redis(weather, machines.ring)),
             (app.runtime, "open_object_store", lambda _: doubles.Store(cloud)),
             (app.runtime, "Egress", doubles.egress_of(cloud)),
-            (app.runtime, "See2ai", see2ai_of(upstream)),
-            (Circuit.__init__, "__defaults__", _with_virtual_clock(Circuit.__init__.__defaults__)),
+            (app.runtime, "See2aiClient", see2ai_of(upstream)),
+            (CircuitBreaker.__init__, "__defaults__", _with_virtual_clock(CircuitBreaker.__init__.__defaults__)),
             (host, "inspect_image", cloud.inspect),
             (host, "make_thumbnail", cloud.thumbnail),
             (prepare, "anyio", SimpleNamespace(open_file=doubles.open_file)),
             (secrets, "randbelow", random.randrange),
             (tempfile, "tempdir", str(workshop())),
-            (decide, "on_arrival", _watched_arrival(weather)),
+            (decide, "before_step", _watched_arrival(weather)),
             (advance, "_take_step", _watched_step(weather)),
             (finish, "datetime", SimpleNamespace(now=lambda _: database.now())),
-            (worker.stepper, "find_work", _spared_look(machines)),
-            (Stepper, "_may_go_on", _watched_lanes(weather)),
+            (worker.runner, "has_due", _spared_look(machines)),
+            (TaskRunner, "_can_continue", _watched_lanes(weather)),
         ):
             undo.enter_context(_set(module, name, double))
-        undo.enter_context(everywhere(claim.boot_seconds, boot_seconds))
-        undo.enter_context(everywhere(faults.fault_point, weather.reach))
+        undo.enter_context(everywhere(claim.boottime, boottime))
+        undo.enter_context(everywhere(faults.failpoint, weather.reach))
         undo.enter_context(_logs(weather))
         undo.callback(random.setstate, random.getstate())
         yield
@@ -176,16 +176,16 @@ def everywhere(old: Any, new: Any) -> Iterator[None]:
 
 
 def _watched_arrival(weather: Weather) -> Callable[..., Any]:
-    real = decide.on_arrival
+    real = decide.before_step
 
-    def on_arrival(visit: Any) -> Any:
+    def before_step(visit: Any) -> Any:
         weather.hits[f"step {visit.step}"] += 1
-        move = real(visit)
-        if move is not None:
-            weather.note(f"move {visit.step} → {_named(move)}")
-        return move
+        decision = real(visit)
+        if decision is not None:
+            weather.note(f"move {visit.step} → {_wait_for_task(decision)}")
+        return decision
 
-    return on_arrival
+    return before_step
 
 
 def _watched_step(weather: Weather) -> Callable[..., Any]:
@@ -193,18 +193,18 @@ def _watched_step(weather: Weather) -> Callable[..., Any]:
 
     async def take_step(runtime: Any, visit: Any) -> Any:
         step = visit.step
-        move = await real(runtime, visit)
-        weather.note(f"move {step} → {_named(move)}")
-        return move
+        decision = await real(runtime, visit)
+        weather.note(f"move {step} → {_wait_for_task(decision)}")
+        return decision
 
     return take_step
 
 
 def _watched_lanes(weather: Weather) -> Callable[..., Any]:
-    real = Stepper._may_go_on
+    real = TaskRunner._can_continue
 
-    def may_go_on(stepper: Stepper, visit: Any) -> Callable[[str], bool]:
-        asked = real(stepper, visit)
+    def can_continue(runner: TaskRunner, visit: Any) -> Callable[[str], bool]:
+        asked = real(runner, visit)
 
         def told(step: str) -> bool:
             may = asked(step)
@@ -214,22 +214,22 @@ def _watched_lanes(weather: Weather) -> Callable[..., Any]:
 
         return told
 
-    return may_go_on
+    return can_continue
 
 
 def _spared_look(machines: Machines) -> Callable[..., Any]:
-    real = worker.stepper.find_work
+    real = worker.runner.has_due
 
-    async def find_work(sessions: Any, shares: Any) -> Any:
-        return [False for _ in shares] if machines.is_vain() else await real(sessions, shares)
+    async def has_due(database: Any, shares: Any) -> Any:
+        return [False for _ in shares] if machines.is_vain() else await real(database, shares)
 
-    return find_work
+    return has_due
 
 
-def _named(move: Any) -> str:
-    if isinstance(move, Onward):
-        return f"Onward {move.step}"
-    return f"Fail {move.reason.name}" if isinstance(move, Fail) else type(move).__name__
+def _wait_for_task(decision: Any) -> str:
+    if isinstance(decision, Advance):
+        return f"Onward {decision.step}"
+    return f"Fail {decision.reason.name}" if isinstance(decision, Fail) else type(decision).__name__
 
 
 @contextlib.contextmanager

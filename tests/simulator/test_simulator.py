@@ -37,8 +37,8 @@ MOVES = (
     "host → Onward poll",
     "host → Complete",
 )
-CALLERS = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
-CALLERS += ("told of an earlier submit", "unanswered")
+PUBLIC_PREFIXES = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
+PUBLIC_PREFIXES += ("told of an earlier submit", "unanswered")
 LOGS = ("circuit_closed", "circuit_learnt", "circuit_open", "database_away", "rows_not_given_back", "stale_visit")
 ALSO = ("db.idle_transaction_ended", "db.lock_wait", "poison", "up.lease_over", "no hand free for host")
 MARKS = frozenset(
@@ -48,8 +48,8 @@ MARKS = frozenset(
         *[f"{what} at {place}" for what in ("killed", "frozen") for place in PLACES],
         *[f"point {point}" for point in STEP_POINTS],
         *[f"step {step}" for step in STEPS],
-        *[f"move {move}" for move in MOVES],
-        *[f"caller {answer}" for answer in CALLERS],
+        *[f"move {decision}" for decision in MOVES],
+        *[f"caller {answer}" for answer in PUBLIC_PREFIXES],
         *[f"log {event}" for event in LOGS],
     ]
 )

@@ -17,7 +17,7 @@ import httpx
 
 from app.see2ai import client
 from app.see2ai.actions import ACTIONS, NORMALIZE
-from app.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2ai
+from app.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2aiClient
 from app.see2ai.states import HttpResponse
 from tests.simulator.weather import Weather
 
@@ -78,7 +78,7 @@ class Upstream:
             raise error from aiohttp.ClientConnectorError(key, OSError("refused"))
         if not client._may_send.get()():
             weather.note("up.lease_over")
-            raise client._LeaseOver
+            raise client._LeaseExpired
 
     async def _submit(self, path: str, request: dict[str, Any]) -> HttpResponse:
         weather, is_normalize = self.weather, path == NORMALIZE.submit_path
@@ -214,13 +214,13 @@ def _json(body: dict[str, Any]) -> HttpResponse:
     return HttpResponse(200, json.dumps(body).encode())
 
 
-def see2ai_of(upstream: Upstream) -> type[See2ai]:
+def see2ai_of(upstream: Upstream) -> type[See2aiClient]:
     """The gateway's own client, its last step excepted."""
 
-    class Simulated(See2ai):
+    class Simulated(See2aiClient):
         def __init__(self, _settings: Any) -> None:
             self._fresh = self._kept = None  # type: ignore[assignment]
-            self._told_words: set[str] = set()
+            self._logged_states: set[str] = set()
 
         async def _ask(self, _client: Any, method: str, path: str, **body: Any) -> HttpResponse:
             return await upstream.exchange(method, path, body)

@@ -135,9 +135,9 @@ DOORS = (
 NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
 STEP_POINTS = FAILPOINTS - {"deliver.after_send"}  # no couriers in this world
 PLACES = (*DOORS, *sorted(STEP_POINTS))
-TURNS = (*KINDS, *EVENTS)
+EXIF_TRANSPOSE = (*KINDS, *EVENTS)
 ROUND = 4
-ALL_TURNS = ROUND * max(len(TURNS), len(PLACES))
+ALL_TURNS = ROUND * max(len(EXIF_TRANSPOSE), len(PLACES))
 """So many seeds in a row give every kind and every place its turn."""
 MOST_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
 SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
@@ -159,16 +159,16 @@ class Weather:
         self.rates: dict[str, float] = {}
         self.events: set[str] = set()
         self.place = ""  # the only one where processes die and freeze
-        turn, which = divmod(seed, ROUND)
+        state, which = divmod(seed, ROUND)
         self.is_turn = not storm and which < 2  # of one kind, or of one place
         if storm:
             self.rates = {kind: rate for kind, rate in storm.items() if kind in KINDS}
             self.place = next((place for place in PLACES if place in storm), "")
             self._draw_events(storm)
         elif which == 0:
-            self._give_a_turn(TURNS[turn % len(TURNS)])
+            self._give_a_turn(EXIF_TRANSPOSE[state % len(EXIF_TRANSPOSE)])
         elif which == 1:
-            self.place = PLACES[turn % len(PLACES)]
+            self.place = PLACES[state % len(PLACES)]
             danger = 0.2 if self.place == "db.read" else 1.0
             self.rates = {kind: rate * danger for kind, rate in OF_PLACES.items()} | NEEDS.get(self.place, {})
         else:

@@ -14,7 +14,7 @@ from app.errors import GatewayError, Unavailable
 from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import cancel, submit
-from tests.simulator.asks import HOSTS, MODELS, NORMALIZING, settings_of, submission_of
+from tests.simulator.asks import HOSTS, MODELS, NORMALIZED_URLS, settings_of, submission_of
 from tests.simulator.clock import PROCESS, Process, Stuck, VirtualLoop
 from tests.simulator.database import Database
 from tests.simulator.doubles import Cloud
@@ -149,7 +149,7 @@ class World:
         for attempt in range(6 if key else 2):
             asked = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
             self.asks[asked.prompt] = user
-            if model == NORMALIZING:
+            if model == NORMALIZED_URLS:
                 self.references[str(asked.image_url)] = asked.prompt
             answer = await self._request("api", lambda runtime, a=asked: submit.submit_task(runtime, user, a))
             if isinstance(answer, dict):
@@ -182,7 +182,7 @@ class World:
         for _ in range(20):
             answer = await self._request(
                 "api",
-                lambda runtime: ledger.grant(runtime.sessions, user_id=user, points=points, ref=ref, expires=expires),
+                lambda runtime: ledger.grant(runtime.database, user_id=user, points=points, ref=ref, expires=expires),
             )
             if isinstance(answer, tuple):
                 self.grants[ref] = (user, points, True)

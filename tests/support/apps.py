@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.logs import set_up_logs
+from app.logs import configure_logs
 from app.main import create_app
 from app.runtime import Runtime
 
@@ -18,7 +18,7 @@ async def open_app(runtime: Runtime) -> AsyncIterator[FastAPI]:
     settings = runtime.settings
     is_usual = not settings.cors_allowed  # the only setting that its routes and middleware are built from
     app = _idle.pop() if is_usual and _idle else create_app(settings, runtime)
-    set_up_logs(settings)
+    configure_logs(settings)
     app.state.shared_runtime = runtime
     async with app.router.lifespan_context(app):
         yield app

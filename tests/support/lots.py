@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from app.database import Sessions
+from app.database import Database
 from app.points import ledger
 from app.tables import points_accounts, points_lots
 
@@ -16,28 +16,30 @@ def in_hours(hours: float) -> datetime:
     return datetime.now(UTC) + timedelta(hours=hours)
 
 
-async def later(sessions: Sessions, hours: float) -> None:
+async def later(database: Database, hours: float) -> None:
     """So many hours pass for every lot."""
-    async with sessions.begin() as session:
+    async with database.begin() as connection:
         for table, key, column in TABLES:
-            for row in (await session.execute(select(table.c[key], table.c[column]))).all():
+            for row in (await connection.execute(select(table.c[key], table.c[column]))).all():
                 if row[1] is not None:
                     earlier = {column: row[1] - timedelta(hours=hours)}
-                    await session.execute(update(table).where(table.c[key] == row[0]).values(**earlier))
+                    await connection.execute(update(table).where(table.c[key] == row[0]).values(**earlier))
 
 
-async def lot(sessions: Sessions, user_id: int, points: int, hours: float, ref: str) -> None:
+async def lot(database: Database, user_id: int, points: int, hours: float, ref: str) -> None:
     """A grant of points that live so many hours."""
     expires = in_hours(hours)
-    assert (await ledger.grant(sessions, user_id=user_id, points=points, ref=ref, expires=expires))[0]
+    assert (await ledger.grant(database, user_id=user_id, points=points, ref=ref, expires=expires))[0]
 
 
-async def remaining(sessions: Sessions) -> list[int]:
+async def remaining(database: Database) -> list[int]:
     """What is left in each lot, in the order they were made."""
-    async with sessions.read() as session:
-        return [int(row) for row in await session.scalars(select(points_lots.c.remaining).order_by(points_lots.c.id))]
+    async with database.read() as connection:
+        return [
+            int(row) for row in await connection.scalars(select(points_lots.c.remaining).order_by(points_lots.c.id))
+        ]
 
 
-async def all_lots(sessions: Sessions) -> list[Any]:
-    async with sessions.read() as session:
-        return list(await session.execute(select(points_lots).order_by(points_lots.c.id)))
+async def all_lots(database: Database) -> list[Any]:
+    async with database.read() as connection:
+        return list(await connection.execute(select(points_lots).order_by(points_lots.c.id)))

@@ -38,11 +38,11 @@ class Maker:
         self.api = api
 
     async def user(self, points: int = 0, **options: Any) -> User:
-        user_id = await create_user(self.runtime.sessions, **options)
+        user_id = await create_user(self.runtime.database, **options)
         if points:
-            await ledger.grant(self.runtime.sessions, user_id=user_id, points=points, ref=f"test:{next(_numbers)}")
+            await ledger.grant(self.runtime.database, user_id=user_id, points=points, ref=f"test:{next(_numbers)}")
         token = sign_token(self.runtime.settings, user_id)
-        api_key = await create_key(self.runtime.sessions, user_id)
+        api_key = await create_key(self.runtime.database, user_id)
         return User(user_id, {"Authorization": f"Bearer {token}"}, {"X-API-Key": api_key}, token, api_key)
 
     async def submit(self, user: User, prompt: str = "一只可爱的柴犬", model: str = TEXT_MODEL, **fields: Any) -> Any:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.cli.listening import OPTIONS, bind_socket
-from app.cli.up import QuietServer
+from app.cli.up import ServerWithoutSignals
 from app.main import create_app
 from app.runtime import Runtime
 from tests.support.responses import data
@@ -159,7 +159,7 @@ async def open_door(runtime: Runtime) -> AsyncIterator[Door]:
     """One API process as `gateway serve` runs it, in this loop."""
     sock = bind_socket("127.0.0.1", 0)
     app = create_app(runtime.settings, runtime)
-    server = QuietServer(uvicorn.Config(app, timeout_graceful_shutdown=5, **OPTIONS))
+    server = ServerWithoutSignals(uvicorn.Config(app, timeout_graceful_shutdown=5, **OPTIONS))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         async with asyncio.timeout(PATIENCE):

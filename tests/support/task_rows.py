@@ -15,7 +15,7 @@ from app.tables import tasks
 from app.tasks.find import get_task_for_operator
 from tests.support.makers import Maker, User
 from tests.support.sandbox_server import Server
-from worker.stepper import Stepper
+from worker.runner import TaskRunner
 
 _numbers = itertools.count(1)
 SECRET = "geheim"
@@ -41,18 +41,18 @@ class Ended:
 
 def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
     """An idle worker looks this often, instead of once a second."""
-    assert Stepper.__init__.__kwdefaults__ is not None
-    monkeypatch.setitem(Stepper.__init__.__kwdefaults__, "idle_seconds", seconds)
+    assert TaskRunner.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(TaskRunner.__init__.__kwdefaults__, "idle_seconds", seconds)
 
 
 async def row_of(runtime: Runtime, task_no: str) -> dict[str, Any]:
-    return await get_task_for_operator(runtime.sessions, task_no)
+    return await get_task_for_operator(runtime.database, task_no)
 
 
 async def set_deadline(runtime: Runtime, task_no: str, seconds: float) -> None:
     """From now on, by the database's clock; seen by the next visit that claims the task."""
-    async with runtime.sessions.begin() as session:
-        await session.execute(
+    async with runtime.database.begin() as connection:
+        await connection.execute(
             update(tasks).where(tasks.c.task_no == task_no).values(deadline_at=utc_after(float(seconds)))
         )
 

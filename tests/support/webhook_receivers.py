@@ -17,7 +17,7 @@ from app.endings import cancel_and_wait
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
 from tests.support.waiting import until
-from worker.courier import Courier
+from worker.dispatcher import WebhookDispatcher
 
 HANG = 0
 """For a status: the answer never comes."""
@@ -100,10 +100,10 @@ async def receiving(port: int) -> AsyncIterator[Receiver]:
 
 
 @asynccontextmanager
-async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Courier]]:
+async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[WebhookDispatcher]]:
     """So many beside the test, that look often."""
-    all_ = [Courier(runtime, idle_seconds=0.05) for _ in range(number)]
-    tasks = [asyncio.create_task(courier.run()) for courier in all_]
+    all_ = [WebhookDispatcher(runtime, idle_seconds=0.05) for _ in range(number)]
+    tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in all_]
     try:
         yield all_
     finally:
@@ -113,8 +113,8 @@ async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Cour
 async def outbox(runtime: Runtime) -> list[dict[str, Any]]:
     """All its rows, the oldest first, and the database's clock in each."""
     asked = select(webhook_deliveries, utc_now().label("now")).order_by(webhook_deliveries.c.id)
-    async with runtime.sessions.read() as session:
-        return [dict(row._mapping) for row in await session.execute(asked)]
+    async with runtime.database.read() as connection:
+        return [dict(row._mapping) for row in await connection.execute(asked)]
 
 
 async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 40) -> list[dict[str, Any]]:
@@ -139,5 +139,5 @@ async def tried_deliveries(runtime: Runtime) -> list[dict[str, Any]]:
 
 async def shift(runtime: Runtime, table: Any, seconds: float, *names: str) -> None:
     """These times of all rows become `seconds` from now, by the database's clock."""
-    async with runtime.sessions.begin() as session:
-        await session.execute(update(table).values({name: utc_after(seconds) for name in names}))
+    async with runtime.database.begin() as connection:
+        await connection.execute(update(table).values({name: utc_after(seconds) for name in names}))

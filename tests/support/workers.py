@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.runtime import Runtime
-from worker.stepper import Stepper
+from worker.runner import TaskRunner
 
 IDLE_SECONDS = 0.05
 
 
 @asynccontextmanager
-async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Stepper]]:
+async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[TaskRunner]]:
     """So many workers without a bell, which look for work often, also where the test prepares it before they start."""
-    steppers = [Stepper(runtime, idle_seconds=IDLE_SECONDS) for _ in range(number)]
-    running = [asyncio.create_task(stepper.run()) for stepper in steppers]
+    steppers = [TaskRunner(runtime, idle_seconds=IDLE_SECONDS) for _ in range(number)]
+    running = [asyncio.create_task(runner.run()) for runner in steppers]
     try:
         yield steppers
     finally:
-        for stepper in steppers:
-            stepper.stop()
+        for runner in steppers:
+            runner.stop()
         await asyncio.gather(*running)

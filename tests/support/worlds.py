@@ -34,5 +34,5 @@ def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
 
 async def execute(runtime: Runtime, statement: str, **values: Any) -> Any:
     """Raw SQL for a test that must break something on purpose."""
-    async with runtime.sessions.begin() as session:
-        return await session.execute(text(statement), values)
+    async with runtime.database.begin() as connection:
+        return await connection.execute(text(statement), values)

@@ -198,8 +198,8 @@ async def make_users(gateway: Gateway, points: list[int]) -> list[tuple[int, str
     made = []
     async with open_runtime(settings.model_copy(update={"storage_url": gateway.folder.as_uri()})) as runtime:
         for place, amount in enumerate(points):
-            user_id = await create_user(runtime.sessions)
-            await ledger.grant(runtime.sessions, user_id=user_id, points=amount, ref=f"guide:{place}")
+            user_id = await create_user(runtime.database)
+            await ledger.grant(runtime.database, user_id=user_id, points=amount, ref=f"guide:{place}")
             made.append((user_id, sign_token(settings, user_id)))
     return made
 

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from app.points.models import set_model
 from app.runtime import Runtime
-from app.tasks.advance import Stale, run_steps
+from app.tasks.advance import LostLease, run_steps
 from app.tasks.claim import TaskFilter, claim_due
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
@@ -119,9 +119,9 @@ async def test_a_visit_that_holds_the_task_sends_nothing_after_a_cancel(
 ) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
-    (visit,) = await claim_due(runtime.sessions, TaskFilter(("submit",)), 1, 60)
+    (visit,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 60)
     assert (await cancel(make, user, task_no)).status_code == 200
-    with pytest.raises(Stale):
+    with pytest.raises(LostLease):
         await run_steps(runtime, visit)
     assert upstream.journal(outcome="accepted") == []
     assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
@@ -132,10 +132,10 @@ async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> No
     task_no = await make.task_no(user)
     ended = ("gateway_tasks_ended_total", {"model": TEXT_MODEL, "outcome": "CANCELLED"})
     before = REGISTRY.get_sample_value(*ended) or 0
-    async with runtime.notices.listen(user.id) as changed:
+    async with runtime.pubsub.listen(user.id) as changed:
 
         async def is_heard() -> bool:
-            runtime.notices.publish(user.id, "probe")
+            runtime.pubsub.publish(user.id, "probe")
             return "probe" in changed.drain()[0]
 
         await until("the subscription stands", is_heard)
@@ -154,7 +154,7 @@ async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> No
 async def normalizing(make: Maker, upstream: Server, hurry: None) -> tuple[User, str]:
     """A user's task with a reference that SEE2AI is to normalize first."""
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
-    await set_model(make.runtime.sessions, IMAGE_MODEL, {"params": fixed})
+    await set_model(make.runtime.database, IMAGE_MODEL, {"params": fixed})
     user = await make.user(points=35)
     return user, await make.task_no(user, model=IMAGE_MODEL, imageUrl="https://example.com/a.jpg")
 
@@ -167,9 +167,9 @@ async def test_before_a_reference_is_normalized_the_task_comes_back(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
-    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
+    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
-    with pytest.raises(Stale):
+    with pytest.raises(LostLease):
         await run_steps(make.runtime, visit)
     assert normalize_calls(upstream) == []
     assert await make.balance(user) == (35, 0)
@@ -180,7 +180,7 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"marker": "submit hang 2"})
-    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
+    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, visit, lambda step: step == "prepare"))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
@@ -199,7 +199,7 @@ async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"marker": "submit hang 60"})
-    (visit,) = await claim_due(make.runtime.sessions, TaskFilter(("prepare",)), 1, 60)
+    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, visit))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
@@ -219,7 +219,7 @@ async def test_a_reference_that_see2ai_refused_to_take_is_not_paid_for(
     user, task_no = normalizing
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("the refusal is heard", lambda: make.runtime.circuits["see2ai"].is_open)
+        await until("the refusal is heard", lambda: make.runtime.breakers["see2ai"].is_open)
     assert normalize_calls(upstream)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     assert await make.balance(user) == (35, 0)

@@ -24,23 +24,23 @@ WEIGHT = 300  # rows: of two in a deadlock, the one that changed fewer is rolled
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One line for each transaction that a submit began."""
     seen: list[str] = []
-    real = submit_module.build_row
+    real = submit_module.new_task_row
 
-    def build_row(*args: Any) -> Any:
+    def new_task_row(*args: Any) -> Any:
         row = real(*args)
         seen.append(row["task_no"])
         return row
 
-    monkeypatch.setattr(submit_module, "build_row", build_row)
+    monkeypatch.setattr(submit_module, "new_task_row", new_task_row)
     return seen
 
 
 @asynccontextmanager
 async def holding(runtime: Runtime, user: User) -> AsyncIterator[Session]:
     """Another transaction, which has the user's account and has changed much."""
-    async with runtime.sessions.begin() as session:
-        await session.execute(text("UPDATE points_accounts SET updated_at = updated_at + INTERVAL 1 SECOND"))
-        yield session
+    async with runtime.database.begin() as connection:
+        await connection.execute(text("UPDATE points_accounts SET updated_at = updated_at + INTERVAL 1 SECOND"))
+        yield connection
         assert user.id
 
 
@@ -65,13 +65,13 @@ async def test_the_victim_of_a_deadlock_is_repeated(
     rows = ", ".join(f"({10**9 + number}, 0, 0, 0, 0, 0, 0, UTC_TIMESTAMP())" for number in range(WEIGHT))
     columns = "user_id, available, held, granted, spent, expired, seq, updated_at"
     await execute(runtime, f"INSERT INTO points_accounts ({columns}) VALUES {rows}")
-    async with holding(runtime, user) as session:
+    async with holding(runtime, user) as connection:
         submitting = asyncio.create_task(make.submit(user))
         await until("its try", lambda: tries)
         await until("its task is stored", lambda: stored)  # and it waits for the account, or will
         assert len(tries) == 1
         # … and this waits for that task: a circle, in which the submit is the lighter one.
-        await session.execute(text("UPDATE tasks SET progress = progress WHERE user_id = :user"), {"user": user.id})
+        await connection.execute(text("UPDATE tasks SET progress = progress WHERE user_id = :user"), {"user": user.id})
     await one_task_for(make, user, await submitting)
     assert len(tries) > 1
     await execute(runtime, "DELETE FROM points_accounts WHERE user_id >= 1000000000")

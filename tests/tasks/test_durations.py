@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from app.endings import cancel_and_wait
 from app.runtime import Runtime, open_runtime
-from app.see2ai.states import ResultKind, Verdict
+from app.see2ai.states import ResultKind, UpstreamResult
 from app.tasks import decide, durations
-from app.tasks.claim import Visit, boot_seconds
-from app.tasks.decide import Fail, Later, Onward
-from app.tasks.durations import learn_durations, read_durations, usual_seconds, watch_durations
+from app.tasks.claim import ClaimedTask, boottime
+from app.tasks.decide import Advance, Fail, Reschedule
+from app.tasks.durations import read_durations, refresh_durations, typical_seconds, update_durations
 from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.task_rows import hasten
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import chores as chores_module
+from worker import scheduled_jobs as chores_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -39,8 +39,8 @@ class Look:
     """One visit: how long after the one before, what SEE2AI says, and what becomes of the process."""
 
     seconds: float
-    verdict: Verdict
-    usual_seconds: float
+    result: UpstreamResult
+    typical_seconds: float
     crashes: bool
     storage_fails: bool
 
@@ -49,7 +49,7 @@ looks = st.builds(
     Look,
     st.floats(-60, 600),  # a clock may be set back
     st.builds(
-        Verdict,
+        UpstreamResult,
         st.sampled_from([*[ResultKind.RUNNING] * 4, *ResultKind]),
         urls=st.sampled_from([(), ("https://see2ai.example/1.png",)]),
         progress=st.none() | st.integers(0, 100) | st.integers(94, 100),
@@ -60,9 +60,9 @@ looks = st.builds(
 )
 
 
-def visit_of(row: dict[str, Any], age_seconds: float) -> Visit:
+def visit_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
     """As a worker claims it from its row."""
-    return Visit(
+    return ClaimedTask(
         id=1,
         task_no="TASK-1",
         user_id=1,
@@ -79,8 +79,8 @@ def visit_of(row: dict[str, Any], age_seconds: float) -> Visit:
         created_at=NOW - timedelta(seconds=age_seconds),
         deadline_at=NOW + timedelta(seconds=600),
         now=NOW,
-        claimed_at=boot_seconds(),
-        held_until=boot_seconds() + 30,
+        claimed_at=boottime(),
+        held_until=boottime() + 30,
         **row,
     )
 
@@ -89,22 +89,22 @@ def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, A
     """The row after a visit; None once the task has ended."""
     visit = visit_of(row, age_seconds)
     if visit.step == "poll":
-        move = decide.after_poll(visit, look.verdict, NOW, is_last_look=False)
+        decision = decide.after_poll(visit, look.result, NOW, is_last_poll=False)
     else:
-        move = decide.after_host_fault(visit, "lost", is_our_storage=look.storage_fails)
-    if isinstance(move, Later):
-        move = decide.with_estimate(visit, move, look.usual_seconds)
-        return row | {"progress": move.progress, "upstream": move.upstream, "attempts": move.attempts}
-    if isinstance(move, Onward):
-        changes = {name: value for name, value in move.changes.items() if name in row}
-        return row | {"step": move.step, "attempts": 0} | changes
-    assert isinstance(move, Fail)
+        decision = decide.after_host_fault(visit, "lost", is_our_storage=look.storage_fails)
+    if isinstance(decision, Reschedule):
+        decision = decide.with_estimate(visit, decision, look.typical_seconds)
+        return row | {"progress": decision.progress, "upstream_state": decision.upstream_state, "attempts": decision.attempts}
+    if isinstance(decision, Advance):
+        changes = {name: value for name, value in decision.changes.items() if name in row}
+        return row | {"step": decision.step, "attempts": 0} | changes
+    assert isinstance(decision, Fail)
     return None
 
 
 @given(st.lists(looks, max_size=40))
 def test_progress_never_falls_and_never_passes_its_ceiling(heard: list[Look]) -> None:
-    row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream": {"accepted_age": 3.0}, "attempts": 0}
+    row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream_state": {"accepted_age": 3.0}, "attempts": 0}
     age_seconds, told_before = 0.0, 0
     for look in heard:
         age_seconds += look.seconds
@@ -121,34 +121,38 @@ def test_progress_never_falls_and_never_passes_its_ceiling(heard: list[Look]) ->
 @pytest.mark.parametrize("step", ["prepare", "submit", "poll", "host"])
 @given(st.integers(0, 95), st.floats(0, 100))
 def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progress: int, seconds: float) -> None:
-    visit = visit_of({"step": step, "progress": progress, "upstream": {"told": True}, "attempts": 0}, 10)
+    visit = visit_of({"step": step, "progress": progress, "upstream_state": {"told": True}, "attempts": 0}, 10)
     moves = (
-        decide.as_it_was(visit, seconds),
-        decide.parked(visit, seconds, "circuit open"),
+        decide.unchanged(visit, seconds),
+        decide.wait_for_upstream(visit, seconds, "circuit open"),
         decide.after_fault(visit, "boom"),
-        decide.after_chore(visit, Verdict(ResultKind.RATE_LIMITED)),
+        decide.after_preparation(visit, UpstreamResult(ResultKind.RATE_LIMITED)),
     )
-    for move in moves:
-        assert isinstance(move, Later)
-        assert decide.with_estimate(visit, move, 60).progress == progress
+    for decision in moves:
+        assert isinstance(decision, Reschedule)
+        assert decide.with_estimate(visit, decision, 60).progress == progress
 
 
 def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
-    row = {"step": "poll", "progress": 40, "upstream": {}, "attempts": 0}
-    done = next_row(row, 10, Look(0, Verdict(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False))
+    row = {"step": "poll", "progress": 40, "upstream_state": {}, "attempts": 0}
+    done = next_row(
+        row, 10, Look(0, UpstreamResult(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False)
+    )
     assert done is not None
     assert (done["step"], done["progress"]) == ("host", 95)
-    at_once = decide.after_submit(visit_of(row | {"step": "submitting"}, 10), Verdict(ResultKind.SUCCEEDED, urls=("u",)))
-    assert isinstance(at_once, Onward)
+    at_once = decide.after_submit(
+        visit_of(row | {"step": "submitting"}, 10), UpstreamResult(ResultKind.SUCCEEDED, urls=("u",))
+    )
+    assert isinstance(at_once, Advance)
     assert at_once.changes["progress"] == 95
 
 
 def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
-    row = {"step": "poll", "progress": 0, "upstream": {"accepted_age": 100.0}, "attempts": 0}
-    quiet = Look(0, Verdict(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
-    slow = replace(quiet, usual_seconds=400)
-    told = replace(quiet, verdict=Verdict(ResultKind.RUNNING, progress=7))
-    over = replace(quiet, verdict=Verdict(ResultKind.RUNNING, progress=100))
+    row = {"step": "poll", "progress": 0, "upstream_state": {"accepted_age": 100.0}, "attempts": 0}
+    quiet = Look(0, UpstreamResult(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
+    slow = replace(quiet, typical_seconds=400)
+    told = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=7))
+    over = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=100))
     figures = [(next_row(row, 120, look) or {})["progress"] for look in (quiet, slow, told, over)]
     assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI took it, however long it had waited before
 
@@ -175,10 +179,10 @@ async def completed(make: Maker, user: User, model: str, *seconds: float, waited
     for took in seconds:
         task_no = await make.task_no(user, "[[sandbox: take 0]]", model=model)
         await make.ended(user, task_no)
-        async with make.runtime.sessions.begin() as session:
+        async with make.runtime.database.begin() as connection:
             fields = {"created_at": NOW - timedelta(seconds=took + waited), "completed_at": NOW}
-            fields |= {"upstream": {"accepted_age": waited}}
-            await session.execute(durations.tasks.update().filter_by(task_no=task_no).values(**fields))
+            fields |= {"upstream_state": {"accepted_age": waited}}
+            await connection.execute(durations.tasks.update().filter_by(task_no=task_no).values(**fields))
 
 
 @pytest.mark.usefixtures("working")
@@ -190,24 +194,24 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     await completed(make, user, OTHER_MODEL, 10, 10)
     failed = await make.task_no(user, "[[sandbox: end failed]]", model=OTHER_MODEL)
     await make.ended(user, failed)
-    assert await learn_durations(runtime.sessions) == 1
+    assert await update_durations(runtime.database) == 1
     await read_durations(runtime)
     assert runtime.durations == {TEXT_MODEL: 11.0}
-    assert usual_seconds(runtime, TEXT_MODEL, ACTION) == 11.0
-    assert usual_seconds(runtime, OTHER_MODEL, ACTION) == runtime.actions[ACTION].usual_seconds == 60
+    assert typical_seconds(runtime, TEXT_MODEL, ACTION) == 11.0
+    assert typical_seconds(runtime, OTHER_MODEL, ACTION) == runtime.actions[ACTION].typical_seconds == 60
 
     await completed(make, user, OTHER_MODEL, 0.1)
-    monkeypatch.setattr(durations, "MOST_SAMPLES", 3)
-    assert await learn_durations(runtime.sessions) == 2
+    monkeypatch.setattr(durations, "MAX_SAMPLES", 3)
+    assert await update_durations(runtime.database) == 2
     await read_durations(runtime)
     assert runtime.durations == {TEXT_MODEL: 10.0, OTHER_MODEL: 10.0}  # of 10, 11 and 0.5 alone; and of 10, 10, 0.1
     rows = await execute(runtime, "SELECT model_name, samples FROM model_durations ORDER BY model_name")
     assert [tuple(row) for row in rows] == [(TEXT_MODEL, 3), (OTHER_MODEL, 3)]
 
-    await execute(runtime, "UPDATE tasks SET upstream = :upstream", upstream='{"accepted_age":1e9}')
-    await learn_durations(runtime.sessions)  # a clock that was set: no estimate divides by what is not positive
+    await execute(runtime, "UPDATE tasks SET upstream_state = :upstream", upstream='{"accepted_age":1e9}')
+    await update_durations(runtime.database)  # a clock that was set: no estimate divides by what is not positive
     await read_durations(runtime)
-    assert set(runtime.durations.values()) == {durations.SHORTEST_SECONDS}
+    assert set(runtime.durations.values()) == {durations.MIN_SECONDS}
 
 
 @pytest.mark.usefixtures("working")
@@ -216,17 +220,17 @@ async def test_a_model_that_nobody_used_lately_keeps_its_figure(
 ) -> None:
     user = await make.user(points=10_000)
     await completed(make, user, TEXT_MODEL, 20, 20, 20)
-    assert await learn_durations(runtime.sessions) == 1
+    assert await update_durations(runtime.database) == 1
     await completed(make, user, OTHER_MODEL, 30, 30, 30)
     monkeypatch.setattr(durations, "_NEWEST", durations._NEWEST.limit(3))
-    assert await learn_durations(runtime.sessions) == 1
+    assert await update_durations(runtime.database) == 1
     await read_durations(runtime)
     assert runtime.durations == {TEXT_MODEL: 20.0, OTHER_MODEL: 30.0}
 
 
 @asynccontextmanager
 async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(watch_durations(runtime)) for runtime in runtimes]
+    tasks = [asyncio.create_task(refresh_durations(runtime)) for runtime in runtimes]
     try:
         yield
     finally:
@@ -236,7 +240,7 @@ async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
 async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_read(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durations, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
     real, is_broken, stumbled = durations.read_durations, False, []
 
     async def flaky(one: Runtime) -> None:
@@ -254,7 +258,7 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
         for number in range(2):  # the first stumbles end whatever reading was under way
             stumbled.clear()
             await until("both stumble", lambda: runtime in stumbled and other in stumbled)
-            await execute(runtime, f"UPDATE model_durations SET usual_seconds = {8 + number}")
+            await execute(runtime, f"UPDATE model_durations SET typical_seconds = {8 + number}")
         assert runtime.durations == other.durations == {TEXT_MODEL: 7.5}
         is_broken = False
         await until("heard again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
@@ -266,8 +270,8 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    monkeypatch.setattr(durations, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(chores_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(chores_module, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(chores_module, "LEARN_SECONDS", 0.1)
 
 
@@ -276,7 +280,7 @@ async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Mak
     user = await make.user(points=1000)
     first = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]
     assert first["estimatedSecondsLeft"] == 60
-    for _ in range(durations.LEAST_SAMPLES):
+    for _ in range(durations.MIN_SAMPLES):
         await make.ended(user, await make.task_no(user, "[[sandbox: take 0]]"))
     await until("learnt", lambda: TEXT_MODEL in runtime.durations)
     second = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]

@@ -31,7 +31,7 @@ def bodies(upstream: Server, action: str) -> list[dict[str, Any]]:
 
 async def fetched(runtime: Runtime, url: str) -> bytes:
     """A stored result, by its link: the bucket of the tests wants signatures, which a browser has none of."""
-    key = runtime.store.key_of(url)
+    key = runtime.store.key_from_url(url)
     assert key is not None, url
     found = await runtime.store.open(key)
     assert found is not None, url
@@ -191,7 +191,7 @@ async def test_references_are_normalized_first_where_the_row_wants_it(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
-    await set_model(runtime.sessions, IMAGE_MODEL, {"params": fixed})
+    await set_model(runtime.database, IMAGE_MODEL, {"params": fixed})
     user = await make.user(points=100)
     task = await make.ended(user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=[A, B, A]))
     assert (task["status"], task["imageUrl"]) == ("completed", [A, B, A])
@@ -207,7 +207,7 @@ async def test_references_are_normalized_first_where_the_row_wants_it(
 
 async def test_frames_of_a_video_are_normalized_for_it(make: Maker, runtime: Runtime, upstream: Server) -> None:
     fixed = {"version": "fast", "normalizeReferences": True}
-    await set_model(runtime.sessions, "sc_video_img2video_fast", {"params": fixed})
+    await set_model(runtime.database, "sc_video_img2video_fast", {"params": fixed})
     user = await make.user(points=1000)
     params = SHORT | {"lastFrameUrl": B}
     task_no = await make.task_no(user, model="sc_video_img2video_fast", imageUrl=A, params=params)
@@ -232,7 +232,7 @@ async def test_a_normalization_on_the_way_may_be_repeated(
     make: Maker, runtime: Runtime, upstream: Server, trouble: str, outcome: str
 ) -> None:
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
-    await set_model(runtime.sessions, IMAGE_MODEL, {"params": fixed})
+    await set_model(runtime.database, IMAGE_MODEL, {"params": fixed})
     user = await make.user(points=35)
     url = f"https://example.com/a.jpg?sandbox={trouble.replace(' ', '%20')}"
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))

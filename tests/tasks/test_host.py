@@ -130,7 +130,7 @@ async def test_where_the_results_are_read(make: Maker) -> None:
 async def test_what_fails_once_is_fetched_from_a_fresh_look(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(host.LARGEST_BYTES, "image", 1_000_000)
+    monkeypatch.setitem(host.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 15)
     user = await make.user(points=1000)
     # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
@@ -170,7 +170,7 @@ async def tried_to_host(make: Maker, task_no: str, times: int) -> dict[str, Any]
 async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting_deadline(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(host.LARGEST_BYTES, "image", 1_000_000)
+    monkeypatch.setitem(host.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 0.5)
     user = await make.user(points=1000)
     numbers = {kind: await make.task_no(user, f"[[sandbox: result {kind}; take 0]]") for kind in BAD_PICTURES}
@@ -275,7 +275,7 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     make: Maker, settings: Settings, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
     """The worker's other hands go on meanwhile: a task that needs no storage yet is looked after."""
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -318,6 +318,6 @@ async def test_a_disk_that_takes_nothing_is_our_fault_and_passes(
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", "/nonexistent/for/a/while")
         task_no = await make.task_no(user, "[[sandbox: take 0]]")
-        await tried_to_host(make, task_no, decide.MOST_CRASHES + 1)
+        await tried_to_host(make, task_no, decide.MAX_CRASHES + 1)
     one = await ended(make, user, task_no)
     assert (one.outcome, len(polls(upstream, one.row))) == ("completed", 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from app.see2ai import circuit, client
+from app.see2ai import breaker, client
 from app.see2ai.states import FAILURE, NEEDS_REPAIR, SUCCESS
 from app.tasks import decide
 from tests.support.makers import Maker
@@ -23,9 +23,9 @@ PRICE = 30
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(circuit, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(circuit, "PROBE_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
 
 
 # ------------------------------------------------------------------ trouble, which never ends a task
@@ -60,7 +60,7 @@ async def test_trouble_is_looked_at_again_and_the_job_completes(
 async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(decide, "NOT_FOUND_SECONDS", 0.0)
     user = await make.user(points=300)
     expected = {
         f'[[sandbox: poll 404 "{SECRET}"; never finish]]': ("UPSTREAM_FAILED", 3),
@@ -80,8 +80,8 @@ async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
 async def test_three_404s_must_also_span_their_time(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert decide.MISSING_SECONDS == 60
-    monkeypatch.setattr(decide, "MISSING_SECONDS", 1.0)
+    assert decide.NOT_FOUND_SECONDS == 60
+    monkeypatch.setattr(decide, "NOT_FOUND_SECONDS", 1.0)
     user = await make.user(points=100)
     one = (await run_all(make, user, ["[[sandbox: poll 404]]"]))["[[sandbox: poll 404]]"]
     looks = [entry["monotonic"] for entry in polls(upstream, one.row)]
@@ -95,11 +95,11 @@ async def test_three_404s_must_also_span_their_time(
 async def test_a_refused_key_keeps_the_tasks_place(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 8.0)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 8.0)
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
     task_no = await make.task_no(user, "[[sandbox: take 0]]")
-    await until("the circuit", lambda: make.runtime.circuits["see2ai"].is_open)
+    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
     assert (await make.task(user, task_no))["status"] == "processing"
     waiting = await make.task_no(user, "[[sandbox: take 0]] another")  # the circuit is the provider's, not the task's
     await asyncio.sleep(0.2)
@@ -174,10 +174,10 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
 async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     expected = {
-        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", decide.MOST_EMPTY_LOOKS),
-        f"[[sandbox: success without url {decide.MOST_EMPTY_LOOKS - 1} times; take 0]]": (
+        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", decide.MAX_EMPTY_RESULTS),
+        f"[[sandbox: success without url {decide.MAX_EMPTY_RESULTS - 1} times; take 0]]": (
             "completed",
-            decide.MOST_EMPTY_LOOKS,
+            decide.MAX_EMPTY_RESULTS,
         ),
     }
     ends = await run_all(make, user, expected)
@@ -205,8 +205,8 @@ async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(mak
 async def test_at_the_deadline_there_is_one_last_look(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "POLL_STAIRS", ((1e9, 1000.0),))
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 50.0)
+    monkeypatch.setattr(decide, "POLL_SCHEDULE", ((1e9, 1000.0),))
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 50.0)
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)
     expected = {

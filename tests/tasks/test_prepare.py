@@ -13,8 +13,8 @@ from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, submits
 from tests.support.workers import stepping
-from worker import stepper
-from worker.stepper import Stepper
+from worker import runner
+from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.settings(see2ai_uploads="always")]
 UPLOADED = "uploads/2026/01/0123456789abcdef0123456789abcdef.png"
@@ -35,7 +35,7 @@ async def put_picture(runtime: Runtime, key: str) -> str:
 @pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
 async def test_what_else_lies_in_the_store_is_never_handed_over(make: Maker, upstream: Server, key: str) -> None:
     url = await put_picture(make.runtime, key)
-    assert make.runtime.store.key_of(url) is None
+    assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
     answer = await make.submit(user, model="sc_image_normalize", imageUrl=url)
     if answer.status_code == 200:  # a public address of ours: SEE2AI may try to fetch it like any stranger's
@@ -47,7 +47,7 @@ async def test_what_else_lies_in_the_store_is_never_handed_over(make: Maker, ups
 async def test_a_file_larger_than_see2ai_takes_is_not_sent(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "LARGEST_HANDED_BYTES", 50)
+    monkeypatch.setattr(prepare, "MAX_REFERENCE_BYTES", 50)
     user = await make.user(points=35)
     url = await put_picture(make.runtime, UPLOADED)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
@@ -61,7 +61,7 @@ async def test_our_own_link_given_back_is_no_answer(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await put_picture(make.runtime, UPLOADED)
-    monkeypatch.setattr("app.see2ai.client.list_urls", lambda _: (url,))
+    monkeypatch.setattr("app.see2ai.client.as_urls", lambda _: (url,))
     user = await make.user(points=35)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
     assert one.outcome == "UPSTREAM_UNAVAILABLE"
@@ -70,14 +70,14 @@ async def test_our_own_link_given_back_is_no_answer(
 
 @pytest.mark.usefixtures("working")
 async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker) -> None:
-    circuit = make.runtime.circuits["see2ai"]
-    circuit.trip("HTTP 401", is_look=True)
-    circuit._probe_from = 0.0  # the pause is over: the next to ask is the probe
+    breaker = make.runtime.breakers["see2ai"]
+    breaker.trip("HTTP 401", is_free=True)
+    breaker._open_until = 0.0  # the pause is over: the next to ask is the probe
     user = await make.user(points=35)
     gone = make.runtime.store.public_url(UPLOADED.replace("0", "1"))
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
     assert one.outcome == "UPSTREAM_REJECTED"
-    assert circuit.wait_seconds(is_look=True) == 0.0
+    assert breaker.wait_seconds(is_free=True) == 0.0
 
 
 @pytest.mark.usefixtures("hurry")
@@ -85,15 +85,15 @@ async def test_slow_hand_overs_do_not_hold_up_others(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than their lane has hands, each of a minute: a task without references ends meanwhile."""
-    real = Stepper.__init__
+    real = TaskRunner.__init__
 
-    def narrow(self: Stepper, *args: Any, **kwargs: Any) -> None:
+    def narrow(self: TaskRunner, *args: Any, **kwargs: Any) -> None:
         real(self, *args, **kwargs)
-        for lane in self._lanes:
+        for lane in self._pools:
             lane.size = min(lane.size, 2)
 
-    monkeypatch.setattr(Stepper, "__init__", narrow)
-    monkeypatch.setattr(stepper, "OTHERS_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(TaskRunner, "__init__", narrow)
+    monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
     upstream.control({"marker": "upload hang 60"})
     user = await make.user(points=1000)
     url = await put_picture(make.runtime, UPLOADED)
@@ -126,7 +126,7 @@ async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pyte
             under_way -= 1
 
     monkeypatch.setattr(host, "_host", counted)
-    monkeypatch.setattr(stepper, "SLOW_HANDS", 8)
+    monkeypatch.setattr(runner, "SLOW_CONCURRENCY", 8)
     user = await make.user(points=1000)
     tasks = [await make.task_no(user, "[[sandbox: take 0]]") for _ in range(30)]
     async with stepping(make.runtime):
@@ -138,8 +138,8 @@ async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pyte
 async def test_a_key_longer_than_a_file_systems_names_is_none(make: Maker) -> None:
     store = make.runtime.store
     base = store.public_url("uploads/x").removesuffix("uploads/x")
-    assert store.key_of(f"{base}uploads/{'a' * 300}.png") is None
-    assert store.key_of(f"{base}uploads/../private/x.png") is None
-    assert store.key_of(f"{base}uploads/%2e%2e/x.png") is None
-    assert store.key_of(f"{base}uploads/x.png?y=1") is None
-    assert store.key_of(f"{base}uploads/x.png") == "uploads/x.png"
+    assert store.key_from_url(f"{base}uploads/{'a' * 300}.png") is None
+    assert store.key_from_url(f"{base}uploads/../private/x.png") is None
+    assert store.key_from_url(f"{base}uploads/%2e%2e/x.png") is None
+    assert store.key_from_url(f"{base}uploads/x.png?y=1") is None
+    assert store.key_from_url(f"{base}uploads/x.png") == "uploads/x.png"

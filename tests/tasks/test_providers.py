@@ -15,21 +15,21 @@ from prometheus_client import REGISTRY, generate_latest
 from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
-from app.see2ai import circuit as circuit_module
-from app.see2ai.circuit import Circuit
+from app.see2ai import breaker as circuit_module
+from app.see2ai.breaker import CircuitBreaker
 from app.tasks import providers
-from app.tasks.providers import ProviderWatch, ask_leave, read_all, push_state
+from app.tasks.providers import BreakerSync, acquire_permission, pull_states, push_state
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import hasten, row_of, submits
 from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker.main import run_worker
-from worker.stepper import Stepper
+from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 SEE2AI = "see2ai"
-HOPELESS = "生成服务暂时不可用，请稍后重试"
+UNAVAILABLE_TEXT = "生成服务暂时不可用，请稍后重试"
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 1.0)
     monkeypatch.setattr(circuit_module, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(circuit_module, "PROBE_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(circuit_module, "PROBE_WAIT_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
 
 @asynccontextmanager
 async def watching(*runtimes: Runtime, asks: bool = False) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(ProviderWatch(runtime, probes=asks).run()) for runtime in runtimes]
+    tasks = [asyncio.create_task(BreakerSync(runtime, probes=asks).run()) for runtime in runtimes]
     try:
         yield
     finally:
@@ -67,16 +67,16 @@ async def workers(*runtimes: Runtime) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
 
 
-def of(runtime: Runtime) -> Circuit:
-    return runtime.circuits[SEE2AI]
+def of(runtime: Runtime) -> CircuitBreaker:
+    return runtime.breakers[SEE2AI]
 
 
 async def agree(first: Runtime, second: Runtime) -> None:
     """Both know the same state, as after the next looks of both."""
-    await push_state(first.sessions, of(first))
+    await push_state(first.database, of(first))
     for runtime in (first, second):
-        runtime.circuits.read_at = float("-inf")
-        await read_all(runtime)
+        runtime.breakers.read_at = float("-inf")
+        await pull_states(runtime)
     assert of(first).version == of(second).version
 
 
@@ -84,7 +84,7 @@ async def age(runtime: Runtime, seconds: float) -> None:
     """As if the circuit had been open for so long already."""
     of(runtime)._opened_at -= seconds
     of(runtime)._note()
-    await push_state(runtime.sessions, of(runtime))
+    await push_state(runtime.database, of(runtime))
 
 
 # ------------------------------------------------------------------ what one finds out, all heed
@@ -104,7 +104,7 @@ async def test_what_one_process_learns_the_other_heeds_with_its_next_look(
         of(other).reset()
         await until("it is closed here, too", lambda: not of(runtime).is_open)
     assert providers.SYNC_SECONDS <= 1
-    rows = (await execute(runtime, "SELECT provider, version, opened_at FROM provider_state")).all()
+    rows = (await execute(runtime, "SELECT provider, version, opened_at FROM circuit_breakers")).all()
     assert [tuple(row) for row in rows] == [(SEE2AI, 2, None)]
 
 
@@ -114,9 +114,9 @@ async def test_a_process_that_begins_knows_what_the_others_know(
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 50.0)
     of(runtime).trip("HTTP 403: banned")
     await age(runtime, 100)
-    await read_all(other)
+    await pull_states(other)
     assert 100 <= of(other).open_seconds() < 120
-    assert of(other).next_probe_seconds() == pytest.approx(of(runtime).next_probe_seconds(), abs=10)
+    assert of(other).seconds_until_probe() == pytest.approx(of(runtime).seconds_until_probe(), abs=10)
 
 
 async def test_a_process_reads_at_most_once_a_second_and_writes_only_news(
@@ -142,8 +142,8 @@ async def test_a_process_reads_at_most_once_a_second_and_writes_only_news(
 async def test_of_two_that_open_at_once_one_is_first_and_the_other_adopts(runtime: Runtime, other: Runtime) -> None:
     of(runtime).trip("HTTP 401: first")
     of(other).trip("HTTP 401: second")
-    await push_state(runtime.sessions, of(runtime))
-    await push_state(other.sessions, of(other))
+    await push_state(runtime.database, of(runtime))
+    await push_state(other.database, of(other))
     assert (of(other).reason, of(other).version) == ("HTTP 401: first", 1)
 
 
@@ -156,17 +156,17 @@ async def test_exactly_one_visit_of_two_workers_is_the_probe(
     monkeypatch.setattr(circuit_module, "FIRST_PAUSE_SECONDS", 30.0)  # no pause ends by itself
     for round_ in range(1, 4):
         of(runtime).trip("HTTP 402")
-        of(runtime)._probe_from -= 100
+        of(runtime)._open_until -= 100
         await agree(runtime, other)
-        asks = [ask_leave(one, of(one)) for one in (runtime, other) for _ in range(10)]
+        asks = [acquire_permission(one, of(one)) for one in (runtime, other) for _ in range(10)]
         pauses = await asyncio.gather(*asks)
         assert pauses.count(0.0) == 1, round_
         prober = runtime if of(runtime).is_probe() else other
         of(prober).trip("HTTP 402: still")
-        await push_state(prober.sessions, of(prober))
-        assert min([await ask_leave(one, of(one)) for one in (runtime, other)]) > 0
+        await push_state(prober.database, of(prober))
+        assert min([await acquire_permission(one, of(one)) for one in (runtime, other)]) > 0
         of(prober).reset()
-        await push_state(prober.sessions, of(prober))
+        await push_state(prober.database, of(prober))
         await agree(runtime, other)
 
 
@@ -175,14 +175,14 @@ async def test_a_probe_whose_worker_died_is_forgotten(
 ) -> None:
     monkeypatch.setattr(circuit_module, "PROBE_SECONDS", 4.0)
     of(runtime).trip("HTTP 401")
-    of(runtime)._probe_from -= 100
+    of(runtime)._open_until -= 100
     await agree(runtime, other)
     began = time.monotonic()
-    assert await ask_leave(runtime, of(runtime)) == 0.0  # and never heard of again
-    assert await ask_leave(other, of(other)) > 0
+    assert await acquire_permission(runtime, of(runtime)) == 0.0  # and never heard of again
+    assert await acquire_permission(other, of(other)) > 0
 
     async def may_ask() -> bool:
-        return await ask_leave(other, of(other)) == 0.0
+        return await acquire_permission(other, of(other)) == 0.0
 
     await until("it is forgotten", may_ask)
     assert time.monotonic() - began > 3
@@ -192,16 +192,16 @@ async def test_without_the_database_a_circuit_decides_alone(runtime: Runtime, mo
     async def away(*_: Any) -> None:
         raise Unavailable
 
-    monkeypatch.setattr(providers, "share", away)
+    monkeypatch.setattr(providers, "push_state", away)
     monkeypatch.setattr(providers, "_read", away)
     async with watching(runtime):
         of(runtime).trip("HTTP 401")
-        assert await ask_leave(runtime, of(runtime)) > 0
-        of(runtime)._probe_from -= 100
-        assert await ask_leave(runtime, of(runtime)) == 0.0
-        assert await ask_leave(runtime, of(runtime)) > 0
+        assert await acquire_permission(runtime, of(runtime)) > 0
+        of(runtime)._open_until -= 100
+        assert await acquire_permission(runtime, of(runtime)) == 0.0
+        assert await acquire_permission(runtime, of(runtime)) > 0
         of(runtime).reset()
-        assert await ask_leave(runtime, of(runtime)) == 0.0
+        assert await acquire_permission(runtime, of(runtime)) == 0.0
 
 
 async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
@@ -211,16 +211,16 @@ async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
     user = await make.user(points=60)
     first = await make.task_no(user, "[[sandbox: take 0]] taken back")
     of(runtime).trip("HTTP 401")
-    of(runtime)._probe_from -= 100
-    real = runtime.circuits[SEE2AI].take_probe
+    of(runtime)._open_until -= 100
+    real = runtime.breakers[SEE2AI].start_probe
 
-    def take_probe(**how: Any) -> None:
+    def start_probe(**how: Any) -> None:
         real(**how)
-        runtime.circuits[SEE2AI].take_probe = real  # type: ignore[method-assign]
+        runtime.breakers[SEE2AI].start_probe = real  # type: ignore[method-assign]
         taken.set()
 
     taken = asyncio.Event()
-    runtime.circuits[SEE2AI].take_probe = take_probe  # type: ignore[method-assign]
+    runtime.breakers[SEE2AI].start_probe = start_probe  # type: ignore[method-assign]
     async with workers(runtime):
         await taken.wait()
         taken_back = "UPDATE tasks SET version = version + 1, lease_until = NULL, next_run_at = created_at"
@@ -251,11 +251,11 @@ async def test_a_storm_of_refusals_parks_everybody_in_both_workers_and_all_recov
         assert all(gap >= 0.9 * 2**number for number, gap in enumerate(gaps)), gaps
         assert {(await make.task(user, number))["status"] for number in numbers} == {"queued"}
 
-        async def parked() -> bool:  # all but the one that may ask
+        async def wait_for_upstream() -> bool:  # all but the one that may ask
             held = await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE lease_until IS NOT NULL")
             return bool(held.scalar() <= 1)
 
-        await until("all are parked again", parked)
+        await until("all are parked again", wait_for_upstream)
         upstream.control()
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
     assert {task["status"] for task in ended} == {"completed"}
@@ -286,7 +286,7 @@ async def test_with_an_empty_purse_running_jobs_are_still_looked_after(
 
 
 async def told(make: Maker) -> Any:
-    return (await make.api.get("/readyz")).json()["data"]["circuit"]
+    return (await make.api.get("/readyz")).json()["data"]["breaker"]
 
 
 async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
@@ -305,7 +305,7 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     counted = REGISTRY.get_sample_value("gateway_submits_refused_total", {"provider": SEE2AI}) or 0
     refused = await make.submit(user, "hopeless")
     body = refused.json()
-    assert (refused.status_code, body["errorCode"], body["message"]) == (503, "UNAVAILABLE", HOPELESS)
+    assert (refused.status_code, body["errorCode"], body["message"]) == (503, "UNAVAILABLE", UNAVAILABLE_TEXT)
     assert 1 <= int(refused.headers["Retry-After"]) <= 70
     assert (await execute(runtime, "SELECT COUNT(*) FROM tasks")).scalar() == 1
     assert (await execute(runtime, "SELECT COUNT(*) FROM points_ledger WHERE kind = 'deduct'")).scalar() == 1
@@ -321,7 +321,7 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
     assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
     of(other).reset()
-    await push_state(other.sessions, of(other))
+    await push_state(other.database, of(other))
     await until("recovered", lambda: not of(runtime).is_open)
     assert (await make.submit(user, "again")).status_code == 200
     assert await told(make) == "ok"
@@ -347,7 +347,7 @@ async def test_from_the_first_refusal_to_hopeless_and_back_with_nobody_left_to_a
         assert await make.balance(user) == (60, 0)
         upstream.control()
         # The pause has grown to 4 seconds by now, or to 8.
-        await until("invited", lambda: of(runtime).is_inviting)
+        await until("invited", lambda: of(runtime).admits_trial)
         task = await make.ended(user, await make.task_no(user, "[[sandbox: take 0]] again"))
         assert task["status"] == "completed"
         await until("closed", lambda: not of(runtime).is_open)
@@ -378,11 +378,11 @@ async def test_where_only_jobs_are_refused_it_stays_hopeless_until_one_passes(
     async with workers(other) if are_apart else workers(runtime):
         assert (await make.ended(user, await make.task_no(user, "in vain")))["status"] == "failed"
         await until("hopeless", lambda: of(runtime).open_seconds() > runtime.settings.task_deadline_seconds)
-        let_in = refused = 0
+        admit_trial = refused = 0
         opened_at = of(runtime)._opened_at
-        while let_in < 2 or refused < 20:
+        while admit_trial < 2 or refused < 20:
             if await submitted():
-                let_in += 1
+                admit_trial += 1
                 assert await waiting() == 1
             else:
                 refused += 1
@@ -404,13 +404,13 @@ async def test_of_all_that_come_by_an_invitation_one_is_let_in(make: Maker, runt
     """Whoever has no points takes it from nobody."""
     of(runtime).trip("HTTP 403")
     of(runtime)._opened_at -= 10_000
-    of(runtime).looked_well(invites=True)
+    of(runtime).half_open(invites=True)
     poor, rich = await make.user(), await make.user(points=3000)
     assert [(await make.submit(poor, "poor")).json()["errorCode"] for _ in range(3)] == ["INSUFFICIENT_POINTS"] * 3
     answers = await asyncio.gather(*[make.submit(rich, f"rich {n}") for n in range(8)])
     assert sorted(answer.status_code for answer in answers) == [200] + [503] * 7
     assert await make.balance(rich) == (2970, 30)
-    assert (await ask_leave(runtime, of(runtime)), of(runtime).is_open) == (0.0, True)
+    assert (await acquire_permission(runtime, of(runtime)), of(runtime).is_open) == (0.0, True)
 
 
 async def test_while_a_task_waits_nobody_else_is_invited(
@@ -420,26 +420,26 @@ async def test_while_a_task_waits_nobody_else_is_invited(
     user = await make.user(points=60)
     task_no = await make.task_no(user)
     of(runtime).trip("HTTP 403")
-    await push_state(runtime.sessions, of(runtime))
+    await push_state(runtime.database, of(runtime))
 
     def asked() -> int:
         return len([entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"])
 
     async with watching(runtime, other, asks=True):
         await until("asked again and again", lambda: asked() >= 4)
-        assert not of(runtime).is_inviting
+        assert not of(runtime).admits_trial
         assert of(runtime).is_open
         await execute(runtime, f"UPDATE tasks SET action = 'of another provider' WHERE task_no = '{task_no}'")
-        await until("invited", lambda: of(runtime).is_inviting and of(other).is_inviting)
+        await until("invited", lambda: of(runtime).admits_trial and of(other).admits_trial)
 
 
 async def test_a_worker_that_begins_asks_at_once(runtime: Runtime, other: Runtime, upstream: Server) -> None:
     """Perhaps it was restarted with a new key."""
     of(runtime).trip("HTTP 401")
-    of(runtime)._probe_from += 1000
-    await push_state(runtime.sessions, of(runtime))
+    of(runtime)._open_until += 1000
+    await push_state(runtime.database, of(runtime))
     async with watching(runtime), watching(other, asks=True):
-        await until("invited", lambda: of(runtime).is_inviting)
+        await until("invited", lambda: of(runtime).admits_trial)
 
 
 async def test_an_idle_outage_goes_on_while_the_purse_is_empty(
@@ -448,7 +448,7 @@ async def test_an_idle_outage_goes_on_while_the_purse_is_empty(
     monkeypatch.setattr(providers, "OVERDUE_SECONDS", 0.2)
     upstream.control({"balance": "empty"})
     of(runtime).trip("HTTP 401")
-    await push_state(runtime.sessions, of(runtime))
+    await push_state(runtime.database, of(runtime))
     async with watching(runtime, other, asks=True):
 
         def asked() -> list[float]:
@@ -460,9 +460,9 @@ async def test_an_idle_outage_goes_on_while_the_purse_is_empty(
         assert of(runtime).is_open
         assert of(runtime).open_seconds() >= 2.5
         upstream.control()
-        await until("invited", lambda: of(runtime).is_inviting and of(other).is_inviting)
+        await until("invited", lambda: of(runtime).admits_trial and of(other).admits_trial)
         assert of(other).open_seconds() >= 2.5
-        assert (await execute(runtime, "SELECT next_probe_at FROM provider_state")).scalar() is None
+        assert (await execute(runtime, "SELECT open_until FROM circuit_breakers")).scalar() is None
 
 
 # ------------------------------------------------------------------ one provider's trouble is not another's
@@ -474,41 +474,41 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
     name = "see2ai_image_uniworld_v2"
     elsewhere = replace(runtime.actions[name], provider="elsewhere")
     two = replace(runtime, actions={**runtime.actions, name: elsewhere})
-    two.circuits["elsewhere"].trip("HTTP 401: elsewhere")
-    two.circuits["elsewhere"]._probe_from += 1000
+    two.breakers["elsewhere"].trip("HTTP 401: elsewhere")
+    two.breakers["elsewhere"]._open_until += 1000
     user = await make.user(points=80 * 60 + 30 * 20)
-    parked = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
-    stepper = Stepper(two, idle_seconds=0.05)
-    for lane in stepper._lanes:
+    wait_for_upstream = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
+    runner = TaskRunner(two, idle_seconds=0.05)
+    for lane in runner._pools:
         lane.size = min(lane.size, 4)
-    work = asyncio.create_task(stepper.run())
+    work = asyncio.create_task(runner.run())
     try:
         numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
         assert {task["status"] for task in ended} == {"completed"}
-        assert not two.circuits[SEE2AI].is_open
+        assert not two.breakers[SEE2AI].is_open
 
         async def all_parked() -> list[dict[str, Any]]:
-            rows = [await row_of(runtime, number) for number in parked]
-            is_parked = [row["lease_until"] is None and "elsewhere" in str(row["upstream"]) for row in rows]
+            rows = [await row_of(runtime, number) for number in wait_for_upstream]
+            is_parked = [row["lease_until"] is None and "elsewhere" in str(row["upstream_state"]) for row in rows]
             return rows if all(is_parked) else []
 
         rows = await until("each has been looked at and put back", all_parked)
         assert {(row["status"], row["step"]) for row in rows} == {("queued", "submit")}
-        await until("no hand holds a parked task", lambda: not any(lane.claimed for lane in stepper._lanes))
+        await until("no hand holds a parked task", lambda: not any(lane.claimed for lane in runner._pools))
     finally:
-        stepper.stop()
+        runner.stop()
         await work
     assert not [entry for entry in upstream.journal(outcome="accepted") if entry["action"] == name]
 
 
 async def test_what_one_provider_refuses_another_is_not_asked_about(runtime: Runtime) -> None:
-    circuits = runtime.circuits
-    circuits["elsewhere"].trip("HTTP 402")
+    breakers = runtime.breakers
+    breakers["elsewhere"].trip("HTTP 402")
     for action in runtime.actions.values():
-        assert await ask_leave(runtime, circuits[action.provider]) == 0.0
-        providers.check_hope(runtime, action, 1)
+        assert await acquire_permission(runtime, breakers[action.provider]) == 0.0
+        providers.reject_when_open(runtime, action, 1)
     far = replace(next(iter(runtime.actions.values())), provider="elsewhere")
-    circuits["elsewhere"]._opened_at -= 2
-    with pytest.raises(Unavailable, match=HOPELESS):
-        providers.check_hope(runtime, far, 1)
+    breakers["elsewhere"]._opened_at -= 2
+    with pytest.raises(Unavailable, match=UNAVAILABLE_TEXT):
+        providers.reject_when_open(runtime, far, 1)

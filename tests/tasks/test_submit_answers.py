@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.see2ai import circuit, client
+from app.see2ai import breaker, client
 from app.see2ai.actions import ACTIONS
-from app.see2ai.client import See2ai
+from app.see2ai.client import See2aiClient
 from app.see2ai.states import HttpResponse, ResultKind, read_submit
 from app.settings import Settings
 from tests.support.makers import Maker, User
@@ -41,9 +41,9 @@ FORMS = ("string", "list", "error.message", "message", "error_message", "not-jso
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(circuit, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(circuit, "PROBE_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
 
 
 async def refunded(make: Maker, user: User, points: int) -> None:
@@ -53,7 +53,7 @@ async def refunded(make: Maker, user: User, points: int) -> None:
 def untold(one: Ended) -> None:
     """The caller learns a Chinese reason and nothing of SEE2AI's."""
     assert "积分已退还" in one.task["errorMessage"]
-    for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "circuit", "请充值"):
+    for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "breaker", "请充值"):
         assert word not in one.words, word
 
 
@@ -191,26 +191,26 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
     user = await make.user(points=300)
     upstream.control({"balance": "empty"})
     first = await make.task_no(user, "[[sandbox: take 0]] 1")
-    await until("the circuit", lambda: make.runtime.circuits["see2ai"].is_open)
+    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
     others = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(2, 8)]
     lost = await make.task_no(user, "gives up")
 
     async def is_parked() -> bool:
-        return "circuit open" in str((await row_of(make.runtime, lost))["upstream"])
+        return "circuit open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
-    await until("parked", is_parked)
+    await until("wait_for_upstream", is_parked)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}
     await set_deadline(make.runtime, lost, 0.1)
     await until("a second try", lambda: len(upstream.journal(outcome="refused")) > 1)
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
-    pauses = [circuit.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
+    pauses = [breaker.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
     assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "only one visit a pause may ask"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
     for task_no in (first, *others):
         assert (await ended(make, user, task_no)).outcome == "completed"
-    assert not make.runtime.circuits["see2ai"].is_open
+    assert not make.runtime.breakers["see2ai"].is_open
     one = await ended(make, user, lost)
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "HTTP 401: 余额不足，请充值" in one.row["operator_note"]
@@ -224,15 +224,15 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
 async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_closes_it(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 2.0)
     user = await make.user(points=100)
     for code in (401, 402, 403):
         upstream.control({"fail": code, "where": "submit", "times": 1})
         task_no = await make.task_no(user, "[[sandbox: take 0]]")
-        await until(f"{code} opens", lambda code=code: f"HTTP {code}" in make.runtime.circuits["see2ai"].reason)
+        await until(f"{code} opens", lambda code=code: f"HTTP {code}" in make.runtime.breakers["see2ai"].reason)
         assert (await make.task(user, task_no))["status"] == "queued"
         assert (await ended(make, user, task_no)).outcome == "completed"
-        assert not make.runtime.circuits["see2ai"].is_open
+        assert not make.runtime.breakers["see2ai"].is_open
 
 
 @working
@@ -240,7 +240,7 @@ async def test_a_probe_that_meets_other_trouble_does_not_hold_everybody_up(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
-    monkeypatch.setattr(circuit, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
     user = await make.user(points=100)
     upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
     ends = await run_all(make, user, ["[[sandbox: take 0]]"])
@@ -343,8 +343,8 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
         server.close()
 
 
-def speaker(origin: str) -> See2ai:
-    return See2ai(Settings(_env_file=None, see2ai_base_url=origin, see2ai_api_key="sk-test"))
+def speaker(origin: str) -> See2aiClient:
+    return See2aiClient(Settings(_env_file=None, see2ai_base_url=origin, see2ai_api_key="sk-test"))
 
 
 async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, ResultKind]:
@@ -361,7 +361,7 @@ async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, Result
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 async def test_garbage_is_ambiguous_to_a_submit_and_trouble_to_a_poll(answer: bytes) -> None:
     async with answering(answer) as origin:
-        assert await ask(origin) == (ResultKind.AMBIGUOUS, ResultKind.SERVER_ERROR)
+        assert await ask(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
 
 
 async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -> None:

@@ -8,7 +8,7 @@ import pytest
 from app.settings import Settings
 from tests.support.ports import free_port
 from tests.support.webhook_receivers import Receiver, receiving
-from worker import courier
+from worker import dispatcher
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def receiver(receivers: list[Receiver]) -> Receiver:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """So long a pause between attempts that none ends within the test, however slow the machine."""
-    monkeypatch.setattr(courier, "STAIRS_SECONDS", (3600.0,))
+    monkeypatch.setattr(dispatcher, "RETRY_DELAYS", (3600.0,))
 
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts shrunk to a test's patience."""
-    monkeypatch.setattr(courier, "STAIRS_SECONDS", (0.05,))
+    monkeypatch.setattr(dispatcher, "RETRY_DELAYS", (0.05,))

@@ -17,8 +17,8 @@ from tests.support.responses import data
 from tests.support.waiting import until
 from tests.support.webhook_calls import cancel, delivery, drip, endpoint, secret_of, told_of_a_cancel
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
-from worker import courier as courier_module
-from worker.courier import retry_after
+from worker import dispatcher as courier_module
+from worker.dispatcher import retry_after
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio
@@ -245,7 +245,7 @@ async def test_slow_receivers_delay_neither_others_nor_tasks(
         task_no = await make.task_no(one, "[[sandbox: take 0]]", callbackUrl=quick.url)
         assert (await make.ended(one, task_no))["status"] == "completed"
     await quick.hears(2)
-    assert slow.most_at_once <= courier_module.HANDS_A_HOST
+    assert slow.most_at_once <= courier_module.MAX_PER_HOST
     assert len(slow.heard) < 100, "the hundred were not through before the others were told"
     stop.set()
     await worker
@@ -254,10 +254,10 @@ async def test_slow_receivers_delay_neither_others_nor_tasks(
 async def test_many_slow_receivers_of_one_user_leave_hands_for_others(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "HANDS", 3)
-    monkeypatch.setattr(courier_module, "HANDS_A_HOST", 1)
-    monkeypatch.setattr(courier_module, "HANDS_A_USER", 2)
-    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 600)  # no hand is free again within the test
+    monkeypatch.setattr(courier_module, "MAX_CONCURRENCY", 3)
+    monkeypatch.setattr(courier_module, "MAX_PER_HOST", 1)
+    monkeypatch.setattr(courier_module, "MAX_PER_USER", 2)
+    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 600)  # no hand is free again within the test
     user, other = await make.user(points=30 * 9), await make.user(points=100)
     for receiver in receivers[:3]:
         receiver.always = HANG
@@ -334,7 +334,7 @@ async def test_a_bug_of_ours_is_told_again_later_and_not_for_ever(
     user = await make.user(points=100)
     await told_of_a_cancel(make, user, receiver)
     with monkeypatch.context() as patched:
-        patched.setattr(courier_module, "write_event", broken)
+        patched.setattr(courier_module, "build_payload", broken)
 
         async def tried() -> Any:
             return [row for row in await outbox(make.runtime) if row["outcome"] == "internal" and row["attempts"] > 1]
@@ -350,8 +350,8 @@ async def test_a_bug_of_ours_is_told_again_later_and_not_for_ever(
 async def test_a_whole_attempt_has_ten_seconds(
     make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert send_module.PATIENCE_SECONDS == 10
-    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 0.5)
+    assert send_module.TIMEOUT_SECONDS == 10
+    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 0.5)
     user = await make.user(points=100)
     receiver.script = [drip]
     receiver.always = HANG

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from app.tables import webhook_deliveries, webhook_endpoints, webhook_secrets
-from app.webhooks.log import forget_old
+from app.webhooks.log import purge_old
 from app.webhooks.signing import new_secret
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
@@ -25,7 +25,7 @@ from tests.support.webhook_calls import (
     told_of_a_cancel,
 )
 from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift
-from worker import courier
+from worker import dispatcher
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
@@ -209,8 +209,8 @@ async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
     async def broken(*_: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(courier, "write_event", broken)
-    monkeypatch.setattr(courier, "FAILING_SECONDS", 0.0)
+    monkeypatch.setattr(dispatcher, "build_payload", broken)
+    monkeypatch.setattr(dispatcher, "FAILING_SECONDS", 0.0)
     user = await make.user(points=100)
     await endpoint(make, user, receiver.url)
     await end_a_task(make, user)
@@ -237,8 +237,8 @@ async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(
     refused = refusal(await post(make, user, f"deliveries/{waiting['id']}/replay"))
     assert refused == (400, "INVALID_PARAMETER", "参数错误: id 的推送端点已删除或已停用")
     async with couriers(make.runtime):
-        async with make.runtime.sessions.begin() as session:
-            await session.execute(
+        async with make.runtime.database.begin() as connection:
+            await connection.execute(
                 webhook_deliveries.update()
                 .where(webhook_deliveries.c.id == waiting["id"])
                 .values(next_run_at=webhook_deliveries.c.created_at)
@@ -356,14 +356,14 @@ async def test_the_log_is_forgotten_after_a_month_but_not_what_is_still_to_be_to
     await endpoint(make, user)
     for _ in range(5):
         await end_a_task(make, user)
-    assert await forget_old(make.runtime.sessions) == 0
+    assert await purge_old(make.runtime.database) == 0
     await shift(make.runtime, webhook_deliveries, -30 * DAY - 1, "created_at")
     rows = await outbox(make.runtime)
-    async with make.runtime.sessions.begin() as session:
-        await session.execute(
+    async with make.runtime.database.begin() as connection:
+        await connection.execute(
             webhook_deliveries.update()
             .where(webhook_deliveries.c.id.in_([row["id"] for row in rows[:3]]))
             .values(status="failed", next_run_at=None)
         )
-    assert await forget_old(make.runtime.sessions) == 3
+    assert await purge_old(make.runtime.database) == 3
     assert len(await outbox(make.runtime)) == 2

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from app.egress import Egress, NoConnection
+from app.egress import Egress, EgressConnectError
 from app.tables import webhook_deliveries, webhook_endpoints
 from app.webhooks import outbox as outbox_module
 from app.webhooks import send as send_module
@@ -27,14 +27,14 @@ from tests.support.webhook_calls import (
     told_of_a_cancel,
 )
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
-from worker import courier as courier_module
+from worker import dispatcher as courier_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:
-    async with make.runtime.sessions.read() as session:
-        rows = await session.execute(webhook_endpoints.select().order_by(webhook_endpoints.c.id))
+    async with make.runtime.database.read() as connection:
+        rows = await connection.execute(webhook_endpoints.select().order_by(webhook_endpoints.c.id))
         return [(row.disabled_reason, row.failing_since) for row in rows]
 
 
@@ -63,8 +63,8 @@ async def test_what_waits_for_one_user_is_not_told_by_anothers_endpoint(make: Ma
     await endpoint(make, one, receivers[0].url)
     await end_a_task(make, one)
     theirs = await endpoint(make, other, receivers[1].url)
-    async with make.runtime.sessions.begin() as session:
-        await session.execute(webhook_deliveries.update().values(endpoint_id=theirs["id"]))
+    async with make.runtime.database.begin() as connection:
+        await connection.execute(webhook_deliveries.update().values(endpoint_id=theirs["id"]))
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
     assert (row["outcome"], receivers[1].heard) == ("disabled", [])
@@ -124,7 +124,7 @@ async def test_while_nobody_answers_nobody_is_disabled(
     async def cut_off(self: Egress, url: str, *rest: Any, **options: Any) -> Any:
         if url.startswith(f"http://{receivers[3].origin}/"):
             return await real(self, url, *rest, **options)
-        raise NoConnection("cannot connect")
+        raise EgressConnectError("cannot connect")
 
     monkeypatch.setattr(Egress, "post", cut_off)
     monkeypatch.setattr(courier_module, "FAILING_SECONDS", 0.2)
@@ -169,18 +169,18 @@ async def test_the_owner_is_told_at_the_endpoints_that_work(make: Maker, receive
 async def test_users_of_many_slow_names_leave_hands_for_others(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, number in {"HANDS": 4, "HANDS_A_HOST": 2, "HANDS_A_USER": 2, "HANDS_A_SLOW_USER": 1}.items():
+    for name, number in {"MAX_CONCURRENCY": 4, "MAX_PER_HOST": 2, "MAX_PER_USER": 2, "MAX_PER_SLOW_USER": 1}.items():
         monkeypatch.setattr(courier_module, name, number)
-    monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.5)
     receivers[0].always = HANG
     for _ in range(2):
         bad = await make.user(points=400)
         await told_of_a_cancel(make, bad, *[receivers[0]] * 12)
     for number, row in enumerate(await outbox(make.runtime)):
-        async with make.runtime.sessions.begin() as session:  # each by a name of its own
+        async with make.runtime.database.begin() as connection:  # each by a name of its own
             this = webhook_deliveries.c.id == row["id"]
-            await session.execute(webhook_deliveries.update().where(this).values(host=f"h{number}.example.com"))
+            await connection.execute(webhook_deliveries.update().where(this).values(host=f"h{number}.example.com"))
     async with couriers(make.runtime):
         await receivers[0].hears(6)
         await told_of_a_cancel(make, await make.user(points=100), receivers[3])
@@ -191,7 +191,7 @@ async def test_users_of_many_slow_names_leave_hands_for_others(
 async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow_name(*_: Any, **__: Any) -> None:
         await asyncio.sleep(0.6)
-        raise NoConnection("no such name")
+        raise EgressConnectError("no such name")
 
     monkeypatch.setattr(Egress, "post", slow_name)
     monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.2)
@@ -205,14 +205,14 @@ async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.
 async def test_the_memory_of_the_slow_is_bounded_and_keeps_the_newest(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "MOST_SLOW", 3)
-    one = courier_module.Courier(make.runtime)
+    monkeypatch.setattr(courier_module, "MAX_SLOW", 3)
+    one = courier_module.WebhookDispatcher(make.runtime)
     for number in range(4):
-        one._note_pace(delivery(1, host=f"h{number}.example.com"), 10.0)
+        one._track_latency(delivery(1, host=f"h{number}.example.com"), 10.0)
     assert list(one._slow) == ["h2.example.com", "h3.example.com", 1]
-    one._note_pace(delivery(1, host="h3.example.com"), 0.1)
+    one._track_latency(delivery(1, host="h3.example.com"), 0.1)
     assert list(one._slow) == ["h2.example.com"]
 
 
 def test_a_gap_is_longer_than_any_pause() -> None:
-    assert courier_module.STAIRS_SECONDS[-1] * 1.2 < outbox_module.LONGEST_GAP_SECONDS
+    assert courier_module.RETRY_DELAYS[-1] * 1.2 < outbox_module.MAX_ATTEMPT_GAP_SECONDS

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def claimed(runtime: Runtime) -> Any:
-    (visit,) = await claim_due(runtime.sessions, TaskFilter(("submit",)), 1, 30)
+    (visit,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 30)
     return visit
 
 
@@ -111,7 +111,7 @@ async def test_who_has_nobody_to_tell_pays_one_statement_at_the_end_and_none_at_
     def note(*arguments: Any) -> None:
         told.append(arguments[2])
 
-    engines = [runtime.sessions.writers.sync_engine, runtime.sessions.readers.sync_engine]
+    engines = [runtime.database.writers.sync_engine, runtime.database.readers.sync_engine]
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)
     task_no = await make.task_no(user)
@@ -126,21 +126,21 @@ async def test_who_has_nobody_to_tell_pays_one_statement_at_the_end_and_none_at_
 async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
-    due = await find_due(runtime.sessions, 10, hosts=[], users=[])
-    (frozen,) = await claim(runtime.sessions, due, 30)
-    assert await claim(runtime.sessions, due, 30) == [], "in other hands"
-    assert await find_due(runtime.sessions, 10, hosts=[], users=[]) == []
+    due = await find_due(runtime.database, 10, hosts=[], users=[])
+    (frozen,) = await claim(runtime.database, due, 30)
+    assert await claim(runtime.database, due, 30) == [], "in other hands"
+    assert await find_due(runtime.database, 10, hosts=[], users=[]) == []
     await shift(runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
     for passed_over in ({"hosts": ["receiver.example.com"], "users": []}, {"hosts": [], "users": [user.id]}):
-        assert await find_due(runtime.sessions, 10, **passed_over) == []
-    (other,) = await claim(runtime.sessions, await find_due(runtime.sessions, 10, hosts=["x"], users=[0]), 30)
+        assert await find_due(runtime.database, 10, **passed_over) == []
+    (other,) = await claim(runtime.database, await find_due(runtime.database, 10, hosts=["x"], users=[0]), 30)
     assert (other.version, other.attempts) == (frozen.version + 1, 2)
-    fair = {"failing_seconds": 1.0, "is_the_receivers": True}
-    await record(runtime.sessions, frozen, Outcome("error", 500), retry_seconds=5.0, **fair)
+    fair = {"failing_seconds": 1.0, "counts_against_endpoint": True}
+    await record(runtime.database, frozen, Outcome("error", 500), retry_seconds=5.0, **fair)
     (row,) = await outbox(runtime)
     assert (row["outcome"], row["version"], row["attempts"]) == (None, other.version, 2)
-    await record(runtime.sessions, other, Outcome("delivered", 200), retry_seconds=None, **fair)
-    await record(runtime.sessions, frozen, Outcome("error", 500), retry_seconds=None, **fair)
+    await record(runtime.database, other, Outcome("delivered", 200), retry_seconds=None, **fair)
+    await record(runtime.database, frozen, Outcome("error", 500), retry_seconds=None, **fair)
     assert [(row["status"], row["outcome"]) for row in await outbox(runtime)] == [("delivered", "delivered")]
 
 
@@ -150,14 +150,14 @@ async def test_the_audit_finds_an_end_that_nobody_is_told_of(make: Maker, runtim
     await make.task_no(user, callbackUrl=HOOK)  # runs still
     data(await cancel(make, user, task_no))
     data(await cancel(make, user, await make.task_no(user)))
-    assert await audit(runtime.sessions) == []
-    async with runtime.sessions.begin() as session:
-        kept = (await session.execute(select(webhook_deliveries))).one()
-        await session.execute(webhook_deliveries.delete())
-    (violation,) = await audit(runtime.sessions)
+    assert await audit(runtime.database) == []
+    async with runtime.database.begin() as connection:
+        kept = (await connection.execute(select(webhook_deliveries))).one()
+        await connection.execute(webhook_deliveries.delete())
+    (violation,) = await audit(runtime.database)
     assert (violation.invariant, violation.row["task_no"]) == ("I16", task_no)
-    async with runtime.sessions.begin() as session:
-        await session.execute(webhook_deliveries.insert().values(**kept._mapping))
+    async with runtime.database.begin() as connection:
+        await connection.execute(webhook_deliveries.insert().values(**kept._mapping))
 
 
 @pytest.mark.parametrize(

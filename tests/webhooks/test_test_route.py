@@ -57,7 +57,7 @@ async def test_what_became_of_it_is_told(make: Maker, receiver: Receiver, monkey
 
     told = []
     for answer in (302, 404, 410, 500, HANG, drip, close):
-        monkeypatch.setattr(send_module, "PATIENCE_SECONDS", 0.5 if answer in {HANG, drip} else 10)
+        monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 0.5 if answer in {HANG, drip} else 10)
         receiver.always = answer
         told.append(await sent(make, user, url=receiver.url))
     assert [(one["outcome"], one["statusCode"]) for one in told] == [
@@ -89,7 +89,7 @@ async def test_refused_and_not_there_sound_the_same_and_take_as_long(
         return real(host, port, *rest, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(door, "UNREACHED_SECONDS", 0.4)
+    monkeypatch.setattr(door, "MIN_FAILURE_SECONDS", 0.4)
     user = await make.user()
     for name in (*known, "nowhere"):
         began = time.monotonic()
@@ -132,7 +132,7 @@ async def test_it_may_be_asked_for_ten_times_a_minute(
 
 async def test_a_key_without_the_scope_is_forbidden(make: Maker) -> None:
     user = await make.user()
-    key = {"X-API-Key": await create_key(make.runtime.sessions, user.id, scopes=("points",))}
+    key = {"X-API-Key": await create_key(make.runtime.database, user.id, scopes=("points",))}
     for method, path in (("GET", "secret"), ("POST", "test"), ("POST", "endpoints"), ("GET", "deliveries")):
         answer = await make.api.request(method, f"/user/webhooks/{path}", json={}, headers=key)
         assert refusal(answer)[0] in {400, 403}, path
@@ -144,7 +144,7 @@ async def test_no_secret_is_ever_logged(
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
-    logs.set_up_logs(make.runtime.settings.model_copy(update={"log_level": "DEBUG"}))
+    logs.configure_logs(make.runtime.settings.model_copy(update={"log_level": "DEBUG"}))
     user = await make.user(points=100)
     made = await endpoint(make, user, receiver.url)
     secrets = [await secret_of(make, user), made["secret"], data(await post(make, user, "secret/rotate"))["secret"]]

@@ -12,7 +12,7 @@ from app.main import create_app
 from tests.support.makers import Maker
 from tests.support.webhook_calls import secret_of, told_of_a_cancel
 from tests.support.webhook_receivers import Heard, Receiver, couriers
-from worker import courier
+from worker import dispatcher
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
 
@@ -61,8 +61,8 @@ async def test_the_javascript_works(heard: tuple[str, Heard]) -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    assert courier.STAIRS_SECONDS == (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
-    hands = (courier.HANDS, courier.HANDS_A_HOST, courier.HANDS_A_USER, courier.SLOW_SECONDS)
+    assert dispatcher.RETRY_DELAYS == (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
+    hands = (dispatcher.MAX_CONCURRENCY, dispatcher.MAX_PER_HOST, dispatcher.MAX_PER_USER, dispatcher.SLOW_SECONDS)
     told = re.search(r"with (\d+) hands, at most (\d+) for one host and (\d+) for one user; .*? than (\d+) s", PAGE)
     assert told is not None
     assert tuple(map(int, told.groups())) == hands

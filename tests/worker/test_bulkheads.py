@@ -21,8 +21,8 @@ from tests.support.makers import IMAGE_MODEL, Maker, User
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import stepper as stepper_module
-from worker.stepper import Stepper
+from worker import runner as stepper_module
+from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
 SLOW = 40
@@ -30,20 +30,20 @@ MOST_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minute
 
 
 @asynccontextmanager
-async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stepper]:
+async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
     monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(fetch, "STALL_SECONDS", 600)  # a drip lasts, however slow the machine
-    async with workers.stepping(runtime) as [stepper]:
-        yield stepper
+    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 600)  # a drip lasts, however slow the machine
+    async with workers.stepping(runtime) as [runner]:
+        yield runner
 
 
-def held(stepper: Stepper, step: str) -> int:
-    return sum(visit.step == step for lane in stepper._lanes for visit in lane.claimed.values())
+def held(runner: TaskRunner, step: str) -> int:
+    return sum(visit.step == step for lane in runner._pools for visit in lane.claimed.values())
 
 
-async def until_held(stepper: Stepper, step: str, number: int) -> None:
+async def until_held(runner: TaskRunner, step: str, number: int) -> None:
     async with asyncio.timeout(120):
-        while held(stepper, step) < number:
+        while held(runner, step) < number:
             await asyncio.sleep(0.05)
 
 
@@ -74,22 +74,22 @@ async def test_forty_results_that_drip_keep_nobody_waiting(
     user = await make.user(points=30 * (SLOW + 11))
     for n in range(SLOW):
         await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
-    async with stepping(runtime, monkeypatch) as stepper:
-        await until_held(stepper, "host", SLOW)
-        assert [len(lane.claimed) for lane in stepper._lanes if "host" in lane.task_filter.steps] == [SLOW, 0]
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "host", SLOW)
+        assert [len(lane.claimed) for lane in runner._pools if "host" in lane.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
-        assert held(stepper, "host") == SLOW
+        assert held(runner, "host") == SLOW
 
 
 async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepper_module, "SLOW_HANDS", 3)
+    monkeypatch.setattr(stepper_module, "SLOW_CONCURRENCY", 3)
     user = await make.user(points=30 * 21)
     for n in range(20):
         await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
-    async with stepping(runtime, monkeypatch) as stepper:
-        await until_held(stepper, "host", 3)
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "host", 3)
         watched = await make.task_no(user, "[[sandbox: never finish]] watched")
         where = "FROM tasks WHERE step = 'host' AND lease_until IS NULL AND crashes = 0"
 
@@ -100,7 +100,7 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
         most = 0
         for _ in range(60):
             await asyncio.sleep(0.05)
-            most = max(most, held(stepper, "host"))
+            most = max(most, held(runner, "host"))
         assert most == 3, "a look went on to a download beyond its lane"
         assert await waiting()
         select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
@@ -114,8 +114,8 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
 async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepper = Stepper(runtime)
-    lane = next(lane for lane in stepper._lanes if "host" in lane.task_filter.steps)
+    runner = TaskRunner(runtime)
+    lane = next(lane for lane in runner._pools if "host" in lane.task_filter.steps)
     free: list[int] = []
 
     async def claim_due(*_: Any) -> list[Any]:
@@ -123,8 +123,8 @@ async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
         return []
 
     monkeypatch.setattr(stepper_module, "claim_due", claim_due)
-    await stepper._claim(lane)
-    assert (free, lane.free()) == ([0], stepper_module.SLOW_HANDS)
+    await runner._claim(lane)
+    assert (free, lane.free()) == ([0], stepper_module.SLOW_CONCURRENCY)
 
 
 @pytest.mark.settings(see2ai_uploads="always")
@@ -136,11 +136,11 @@ async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
     upstream.control({"marker": "upload hang 60"})
     for n in range(SLOW):
         await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
-    async with stepping(runtime, monkeypatch) as stepper:
-        await until_held(stepper, "prepare", SLOW)
-        assert [len(lane.claimed) for lane in stepper._lanes if "prepare" in lane.task_filter.steps] == [SLOW, 0]
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "prepare", SLOW)
+        assert [len(lane.claimed) for lane in runner._pools if "prepare" in lane.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
-        assert held(stepper, "prepare") == SLOW
+        assert held(runner, "prepare") == SLOW
     upstream.control()
     async with stepping(runtime, monkeypatch):  # given back, and handed over again: harmless, and not a crash
         await until_all_completed(runtime, SLOW + 11)
@@ -173,14 +173,14 @@ ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers
 
 
 @asynccontextmanager
-async def stepping_few(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stepper]:
+async def stepping_few(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
     """With few hands in every lane; what still hangs at the end is left alone."""
-    monkeypatch.setattr(stepper_module, "QUICK_HANDS", FEW)
-    monkeypatch.setattr(stepper_module, "SLOW_HANDS", FEW)
+    monkeypatch.setattr(stepper_module, "FAST_CONCURRENCY", FEW)
+    monkeypatch.setattr(stepper_module, "SLOW_CONCURRENCY", FEW)
     monkeypatch.setattr(stepper_module, "SEND_GRACE_SECONDS", 0.1)
-    async with stepping(runtime, monkeypatch) as stepper:
-        yield stepper
-    await cancel_and_wait(*[task for lane in stepper._lanes for task in lane.claimed])
+    async with stepping(runtime, monkeypatch) as runner:
+        yield runner
+    await cancel_and_wait(*[task for lane in runner._pools for task in lane.claimed])
 
 
 async def until_looked(upstream: Server, task_id: str, more: int) -> None:
@@ -195,17 +195,17 @@ async def test_submits_that_hang_keep_no_look_waiting(
 ) -> None:
     """Normalizing answers with the result, up to a minute later: more of it than there are hands to submit."""
     user = await make.user(points=30 + 3 * FEW)
-    async with stepping_few(runtime, monkeypatch) as stepper:
+    async with stepping_few(runtime, monkeypatch) as runner:
         await make.task_no(user, "[[sandbox: never finish]] watched")
-        await until_held(stepper, "poll", 1)
+        await until_held(runner, "poll", 1)
         task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
         upstream.control({"marker": HANG})
         for n in range(3 * FEW):
             picture = f"https://example.com/{n}.jpg"
             await submit_task(runtime, user.id, Submission("sc_image_normalize", "", picture))
-        await until_held(stepper, "submitting", FEW)
+        await until_held(runner, "submitting", FEW)
         await until_looked(upstream, task_id, 20)
-        assert held(stepper, "submitting") == FEW
+        assert held(runner, "submitting") == FEW
     upstream.control()
 
 
@@ -216,12 +216,12 @@ async def test_one_providers_trouble_takes_no_hands_of_another(
     user = await make.user(points=80 * 3 * FEW + 30 * 11)
     for n in range(3 * FEW):
         await make.task_no(user, f"[[sandbox: {trouble}]] {n}", model="sc_uniworld_text_1x1")
-    async with stepping_few(with_two_providers(runtime), monkeypatch) as stepper:
-        await until_held(stepper, step, FEW)
+    async with stepping_few(with_two_providers(runtime), monkeypatch) as runner:
+        await until_held(runner, step, FEW)
         await all_goes_on(make, user, runtime, upstream)
-        for lane in stepper._lanes:
+        for lane in runner._pools:
             assert not [one.action for one in lane.claimed.values() if one.action in lane.task_filter.not_actions]
-        assert held(stepper, step) == FEW
+        assert held(runner, step) == FEW
 
 
 async def test_a_task_whose_action_nobody_offers_any_more_still_ends(
@@ -239,10 +239,10 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, bool]] = []
-    real_find, real_claim = stepper_module.find_work, stepper_module.claim_due
+    real_find, real_claim = stepper_module.has_due, stepper_module.claim_due
 
-    async def find_work(sessions: Any, shares: Any) -> Any:
-        found = await real_find(sessions, shares)
+    async def has_due(database: Any, shares: Any) -> Any:
+        found = await real_find(database, shares)
         asked.append((len(found), any(found)))
         return found
 
@@ -251,7 +251,7 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
         return await real_claim(*args)
 
     claimed: list[Any] = []
-    monkeypatch.setattr(stepper_module, "find_work", find_work)
+    monkeypatch.setattr(stepper_module, "has_due", has_due)
     monkeypatch.setattr(stepper_module, "claim_due", claim_due)
     async with stepping_few(with_two_providers(runtime), monkeypatch):
         async with asyncio.timeout(60):

@@ -16,12 +16,12 @@ from app.endings import cancel_and_wait
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.chores import end_turn, give_turn_back, keep_turn, list_turns, take_turn
+from app.tasks.scheduled_jobs import acquire_job, complete_job, list_job_states, release_job, renew_job
 from tests.support.makers import Maker
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import chores as chores_module
-from worker.chores import Chore, ChoreLoop, chores_of
+from worker import scheduled_jobs as chores_module
+from worker.scheduled_jobs import PeriodicJob, Scheduler, periodic_jobs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 DAY = 86_400.0
@@ -29,7 +29,7 @@ DAY = 86_400.0
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chores_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(chores_module, "TICK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -37,15 +37,15 @@ def log(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Callable[[str], 
     """The lines of one event."""
     stream = io.StringIO()
     monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
-    logs.set_up_logs(settings.model_copy(update={"log_format": "json"}))
+    logs.configure_logs(settings.model_copy(update={"log_format": "json"}))
     return lambda event: [
         line for line in map(json.loads, stream.getvalue().splitlines()) if line.get("event") == event
     ]
 
 
 @asynccontextmanager
-async def looping(*runtimes: Runtime, chores: list[Chore]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(ChoreLoop(runtime, chores).run()) for runtime in runtimes]
+async def looping(*runtimes: Runtime, scheduled_jobs: list[PeriodicJob]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(Scheduler(runtime, scheduled_jobs).run()) for runtime in runtimes]
     try:
         yield
     finally:
@@ -73,45 +73,45 @@ class Work:
 
 async def is_written(runtime: Runtime) -> bool:
     """Whether the database has heard of an end: only then can what is done be made due again."""
-    turn = (await list_turns(runtime.sessions)).get("sweep")
-    return turn is not None and turn.result is not None
+    state = (await list_job_states(runtime.database)).get("sweep")
+    return state is not None and state.result is not None
 
 
 async def due_now(runtime: Runtime) -> None:
-    await execute(runtime, "UPDATE chores SET due_at = done_at")
+    await execute(runtime, "UPDATE scheduled_jobs SET due_at = completed_at")
 
 
 # ------------------------------------------------------------------ whose turn it is
 
 
 async def test_of_many_that_want_a_turn_one_has_it_until_it_ends(runtime: Runtime) -> None:
-    sessions = runtime.sessions
-    taken = await asyncio.gather(*[take_turn(sessions, "sweep", 60) for _ in range(8)])
+    database = runtime.database
+    taken = await asyncio.gather(*[acquire_job(database, "sweep", 60) for _ in range(8)])
     assert sorted(taken, key=str) == [1, *[None] * 7]
-    assert not (await list_turns(sessions))["sweep"].is_due
-    assert await keep_turn(sessions, "sweep", 1, 60)
-    assert await end_turn(sessions, "sweep", 1, result=7, period_seconds=DAY)
-    turn = (await list_turns(sessions))["sweep"]
-    assert (turn.is_due, turn.result) == (False, 7)
-    assert turn.age_seconds is not None
-    assert 0 <= turn.age_seconds < 60
-    assert await take_turn(sessions, "sweep", 60) is None
+    assert not (await list_job_states(database))["sweep"].is_due
+    assert await renew_job(database, "sweep", 1, 60)
+    assert await complete_job(database, "sweep", 1, result=7, period_seconds=DAY)
+    state = (await list_job_states(database))["sweep"]
+    assert (state.is_due, state.result) == (False, 7)
+    assert state.age_seconds is not None
+    assert 0 <= state.age_seconds < 60
+    assert await acquire_job(database, "sweep", 60) is None
     await due_now(runtime)
-    assert (await list_turns(sessions))["sweep"].is_due
-    assert await take_turn(sessions, "sweep", 60) == 2
+    assert (await list_job_states(database))["sweep"].is_due
+    assert await acquire_job(database, "sweep", 60) == 2
 
 
 async def test_a_turn_whose_holder_is_gone_is_anothers_and_the_old_one_ends_nothing(runtime: Runtime) -> None:
-    sessions = runtime.sessions
-    assert await take_turn(sessions, "sweep", 60) == 1
-    assert await take_turn(sessions, "sweep", 60) is None
-    await execute(runtime, "UPDATE chores SET lease_until = due_at")
-    assert await take_turn(sessions, "sweep", 60) == 2
-    assert not await keep_turn(sessions, "sweep", 1, 60)
-    assert not await end_turn(sessions, "sweep", 1, result=0, period_seconds=DAY)
-    assert (await list_turns(sessions))["sweep"].result is None
-    assert await give_turn_back(sessions, "sweep", 2, 0)
-    assert await take_turn(sessions, "sweep", 60) == 3
+    database = runtime.database
+    assert await acquire_job(database, "sweep", 60) == 1
+    assert await acquire_job(database, "sweep", 60) is None
+    await execute(runtime, "UPDATE scheduled_jobs SET lease_until = due_at")
+    assert await acquire_job(database, "sweep", 60) == 2
+    assert not await renew_job(database, "sweep", 1, 60)
+    assert not await complete_job(database, "sweep", 1, result=0, period_seconds=DAY)
+    assert (await list_job_states(database))["sweep"].result is None
+    assert await release_job(database, "sweep", 2, 0)
+    assert await acquire_job(database, "sweep", 60) == 3
 
 
 # ------------------------------------------------------------------ the loop
@@ -119,8 +119,8 @@ async def test_a_turn_whose_holder_is_gone_is_anothers_and_the_old_one_ends_noth
 
 async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> None:
     work = Work(seconds=0.3)
-    chores = [Chore("sweep", DAY, work)]
-    async with open_runtime(runtime.settings) as other, looping(runtime, other, runtime, chores=chores):
+    scheduled_jobs = [PeriodicJob("sweep", DAY, work)]
+    async with open_runtime(runtime.settings) as other, looping(runtime, other, runtime, scheduled_jobs=scheduled_jobs):
         await until("done and written", lambda: is_written(runtime))
         await asyncio.sleep(0.5)
         assert (work.runs, work.most) == (1, 1)
@@ -133,7 +133,7 @@ async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> Non
 async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chores_module, "LEASE_SECONDS", 9)
     work = Work(seconds=11.0)
-    async with looping(runtime, runtime, chores=[Chore("sweep", DAY, work)]):
+    async with looping(runtime, runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
         await until("done", lambda: work.ended)
         await asyncio.sleep(0.3)
     assert (work.runs, work.most) == (1, 1)
@@ -141,9 +141,9 @@ async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.Mo
 
 async def test_a_worker_that_stops_gives_its_turn_back_at_once(runtime: Runtime) -> None:
     endless, short = Work(seconds=60), Work()
-    async with looping(runtime, chores=[Chore("sweep", DAY, endless)]):
+    async with looping(runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, endless)]):
         await until("begun", lambda: endless.runs)
-    async with looping(runtime, chores=[Chore("sweep", DAY, short)]):
+    async with looping(runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, short)]):
         await until("done by the next", lambda: short.ended)
 
 
@@ -158,23 +158,23 @@ async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_
         failures += 1
         raise ZeroDivisionError("a bug of ours")
 
-    async with looping(runtime, chores=[Chore("bad", DAY, failing), Chore("fine", DAY, fine)]):
+    async with looping(runtime, scheduled_jobs=[PeriodicJob("bad", DAY, failing), PeriodicJob("fine", DAY, fine)]):
         await until("tried again", lambda: failures >= 3)
     assert fine.runs == 1
-    assert (await list_turns(runtime.sessions))["bad"].age_seconds is None
-    assert {line["chore"] for line in log("chore_failed")} == {"bad"}
+    assert (await list_job_states(runtime.database))["bad"].age_seconds is None
+    assert {line["job"] for line in log("chore_failed")} == {"bad"}
 
 
 async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    away, real, work = True, list_turns, Work()
+    away, real, work = True, list_job_states, Work()
 
     async def flaky(*args: Any) -> Any:
         if away:
             raise Unavailable
         return await real(*args)
 
-    monkeypatch.setattr(chores_module, "list_turns", flaky)
-    async with looping(runtime, chores=[Chore("sweep", DAY, work)]):
+    monkeypatch.setattr(chores_module, "list_job_states", flaky)
+    async with looping(runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
         await asyncio.sleep(0.5)
         assert work.runs == 0
         away = False
@@ -184,8 +184,8 @@ async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pyt
 # ------------------------------------------------------------------ the audit
 
 
-def audit_of(runtime: Runtime) -> list[Chore]:
-    return [chore for chore in chores_of(runtime.settings) if chore.name == "audit"]
+def audit_of(runtime: Runtime) -> list[PeriodicJob]:
+    return [job for job in periodic_jobs(runtime.settings) if job.name == "audit"]
 
 
 def shown(name: str) -> float:
@@ -199,12 +199,12 @@ async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
 ) -> None:
     user = await make.user(points=100)
     chores_module.metrics.AUDIT_VIOLATIONS.set(float("nan"))  # set once the turn has ended
-    async with looping(runtime, chores=audit_of(runtime)):
+    async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: log("audit_ok"))
         await until("shown", lambda: shown("violations") == 0)
     assert log("audit_failed") == []
     chores_module.metrics.AUDIT_VIOLATIONS.set(float("nan"))
-    async with looping(runtime, chores=audit_of(runtime)):  # a worker that begins: it is not due, and it knows
+    async with looping(runtime, scheduled_jobs=audit_of(runtime)):  # a worker that begins: it is not due, and it knows
         await until("known", lambda: shown("violations") == 0 and shown("age_seconds") < 30)
         assert len(log("audit_ok")) == 1
         await execute(runtime, "UPDATE points_accounts SET seq = seq + 5 WHERE user_id = :id", id=user.id)
@@ -220,17 +220,17 @@ async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
 
 async def test_its_age_grows_also_while_nobody_can_audit(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     chores_module.metrics.AUDIT_AGE.set(float("nan"))  # as before the first
-    async with looping(runtime, chores=audit_of(runtime)):
+    async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: shown("age_seconds") >= 0)
 
         async def away(*_: Any) -> Any:
             raise Unavailable
 
-        monkeypatch.setattr(chores_module, "list_turns", away)
+        monkeypatch.setattr(chores_module, "list_job_states", away)
         before = shown("age_seconds")
         await until("older", lambda: shown("age_seconds") > before + 1)
 
 
 @pytest.mark.settings(audit_every_seconds=0)
 async def test_it_can_be_switched_off(runtime: Runtime) -> None:
-    assert "audit" not in {chore.name for chore in chores_of(runtime.settings)}
+    assert "audit" not in {job.name for job in periodic_jobs(runtime.settings)}

@@ -10,20 +10,20 @@ import pytest
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.see2ai.actions import Action
-from app.see2ai.client import See2ai
-from app.see2ai.states import Verdict
+from app.see2ai.client import See2aiClient
+from app.see2ai.states import UpstreamResult
 from app.tasks import advance as advance_module
 from app.tasks import claim, host
-from app.tasks.advance import Stale, run_steps
-from app.tasks.claim import TaskFilter, boot_seconds, claim_due, find_work, release, renew_leases
-from app.tasks.decide import Move, as_it_was
+from app.tasks.advance import LostLease, run_steps
+from app.tasks.claim import TaskFilter, boottime, claim_due, has_due, release, renew_leases
+from app.tasks.decide import Decision, unchanged
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until
 from tests.support.workers import stepping
 from tests.support.worlds import execute
-from worker import stepper as stepper_module
-from worker.stepper import Stepper
+from worker import runner as stepper_module
+from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
@@ -34,8 +34,8 @@ def accepted(upstream: Server) -> list[dict[str, Any]]:
     return upstream.journal(outcome="accepted")
 
 
-async def one_visit(runtime: Runtime, lease_seconds: float = 30) -> claim.Visit:
-    (visit,) = await claim_due(runtime.sessions, ALL, 1, lease_seconds)
+async def one_visit(runtime: Runtime, lease_seconds: float = 30) -> claim.ClaimedTask:
+    (visit,) = await claim_due(runtime.database, ALL, 1, lease_seconds)
     return visit
 
 
@@ -51,8 +51,8 @@ async def test_four_steppers_and_many_bells_take_each_step_once(
     numbers = await asyncio.gather(*[make.task_no(user, f"第{n}张") for n in range(30)])
     async with stepping(runtime, 4) as steppers:
         for _ in range(10):
-            for stepper in steppers:
-                stepper.wake()
+            for runner in steppers:
+                runner.wake()
             await asyncio.sleep(0.02)
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
     assert {task["status"] for task in ended} == {"completed"}
@@ -64,7 +64,7 @@ async def test_no_row_is_claimed_twice(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=600)
     for _ in range(20):
         await make.task_no(user)
-    batches = await asyncio.gather(*[claim_due(runtime.sessions, ALL, 7, 30) for _ in range(6)])
+    batches = await asyncio.gather(*[claim_due(runtime.database, ALL, 7, 30) for _ in range(6)])
     ids = [visit.id for batch in batches for visit in batch]
     assert len(ids) == len(set(ids)) == 20
     assert {visit.status for batch in batches for visit in batch} == {"queued"}
@@ -78,7 +78,7 @@ async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
     frozen = await one_visit(runtime)
     await lose_lease(runtime)
     await one_visit(runtime)  # another worker has it now
-    with pytest.raises(Stale):
+    with pytest.raises(LostLease):
         await run_steps(runtime, frozen)
     assert accepted(upstream) == []
     assert (await make.task(user, task_no))["status"] == "queued"
@@ -91,8 +91,8 @@ async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
     user = await make.user(points=30)
     await make.task_no(user)
     frozen = await one_visit(runtime)
-    frozen.held_until = boot_seconds() - 1
-    with pytest.raises(Stale):
+    frozen.held_until = boottime() - 1
+    with pytest.raises(LostLease):
         await run_steps(runtime, frozen)
     assert accepted(upstream) == []
 
@@ -106,7 +106,7 @@ async def test_a_late_success_after_the_refund_changes_nothing(make: Maker, runt
     assert await run_steps(runtime, await one_visit(runtime)) is None
     assert (await make.task(user, task_no))["status"] == "failed"
     late.step, late.upstream_state = "poll", {}
-    with pytest.raises(Stale):
+    with pytest.raises(LostLease):
         await advance_module._end(runtime, late, advance_module.Complete([{"key": "k", "thumbnailKey": "t"}]))
     assert (await make.task(user, task_no))["status"] == "failed"
     assert await make.balance(user) == (30, 0)
@@ -131,11 +131,11 @@ async def test_a_handler_that_raises_three_times_ends_its_task_with_a_refund(
 ) -> None:
     visits: list[str] = []
 
-    async def broken(_runtime: Runtime, visit: claim.Visit) -> None:
+    async def broken(_runtime: Runtime, visit: claim.ClaimedTask) -> None:
         visits.append(visit.task_no)
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(advance_module, "host_results", broken)
+    monkeypatch.setattr(advance_module, "rehost_results", broken)
     user = await make.user(points=60)
     task_no = await make.task_no(user)
     async with stepping(runtime):
@@ -149,9 +149,9 @@ async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make
     user = await make.user(points=60)
     first, second = await make.task_no(user), await make.task_no(user)
     for _ in range(3):
-        assert await claim_due(runtime.sessions, ALL, 9, 30)
+        assert await claim_due(runtime.database, ALL, 9, 30)
         await lose_lease(runtime)
-    visits = await claim_due(runtime.sessions, ALL, 9, 30)
+    visits = await claim_due(runtime.database, ALL, 9, 30)
     assert [visit.crashes for visit in visits] == [3, 3]
     visits[1].crashes = 2
     for visit in visits:
@@ -167,7 +167,7 @@ async def test_tasks_left_by_two_crashes_go_one_at_a_time(
     user = await make.user(points=300)
     numbers = [await make.task_no(user) for _ in range(5)]
     for _ in range(2):
-        await claim_due(runtime.sessions, ALL, 9, 30)
+        await claim_due(runtime.database, ALL, 9, 30)
         await lose_lease(runtime)
     together, most = 0, 0
     real = advance_module._submit
@@ -194,11 +194,11 @@ async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make:
     await make.task_no(user)
     visit = await one_visit(runtime, lease_seconds=5)
     before = visit.held_until
-    await renew_leases(runtime.sessions, [visit], 60)
+    await renew_leases(runtime.database, [visit], 60)
     assert visit.held_until > before + 50
     held = visit.held_until
     visit.version -= 1  # as if another had claimed it since
-    await renew_leases(runtime.sessions, [visit], 600)
+    await renew_leases(runtime.database, [visit], 600)
     assert visit.held_until == held
 
 
@@ -259,22 +259,22 @@ async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
 ) -> None:
     """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one visit."""
     monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
-    real_poll, real_hosting, polling = See2ai.poll, advance_module.host_results, asyncio.Event()
+    real_poll, real_hosting, polling = See2aiClient.poll, advance_module.rehost_results, asyncio.Event()
 
-    async def swallowing(self: See2ai, action: Action, task_id: str) -> Verdict:
+    async def swallowing(self: See2aiClient, action: Action, task_id: str) -> UpstreamResult:
         if not polling.is_set():
             polling.set()
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
         return await real_poll(self, action, task_id)
 
-    async def slow(runtime: Runtime, visit: claim.Visit) -> Move:
+    async def slow(runtime: Runtime, visit: claim.ClaimedTask) -> Decision:
         await asyncio.sleep(0.5)
         return await real_hosting(runtime, visit)
 
-    monkeypatch.setattr(See2ai, "poll", swallowing)
-    monkeypatch.setattr(advance_module, "host_results", slow)
-    monkeypatch.setattr(stepper_module, "GATHER_SECONDS", 0.2)
+    monkeypatch.setattr(See2aiClient, "poll", swallowing)
+    monkeypatch.setattr(advance_module, "rehost_results", slow)
+    monkeypatch.setattr(stepper_module, "BATCH_WINDOW_SECONDS", 0.2)
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     async with stepping(runtime):
@@ -299,12 +299,12 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
 
     user = await make.user(points=30)
     await make.task_no(user, "长 [[sandbox: take 60]]")
-    monkeypatch.setattr(stepper_module, "give_back", deaf)
-    stepper = Stepper(runtime, idle_seconds=0.05)
-    work = asyncio.create_task(stepper.run())
+    monkeypatch.setattr(stepper_module, "release", deaf)
+    runner = TaskRunner(runtime, idle_seconds=0.05)
+    work = asyncio.create_task(runner.run())
     await asyncio.wait_for(is_writing.wait(), 60)
-    monkeypatch.setattr(stepper_module, "give_back", give_back)
-    stepper.stop()
+    monkeypatch.setattr(stepper_module, "release", release)
+    runner.stop()
     await asyncio.wait_for(work, 60)
     assert swallowed == 1
 
@@ -323,7 +323,7 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
             raise Unavailable
         await real(*args)
 
-    monkeypatch.setattr(stepper_module, "give_back", flaky)
+    monkeypatch.setattr(stepper_module, "release", flaky)
     user = await make.user(points=30)
     task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
     async with stepping(runtime):
@@ -337,25 +337,25 @@ async def test_no_more_is_claimed_than_can_be_given_back(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that waited here for long would lose their leases, and count as left by a crash."""
-    monkeypatch.setattr(stepper_module, "MOST_IN_A_RETURN", 2)
-    stepper = Stepper(runtime)
+    monkeypatch.setattr(stepper_module, "MAX_RELEASE_ROWS", 2)
+    runner = TaskRunner(runtime)
     user = await make.user(points=30 * 4)
     for n in range(2):
         await make.task_no(user, f"done {n}")
-    for visit in await claim_due(runtime.sessions, ALL, 9, 30):
-        stepper._release(visit, as_it_was(visit, 60.0))
+    for visit in await claim_due(runtime.database, ALL, 9, 30):
+        runner._release(visit, unchanged(visit, 60.0))
     fresh = await make.task_no(user, "fresh")
     untouched = "SELECT COUNT(*) FROM tasks WHERE task_no = :no AND lease_until IS NULL AND version = 0"
-    assert not await stepper._claim_once()
+    assert not await runner._claim_once()
     assert (await execute(runtime, untouched, no=fresh)).scalar() == 1
-    await stepper._flush_returns()
-    assert stepper._woken.is_set()
-    assert await find_work(runtime.sessions, [ALL]) == [True]
-    await stepper._claim_once()
+    await runner._flush_releases()
+    assert runner._woken.is_set()
+    assert await has_due(runtime.database, [ALL]) == [True]
+    await runner._claim_once()
     assert (await execute(runtime, untouched, no=fresh)).scalar() == 0
-    stepper.stop()
-    await stepper._wind_down()
-    await stepper._flush_returns()
+    runner.stop()
+    await runner._drain()
+    await runner._flush_releases()
 
 
 @pytest.mark.worlds("real")
@@ -366,4 +366,4 @@ async def test_the_work_goes_on_without_redis(make: Maker, runtime: Runtime) -> 
         maker = Maker(deaf, make.api)
         user = await maker.user(points=30)
         assert (await make.ended(user, await make.task_no(user)))["status"] == "completed"
-        deaf.notices.publish(user.id, "x")
+        deaf.pubsub.publish(user.id, "x")

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from app.errors import InvalidParameter
 
-LONGEST_FIELD = 100  # of a field's name said back to a caller, who made it up
+MAX_FIELD_LENGTH = 100  # of a field's name said back to a caller, who made it up
 IMAGE_URL = "imageUrl"
 
 
@@ -30,7 +30,7 @@ class UpstreamRequest(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ActionInput:
     """What a caller wants of an action: every field right by itself, their combination not yet judged."""
 
     task_type: str
@@ -47,22 +47,24 @@ class Action:
     params: Mapping[str, type[CallerParams]]  # by task type
     submit_path: str
     status_path: str | None  # with a {task_id}; None where the answer to the submit is the result
-    build: Callable[[Order], dict[str, Any]]
+    build: Callable[[ActionInput], dict[str, Any]]
     read_urls: Callable[[dict[str, Any]], tuple[str, ...]]  # the results in the body of an answer
     media: Literal["image", "video"]
-    usual_seconds: float
-    most_references: int
-    longest_prompt: int
+    typical_seconds: float
+    max_references: int
+    max_prompt_length: int
     needs_prompt: bool = True
     url_params: tuple[str, ...] = ()  # the caller's params that hold links
-    picture_fields: tuple[str, ...] = ()  # of the request: links to pictures
-    media_fields: tuple[str, ...] = ()  # of the request: links to films and sounds
+    image_url_fields: tuple[str, ...] = ()  # of the request: links to pictures
+    av_url_fields: tuple[str, ...] = ()  # of the request: links to films and sounds
     normalize_profile: str = ""  # how SEE2AI normalizes the pictures of this action
     provider: str = "see2ai"  # whose key and purse it takes: what goes wrong with one keeps no other's tasks waiting
-    told_as: Mapping[str, str] = field(default_factory=dict)  # of the request, where it is not `params.<camelCase>`
+    caller_field_names: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the request, where it is not `params.<camelCase>`
 
 
-def fold_params(
+def merge_params(
     action: Action, task_type: str, fixed: dict[str, Any], defaults: dict[str, Any], asked: dict[str, Any]
 ) -> CallerParams:
     """The settings of one task: the row's defaults, then the caller's, then what the row fixes.
@@ -71,31 +73,31 @@ def fold_params(
     """
     for name in asked:
         if name in fixed:
-            raise InvalidParameter(f"params.{name}"[:LONGEST_FIELD], "由模型固定，不能修改")
+            raise InvalidParameter(f"params.{name}"[:MAX_FIELD_LENGTH], "由模型固定，不能修改")
     params = action.params[task_type]
     try:
         return params.model_validate({**defaults, **asked, **fixed})
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        name = ".".join(["params", *(str(part) for part in fault["loc"])])[:LONGEST_FIELD]
+        name = ".".join(["params", *(str(part) for part in fault["loc"])])[:MAX_FIELD_LENGTH]
         if fault["type"] == "extra_forbidden":
-            known = "、".join(caller_schema(params, fixed)["properties"])
+            known = "、".join(params_schema(params, fixed)["properties"])
             raise InvalidParameter(name, f"不支持，可用参数: {known}") from None
         raise InvalidParameter(name, _problem(fault)) from None
 
 
-def build_request(action: Action, order: Order) -> dict[str, Any]:
+def build_request(action: Action, order: ActionInput) -> dict[str, Any]:
     """The body for SEE2AI. Raises InvalidParameter naming the caller's own field for whatever SEE2AI would refuse."""
     try:
         return action.build(order)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         name = str(fault["loc"][0]) if fault["loc"] else ""
-        told = action.told_as.get(name, f"params.{to_camel(name)}")
+        told = action.caller_field_names.get(name, f"params.{to_camel(name)}")
         raise InvalidParameter(told, _problem(fault)) from None
 
 
-def require_pictures(order: Order, *others: str | None) -> None:
+def require_reference_images(order: ActionInput, *others: str | None) -> None:
     """`imageUrl` must be there for an image_to_… task (or one of `others`), and must not for a text_to_… one."""
     if order.task_type.startswith("text_to_"):
         if order.references:
@@ -120,20 +122,20 @@ def _problem(fault: Any) -> str:
     return "类型或取值错误"
 
 
-def caller_schema(params: type[CallerParams], fixed: dict[str, Any]) -> dict[str, Any]:
+def params_schema(params: type[CallerParams], fixed: dict[str, Any]) -> dict[str, Any]:
     """JSON Schema of what a caller may set on a model that fixes the names in `fixed`."""
     schema = _schema(params)
     properties = {name: rule for name, rule in schema.get("properties", {}).items() if name not in fixed}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def list_urls(value: Any) -> tuple[str, ...]:
+def as_urls(value: Any) -> tuple[str, ...]:
     """The links in a value of an answer that ought to be one link or a list of them; what is none is left out."""
     values = value if isinstance(value, list) else [value]
     return tuple(url for url in values if isinstance(url, str) and url and url.isprintable())
 
 
-def links_of(request: dict[str, Any], fields: Iterable[str]) -> list[str]:
+def urls_in(request: dict[str, Any], fields: Iterable[str]) -> list[str]:
     """All links that stand in these fields of a request, in their order."""
     found: list[str] = []
     for field_ in fields:

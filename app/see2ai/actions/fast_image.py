@@ -12,21 +12,21 @@ from pydantic import Field
 from app.see2ai.actions.action import (
     IMAGE_URL,
     Action,
+    ActionInput,
     CallerParams,
-    Order,
     UpstreamRequest,
-    list_urls,
-    require_pictures,
+    as_urls,
+    require_reference_images,
 )
 
 AUTO = "auto"
 SQUARE = "1:1"
-LONGEST_PROMPT = 20_000
-MOST_REFERENCES = 14
-MOST_RESULTS = 16
+MAX_PROMPT_LENGTH = 20_000
+MAX_REFERENCES = 14
+MAX_RESULTS = 16
 
 Ratio = Literal["1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9"]
-AskedRatio = Literal[
+RequestedRatio = Literal[
     "auto",
     "1:1",
     "1:4",
@@ -49,7 +49,7 @@ RATIOS: tuple[str, ...] = Ratio.__args__  # type: ignore[attr-defined]
 class FastImageParams(CallerParams):
     """Settings of a fast picture, as a caller writes them."""
 
-    aspect_ratio: Annotated[AskedRatio, Field(description="宽高比；auto 为自动")] = "auto"
+    aspect_ratio: Annotated[RequestedRatio, Field(description="宽高比；auto 为自动")] = "auto"
     resolution: Annotated[Literal["1K", "2K"], Field(description="输出分辨率")] = "1K"
     output_format: Annotated[Literal["jpg", "jpeg", "png"], Field(description="输出图片格式")] = "jpg"
 
@@ -57,16 +57,16 @@ class FastImageParams(CallerParams):
 class FastImageRequest(UpstreamRequest):
     """The Input Schema `ImageGenerationInput`. `image_input` is sent also when empty."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
-    image_input: Annotated[list[str], Field(max_length=MOST_REFERENCES)]
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_LENGTH)]
+    image_input: Annotated[list[str], Field(max_length=MAX_REFERENCES)]
     aspect_ratio: Ratio
     resolution: Literal["1K", "2K"]
     output_format: Literal["jpg", "jpeg", "png"]
 
 
-def build(order: Order) -> dict[str, Any]:
+def build(order: ActionInput) -> dict[str, Any]:
     """The body for SEE2AI; `aspect_ratio` may still be `auto` where references decide it."""
-    require_pictures(order)
+    require_reference_images(order)
     params = order.params
     assert isinstance(params, FastImageParams)  # noqa: S101 (for the type checker: the registry pairs them)
     is_auto = params.aspect_ratio == AUTO
@@ -83,7 +83,7 @@ def build(order: Order) -> dict[str, Any]:
 
 
 def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
-    return list_urls(body.get("result_urls"))[:MOST_RESULTS]
+    return as_urls(body.get("result_urls"))[:MAX_RESULTS]
 
 
 def resolve_ratio(size: tuple[int, int] | None) -> str:
@@ -107,10 +107,10 @@ FAST_IMAGE = Action(
     build=build,
     read_urls=read_urls,
     media="image",
-    usual_seconds=60,
-    most_references=MOST_REFERENCES,
-    longest_prompt=LONGEST_PROMPT,
-    picture_fields=("image_input",),
+    typical_seconds=60,
+    max_references=MAX_REFERENCES,
+    max_prompt_length=MAX_PROMPT_LENGTH,
+    image_url_fields=("image_input",),
     normalize_profile="image_generation_reference",
-    told_as={"prompt": "prompt", "image_input": IMAGE_URL},
+    caller_field_names={"prompt": "prompt", "image_input": IMAGE_URL},
 )

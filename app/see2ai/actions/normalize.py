@@ -7,11 +7,11 @@ from pydantic import Field
 from app.see2ai.actions.action import (
     IMAGE_URL,
     Action,
+    ActionInput,
     CallerParams,
-    Order,
     UpstreamRequest,
-    list_urls,
-    require_pictures,
+    as_urls,
+    require_reference_images,
 )
 
 Profile = Literal[
@@ -23,7 +23,7 @@ Profile = Literal[
     "video_kling_reference",
     "image_generation_reference",
 ]
-LONGEST_NOTE = 1000
+MAX_NOTE_LENGTH = 1000
 
 
 class NormalizeParams(CallerParams):
@@ -39,14 +39,14 @@ class NormalizeRequest(UpstreamRequest):
     profile: Profile
 
 
-def build(order: Order) -> dict[str, Any]:
+def build(order: ActionInput) -> dict[str, Any]:
     """A prompt given is the caller's own note: SEE2AI has no field for it."""
-    require_pictures(order)
+    require_reference_images(order)
     return NormalizeRequest(image_url=order.references[0], **order.params.model_dump()).model_dump()
 
 
 def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
-    return list_urls(body.get("normalized_url"))[:1]
+    return as_urls(body.get("normalized_url"))[:1]
 
 
 NORMALIZE = Action(
@@ -57,10 +57,10 @@ NORMALIZE = Action(
     build=build,
     read_urls=read_urls,
     media="image",
-    usual_seconds=5,
-    most_references=1,
-    longest_prompt=LONGEST_NOTE,
+    typical_seconds=5,
+    max_references=1,
+    max_prompt_length=MAX_NOTE_LENGTH,
     needs_prompt=False,
-    picture_fields=("image_url",),
-    told_as={"image_url": IMAGE_URL},
+    image_url_fields=("image_url",),
+    caller_field_names={"image_url": IMAGE_URL},
 )

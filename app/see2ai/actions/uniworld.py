@@ -5,14 +5,21 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from app.errors import InvalidParameter
-from app.see2ai.actions.action import Action, CallerParams, Order, UpstreamRequest, list_urls, require_pictures
+from app.see2ai.actions.action import (
+    Action,
+    ActionInput,
+    CallerParams,
+    UpstreamRequest,
+    as_urls,
+    require_reference_images,
+)
 
-LONGEST_PROMPT = 5000
-LONGEST_STYLE = 255
-MOST_PIXELS = 64_000_000  # more we could not take as a result
+MAX_PROMPT_LENGTH = 5000
+MAX_STYLE_LENGTH = 255
+MAX_PIXELS = 64_000_000  # more we could not take as a result
 
 Edge = Annotated[int, Field(ge=1, le=16_384, description="画布边长（像素）")]
-Style = Annotated[str, Field(max_length=LONGEST_STYLE)]
+Style = Annotated[str, Field(max_length=MAX_STYLE_LENGTH)]
 
 
 class UniworldParams(CallerParams):
@@ -31,7 +38,7 @@ class UniworldParams(CallerParams):
 class UniworldRequest(UpstreamRequest):
     """The Input Schema `ImageUniworldV2Input`. Both canvas sides or none."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_LENGTH)]
     canvas_w: Edge | None
     canvas_h: Edge | None
     style: Style | None
@@ -46,13 +53,13 @@ class UniworldRequest(UpstreamRequest):
         if (self.canvas_w is None) != (self.canvas_h is None):
             missing = "params.canvasW" if self.canvas_w is None else "params.canvasH"
             raise InvalidParameter(missing, "画布宽高须同时设置")
-        if (self.canvas_w or 0) * (self.canvas_h or 0) > MOST_PIXELS:
-            raise InvalidParameter("params.canvasW", f"画布最多 {MOST_PIXELS // 10**6} 百万像素")
+        if (self.canvas_w or 0) * (self.canvas_h or 0) > MAX_PIXELS:
+            raise InvalidParameter("params.canvasW", f"画布最多 {MAX_PIXELS // 10**6} 百万像素")
         return self
 
 
-def build(order: Order) -> dict[str, Any]:
-    require_pictures(order)
+def build(order: ActionInput) -> dict[str, Any]:
+    require_reference_images(order)
     request = UniworldRequest(prompt=order.prompt, **order.params.model_dump())
     return request.model_dump(exclude_none=True)
 
@@ -62,7 +69,7 @@ def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
     result = body.get("result")
     nested = result if isinstance(result, dict) else {}
     for place in (body.get("image_url"), nested.get("final_url"), nested.get("provider_final_url")):
-        if urls := list_urls(place):
+        if urls := as_urls(place):
             return urls[:1]
     return ()
 
@@ -75,8 +82,8 @@ UNIWORLD = Action(
     build=build,
     read_urls=read_urls,
     media="image",
-    usual_seconds=120,
-    most_references=0,
-    longest_prompt=LONGEST_PROMPT,
-    told_as={"prompt": "prompt"},
+    typical_seconds=120,
+    max_references=0,
+    max_prompt_length=MAX_PROMPT_LENGTH,
+    caller_field_names={"prompt": "prompt"},
 )

@@ -12,27 +12,27 @@ from app.errors import InvalidParameter
 from app.see2ai.actions.action import (
     IMAGE_URL,
     Action,
+    ActionInput,
     CallerParams,
-    Order,
     UpstreamRequest,
-    list_urls,
-    require_pictures,
+    as_urls,
+    require_reference_images,
 )
 
-LONGEST_PROMPT = 20_000  # ours: SEE2AI states none
-MOST_PICTURES = 9
-MOST_FILMS = 3
-MOST_SOUNDS = 3
-MOST_MATERIAL = 12
-MOST_RESULTS = 16
+MAX_PROMPT_LENGTH = 20_000  # ours: SEE2AI states none
+MAX_IMAGES = 9
+MAX_VIDEOS = 3
+MAX_AUDIO_FILES = 3
+MAX_INPUTS = 12
+MAX_RESULTS = 16
 MODEL_IDS = {"standard": "doubao-seedance-2-0-260128", "fast": "doubao-seedance-2-0-fast-260128"}
 
 Duration = Literal[-1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
 SeedResolution = Literal["480p", "720p"]
 Resolution = Literal["480p", "720p", "1080p"]
 Ratio = Literal["adaptive", "16:9", "9:16", "1:1", "21:9", "4:3", "3:4"]
-Films = Annotated[list[str], Field(max_length=MOST_FILMS)]
-Sounds = Annotated[list[str], Field(max_length=MOST_SOUNDS)]
+Films = Annotated[list[str], Field(max_length=MAX_VIDEOS)]
+Sounds = Annotated[list[str], Field(max_length=MAX_AUDIO_FILES)]
 
 
 class TextVideoParams(CallerParams):
@@ -62,7 +62,7 @@ class ImageVideoParams(TextVideoParams):
     face_image_url: Annotated[str | None, Field(description="含真人脸的参考图链接")] = None
 
 
-class HintedVideoParams(ImageVideoParams):
+class VideoParams2026(ImageVideoParams):
     """Hints that the later form takes: null lets SEE2AI find out for itself."""
 
     first_frame_has_face: Annotated[bool | None, Field(description="首帧含真人脸；不传为自动识别")] = None
@@ -81,7 +81,7 @@ class VideoRequest(UpstreamRequest):
     """What both forms of `VideoGenerationInput` share, and the rules over several fields."""
 
     model_name: Literal["doubao-seedance-2-0-260128", "doubao-seedance-2-0-fast-260128"]
-    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_LENGTH)]
     first_frame_url: str | None = None
     last_frame_url: str | None = None
     video_url: str | None = None
@@ -102,7 +102,7 @@ class VideoRequest(UpstreamRequest):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def fits_together(self) -> "VideoRequest":
+    def check_combination(self) -> "VideoRequest":
         films = _all(self.video_url, self.video_urls)
         sounds = _all(self.audio_url, self.audio_urls)
         frames = _all(self.first_frame_url, [self.last_frame_url] if self.last_frame_url else [])
@@ -115,10 +115,10 @@ class VideoRequest(UpstreamRequest):
                     raise InvalidParameter(f"params.{named}", "不能与首帧、尾帧同时使用")
         if sounds and not (films or self.references()):
             raise InvalidParameter("params.audioUrls", "须同时有参考图或参考视频")
-        if len(pictures) > MOST_PICTURES:
-            raise InvalidParameter(IMAGE_URL, f"图片最多 {MOST_PICTURES} 张")
-        if len(pictures) + len(films) + len(sounds) > MOST_MATERIAL:
-            raise InvalidParameter(IMAGE_URL, f"图片、视频、音频合计最多 {MOST_MATERIAL} 个")
+        if len(pictures) > MAX_IMAGES:
+            raise InvalidParameter(IMAGE_URL, f"图片最多 {MAX_IMAGES} 张")
+        if len(pictures) + len(films) + len(sounds) > MAX_INPUTS:
+            raise InvalidParameter(IMAGE_URL, f"图片、视频、音频合计最多 {MAX_INPUTS} 个")
         return self
 
 
@@ -135,7 +135,7 @@ class SeedVideoRequest(VideoRequest):
         return [*faceless, self.face_image_url] if self.face_image_url else faceless
 
 
-class NewVideoRequest(VideoRequest):
+class VideoRequest2026(VideoRequest):
     """The form since 2026-04-26: references of one kind, faces told by hints that may be left out."""
 
     reference_image_url: str | None = None
@@ -152,7 +152,7 @@ def _all(one: str | None, many: list[str] | None) -> list[str]:
     return [*([one] if one else []), *(many or [])]
 
 
-def _build_seed(order: Order) -> dict[str, Any]:
+def _build_seed(order: ActionInput) -> dict[str, Any]:
     request, references, face = _common_fields(order)
     request |= _one_or_many("non_face_image_url", references)
     if face:
@@ -160,7 +160,7 @@ def _build_seed(order: Order) -> dict[str, Any]:
     return SeedVideoRequest(**request).model_dump(exclude_none=True)
 
 
-def _build_new(order: Order) -> dict[str, Any]:
+def _build_2026(order: ActionInput) -> dict[str, Any]:
     request, references, face = _common_fields(order)
     request |= _one_or_many("reference_image_url", [*references, face] if face else references)
     request["reference_image_contains_real_face"] = True if face else None
@@ -170,10 +170,10 @@ def _build_new(order: Order) -> dict[str, Any]:
             told = "firstFrameHasFace" if frame == "first_frame" else "lastFrameHasFace"
             raise InvalidParameter(f"params.{told}", "没有对应的首帧或尾帧")
         request[f"{frame}_contains_real_face"] = hint
-    return NewVideoRequest(**request).model_dump(exclude_none=True)
+    return VideoRequest2026(**request).model_dump(exclude_none=True)
 
 
-def _common_fields(order: Order) -> tuple[dict[str, Any], list[str], str | None]:
+def _common_fields(order: ActionInput) -> tuple[dict[str, Any], list[str], str | None]:
     """What both forms share; the reference pictures without a face; the one with a face."""
     params = order.params
     assert isinstance(params, TextVideoParams)  # noqa: S101 (for the type checker: the registry pairs them)
@@ -191,9 +191,9 @@ def _common_fields(order: Order) -> tuple[dict[str, Any], list[str], str | None]
         **_one_or_many("audio_url", params.audio_urls),
     }
     if not isinstance(params, ImageVideoParams):
-        require_pictures(order)
+        require_reference_images(order)
         return request, [], None
-    require_pictures(order, params.face_image_url, params.last_frame_url)
+    require_reference_images(order, params.face_image_url, params.last_frame_url)
     request["last_frame_url"] = params.last_frame_url
     if params.image_role == "reference" or not order.references:
         return request, list(order.references), params.face_image_url
@@ -211,7 +211,7 @@ def _one_or_many(field: str, urls: list[str]) -> dict[str, Any]:
 
 
 def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
-    return list_urls(body.get("result_urls"))[:MOST_RESULTS]
+    return as_urls(body.get("result_urls"))[:MAX_RESULTS]
 
 
 def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: Any) -> Action:
@@ -223,11 +223,11 @@ def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: An
         build=build,
         read_urls=read_urls,
         media="video",
-        usual_seconds=240,
-        most_references=MOST_PICTURES,
-        longest_prompt=LONGEST_PROMPT,
+        typical_seconds=240,
+        max_references=MAX_IMAGES,
+        max_prompt_length=MAX_PROMPT_LENGTH,
         url_params=("lastFrameUrl", "faceImageUrl", "videoUrls", "audioUrls"),
-        picture_fields=(
+        image_url_fields=(
             "first_frame_url",
             "last_frame_url",
             "non_face_image_url",
@@ -236,11 +236,11 @@ def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: An
             "reference_image_url",
             "reference_image_urls",
         ),
-        media_fields=("video_url", "video_urls", "audio_url", "audio_urls"),
+        av_url_fields=("video_url", "video_urls", "audio_url", "audio_urls"),
         normalize_profile="video_seedance_reference",
-        told_as={"prompt": "prompt"},
+        caller_field_names={"prompt": "prompt"},
     )
 
 
 VIDEO_SEED = _video(SeedTextVideoParams, SeedImageVideoParams, _build_seed)
-VIDEO_2026_04 = _video(TextVideoParams, HintedVideoParams, _build_new)
+VIDEO_2026_04 = _video(TextVideoParams, VideoParams2026, _build_2026)

@@ -42,9 +42,9 @@ UPLOAD_SECONDS = 300.0
 LONG_POLL_SECONDS = 30
 WATCHED_POLL_SECONDS = 5  # where somebody wants to see it move
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 75.0  # the gateway pings every 30 s: whoever is silent for longer is gone
+RETRY_DELAY_SECONDS = 75.0  # the gateway pings every 30 s: whoever is silent for longer is gone
 MOST_BREAKS = 3  # of the WebSocket in one wait, which then goes on by polling
-LARGEST_MESSAGE = 8_000_000
+MAX_MESSAGE_BYTES = 8_000_000
 TOLERANCE_SECONDS = 300.0
 
 Credential = str | Callable[[], str | Awaitable[str]]
@@ -189,10 +189,12 @@ class Gateway:
         hello = {"type": "auth", "token": await self._token()} | ({"since": since} if since else {})
         url = "ws" + self._base.removeprefix("http") + "/user/ai/tasks/ws"
         try:
-            async with connect(url, open_timeout=CONNECT_SECONDS, close_timeout=1, max_size=LARGEST_MESSAGE) as socket:
+            async with connect(
+                url, open_timeout=CONNECT_SECONDS, close_timeout=1, max_size=MAX_MESSAGE_BYTES
+            ) as socket:
                 await socket.send(json.dumps(hello))
                 while True:
-                    async with asyncio.timeout(SILENT_SECONDS):
+                    async with asyncio.timeout(RETRY_DELAY_SECONDS):
                         message = await socket.recv()
                     yield json.loads(message)
         except (OSError, WebSocketException):  # TimeoutError is an OSError

@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "clients"
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 NODE_FLAGS = ([], ["--experimental-websocket"])
 
 
@@ -85,7 +85,7 @@ class Call:
     def end(self) -> dict[str, Any]:
         """`{"result"}` or `{"error"}`; fails where the program did not end by itself, and well."""
         try:
-            output, complaints = self._popen.communicate(timeout=PATIENCE_SECONDS)
+            output, complaints = self._popen.communicate(timeout=TIMEOUT_SECONDS)
         finally:
             self._popen.kill()
         assert self._popen.returncode == 0, complaints

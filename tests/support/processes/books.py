@@ -54,7 +54,7 @@ class Books:
     async def submit_with_chores(self, prompt: str) -> str:
         """A task that has something done before SEE2AI is asked for it: its reference is normalized."""
         fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
-        await set_model(self.runtime.sessions, IMAGE_MODEL, {"params": fixed})
+        await set_model(self.runtime.database, IMAGE_MODEL, {"params": fixed})
         asked = Submission(IMAGE_MODEL, prompt, "https://example.com/a.jpg")
         return str((await submit_task(self.runtime, self.user_id, asked))["task_no"])
 
@@ -62,14 +62,14 @@ class Books:
         return next(row for row in await self.rows() if row["task_no"] == task_no)
 
     async def rows(self) -> list[dict[str, Any]]:
-        async with self.runtime.sessions.read() as session:
-            return [dict(row._mapping) for row in await session.execute(select(tasks).order_by(tasks.c.id))]
+        async with self.runtime.database.read() as connection:
+            return [dict(row._mapping) for row in await connection.execute(select(tasks).order_by(tasks.c.id))]
 
     async def kinds(self, task_id: int) -> list[str]:
         """The ledger's entries of one task, in order: ["deduct", "settle"] is a good life."""
         entries = select(points_ledger.c.kind).where(points_ledger.c.task_id == task_id).order_by(points_ledger.c.id)
-        async with self.runtime.sessions.read() as session:
-            return list(await session.scalars(entries))
+        async with self.runtime.database.read() as connection:
+            return list(await connection.scalars(entries))
 
     async def all_ended(self, seconds: float = 120.0) -> list[dict[str, Any]]:
         """Every task's row once all have ended; fails where one has not in time."""
@@ -81,7 +81,7 @@ class Books:
                     if rows and all(row["status"] in ENDED for row in rows):
                         return rows
                     await asyncio.sleep(0.1)
-        shown = ("task_no", "status", "step", "version", "attempts", "crashes", "next_run_at", "lease_until", "steps")
+        shown = ("task_no", "status", "step", "version", "attempts", "crashes", "next_run_at", "lease_until", "history")
         raise AssertionError([{name: row[name] for name in shown} for row in rows if row["status"] not in ENDED])
 
     async def prove(self) -> None:
@@ -90,7 +90,7 @@ class Books:
         for row in await self.rows():
             end = [ends[row["status"]]] if row["status"] in ends else []
             assert await self.kinds(row["id"]) == ["deduct", *end], row
-        assert await audit(self.runtime.sessions) == []
+        assert await audit(self.runtime.database) == []
 
 
 @asynccontextmanager
@@ -102,8 +102,8 @@ async def open_books(env: dict[str, Any], *, points: int = 1000, user_id: int | 
     """
     async with open_runtime(Settings(_env_file=None, **(env | {"lease_seconds": 120}))) as runtime:
         if user_id is None:
-            user_id = await create_user(runtime.sessions)
-            await ledger.grant(runtime.sessions, user_id=user_id, points=points, ref=f"test:{user_id}")
+            user_id = await create_user(runtime.database)
+            await ledger.grant(runtime.database, user_id=user_id, points=points, ref=f"test:{user_id}")
         yield Books(runtime, user_id)
 
 

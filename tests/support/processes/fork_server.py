@@ -34,9 +34,9 @@ class Server:
     """Forks a child for each connection, and tells its exit code there."""
 
     def __init__(self, path: Path) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{path}.new")
-        self._listener.listen(64)
+        self._subscription = socket.socket(socket.AF_UNIX)
+        self._subscription.bind(f"{path}.new")
+        self._subscription.listen(64)
         Path(f"{path}.new").rename(path)  # whoever sees it can connect
         self._wakeup, write_end = socket.socketpair()
         write_end.setblocking(False)
@@ -48,7 +48,7 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
-            for one in (self._listener, self._wakeup):
+            for one in (self._subscription, self._wakeup):
                 selector.register(one, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
@@ -59,7 +59,7 @@ class Server:
                         return request
 
     def _accept(self) -> dict[str, Any] | None:
-        connection, _ = self._listener.accept()
+        connection, _ = self._subscription.accept()
         with connection.makefile("r") as lines:
             line = lines.readline()
         if not line:
@@ -69,7 +69,7 @@ class Server:
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for one in (connection, self._listener, self._wakeup, self._write_end, *self._children.values()):
+            for one in (connection, self._subscription, self._wakeup, self._write_end, *self._children.values()):
                 one.close()
             return dict(json.loads(line))
         self._children[pid] = connection

@@ -7,13 +7,13 @@ from typing import Any
 from app.cli import main
 from app.runtime import Runtime
 from app.tasks import advance
-from app.tasks.claim import Visit
+from app.tasks.claim import ClaimedTask
 
 WORD = "poison"
-_host_results = advance.host_results
+_host_results = advance.rehost_results
 
 
-async def _crash(runtime: Runtime, visit: Visit) -> Any:
+async def _crash(runtime: Runtime, visit: ClaimedTask) -> Any:
     if WORD in visit.upstream_request["prompt"]:
         print("poisoned:", visit.task_no, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -21,5 +21,5 @@ async def _crash(runtime: Runtime, visit: Visit) -> Any:
 
 
 if __name__ == "__main__":
-    advance.host_results = _crash  # type: ignore[assignment]
+    advance.rehost_results = _crash  # type: ignore[assignment]
     main()

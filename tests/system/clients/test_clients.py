@@ -76,10 +76,10 @@ class Gateway:
     def user(self, points: int = POINTS) -> User:
         async def make() -> User:
             async with open_runtime(self._settings) as runtime:
-                user_id = await create_user(runtime.sessions)
+                user_id = await create_user(runtime.database)
                 if points:
-                    await ledger.grant(runtime.sessions, user_id=user_id, points=points, ref=f"clients:{user_id}")
-                api_key = await create_key(runtime.sessions, user_id)
+                    await ledger.grant(runtime.database, user_id=user_id, points=points, ref=f"clients:{user_id}")
+                api_key = await create_key(runtime.database, user_id)
                 return User(sign_token(self._settings, user_id), api_key)
 
         return asyncio.run(make())
@@ -108,7 +108,7 @@ class Gateway:
     def audit(self) -> None:
         async def look() -> None:
             async with open_runtime(self._settings) as runtime:
-                assert await audit(runtime.sessions) == []
+                assert await audit(runtime.database) == []
 
         asyncio.run(look())
 

@@ -57,7 +57,7 @@ def _is_off(process: Process, seconds: int) -> None:
 
 async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) -> None:
     async with open_books(env) as books:
-        key = await create_key(books.runtime.sessions, books.user_id)
+        key = await create_key(books.runtime.database, books.user_id)
         # Longer than a lease in one visit: were the lease judged by a node's clock, the other would take it.
         for number in range(GOOD):
             prompt = f"clock-{number}- [[sandbox: take 0.2; poll hang 7 once]]"
@@ -70,7 +70,7 @@ async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) ->
                 assert (row["status"], row["error_code"]) == ("failed", "TIMED_OUT")
                 assert DEADLINE_SECONDS - 1 < lived < SKEW_SECONDS / 2
             else:
-                assert row["status"] == "completed", row["steps"]
+                assert row["status"] == "completed", row["history"]
                 assert lived < SKEW_SECONDS / 2
             born = row["created_at"].replace(tzinfo=UTC)
             assert abs((datetime.now(UTC) - born).total_seconds()) < SKEW_SECONDS / 2
@@ -82,10 +82,10 @@ async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) ->
 async def _points_expire_by_the_same_clock(books: Books, origins: dict[int, str]) -> None:
     """Points for a minute are good on the node that is ahead; points for seconds are gone on the one behind."""
     for skew, seconds, status in ((SKEW_SECONDS, 60, 200), (-SKEW_SECONDS, 5, 402)):
-        user_id = await create_user(books.runtime.sessions)
+        user_id = await create_user(books.runtime.database)
         expires = datetime.now(UTC) + timedelta(seconds=seconds)
-        await ledger.grant(books.runtime.sessions, user_id=user_id, points=30, ref=f"clock:{skew}", expires=expires)
-        key = await create_key(books.runtime.sessions, user_id)
+        await ledger.grant(books.runtime.database, user_id=user_id, points=30, ref=f"clock:{skew}", expires=expires)
+        key = await create_key(books.runtime.database, user_id)
         if status == 402:
             await asyncio.sleep(seconds + 0.5)
         answer = await _submit(origins[skew], key, "clock-points- [[sandbox: take 0.1]]")

@@ -173,12 +173,12 @@ def test_an_unheard_commit_of_a_redeem_is_answered_and_granted_once(gateway: Gat
 
 async def _unheard_redeem(gateway: Gateway) -> None:
     async with proved(gateway) as books:
-        sessions = books.runtime.sessions
-        (code,) = await create_codes(sessions, count=1, points=50, batch=f"{gateway.word}{books.user_id}")
-        gateway.api_proxy.lose = [b"UPDATE points_codes"]
+        database = books.runtime.database
+        (code,) = await create_codes(database, count=1, points=50, batch=f"{gateway.word}{books.user_id}")
+        gateway.api_proxy.lose = [b"UPDATE redeem_codes"]
         for _ in range(2):
             answer = await gateway.post(books, "/user/points/redeem", {"code": code})
-            assert gateway.api_proxy.lost[-1] == b"UPDATE points_codes"
+            assert gateway.api_proxy.lost[-1] == b"UPDATE redeem_codes"
             assert answer.status_code == 200, answer.text
             assert answer.json()["data"] == {"points": 50, "balance": 1050, "expireTime": None}
         assert (await gateway.submit(books, "花掉 [[sandbox: take 0.1]]")).json()["data"]["balance"] == 1020

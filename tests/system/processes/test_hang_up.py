@@ -18,7 +18,7 @@ from tests.support.processes.process import Processes
 from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
-CALLERS = 40
+PUBLIC_PREFIXES = 40
 STEP_SECONDS = 0.001  # the first hangs up at once, each other a little later: together they cover a whole submit
 
 
@@ -37,9 +37,9 @@ def test_one_task_however_the_answer_is_lost(
 
 
 async def _run(env: dict[str, Any], port: int, sandbox: Server) -> None:
-    async with open_books(env, points=30 * 2 * CALLERS) as books:
-        key = await create_key(books.runtime.sessions, books.user_id)
-        words = [f"hang-up-{number:02d}-" for number in range(CALLERS)]
+    async with open_books(env, points=30 * 2 * PUBLIC_PREFIXES) as books:
+        key = await create_key(books.runtime.database, books.user_id)
+        words = [f"hang-up-{number:02d}-" for number in range(PUBLIC_PREFIXES)]
         for number, word in enumerate(words):
             await asyncio.to_thread(_hang_up, port, key, word, number * STEP_SECONDS)
         once_more = {word: await _submit(port, key, word) for word in words}

@@ -155,7 +155,7 @@ async def _kill_api(stage: Stage, point: str, env: dict[str, Any], processes: Pr
     prompt, word = prompt_and_word()
     origin = f"http://127.0.0.1:{env['port']}"
     async with open_books(env) as books:
-        key = await create_key(books.runtime.sessions, books.user_id)
+        key = await create_key(books.runtime.database, books.user_id)
         doomed = processes.gateway("serve", gateway_fault=f"{point}:kill:{stage.folder / 'struck'}")
         worker = processes.worker()
         doomed.answers(f"{origin}/healthz")
@@ -285,10 +285,10 @@ def test_the_books_are_not_cut_off_where_their_interpreter_is_slow(
     """Of ten cases side by side, one may rest for longer than a gateway's lease between two statements."""
 
     async def rest(env: dict[str, Any]) -> None:
-        async with open_books(env) as books, books.runtime.sessions.begin() as session:
-            await session.execute(select(tasks.c.id))
+        async with open_books(env) as books, books.runtime.database.begin() as connection:
+            await connection.execute(select(tasks.c.id))
             time.sleep(LEASE_SECONDS + 1)
-            await session.execute(select(tasks.c.id))
+            await connection.execute(select(tasks.c.id))
 
     with own_database() as url:
         asyncio.run(rest(environment(real_services, sandbox_server, url)))
@@ -316,7 +316,7 @@ def _check_end(outcome: Outcome, point: str) -> None:
         assert outcome.row["suspected_orphan"]
         assert outcome.jobs == (1 if point == "send.after_answer" else 0)
     else:
-        assert outcome.row["status"] == "completed", outcome.row["steps"]
+        assert outcome.row["status"] == "completed", outcome.row["history"]
         assert not outcome.row["suspected_orphan"]
         assert outcome.jobs == 1
 

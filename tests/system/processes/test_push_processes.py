@@ -45,7 +45,7 @@ def ground(services: RealServices, sandbox_server: Server, tmp_path: Path) -> It
             yield processes, env
 
 
-class Listener:
+class Subscription:
     """A user, what they submitted, and what they were told: by task the states in order, and the newest event id."""
 
     def __init__(self, user_id: int, token: str) -> None:
@@ -80,21 +80,21 @@ class Listener:
             assert ranks == sorted(ranks), states
 
 
-async def arrive(books: Books, number: int) -> list[Listener]:
+async def arrive(books: Books, number: int) -> list[Subscription]:
     """Users with points for all that they will submit."""
-    sessions, people = books.runtime.sessions, []
+    database, people = books.runtime.database, []
     for _ in range(number):
-        user_id = await create_user(sessions)
-        await ledger.grant(sessions, user_id=user_id, points=30 * TASKS, ref=f"push:{user_id}")
-        people.append(Listener(user_id, sign_token(books.runtime.settings, user_id)))
+        user_id = await create_user(database)
+        await ledger.grant(database, user_id=user_id, points=30 * TASKS, ref=f"push:{user_id}")
+        people.append(Subscription(user_id, sign_token(books.runtime.settings, user_id)))
     return people
 
 
-async def submit(books: Books, people: list[Listener], number: int) -> None:
+async def submit(books: Books, people: list[Subscription], number: int) -> None:
     """As many for each, eight at a time; four of five fail, which spares them the way through storage."""
     slots = asyncio.Semaphore(8)
 
-    async def one(who: Listener, n: int) -> None:
+    async def one(who: Subscription, n: int) -> None:
         prompt = f"{who.user_id}.{n} [[sandbox: end failed]]" if n % 5 else f"{who.user_id}.{n}"
         async with slots:
             row = await submit_task(books.runtime, who.user_id, Submission(TEXT_MODEL, prompt))
@@ -142,7 +142,7 @@ def test_after_a_kill_the_other_process_tells_what_was_missed(ground: tuple[Proc
     processes, env = ground
     serving, doors = start_two(processes)
 
-    async def follow(who: Listener) -> None:
+    async def follow(who: Subscription) -> None:
         with contextlib.suppress(ConnectionClosed):
             async with doors[0].told(who.token) as socket:
                 who.is_listening.set()

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from app.tasks.cancel import cancel_task
 from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from app.webhooks.secrets import get_keys
+from app.webhooks.secrets import get_secrets
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import Books, environment, open_books
@@ -75,7 +75,7 @@ def test_a_worker_killed_between_sending_and_recording_tells_it_again(
         scene.processes.gateway("worker")
         (row,) = await ended_deliveries(runtime, 1, 120)
         assert (row["status"], row["attempts"]) == ("delivered", 2)
-        secret = (await get_keys(runtime.sessions, scene.books.user_id)).secret
+        secret = (await get_secrets(runtime.database, scene.books.user_id)).secret
         assert [heard.id for heard in receiver.heard] == [f"msg_{task_no}"] * 2
         assert receiver.heard[0].verified(secret) == receiver.heard[1].verified(secret)
 

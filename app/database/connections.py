@@ -1,8 +1,8 @@
-"""Sessions and what may go wrong with them. SQLAlchemy's own errors stop here.
+"""Database and what may go wrong with them. SQLAlchemy's own errors stop here.
 
-`Sessions` hands out connections of two kinds: `begin()` for a transaction that commits when the block ends, and
+`Database` hands out connections of two kinds: `begin()` for a transaction that commits when the block ends, and
 `read()` for single statements outside any transaction. What a caller may wait out becomes `Unavailable`, what is worth
-repeating becomes `Conflict`.
+repeating becomes `TransactionConflict`.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ T = TypeVar("T")
 Session = AsyncConnection
 """What topic functions join. They never commit it."""
 
-LONGEST_COMMIT_SECONDS = 10
-LONGEST_TRANSACTION_SECONDS = 25  # a database that hangs is a database that is away
-REPEATS = 8
+COMMIT_TIMEOUT_SECONDS = 10
+TRANSACTION_TIMEOUT_SECONDS = 25  # a database that hangs is a database that is away
+MAX_ATTEMPTS = 8
 DEADLOCK, LOCK_WAIT, STALE_SNAPSHOT = 1213, 1205, 1020
 SERVER_AWAY = frozenset(
     {
@@ -62,7 +62,7 @@ SERVER_AWAY = frozenset(
 )
 
 
-class Conflict(Unavailable):
+class TransactionConflict(Unavailable):
     """The database asked for the whole transaction to be repeated: a deadlock, or a lock not had in time."""
 
 
@@ -70,7 +70,7 @@ class CommitUnknown(Unavailable):
     """The connection broke while COMMIT was on its way: it may or may not have happened. Read before repeating."""
 
 
-class DuplicateRow(Exception):
+class UniqueViolation(Exception):
     """A UNIQUE constraint refused a row. `text` is the driver's own, for telling which."""
 
     def __init__(self, text: str) -> None:
@@ -78,46 +78,46 @@ class DuplicateRow(Exception):
         super().__init__(text)
 
 
-class Sessions:
+class Database:
     """Connections to one database. Opened by `open_database`, closed by `close`."""
 
     def __init__(self, writers: AsyncEngine, readers: AsyncEngine) -> None:
         self.writers = writers
         self.readers = readers
-        self._is_proven = False
-        self._proving = asyncio.Lock()
+        self._is_verified = False
+        self._verifying = asyncio.Lock()
 
     async def verify(self) -> None:
         """That the database refuses what would break the books: once, and before the first transaction at the latest.
 
         So a database that was away at the start is proved at the first contact, and nothing is written to one that
-        was not. Raises DatabaseUnfit, or Unavailable where it cannot be asked.
+        was not. Raises UnsafeDatabase, or Unavailable where it cannot be asked.
         """
-        async with self._proving:
-            if self._is_proven:
+        async with self._verifying:
+            if self._is_verified:
                 return
-            with _translated():
-                async with asyncio.timeout(LONGEST_TRANSACTION_SECONDS), self.writers.connect() as connection:
+            with _translate_errors():
+                async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), self.writers.connect() as connection:
                     await verify_constraints(connection)
-            self._is_proven = True
+            self._is_verified = True
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Session]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        if not self._is_proven:
+        if not self._is_verified:
             await self.verify()
-        with _translated():
-            async with asyncio.timeout(LONGEST_TRANSACTION_SECONDS) as clock, self.writers.connect() as connection:
+        with _translate_errors():
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS) as clock, self.writers.connect() as connection:
                 await connection.begin()
                 yield connection
                 # COMMIT has a clock of its own, which alone can say that its end is unknown.
-                clock.reschedule(asyncio.get_running_loop().time() + 2 * LONGEST_COMMIT_SECONDS)
+                clock.reschedule(asyncio.get_running_loop().time() + 2 * COMMIT_TIMEOUT_SECONDS)
                 await _commit(connection)
 
     @asynccontextmanager
-    async def read(self, seconds: float = LONGEST_TRANSACTION_SECONDS) -> AsyncIterator[Session]:
+    async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Session]:
         """A connection in autocommit: one round trip a statement, the newest committed state."""
-        with _translated():
+        with _translate_errors():
             async with asyncio.timeout(seconds), self.readers.connect() as connection:
                 yield connection
 
@@ -128,7 +128,7 @@ class Sessions:
 
 async def _commit(connection: AsyncConnection) -> None:
     try:
-        async with asyncio.timeout(LONGEST_COMMIT_SECONDS):
+        async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
             await connection.commit()
     except TimeoutError as error:
         raise CommitUnknown from error
@@ -138,7 +138,7 @@ async def _commit(connection: AsyncConnection) -> None:
         raise
 
 
-class _translated:  # noqa: N801 (a context manager written as a class: it runs on every statement's path)
+class _translate_errors:  # noqa: N801 (a context manager written as a class: it runs on every statement's path)
     """Turns the driver's errors into ours on the way out."""
 
     def __enter__(self) -> None: ...
@@ -147,9 +147,9 @@ class _translated:  # noqa: N801 (a context manager written as a class: it runs 
         if error is None or not isinstance(error, SQLAlchemyError | OSError):
             return
         if isinstance(error, IntegrityError) and _is_duplicate(error):
-            raise DuplicateRow(str(error.orig)) from error
+            raise UniqueViolation(str(error.orig)) from error
         if isinstance(error, DBAPIError) and _is_conflict(error):
-            raise Conflict from error
+            raise TransactionConflict from error
         if isinstance(error, PoolTimeout | OSError) or (isinstance(error, DBAPIError) and _is_away(error)):
             log.warning("database_away", error=str(getattr(error, "orig", error))[:300])
             raise Unavailable from error
@@ -174,7 +174,7 @@ def _is_duplicate(error: IntegrityError) -> bool:
     return _code(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)  # noqa: PLR2004
 
 
-def repeat_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def retry_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Repeats a function that opens its own transaction when the database asks for it, with jitter.
 
     Only whole transactions are repeated: everything the lost one did was rolled back with it.
@@ -182,11 +182,11 @@ def repeat_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable
 
     @functools.wraps(work)
     async def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
-        for attempt in range(REPEATS):
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 return await work(*args, **kwargs)
-            except Conflict:
-                if attempt == REPEATS - 1:
+            except TransactionConflict:
+                if attempt == MAX_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(random.uniform(0.2, 1) * 0.01 * 2**attempt)  # noqa: S311
         raise AssertionError("unreachable")
@@ -194,7 +194,7 @@ def repeat_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable
     return repeated
 
 
-async def ping(sessions: Sessions) -> None:
+async def ping(database: Database) -> None:
     """One trivial statement; raises Unavailable where the database is away."""
-    async with sessions.read() as session:
-        await session.scalar(select(literal(1)))
+    async with database.read() as connection:
+        await connection.scalar(select(literal(1)))

@@ -20,9 +20,9 @@ from app.points.audit import audit
 from app.points.expiry import expire_lots
 from app.runtime import Runtime
 from app.settings import Settings
-from app.tasks.chores import end_turn, give_turn_back, keep_turn, list_turns, take_turn
-from app.tasks.durations import learn_durations
-from app.webhooks.log import forget_old
+from app.tasks.durations import update_durations
+from app.tasks.scheduled_jobs import acquire_job, complete_job, list_job_states, release_job, renew_job
+from app.webhooks.log import purge_old
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ FORGET_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class PeriodicJob:
     """`work` answers with a number, which every worker shows in `result`, and in `age` how long ago that was."""
 
     name: str
@@ -45,35 +45,35 @@ class Chore:
     age: Gauge | None = None
 
 
-def chores_of(settings: Settings) -> list[Chore]:
+def periodic_jobs(settings: Settings) -> list[PeriodicJob]:
     """The registry: all chores there are; one with a period of 0 is switched off."""
-    chores = [
-        Chore("expire", EXPIRE_SECONDS, expire_points),
-        Chore("durations", LEARN_SECONDS, update_model_durations),
-        Chore("webhooks", FORGET_SECONDS, purge_deliveries),
-        Chore("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
+    scheduled_jobs = [
+        PeriodicJob("expire", EXPIRE_SECONDS, expire_points),
+        PeriodicJob("durations", LEARN_SECONDS, update_model_durations),
+        PeriodicJob("webhooks", FORGET_SECONDS, purge_deliveries),
+        PeriodicJob("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
     ]
-    return [chore for chore in chores if chore.period_seconds]
+    return [job for job in scheduled_jobs if job.period_seconds]
 
 
 async def expire_points(runtime: Runtime) -> int:
     """Ends points whose time is over; of how many lots."""
-    return (await expire_lots(runtime.sessions)).lots
+    return (await expire_lots(runtime.database)).lots
 
 
 async def update_model_durations(runtime: Runtime) -> int:
     """How long models take by now; of how many."""
-    return await learn_durations(runtime.sessions)
+    return await update_durations(runtime.database)
 
 
 async def purge_deliveries(runtime: Runtime) -> int:
     """The delivery log keeps a month; how many deliveries went."""
-    return await forget_old(runtime.sessions)
+    return await purge_old(runtime.database)
 
 
 async def run_audit(runtime: Runtime) -> int:
     """The audit, as `gateway audit` runs it; the number of violations."""
-    violations = await audit(runtime.sessions)
+    violations = await audit(runtime.database)
     if violations:
         rows = [f"{one.invariant}: {one.meaning}: {one.row}" for one in violations]
         log.error("audit_failed", violations=len(violations), rows=rows)
@@ -82,12 +82,12 @@ async def run_audit(runtime: Runtime) -> int:
     return len(violations)
 
 
-class ChoreLoop:
+class Scheduler:
     """Looks what is due and does it, until cancelled. Whatever goes wrong in a chore, the loop goes on."""
 
-    def __init__(self, runtime: Runtime, chores: Sequence[Chore]) -> None:
+    def __init__(self, runtime: Runtime, scheduled_jobs: Sequence[PeriodicJob]) -> None:
         self._runtime = runtime
-        self._chores = chores
+        self._jobs = scheduled_jobs
         self._running: dict[str, asyncio.Task[None]] = {}
         self._done_at: dict[str, float] = {}  # by this process' clock, also where another process did it
 
@@ -106,52 +106,52 @@ class ChoreLoop:
             await cancel_and_wait(*self._running.values())
 
     async def _tick(self) -> None:
-        if not self._chores:
+        if not self._jobs:
             return
-        sessions = self._runtime.sessions
-        turns = await list_turns(sessions)
-        for chore in self._chores:
-            turn = turns.get(chore.name)
-            if turn is not None and turn.age_seconds is not None and turn.result is not None:
-                self._record_result(chore, turn.result, turn.age_seconds)
-            if chore.name in self._running or (turn is not None and not turn.is_due):
+        database = self._runtime.database
+        states = await list_job_states(database)
+        for job in self._jobs:
+            state = states.get(job.name)
+            if state is not None and state.age_seconds is not None and state.result is not None:
+                self._record_result(job, state.result, state.age_seconds)
+            if job.name in self._running or (state is not None and not state.is_due):
                 continue
-            version = await take_turn(sessions, chore.name, LEASE_SECONDS)
+            version = await acquire_job(database, job.name, LEASE_SECONDS)
             if version is not None:
-                self._running[chore.name] = asyncio.create_task(self._run_job(chore, version))
+                self._running[job.name] = asyncio.create_task(self._run_job(job, version))
 
-    async def _run_job(self, chore: Chore, version: int) -> None:
-        sessions = self._runtime.sessions
-        keeper = asyncio.create_task(self._renew_lease(chore, version))
+    async def _run_job(self, job: PeriodicJob, version: int) -> None:
+        database = self._runtime.database
+        keeper = asyncio.create_task(self._renew_lease(job, version))
         try:
-            result = await chore.work(self._runtime)
-            if await end_turn(sessions, chore.name, version, result=result, period_seconds=chore.period_seconds):
-                self._record_result(chore, result, 0.0)
+            result = await job.work(self._runtime)
+            if await complete_job(database, job.name, version, result=result, period_seconds=job.period_seconds):
+                self._record_result(job, result, 0.0)
         except BaseException as error:
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if not is_cancelled:
-                log.error("chore_failed", chore=chore.name, exc_info=error)
+                log.error("chore_failed", job=job.name, exc_info=error)
             with contextlib.suppress(Exception):  # the lease ends by itself
-                delay = 0.0 if is_cancelled else min(RETRY_SECONDS, chore.period_seconds)
-                await give_turn_back(sessions, chore.name, version, delay)
+                delay = 0.0 if is_cancelled else min(RETRY_SECONDS, job.period_seconds)
+                await release_job(database, job.name, version, delay)
         finally:
-            await end(keeper)
-            self._running.pop(chore.name, None)
+            await cancel_and_wait(keeper)
+            self._running.pop(job.name, None)
 
-    async def _renew_lease(self, chore: Chore, version: int) -> None:
+    async def _renew_lease(self, job: PeriodicJob, version: int) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             with contextlib.suppress(Exception):
-                await keep_turn(self._runtime.sessions, chore.name, version, LEASE_SECONDS)
+                await renew_job(self._runtime.database, job.name, version, LEASE_SECONDS)
 
-    def _record_result(self, chore: Chore, result: int, age_seconds: float) -> None:
-        self._done_at[chore.name] = time.monotonic() - age_seconds
-        if chore.result is not None:
-            chore.result.set(result)
+    def _record_result(self, job: PeriodicJob, result: int, age_seconds: float) -> None:
+        self._done_at[job.name] = time.monotonic() - age_seconds
+        if job.result is not None:
+            job.result.set(result)
         self._show_ages()
 
     def _show_ages(self) -> None:
         """Also while the database cannot be asked: an age that stood still would look well."""
-        for chore in self._chores:
-            if chore.age is not None and chore.name in self._done_at:
-                chore.age.set(time.monotonic() - self._done_at[chore.name])
+        for job in self._jobs:
+            if job.age is not None and job.name in self._done_at:
+                job.age.set(time.monotonic() - self._done_at[job.name])

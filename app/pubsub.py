@@ -19,18 +19,18 @@ from redis.asyncio.client import PubSub
 log = structlog.get_logger()
 
 CHANNEL = "gateway:notices"
-MOST_QUEUED = 100  # of one listener
-MOST_UNTOLD = 10_000  # of one process, while Redis is away
-MOST_IN_A_MESSAGE = 1000
+MAX_QUEUED = 100  # of one listener
+MAX_PENDING = 10_000  # of one process, while Redis is away
+MAX_MESSAGE_ITEMS = 1000
 PUBLISH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
-QUIET_SECONDS = 5.0  # without a word from Redis it is asked for one, and after as long again it counts as gone
+IDLE_TIMEOUT_SECONDS = 5.0  # without a word from Redis it is asked for one, and after as long again it counts as gone
 POLL_SECONDS = 30.0  # how often whoever listens should look by itself, because a notice may be lost
-DEAF_LOOK_SECONDS = 2.0  # the same while no notice can be heard at all
-MOST_LOOKING = 8
+DISCONNECTED_POLL_SECONDS = 2.0  # the same while no notice can be heard at all
+MAX_CONCURRENT_QUERIES = 8
 
 
-class Listener:
+class Subscription:
     """What changed for one user since `take` was last called, and whether there is more than can be told."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Listener:
 
     def push(self, task_no: str) -> None:
         self._numbers[task_no] = None
-        if len(self._numbers) > MOST_QUEUED:
+        if len(self._numbers) > MAX_QUEUED:
             self.mark_lost()
         self.wake()
 
@@ -76,40 +76,40 @@ class Listener:
         return taken
 
 
-class Notices:
+class TaskPubSub:
     """One subscription to Redis a process, fanned out to its listeners by user id."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._listeners: defaultdict[int, set[Listener]] = defaultdict(set)
+        self._subscriptions: defaultdict[int, set[Subscription]] = defaultdict(set)
         self._reader: asyncio.Task[None] | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._untold: dict[tuple[int, str], None] = {}
-        self._is_hearing = False
+        self._pending: dict[tuple[int, str], None] = {}
+        self._is_connected = False
         self._is_over = False
         # Who listens looks at the database, too, and after an interruption all do at once: requests come first.
-        self.query_limit = asyncio.Semaphore(MOST_LOOKING)
+        self.query_limit = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
 
     @property
-    def look_seconds(self) -> float:
+    def poll_interval(self) -> float:
         """How long a listener may go without a look of its own."""
-        return POLL_SECONDS if self._is_hearing else DEAF_LOOK_SECONDS
+        return POLL_SECONDS if self._is_connected else DISCONNECTED_POLL_SECONDS
 
     # ------------------------------------------------------------------ publish
 
     def publish(self, user_id: int, task_no: str) -> None:
         """Returns at once; notices that come together go out as one message."""
-        if len(self._untold) < MOST_UNTOLD:
-            self._untold[user_id, task_no] = None
+        if len(self._pending) < MAX_PENDING:
+            self._pending[user_id, task_no] = None
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
         is_failing = False
-        while self._untold:
-            batch = list(self._untold)[:MOST_IN_A_MESSAGE]
+        while self._pending:
+            batch = list(self._pending)[:MAX_MESSAGE_ITEMS]
             for one in batch:
-                del self._untold[one]
+                del self._pending[one]
             try:
                 async with asyncio.timeout(PUBLISH_SECONDS):
                     await self._redis.publish(CHANNEL, "\n".join(f"{user_id} {task_no}" for user_id, task_no in batch))
@@ -118,26 +118,26 @@ class Notices:
                 if not is_failing:
                     log.warning("notices_not_sent", error=repr(error)[:200])
                 is_failing = True
-                self._untold = dict.fromkeys(batch) | self._untold
+                self._pending = dict.fromkeys(batch) | self._pending
                 await asyncio.sleep(RETRY_SECONDS)
 
     # ------------------------------------------------------------------ subscribe
 
     @asynccontextmanager
-    async def listen(self, user_id: int) -> AsyncIterator[Listener]:
+    async def listen(self, user_id: int) -> AsyncIterator[Subscription]:
         """What changes of this user's tasks while the block runs."""
         if self._reader is None and not self._is_over:
             self._reader = asyncio.create_task(self._subscribe_loop())
-        listener = Listener()
+        subscription = Subscription()
         if self._is_over:
-            listener.close()
-        self._listeners[user_id].add(listener)
+            subscription.close()
+        self._subscriptions[user_id].add(subscription)
         try:
-            yield listener
+            yield subscription
         finally:
-            self._listeners[user_id].discard(listener)
-            if not self._listeners[user_id]:
-                del self._listeners[user_id]
+            self._subscriptions[user_id].discard(subscription)
+            if not self._subscriptions[user_id]:
+                del self._subscriptions[user_id]
 
     async def _subscribe_loop(self) -> None:
         while True:
@@ -147,17 +147,17 @@ class Notices:
                     await self._receive_loop(channel)
             except Exception as error:  # whatever it is, going deaf for good is worse
                 log.warning("notices_interrupted", error=repr(error)[:200])
-                self._is_hearing = False
-                for listener in self._everybody():
-                    listener.wake()  # its next look is due sooner now
+                self._is_connected = False
+                for subscription in self._all_subscriptions():
+                    subscription.wake()  # its next look is due sooner now
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _receive_loop(self, channel: PubSub) -> None:
         """A Redis that is frozen or cut off says nothing either, so silence is questioned."""
         asked_at: float | None = None
         while True:
-            message: dict[str, Any] | None = await channel.get_message(timeout=QUIET_SECONDS)
-            if message is None and asked_at is not None and time.monotonic() - asked_at >= QUIET_SECONDS:
+            message: dict[str, Any] | None = await channel.get_message(timeout=IDLE_TIMEOUT_SECONDS)
+            if message is None and asked_at is not None and time.monotonic() - asked_at >= IDLE_TIMEOUT_SECONDS:
                 raise TimeoutError("Redis has gone silent")
             if message is None:
                 await channel.ping()
@@ -168,31 +168,31 @@ class Notices:
                 self._dispatch(message["data"])
             elif message["type"] == "subscribe":
                 # At the first, and whenever the library has quietly connected anew: what was said before is lost.
-                self._is_hearing = True
-                for listener in self._everybody():
-                    listener.mark_lost()
+                self._is_connected = True
+                for subscription in self._all_subscriptions():
+                    subscription.mark_lost()
 
     def _dispatch(self, data: bytes | str) -> None:
         text = data.decode(errors="replace") if isinstance(data, bytes) else data
         for line in text.split("\n"):
             user_id, _, task_no = line.partition(" ")
-            for listener in self._listeners.get(int(user_id), ()) if user_id.isdecimal() else ():
-                listener.push(task_no)
+            for subscription in self._subscriptions.get(int(user_id), ()) if user_id.isdecimal() else ():
+                subscription.push(task_no)
 
-    def _everybody(self) -> list[Listener]:
-        return [listener for listeners in self._listeners.values() for listener in listeners]
+    def _all_subscriptions(self) -> list[Subscription]:
+        return [subscription for subscriptions in self._subscriptions.values() for subscription in subscriptions]
 
     # ------------------------------------------------------------------ the end
 
-    def end_listening(self) -> None:
+    def close_subscriptions(self) -> None:
         """Everybody who listens, now or later, is told that there is nothing more to come."""
         self._is_over = True
-        for listener in self._everybody():
-            listener.close()
+        for subscription in self._all_subscriptions():
+            subscription.close()
 
     async def close(self) -> None:
         """Waits a moment for notices on their way."""
-        self.end_listening()
+        self.close_subscriptions()
         if self._sender is not None:
             await asyncio.wait([self._sender], timeout=PUBLISH_SECONDS)
         for task in (self._sender, self._reader):
