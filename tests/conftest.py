@@ -115,25 +115,25 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[STATE].update(getattr(node, "workeroutput", {}).get("worlds", {}))
 
 
-def pytest_sessionfinish(connection: pytest.Session) -> None:
-    if hasattr(connection.config, "workeroutput"):
-        connection.config.workeroutput["worlds"] = connection.config.stash[STATE]
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worlds"] = connection.config.stash[STATE]
 
 
 # ------------------------------------------------------------------ the worlds
 
 
-@pytest.fixture(scope="connection")
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="connection")
+@pytest.fixture(scope="session")
 def real_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
     yield from _services(request.config, REAL)
 
 
-@pytest.fixture(scope="connection")
+@pytest.fixture(scope="session")
 def mysql97_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
     yield from _services(request.config, MYSQL97)
 
@@ -151,7 +151,7 @@ def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
     services.stop()
 
 
-@pytest.fixture(scope="connection")
+@pytest.fixture(scope="session")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
     migrate(f"sqlite+aiosqlite:///{path}")
@@ -199,7 +199,7 @@ def _empty_database_url(request: pytest.FixtureRequest, world_name: str, folder:
 # ------------------------------------------------------------------ the gateway in a world
 
 
-@pytest.fixture(scope="connection")
+@pytest.fixture(scope="session")
 def sandbox_server() -> Iterator[Server]:
     with serve(seconds_scale=0.05) as running:
         yield running

@@ -105,7 +105,7 @@ async def _poll(runtime: Runtime, visit: ClaimedTask) -> Decision:
     action = runtime.actions[visit.action]
     breaker = runtime.breakers[action.provider]
     is_last_poll = visit.seconds_left() <= 0
-    ignores_breaker = is_last_poll or visit.upstream_state.get("relooked")  # of a job that is done, its links only
+    ignores_breaker = is_last_poll or visit.upstream_state.get("is_refreshed")  # of a job that is done, its links only
     pause = 0.0 if ignores_breaker else await acquire_permission(runtime, breaker, is_poll=True)
     if pause:
         return decide.wait_for_upstream(visit, pause, "polls slowed or circuit open: " + breaker.reason)
@@ -122,7 +122,7 @@ async def _poll(runtime: Runtime, visit: ClaimedTask) -> Decision:
 
 def _with_hosting_deadline(runtime: Runtime, visit: ClaimedTask, decision: Decision) -> Decision:
     """Hosting has a time of its own, counted from the first word that there is a result."""
-    if isinstance(decision, Advance) and decision.step == "host" and not visit.upstream_state.get("relooked"):
+    if isinstance(decision, Advance) and decision.step == "host" and not visit.upstream_state.get("is_refreshed"):
         return replace(decision, deadline_seconds=runtime.settings.hosting_deadline_seconds)
     return decision
 

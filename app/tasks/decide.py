@@ -120,7 +120,7 @@ def after_submit(visit: ClaimedTask, result: UpstreamResult) -> Decision:
                 changes={
                     "status": "processing",
                     "progress": PROGRESS_CEILING,
-                    "upstream_state": {"urls": list(result.urls), "relooked": True},
+                    "upstream_state": {"urls": list(result.urls), "is_refreshed": True},
                 },
             )
         case ResultKind.REJECTED:
@@ -170,7 +170,7 @@ def after_poll(visit: ClaimedTask, result: UpstreamResult, now: datetime, *, is_
         upstream = visit.upstream_state | {"urls": list(result.urls)}
         changes = {"upstream_state": upstream, "attempts": 0, "progress": PROGRESS_CEILING}
         return Advance("host", "SEE2AI is done", changes=changes)
-    if visit.upstream_state.get("relooked"):
+    if visit.upstream_state.get("is_refreshed"):
         return _retry_known_urls(visit, result, is_last_poll=is_last_poll)
     decision = _poll_again(visit, result, now)
     if isinstance(decision, Reschedule) and is_last_poll:
@@ -240,9 +240,9 @@ def after_host_fault(visit: ClaimedTask, note: str, *, is_our_storage: bool) -> 
         return Fail(TaskFailure.RESULT_LOST, note)
     delay = clamp_to_deadline(backoff_seconds(visit.attempts, MAX_BACKOFF_SECONDS), visit.seconds_left())
     upstream = visit.upstream_state | {"note": note[:500]}
-    if is_our_storage or visit.upstream_state.get("relooked"):
+    if is_our_storage or visit.upstream_state.get("is_refreshed"):
         return Reschedule(delay, visit.attempts + 1, visit.progress, upstream_state=upstream)
-    return Advance("poll", f"fresh look: {note}", changes={"upstream_state": upstream | {"relooked": True}})
+    return Advance("poll", f"fresh look: {note}", changes={"upstream_state": upstream | {"is_refreshed": True}})
 
 
 def after_fault(visit: ClaimedTask, note: str) -> Decision:

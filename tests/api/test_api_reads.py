@@ -395,7 +395,7 @@ async def test_health_needs_no_credential(api: httpx.AsyncClient, monkeypatch: p
     monkeypatch.setattr(health, "SEE2AI_SECONDS", 30)  # else a slow machine is told "no answer yet"
     assert data(await api.get("/healthz")) == {"status": "ok"}
     ready = data(await api.get("/readyz"))
-    assert set(ready) == {"status", "database", "redis", "see2ai", "breaker"}
+    assert set(ready) == {"status", "database", "redis", "see2ai", "circuit"}
     assert set(ready.values()) == {"ok"}
 
 

@@ -60,7 +60,7 @@ def asks(upstream: Server) -> int:
 async def ready(api: httpx.AsyncClient) -> str:
     told = data(await api.get("/readyz"))
     assert (told["status"], told["database"], told["redis"]) == ("ok", "ok", "ok")
-    assert set(told) == {"status", "database", "redis", "see2ai", "breaker"}
+    assert set(told) == {"status", "database", "redis", "see2ai", "circuit"}
     return str(told["see2ai"])
 
 

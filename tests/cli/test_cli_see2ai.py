@@ -51,13 +51,13 @@ def test_a_good_key_and_a_full_purse(check: Any, upstream: Server) -> None:
     result = check(upstream.origin)
     assert result.exit_code == 0, result.output
     told = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert (told["reachable"], told["key"], told["account"]) == ("yes", "accepted", "SANDBOX")
+    assert (told["reachable"], told["key"], told["tenant"]) == ("yes", "accepted", "SANDBOX")
     tokens, rmb = told["balance"].split(" tokens (RMB ")
     assert Decimal(tokens) / 50_000 == pytest.approx(Decimal(rmb.removesuffix(")")), abs=Decimal("0.01"))
     asked = [entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
     assert [(entry["method"], entry["status"]) for entry in asked] == [("GET", 200)]
     data = json.loads(check(upstream.origin, "--json").stdout)
-    assert (data["usable"], data["reachable"], data["keyAccepted"], data["account"]) == (True, True, True, "SANDBOX")
+    assert (data["usable"], data["reachable"], data["keyAccepted"], data["tenant"]) == (True, True, True, "SANDBOX")
     assert Decimal(data["balanceRmb"]) == round(Decimal(data["balanceTokens"]) / 50_000, 2)
 
 
@@ -123,7 +123,7 @@ def test_whatever_answers_there_is_one_line(check: Any, status: int, body: bytes
 EASY: list[tuple[Any, str | None, Any]] = [
     ({"tenant_name": "A", "balance": 50_000}, "A", 50_000),
     ({"data": {"tenant_name": "A", "balance": "75000.5"}}, "A", Decimal("75000.5")),
-    ({"success": True, "data": {"account": {"name": "A"}, "wallet": {"balance_tokens": 7}}}, "A", 7),
+    ({"success": True, "data": {"tenant": {"name": "A"}, "wallet": {"balance_tokens": 7}}}, "A", 7),
     ({"id": 1, "name": "B", "account": {"balance": {"available_balance": 3.5}}}, "B", Decimal("3.5")),
     ({"tenant_name": "", "balance": None}, None, None),
     ({"tenant_name": ["A"], "balance": True}, None, None),

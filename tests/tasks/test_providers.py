@@ -286,7 +286,7 @@ async def test_with_an_empty_purse_running_jobs_are_still_looked_after(
 
 
 async def told(make: Maker) -> Any:
-    return (await make.api.get("/readyz")).json()["data"]["breaker"]
+    return (await make.api.get("/readyz")).json()["data"]["circuit"]
 
 
 async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(

@@ -53,7 +53,7 @@ async def refunded(make: Maker, user: User, points: int) -> None:
 def untold(one: Ended) -> None:
     """The caller learns a Chinese reason and nothing of SEE2AI's."""
     assert "积分已退还" in one.task["errorMessage"]
-    for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "breaker", "请充值"):
+    for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "circuit", "breaker", "请充值"):
         assert word not in one.words, word
 
 
