@@ -12,15 +12,16 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import admin, files, health, points, push, sockets, tasks, uploads, webhooks
 from app.api.errors import install_error_handlers
-from app.api.limits import RateLimiter
 from app.api.middleware import BodySizeLimit, CatchAll, RequestId
-from app.api.wire import ErrorResponse
+from app.api.push import sse, websocket
+from app.api.rate_limits import RateLimiter
+from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
+from app.api.schemas import ErrorResponse
 from app.known_secrets import DEVELOPMENT_JWT_SECRET
-from app.logs import configure_logs
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
+from app.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
 
@@ -59,8 +60,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         responses={code: {"model": ErrorResponse} for code in (*ERRORS, "default")},
     )
     app.state.shared_runtime = runtime
-    # `push` before `tasks`: /tasks/events is no task's number.
-    for room in (push, sockets, tasks, points, uploads, webhooks, admin, health, files):
+    # `sse` before `tasks`: /tasks/events is no task's number.
+    for room in (sse, websocket, tasks, points, uploads, webhooks, admin, health, files):
         app.include_router(room.router)
     install_error_handlers(app)
     app.add_middleware(CatchAll)
@@ -114,4 +115,4 @@ def _freeze_gc() -> None:
 def _attach_state(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
     app.state.limits = RateLimiter(runtime.redis)
-    app.state.limiter = push.ConnectionLimiter()
+    app.state.limiter = sse.ConnectionLimiter()

@@ -9,13 +9,14 @@ from arq.connections import ArqRedis
 
 from app.database import Database, open_database
 from app.egress import Egress, validate_url
-from app.pubsub import TaskPubSub
-from app.queue import WorkerWakeup, open_redis
-from app.see2ai.actions import Action, actions_of
-from app.see2ai.breaker import CircuitBreakers
-from app.see2ai.client import See2aiClient
+from app.messaging.pubsub import TaskPubSub
+from app.messaging.redis import open_redis
+from app.messaging.wakeup import WorkerWakeup
 from app.settings import Settings
 from app.storage import ObjectStore, open_object_store
+from app.upstreams.breaker import CircuitBreakers
+from app.upstreams.see2ai.actions import Action, actions_of
+from app.upstreams.see2ai.client import See2aiClient
 
 
 @dataclass(frozen=True)

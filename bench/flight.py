@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import func, insert, text, update
 
 from app.accounts.users import create_user
+from app.catalog.models import get_model
 from app.database import open_database, retry_on_conflict, utc_now
 from app.points import ledger
-from app.points.models import get_model
 from app.runtime import open_runtime
 from app.settings import Settings
 from app.tables import points_accounts, points_ledger, tasks
-from app.tasks.order import Submission
 from app.tasks.submit import new_task_row
+from app.tasks.validation import Submission
 from bench.submit_callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks

@@ -10,7 +10,7 @@ from itertools import cycle
 
 import aiohttp
 
-from app.see2ai.actions import ACTIONS
+from app.upstreams.see2ai.actions import ACTIONS
 from bench.slices import Slice, obey
 
 ACTION = "see2ai_image_generation_fast_v1"

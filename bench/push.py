@@ -19,12 +19,12 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.accounts.credentials import sign_token
-from app.logs import configure_logs
+from app.engine.claim import ClaimedTask, TaskFilter, claim_due
+from app.engine.finish import finish_task
+from app.engine.transitions import Complete
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.claim import ClaimedTask, TaskFilter, claim_due
-from app.tasks.decide import Complete
-from app.tasks.finish import finish_task
+from app.telemetry.logs import configure_logs
 from bench.flight import Flight
 from bench.ground import Ground, lay_ground, wait_for_port
 from bench.push_bare import CHANNEL

@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from app.catalog.models import CHECKED, validate_model
+from app.catalog.pricing import MAX_POINTS, validate_rules
 from app.database import upsert, utc_now
-from app.points.models import CHECKED, validate_model
-from app.points.prices import MAX_POINTS, validate_rules
-from app.see2ai.actions import ACTIONS
 from app.tables import points_config
+from app.upstreams.see2ai.actions import ACTIONS
 
 KEPT: Any = object()
 

@@ -22,14 +22,14 @@ import httpx
 import hypothesis
 import pytest
 
-from app.api import limits
+from app.api import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
+from app.engine import transitions as decide
 from app.points.audit import audit
 from app.runtime import Runtime, open_runtime
 from app.sandbox import clock
 from app.settings import Settings
-from app.tasks import decide
 from tests.support import run
 from tests.support.apps import open_app
 from tests.support.makers import Maker
@@ -117,7 +117,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["worlds"] = connection.config.stash[STATE]
+        session.config.workeroutput["worlds"] = session.config.stash[STATE]
 
 
 # ------------------------------------------------------------------ the worlds

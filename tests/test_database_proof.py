@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli.migrate import migrate
-from app.cli.process import check_database_or_exit
+from app.cli.run.process import check_database_or_exit
 from app.database import Database, UnsafeDatabase, open_database, utc_now
 from app.database import connections as sessions_module
 from app.errors import Unavailable

@@ -14,8 +14,9 @@ from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.egress import Egress, EgressFailed, EgressForbidden, fetch, validate_url
-from app.egress.form import is_public
+from app.egress import Egress, EgressFailed, EgressForbidden, validate_url
+from app.egress import client as fetch
+from app.egress.urls import is_public
 
 BODY = os.urandom(300_000)
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from app import media
-from app.media import ImageInfo, MediaError, inspect_image, make_thumbnail, read_size
+from app.files import media
+from app.files.media import ImageInfo, MediaError, inspect_image, make_thumbnail, read_size
 from tests.support.media_files import png_claiming
 
 SIZE = (300, 200)

@@ -7,8 +7,8 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from app import media
-from app.media import ImageInfo, MediaError, OversizedError, convert_image, sniff
+from app.files import media
+from app.files.media import ImageInfo, MediaError, OversizedError, convert_image, sniff
 from tests.support.media_files import film, picture, sound
 
 pytestmark = pytest.mark.anyio

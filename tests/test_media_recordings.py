@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from app.media import (
+from app.files.media import (
     AudioInfo,
     MediaError,
     OversizedError,
     VideoInfo,
-    confinement,
     inspect_audio,
     inspect_audio_video,
     inspect_image,
     inspect_video,
-    recordings,
 )
-from app.media.wholeness import require_complete
+from app.files.media import audio_video as recordings
+from app.files.media import isolation as confinement
+from app.files.media.completeness import require_complete
 from tests.support import media_files
 from tests.support.media_files import FILM_SIZE, film, sound
 
@@ -185,7 +185,7 @@ async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
         await inspect_video(path)
     script = (  # a process between: a child's figure begins at that of the process it was forked from
         "import resource, subprocess, sys\n"
-        "subprocess.run([sys.executable, '-m', 'app.media.reader', 'probe', sys.argv[1]], check=True)\n"
+        "subprocess.run([sys.executable, '-m', 'app.files.media.isolated_main', 'probe', sys.argv[1]], check=True)\n"
         "print('', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
     )
     said = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
@@ -199,7 +199,7 @@ async def test_a_long_film_takes_no_memory(path: Path) -> None:
         file.writelines(media_files.long_film(300_000_000))
     assert path.stat().st_size > 300_000_000
     script = (
-        "import resource, sys; from pathlib import Path; from app.media.recordings import probe; import av\n"
+        "import resource, sys; from pathlib import Path; from app.files.media.audio_video import probe; import av\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "small, large = map(Path, sys.argv[1:])\n"
         "probe(small); before = peak(); print(probe(large), (peak() - before) * 1024)"

@@ -17,14 +17,14 @@ from alembic.script import ScriptDirectory
 from typer.testing import CliRunner
 
 import migrations
+from app.catalog.models import Model, list_models
+from app.catalog.pricing import compute_price
 from app.cli.commands import app
 from app.database import open_database
 from app.errors import InvalidParameter
-from app.points.models import Model, list_models
-from app.points.prices import compute_price
-from app.see2ai.actions import ACTIONS
-from app.see2ai.actions.action import merge_params
 from app.settings import Settings
+from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.see2ai.actions.action import merge_params
 from migrations.seeding import reprice_model
 from tests.support.sql import run_sql
 

@@ -6,7 +6,7 @@ import pytest
 import uvloop
 from redis.exceptions import RedisError
 
-from app.queue import open_redis
+from app.messaging.redis import open_redis
 from app.settings import Settings
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.faults import FAILPOINTS
+from app.failpoints import FAILPOINTS
 from tests.simulator.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import pytest
 
-from app.times import parse_retry_after
+from app.datetimes import parse_retry_after
 
 LONGEST = 3600.0
 

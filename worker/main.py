@@ -13,17 +13,17 @@ import arq.worker
 import structlog
 from arq.connections import RedisSettings
 
-from app.endings import cancel_and_wait
-from app.logs import configure_logs
-from app.queue import QUEUE, dump_json, load_json
+from app.aio import cancel_and_wait
+from app.catalog.durations import refresh_durations
+from app.engine.breaker_sync import BreakerSync
+from app.engine.runner import TaskRunner
+from app.jobs.scheduler import Scheduler, periodic_jobs
+from app.jobs.webhook_dispatcher import WebhookDispatcher
+from app.messaging.redis import QUEUE, dump_json, load_json
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
-from app.tasks.durations import refresh_durations
-from app.tasks.providers import BreakerSync
-from worker.dispatcher import WebhookDispatcher
+from app.telemetry.logs import configure_logs
 from worker.jobs import wake_worker
-from worker.runner import TaskRunner
-from worker.scheduled_jobs import Scheduler, periodic_jobs
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from app.accounts.callers import Caller, reauthenticate
+from app.accounts.authentication import Caller, reauthenticate
 from app.accounts.credentials import Claims
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime

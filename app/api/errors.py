@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.api.wire import error_body
+from app.api.schemas import error_body
 from app.errors import (
     GatewayError,
     Internal,

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli import admin
-from app.cli.codes import codes
-from app.cli.console import Json, fail, print_record, run_with_database, settings_or_exit
-from app.cli.models import models
-from app.cli.see2ai import see2ai
+from app.cli.admin.codes import codes
+from app.cli.admin.models import models
+from app.cli.admin.see2ai import see2ai
+from app.cli.admin.users import add_to
+from app.cli.output import Json, fail, print_record, run_with_database, settings_or_exit
 from app.errors import GatewayError, SettingsError
 from app.known_secrets import SANDBOX_API_KEY
 
 GC_THRESHOLD = 10_000  # new objects
 HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
-admin.add_to(app)
+add_to(app)
 app.add_typer(codes, name="codes")
 app.add_typer(models, name="models")
 app.add_typer(see2ai, name="see2ai")
@@ -62,7 +62,7 @@ def up() -> None:
     """Everything in one process on embedded defaults: API, worker, sandbox upstream, SQLite, files under var/."""
     import asyncio
 
-    from app.cli.up import up
+    from app.cli.run.up import up
 
     asyncio.run(up())
 
@@ -70,7 +70,7 @@ def up() -> None:
 @app.command()
 def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1) -> None:
     """The API alone."""
-    from app.cli.serve import serve
+    from app.cli.run.serve import serve
 
     serve(workers)
 
@@ -80,7 +80,7 @@ def worker() -> None:
     """A worker alone. Start as many as you like, on as many machines."""
     import asyncio
 
-    from app.cli.process import begin_process
+    from app.cli.run.process import begin_process
     from worker.main import serve_worker
 
     settings = settings_or_exit()
@@ -96,8 +96,8 @@ def migrate(
 ) -> None:
     """Brings the database to the newest schema, models and prices."""
     from app.cli.migrate import migrate
-    from app.cli.process import check_database_or_exit
-    from app.logs import configure_logs
+    from app.cli.run.process import check_database_or_exit
+    from app.telemetry.logs import configure_logs
 
     settings = settings_or_exit()
     migrate(settings.database_url, sql=sql)
@@ -116,7 +116,7 @@ def sandbox(
     ] = None,
 ) -> None:
     """SEE2AI's actions on this machine, for development and tests."""
-    from app.cli.sandbox import sandbox
+    from app.cli.run.sandbox import sandbox
 
     sandbox(port, api_key, host, video_fields)
 

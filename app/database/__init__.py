@@ -11,9 +11,9 @@ from app.database.connections import (
     ping,
     retry_on_conflict,
 )
+from app.database.constraints_check import UnsafeDatabase
+from app.database.dialect import insert_ignore, like_contains, upsert, utc_after, utc_now
 from app.database.engines import open_database
-from app.database.proof import UnsafeDatabase
-from app.database.spelling import insert_ignore, like_contains, upsert, utc_after, utc_now
 
 __all__ = [
     "COMMIT_TIMEOUT_SECONDS",

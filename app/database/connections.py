@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.proof import verify_constraints
+from app.database.constraints_check import verify_constraints
 from app.errors import Unavailable
 
 log = structlog.get_logger()

@@ -5,9 +5,9 @@ and its *addresses* (`resolver.CheckedResolver`, which hands aiohttp exactly the
 that a name cannot answer differently between the check and the call).
 """
 
+from app.egress.client import Download, Egress, PostResult
 from app.egress.errors import EgressConnectError, EgressError, EgressFailed, EgressForbidden, EgressTimeout
-from app.egress.fetch import Download, Egress, PostResult
-from app.egress.form import LONGEST_URL, InvalidUrl, normalize_url, validate_url
+from app.egress.urls import LONGEST_URL, InvalidUrl, normalize_url, validate_url
 
 __all__ = [
     "LONGEST_URL",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from app.egress.errors import EgressForbidden
-from app.egress.form import is_public
+from app.egress.urls import is_public
 
 DNS_THREADS = 16
 

@@ -4,13 +4,13 @@ Written once for MySQL (8.0.16+, MariaDB 10.11) and SQLite; `migrations/` builds
 holds the two against each other. All times are UTC with milliseconds. Points are whole numbers.
 """
 
-from app.tables.columns import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
-from app.tables.people import api_keys, users
+from app.tables.coordination import circuit_breakers, model_durations, scheduled_jobs
+from app.tables.models import points_config
 from app.tables.points import points_accounts, points_ledger, points_lot_uses, points_lots, redeem_codes
-from app.tables.prices import points_config
-from app.tables.upkeep import circuit_breakers, model_durations, scheduled_jobs
+from app.tables.tasks import tasks
+from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
+from app.tables.users import api_keys, users
 from app.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets
-from app.tables.work import tasks
 
 __all__ = [
     "ID",

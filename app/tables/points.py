@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, MYSQL, POINTS, UtcTime, binary_string, metadata
+from app.tables.types import ID, MYSQL, POINTS, UtcTime, binary_string, metadata
 
 points_accounts = Table(
     "points_accounts",

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
-from app.tables.columns import ID, LONG_TEXT, MYSQL, Json, UtcTime, binary_string, metadata
+from app.tables.types import ID, LONG_TEXT, MYSQL, Json, UtcTime, binary_string, metadata
 
 # Signs what goes to the `callbackUrl`s of a user's tasks; endpoints have secrets of their own.
 webhook_secrets = Table(

@@ -10,15 +10,15 @@ from typing import Any
 import structlog
 from sqlalchemy import bindparam, select, update
 
-from app import metrics
 from app.database import retry_on_conflict, utc_now
+from app.engine.finish import append_history, failed_columns
+from app.engine.steps.prepare import NORMALIZE_STARTED
 from app.errors import NotCancellable, NotFound, TaskFailure
 from app.points import ledger
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.find import MAX_TASK_NO_LENGTH, get_task
-from app.tasks.finish import append_history, failed_columns
-from app.tasks.prepare import NORMALIZE_STARTED
+from app.tasks.queries import MAX_TASK_NO_LENGTH, get_task
+from app.telemetry import metrics
 from app.webhooks import outbox
 
 log = structlog.get_logger()

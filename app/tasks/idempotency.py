@@ -9,10 +9,10 @@ from sqlalchemy import bindparam, select, update
 
 from app.database import Database, retry_on_conflict, utc_after
 from app.errors import IdempotencyConflict, InvalidParameter
-from app.points.statement import get_balance
+from app.points.balance import get_balance
 from app.tables import tasks
-from app.tasks.find import PUBLIC_COLUMNS
-from app.tasks.order import Submission
+from app.tasks.queries import PUBLIC_COLUMNS
+from app.tasks.validation import Submission
 
 FIELD = "Idempotency-Key"
 MAX_KEY_LENGTH = 128

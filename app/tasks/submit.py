@@ -7,19 +7,19 @@ from typing import Any
 import structlog
 from sqlalchemy import BindParameter, bindparam, func, insert, select
 
-from app import metrics
+from app.catalog.models import Model, get_model
 from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
+from app.engine.breaker_sync import admit_trial, reject_when_open
+from app.engine.steps.prepare import NORMALIZED_URLS, needs_preparation
 from app.errors import TooManyTasks
-from app.faults import failpoint
+from app.failpoints import failpoint
 from app.points import ledger
-from app.points.models import Model, get_model
-from app.points.statement import get_balance
+from app.points.balance import get_balance
 from app.runtime import Runtime
 from app.tables import points_accounts, tasks
 from app.tasks.idempotency import find_replay
-from app.tasks.order import Submission, prepare_task
-from app.tasks.prepare import NORMALIZED_URLS, needs_preparation
-from app.tasks.providers import admit_trial, reject_when_open
+from app.tasks.validation import Submission, prepare_task
+from app.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -103,7 +103,7 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "points_cost": prepared.points_cost,
         "status": "created",
         "progress": 0,
-        "step": "prepare" if needs_preparation(runtime, prepared, model) else "submit",
+        "step": "prepare" if needs_preparation(runtime, prepared.action, prepared.request, model) else "submit",
         "next_run_at": model.now,
         "deadline_at": model.now + timedelta(seconds=deadline_seconds),
         "history": [],

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from app.catalog.durations import typical_seconds
+from app.datetimes import format_local
+from app.engine.transitions import estimate_seconds_left
 from app.runtime import Runtime
-from app.tasks.decide import estimate_seconds_left
-from app.tasks.durations import typical_seconds
-from app.times import format_local
 
 SNIPPET_CHARACTERS = 20
 CLAUSE_MARKS = ",，。;；!！?？、"

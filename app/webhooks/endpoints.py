@@ -12,8 +12,8 @@ from app.tables import users
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
 from app.webhooks.outbox import host_of
-from app.webhooks.secrets import SigningSecrets, rotation, secrets_columns, secrets_from_row
 from app.webhooks.signing import new_secret
+from app.webhooks.signing_secrets import SigningSecrets, rotation, secrets_columns, secrets_from_row
 
 MAX_ENDPOINTS = 10
 MANUAL = "manual"

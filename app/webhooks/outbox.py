@@ -13,8 +13,8 @@ from app.database import Database, Session, retry_on_conflict, utc_after, utc_no
 from app.tables import tasks, webhook_secrets
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
-from app.webhooks.secrets import SigningSecrets, get_secrets, secrets_columns, secrets_from_row
-from app.webhooks.send import Outcome
+from app.webhooks.sender import Outcome
+from app.webhooks.signing_secrets import SigningSecrets, get_secrets, secrets_columns, secrets_from_row
 
 COMPLETED, FAILED, DISABLED = "task.completed", "task.failed", "webhook.disabled"
 RETRY_WINDOW_SECONDS = 24 * 3600.0

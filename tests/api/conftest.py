@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app import logs
 from app.runtime import Runtime
+from app.telemetry import logs
 from tests.support.streams import Door, open_door
 
 

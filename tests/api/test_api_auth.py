@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwe, jwt
 from sqlalchemy import text
 
+from app.accounts.api_keys import create_key, revoke_key
 from app.accounts.credentials import new_api_key, sign_token
-from app.accounts.keys import create_key, revoke_key
 from app.accounts.users import create_user, set_status, user_exists
 from app.main import create_app
 from app.runtime import Runtime, open_runtime

@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from app.api.files import TYPES
+from app.api.routes.files import TYPES
 from app.runtime import Runtime
 from tests.support.responses import refusal
 

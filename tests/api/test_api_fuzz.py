@@ -16,7 +16,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck
 
-from app.api import deps
+from app.api import access as deps
 from app.main import create_app
 from app.points.audit import audit
 from app.runtime import Runtime

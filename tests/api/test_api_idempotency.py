@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from sqlalchemy import update
 
+from app.catalog.models import disable_model, set_model
 from app.database import CommitUnknown
 from app.main import create_app
-from app.points.models import disable_model, set_model
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks import submit as submit_module

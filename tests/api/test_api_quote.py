@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.points.models import set_model
+from app.catalog.models import set_model
 from app.runtime import Runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import SUBMIT, data, refusal

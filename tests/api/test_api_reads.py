@@ -14,9 +14,9 @@ import pytest
 
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
-from app.api import health
+from app.api.routes import health
+from app.catalog.models import disable_model, set_model
 from app.points import ledger
-from app.points.models import disable_model, set_model
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.view import snippet

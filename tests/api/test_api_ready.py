@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app import metrics
-from app.api import health
+from app.api.routes import health
 from app.runtime import open_runtime
-from app.see2ai import account as tenants
 from app.settings import Settings
+from app.telemetry import metrics
+from app.upstreams.see2ai import account as tenants
 from tests.support.responses import data, door
 from tests.support.sandbox_server import Server
 

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.catalog.models import disable_model, set_model
 from app.points.audit import audit
-from app.points.models import disable_model, set_model
-from app.points.statement import get_balance
+from app.points.balance import get_balance
 from app.runtime import Runtime, open_runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import SUBMIT, data, door, refusal

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.accounts.keys import create_key
+from app.accounts.api_keys import create_key
+from app.files import uploads as upload
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
 from app.storage import open_object_store
-from app.tasks import upload
 from tests.support.makers import Maker, User
 from tests.support.media_files import FILM_SIZE, film, picture, png_claiming, silence, sound
 from tests.support.ports import free_port

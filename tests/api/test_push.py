@@ -14,17 +14,17 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from app import metrics
-from app.accounts.callers import authenticate
+from app.accounts.api_keys import create_key, revoke_named
+from app.accounts.authentication import authenticate
 from app.accounts.credentials import CLOCK_LEEWAY_SECONDS, sign_token
-from app.accounts.keys import create_key, revoke_named
 from app.accounts.tickets import make_ticket, redeem_ticket
 from app.accounts.users import set_status
-from app.api import push, sockets
-from app.cli import listening
+from app.api.push import sse, websocket
+from app.cli.run import server as listening
 from app.errors import Unauthenticated
 from app.runtime import Runtime, open_runtime
-from app.tasks import follow
+from app.tasks import stream as follow
+from app.telemetry import metrics
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
 from tests.support.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
@@ -189,7 +189,7 @@ async def test_each_bad_message_has_its_code(
     make: Maker, runtime: Runtime, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
-    monkeypatch.setattr(sockets, "AUTH_SECONDS", 60)  # bad, not late
+    monkeypatch.setattr(websocket, "AUTH_SECONDS", 60)  # bad, not late
     bad: dict[Any, int] = {
         "": 4400,
         "nonsense": 4400,
@@ -214,7 +214,7 @@ async def test_each_bad_message_has_its_code(
                 await socket.say(message)
                 assert await socket.code() == code, message[:50]
         with monkeypatch.context() as patched:
-            patched.setattr(sockets, "AUTH_SECONDS", 0.5)
+            patched.setattr(websocket, "AUTH_SECONDS", 0.5)
             async with door.socket() as late:
                 assert await late.code() == 4408
         after: dict[Any, int] = dict(list(bad.items())[:6]) | {
@@ -238,7 +238,7 @@ async def test_each_bad_message_has_its_code(
 @embedded
 async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "PING_SECONDS", 0.3)
-    monkeypatch.setattr(sockets, "PONG_SECONDS", 0.01)
+    monkeypatch.setattr(websocket, "PONG_SECONDS", 0.01)
     user = await make.user()
     async with door.told(user.token) as socket, door.events(**user.key_headers) as events:
         assert await socket.next() == {"type": "ping"}
@@ -261,7 +261,7 @@ async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch:
 async def test_whoever_is_not_welcome_any_more_is_let_go(
     make: Maker, runtime: Runtime, door: Door, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(sse, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(follow, "PING_SECONDS", 0.2)
     user = await make.user()
     key = await create_key(runtime.database, user.id, name="short")
@@ -379,8 +379,8 @@ async def test_a_consumer_that_never_reads_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While another stream of the same user goes on, and with nothing piling up."""
-    monkeypatch.setattr(sockets, "SEND_TIMEOUT_SECONDS", 3.0)
-    monkeypatch.setattr(push, "SEND_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(websocket, "SEND_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(sse, "SEND_TIMEOUT_SECONDS", 3.0)
     user = await make.user(points=30 * 100)
     numbers = [await make.task_no(user, "很长" * 2000) for _ in range(60)]
     key = base64.b64encode(bytes(16)).decode()

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import text
 
-from app import pubsub
+from app.datetimes import format_local
 from app.errors import Unavailable
+from app.messaging import pubsub
 from app.runtime import Runtime, open_runtime
-from app.tasks import follow
-from app.times import format_local
+from app.tasks import stream as follow
 from tests.support.makers import Maker
 from tests.support.processes.proxy import proxied
 from tests.support.streams import DATABASE_NOW, Door, open_door, states

@@ -16,8 +16,8 @@ import httpx
 from PIL import Image
 from sqlalchemy import func, select
 
+from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
-from app.accounts.keys import create_key
 from app.accounts.users import create_user
 from app.cli.migrate import migrate
 from app.errors import Unavailable

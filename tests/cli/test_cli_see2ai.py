@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from app.see2ai.account import AccountStatus, parse_account
-from app.see2ai.states import HttpResponse
+from app.upstreams.see2ai.account import AccountStatus, parse_account
+from app.upstreams.see2ai.responses import HttpResponse
 from tests.support.sandbox_server import KEY, Server
 
 Run = Callable[..., Result]

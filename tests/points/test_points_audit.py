@@ -9,16 +9,16 @@ import pytest
 from sqlalchemy import MetaData, PrimaryKeyConstraint, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.catalog.models import set_model
 from app.points import ledger
 from app.points.audit import CHECKS, audit
 from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
-from app.points.codes import create_codes, redeem_code
-from app.points.models import set_model
+from app.points.redeem_codes import create_codes, redeem_code
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tables import metadata
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.lots import later, lot, remaining
 from tests.support.makers import TEXT_MODEL
 from tests.support.worlds import execute

@@ -8,12 +8,12 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.accounts.keys import create_key
+from app.accounts.api_keys import create_key
 from app.database import CommitUnknown, Database, Session
 from app.database import connections as sessions_module
 from app.errors import CodeNotRedeemable, GatewayError, InvalidParameter, NotFound
-from app.points.codes import ALPHABET, create_codes, digest_code, list_codes, new_code, redeem_code, void_batch
-from app.points.statement import get_balance, list_records
+from app.points.balance import get_balance, list_records
+from app.points.redeem_codes import ALPHABET, create_codes, digest_code, list_codes, new_code, redeem_code, void_batch
 from app.runtime import Runtime
 from app.tables import redeem_codes
 from tests.support.lots import in_hours, remaining

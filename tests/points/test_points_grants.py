@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.keys import ADMIN_SCOPE, ALL_SCOPES, create_key
+from app.accounts.api_keys import ADMIN_SCOPE, ALL_SCOPES, create_key
 from app.accounts.users import set_status
+from app.points.balance import get_balance
 from app.points.ledger import MAX_POINTS
-from app.points.statement import get_balance
 from app.runtime import Runtime
 from app.settings import Settings
 from tests.support.makers import Maker, User

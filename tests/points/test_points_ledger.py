@@ -9,12 +9,12 @@ from sqlalchemy.exc import DBAPIError
 from app.database import UniqueViolation
 from app.errors import GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import ledger
-from app.points.statement import get_balance
+from app.points.balance import get_balance
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.cancel import cancel_task
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.makers import TEXT_MODEL, Maker
 from tests.support.worlds import execute
 

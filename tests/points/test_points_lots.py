@@ -9,13 +9,13 @@ from sqlalchemy import event
 
 from app.errors import InsufficientPoints, InvalidParameter
 from app.points import ledger
+from app.points.balance import get_balance, list_records
 from app.points.expiry import ExpiryResult, expire_lots
-from app.points.statement import get_balance, list_records
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks.cancel import cancel_task
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.lots import all_lots, in_hours, later, lot, remaining
 from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.workers import stepping

@@ -26,21 +26,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from app.catalog.models import set_model
+from app.engine.claim import ClaimedTask, Release, TaskFilter, claim_due, release
+from app.engine.finish import finish_task
+from app.engine.transitions import Complete, Fail
 from app.errors import CodeNotRedeemable, GrantConflict, InsufficientPoints, NotCancellable, TaskFailure
 from app.points import ledger
 from app.points.audit import audit
-from app.points.codes import create_codes, redeem_code, void_batch
+from app.points.balance import get_balance
 from app.points.expiry import expire_lots
-from app.points.models import set_model
-from app.points.statement import get_balance
+from app.points.redeem_codes import create_codes, redeem_code, void_batch
 from app.runtime import open_runtime
 from app.settings import Settings
 from app.tasks.cancel import cancel_task
-from app.tasks.claim import ClaimedTask, Release, TaskFilter, claim_due, release
-from app.tasks.decide import Complete, Fail
-from app.tasks.finish import finish_task
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.lots import in_hours, later
 from tests.support.worlds import embedded_world
 

@@ -16,8 +16,8 @@ from app.database import Database, open_database, utc_now
 from app.errors import InsufficientPoints
 from app.points import ledger
 from app.points.audit import audit
+from app.points.balance import get_balance
 from app.points.expiry import expire_lots
-from app.points.statement import get_balance
 from app.settings import Settings
 from app.tables import tasks
 from tests.support.lots import all_lots, in_hours, later

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from app.catalog.models import validate_model
+from app.catalog.pricing import MAX_POINTS, MAX_RULES, compute_price, validate_rules
 from app.errors import InvalidParameter
-from app.points.models import validate_model
-from app.points.prices import MAX_POINTS, MAX_RULES, compute_price, validate_rules
-from app.see2ai.actions.action import CallerParams
+from app.upstreams.see2ai.actions.action import CallerParams
 
 SECONDS = (-1, *range(4, 16))
 BY_RESOLUTION = {"param": "resolution", "points": {"1K": 30, "2K": 45}}

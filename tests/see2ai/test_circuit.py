@@ -1,6 +1,6 @@
 """The circuit: what opens it, how long it waits, who may probe, what closes it."""
 
-from app.see2ai.breaker import (
+from app.upstreams.breaker import (
     FIRST_PAUSE_SECONDS,
     PROBE_SECONDS,
     THROTTLE_SECONDS,

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.see2ai.actions import ACTIONS
-from app.see2ai.client import See2aiClient
-from app.see2ai.states import ResultKind
 from app.settings import Settings
+from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.see2ai.client import See2aiClient
+from app.upstreams.see2ai.responses import ResultKind
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio

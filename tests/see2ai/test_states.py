@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.see2ai.actions import ACTIONS, NORMALIZE
-from app.see2ai.states import (
+from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
+from app.upstreams.see2ai.responses import (
     FAILURE,
     NEEDS_REPAIR,
     SUCCESS,

@@ -3,7 +3,7 @@
 import functools
 
 from app.settings import Settings
-from app.tasks.order import Submission
+from app.tasks.validation import Submission
 from tests.simulator.doubles import PUBLIC
 
 NORMALIZED_URLS = "sim_normalizing"

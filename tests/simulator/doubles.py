@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisAway
 
 from app.egress import Download, EgressFailed
-from app.media import ImageInfo, MediaError
+from app.files.media import ImageInfo, MediaError
 from app.storage import ObjectStore, StorageError, StoredObject
 from tests.simulator.weather import Weather
 

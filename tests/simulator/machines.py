@@ -5,13 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+from app.engine.runner import TaskRunner
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.simulator.clock import PROCESS, Process
 from tests.simulator.database import Database
 from tests.simulator.weather import Weather, loop
 from worker.main import _start_background
-from worker.runner import TaskRunner
 
 IDLE_SECONDS = 2.0
 SPARED_IDLE_SECONDS = 30.0

@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from app.see2ai import client, states
-from app.tasks import advance, cancel, claim, decide, finish, prepare, submit
+from app.engine import claim, finish
+from app.engine import execute as advance
+from app.engine import transitions as decide
+from app.engine.steps import prepare
+from app.tasks import cancel, submit
+from app.upstreams.see2ai import client
+from app.upstreams.see2ai import responses as states
 from tests.simulator.surgery import Edit, mutated
 from tests.simulator.world import simulate
 

@@ -17,20 +17,24 @@ from typing import Any
 import structlog
 
 import app.database.engines
+import app.engine.runner
 import app.runtime
-import worker.runner
-from app import faults
+from app import failpoints as faults
 from app.cli.migrate import migrate
-from app.see2ai.breaker import CircuitBreaker
-from app.tasks import advance, claim, decide, finish, host, prepare
-from app.tasks.decide import Advance, Fail
+from app.engine import claim, finish
+from app.engine import execute as advance
+from app.engine import transitions as decide
+from app.engine.runner import TaskRunner
+from app.engine.steps import prepare
+from app.engine.steps import rehost as host
+from app.engine.transitions import Advance, Fail
+from app.upstreams.breaker import CircuitBreaker
 from tests.simulator import doubles
 from tests.simulator.database import Database, _template
 from tests.simulator.doubles import Cloud
 from tests.simulator.machines import Machines
 from tests.simulator.upstream import Upstream, see2ai_of
 from tests.simulator.weather import Weather, loop
-from worker.runner import TaskRunner
 
 MODELS = """
     INSERT INTO points_config (model_name, description, points_cost, task_type, action, params, defaults, price_rules,
@@ -143,7 +147,7 @@ def in_place(
             (decide, "before_step", _watched_arrival(weather)),
             (advance, "_take_step", _watched_step(weather)),
             (finish, "datetime", SimpleNamespace(now=lambda _: database.now())),
-            (worker.runner, "has_due", _spared_look(machines)),
+            (app.engine.runner, "has_due", _spared_look(machines)),
             (TaskRunner, "_can_continue", _watched_lanes(weather)),
         ):
             undo.enter_context(_set(module, name, double))
@@ -218,7 +222,7 @@ def _watched_lanes(weather: Weather) -> Callable[..., Any]:
 
 
 def _spared_look(machines: Machines) -> Callable[..., Any]:
-    real = worker.runner.has_due
+    real = app.engine.runner.has_due
 
     async def has_due(database: Any, shares: Any) -> Any:
         return [False for _ in shares] if machines.is_vain() else await real(database, shares)

@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import httpx
 
-from app.see2ai import client
-from app.see2ai.actions import ACTIONS, NORMALIZE
-from app.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2aiClient
-from app.see2ai.states import HttpResponse
+from app.upstreams.see2ai import client
+from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
+from app.upstreams.see2ai.client import CONNECT_SECONDS, UPLOAD_PATH, See2aiClient
+from app.upstreams.see2ai.responses import HttpResponse
 from tests.simulator.weather import Weather
 
 SUBMITS = {action.submit_path: action for action in ACTIONS.values()}

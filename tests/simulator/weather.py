@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 
-from app.faults import FAILPOINTS
+from app.failpoints import FAILPOINTS
 from tests.simulator.clock import PROCESS, VirtualLoop
 
 # How often a kind strikes at each chance it gets, where it is on.

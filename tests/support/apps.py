@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.logs import configure_logs
 from app.main import create_app
 from app.runtime import Runtime
+from app.telemetry.logs import configure_logs
 
 _idle: list[FastAPI] = []
 

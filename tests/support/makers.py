@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
+from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
-from app.accounts.keys import create_key
 from app.accounts.users import create_user
 from app.points import ledger
 from app.runtime import Runtime

@@ -12,8 +12,8 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.cli.listening import OPTIONS, bind_socket
-from app.cli.up import ServerWithoutSignals
+from app.cli.run.server import OPTIONS, bind_socket
+from app.cli.run.up import ServerWithoutSignals
 from app.main import create_app
 from app.runtime import Runtime
 from tests.support.responses import data

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import update
 
 from app.database import utc_after
+from app.engine.runner import TaskRunner
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.find import get_task_for_operator
+from app.tasks.queries import get_task_for_operator
 from tests.support.makers import Maker, User
 from tests.support.sandbox_server import Server
-from worker.runner import TaskRunner
 
 _numbers = itertools.count(1)
 SECRET = "geheim"

@@ -12,12 +12,12 @@ from aiohttp import web
 from sqlalchemy import select, update
 from standardwebhooks.webhooks import Webhook
 
+from app.aio import cancel_and_wait
 from app.database import utc_after, utc_now
-from app.endings import cancel_and_wait
+from app.jobs.webhook_dispatcher import WebhookDispatcher
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
 from tests.support.waiting import until
-from worker.dispatcher import WebhookDispatcher
 
 HANG = 0
 """For a status: the answer never comes."""

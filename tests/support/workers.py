@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from app.engine.runner import TaskRunner
 from app.runtime import Runtime
-from worker.runner import TaskRunner
 
 IDLE_SECONDS = 0.05
 

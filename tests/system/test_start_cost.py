@@ -193,6 +193,6 @@ def test_a_worker_loads_neither_the_api_nor_the_sandbox_nor_ffmpeg(world: World,
         worker = processes.start(sys.executable, "-c", LOADED, name="worker").says("worker_started")
         assert worker.terminate() == 0
         loaded = next(line for line in worker.log().splitlines() if line.startswith("LOADED ")).split()
-    assert {"worker.main", "app.runtime", "app.media.recordings"} <= set(loaded)
+    assert {"worker.main", "app.runtime", "app.files.media.audio_video"} <= set(loaded)
     unwanted = {"app.sandbox", "app.api", "app.main", "av", "fastapi", "starlette", "uvicorn", "alembic", "fakeredis"}
     assert not unwanted & set(loaded)

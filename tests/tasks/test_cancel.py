@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from app.points.models import set_model
+from app.catalog.models import set_model
+from app.engine.claim import TaskFilter, claim_due
+from app.engine.execute import LostLease, run_steps
 from app.runtime import Runtime
-from app.tasks.advance import LostLease, run_steps
-from app.tasks.claim import TaskFilter, claim_due
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
 from tests.support.sandbox_server import Server

@@ -2,9 +2,9 @@
 
 import pytest
 
+from app.engine.claim import ClaimedTask, Release, TaskFilter, claim_due, release
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
-from app.tasks.claim import ClaimedTask, Release, TaskFilter, claim_due, release
 from tests.support.makers import Maker
 from tests.support.worlds import execute
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.engine import claim
+from app.engine import transitions as decide
+from app.engine.claim import ClaimedTask, boottime
+from app.engine.transitions import Advance, Complete, Fail, Reschedule
 from app.errors import TaskFailure
-from app.see2ai.states import ResultKind, UpstreamResult
-from app.tasks import claim, decide
-from app.tasks.claim import ClaimedTask, boottime
-from app.tasks.decide import Advance, Complete, Fail, Reschedule
+from app.upstreams.see2ai.responses import ResultKind, UpstreamResult
 
 BOOT_SECONDS = boottime()
 NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.endings import cancel_and_wait
+from app.aio import cancel_and_wait
+from app.catalog import durations
+from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
+from app.engine import transitions as decide
+from app.engine.claim import ClaimedTask, boottime
+from app.engine.transitions import Advance, Fail, Reschedule
+from app.jobs import scheduler as chores_module
 from app.runtime import Runtime, open_runtime
-from app.see2ai.states import ResultKind, UpstreamResult
-from app.tasks import decide, durations
-from app.tasks.claim import ClaimedTask, boottime
-from app.tasks.decide import Advance, Fail, Reschedule
-from app.tasks.durations import read_durations, refresh_durations, typical_seconds, update_durations
+from app.upstreams.see2ai.responses import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.task_rows import hasten
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import scheduled_jobs as chores_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -94,7 +95,11 @@ def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, A
         decision = decide.after_host_fault(visit, "lost", is_our_storage=look.storage_fails)
     if isinstance(decision, Reschedule):
         decision = decide.with_estimate(visit, decision, look.typical_seconds)
-        return row | {"progress": decision.progress, "upstream_state": decision.upstream_state, "attempts": decision.attempts}
+        return row | {
+            "progress": decision.progress,
+            "upstream_state": decision.upstream_state,
+            "attempts": decision.attempts,
+        }
     if isinstance(decision, Advance):
         changes = {name: value for name, value in decision.changes.items() if name in row}
         return row | {"step": decision.step, "attempts": 0} | changes

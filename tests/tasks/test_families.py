@@ -8,9 +8,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.points.models import set_model
+from app.catalog.models import set_model
 from app.runtime import Runtime
-from app.see2ai.actions.normalize import Profile
+from app.upstreams.see2ai.actions.normalize import Profile
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended

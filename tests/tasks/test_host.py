@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from app import storage
+from app.engine import transitions as decide
+from app.engine.steps import rehost as host
 from app.settings import Settings
 from app.storage import open_object_store
-from app.tasks import decide, host
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server

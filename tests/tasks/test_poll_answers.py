@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from app.see2ai import breaker, client
-from app.see2ai.states import FAILURE, NEEDS_REPAIR, SUCCESS
-from app.tasks import decide
+from app.engine import transitions as decide
+from app.upstreams import breaker
+from app.upstreams.see2ai import client
+from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits

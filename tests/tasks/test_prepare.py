@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.engine import runner
+from app.engine.runner import TaskRunner
+from app.engine.steps import prepare
+from app.engine.steps import rehost as host
 from app.runtime import Runtime
-from app.tasks import host, prepare
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, submits
 from tests.support.workers import stepping
-from worker import runner
-from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.settings(see2ai_uploads="always")]
 UPLOADED = "uploads/2026/01/0123456789abcdef0123456789abcdef.png"
@@ -61,7 +62,7 @@ async def test_our_own_link_given_back_is_no_answer(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await put_picture(make.runtime, UPLOADED)
-    monkeypatch.setattr("app.see2ai.client.as_urls", lambda _: (url,))
+    monkeypatch.setattr("app.upstreams.see2ai.client.as_urls", lambda _: (url,))
     user = await make.user(points=35)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
     assert one.outcome == "UPSTREAM_UNAVAILABLE"

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from app.endings import cancel_and_wait
+from app.aio import cancel_and_wait
+from app.engine import breaker_sync as providers
+from app.engine.breaker_sync import BreakerSync, acquire_permission, pull_states, push_state
+from app.engine.runner import TaskRunner
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
-from app.see2ai import breaker as circuit_module
-from app.see2ai.breaker import CircuitBreaker
-from app.tasks import providers
-from app.tasks.providers import BreakerSync, acquire_permission, pull_states, push_state
+from app.upstreams import breaker as circuit_module
+from app.upstreams.breaker import CircuitBreaker
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import hasten, row_of, submits
 from tests.support.waiting import until
 from tests.support.worlds import execute
 from worker.main import run_worker
-from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 SEE2AI = "see2ai"

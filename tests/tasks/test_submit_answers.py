@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.see2ai import breaker, client
-from app.see2ai.actions import ACTIONS
-from app.see2ai.client import See2aiClient
-from app.see2ai.states import HttpResponse, ResultKind, read_submit
 from app.settings import Settings
+from app.upstreams import breaker
+from app.upstreams.see2ai import client
+from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.see2ai.client import See2aiClient
+from app.upstreams.see2ai.responses import HttpResponse, ResultKind, read_submit
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server

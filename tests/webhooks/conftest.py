@@ -5,10 +5,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from app.jobs import webhook_dispatcher as dispatcher
 from app.settings import Settings
 from tests.support.ports import free_port
 from tests.support.webhook_receivers import Receiver, receiving
-from worker import dispatcher
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ from aiohttp import web
 from sqlalchemy.engine import make_url
 
 from app.errors import Unavailable
+from app.jobs import webhook_dispatcher as courier_module
+from app.jobs.webhook_dispatcher import retry_after
 from app.tables import webhook_deliveries
-from app.webhooks import send as send_module
-from app.webhooks.send import Outcome
+from app.webhooks import sender as send_module
+from app.webhooks.sender import Outcome
 from tests.support.makers import Maker
 from tests.support.responses import data
 from tests.support.waiting import until
 from tests.support.webhook_calls import cancel, delivery, drip, endpoint, secret_of, told_of_a_cancel
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
-from worker import dispatcher as courier_module
-from worker.dispatcher import retry_after
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from app.jobs import webhook_dispatcher as dispatcher
 from app.tables import webhook_deliveries, webhook_endpoints, webhook_secrets
-from app.webhooks.log import purge_old
+from app.webhooks.deliveries import purge_old
 from app.webhooks.signing import new_secret
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
@@ -25,7 +26,6 @@ from tests.support.webhook_calls import (
     told_of_a_cancel,
 )
 from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift
-from worker import dispatcher
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 

@@ -7,9 +7,10 @@ import pytest
 from aiohttp import web
 
 from app.egress import Egress, EgressConnectError
+from app.jobs import webhook_dispatcher as courier_module
 from app.tables import webhook_deliveries, webhook_endpoints
 from app.webhooks import outbox as outbox_module
-from app.webhooks import send as send_module
+from app.webhooks import sender as send_module
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
 from tests.support.waiting import until
@@ -27,7 +28,6 @@ from tests.support.webhook_calls import (
     told_of_a_cancel,
 )
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
-from worker import dispatcher as courier_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 

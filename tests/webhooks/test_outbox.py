@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
+from app.engine.claim import TaskFilter, claim_due
+from app.engine.finish import finish_task
+from app.engine.transitions import Complete, Fail
 from app.errors import TaskFailure
 from app.points import ledger
 from app.points.audit import audit
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
-from app.tasks.claim import TaskFilter, claim_due
-from app.tasks.decide import Complete, Fail
-from app.tasks.finish import finish_task
 from app.webhooks.outbox import claim, find_due, record
-from app.webhooks.send import Outcome
+from app.webhooks.sender import Outcome
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
 from tests.support.webhook_calls import HOOK, cancel, endpoint

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from app.webhooks.secrets import SigningSecrets
 from app.webhooks.signing import Message, new_secret, sign, write_message
+from app.webhooks.signing_secrets import SigningSecrets
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from app import logs
-from app.accounts.keys import create_key
-from app.api import deps
-from app.api import webhooks as door
-from app.webhooks import send as send_module
+from app.accounts.api_keys import create_key
+from app.api import access as deps
+from app.api.routes import webhooks as door
+from app.telemetry import logs
+from app.webhooks import sender as send_module
 from tests.support.makers import Maker, User
 from tests.support.responses import data, refusal
 from tests.support.webhook_calls import drip, endpoint, post, secret_of

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from app.jobs import webhook_dispatcher as dispatcher
 from app.main import create_app
 from tests.support.makers import Maker
 from tests.support.webhook_calls import secret_of, told_of_a_cancel
 from tests.support.webhook_receivers import Heard, Receiver, couriers
-from worker import dispatcher
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
 

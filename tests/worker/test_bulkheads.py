@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.egress import fetch
-from app.endings import cancel_and_wait
+from app.aio import cancel_and_wait
+from app.egress import client as fetch
+from app.engine import runner as stepper_module
+from app.engine.runner import TaskRunner
 from app.runtime import Runtime
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import runner as stepper_module
-from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
 SLOW = 40

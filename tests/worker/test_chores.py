@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from app import logs
-from app.endings import cancel_and_wait
+from app.aio import cancel_and_wait
 from app.errors import Unavailable
+from app.jobs import scheduler as chores_module
+from app.jobs.scheduler import PeriodicJob, Scheduler, periodic_jobs
+from app.jobs.state import acquire_job, complete_job, list_job_states, release_job, renew_job
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
-from app.tasks.scheduled_jobs import acquire_job, complete_job, list_job_states, release_job, renew_job
+from app.telemetry import logs
 from tests.support.makers import Maker
 from tests.support.waiting import until
 from tests.support.worlds import execute
-from worker import scheduled_jobs as chores_module
-from worker.scheduled_jobs import PeriodicJob, Scheduler, periodic_jobs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 DAY = 86_400.0

@@ -7,23 +7,24 @@ from typing import Any
 
 import pytest
 
+from app.engine import claim
+from app.engine import execute as advance_module
+from app.engine import runner as stepper_module
+from app.engine.claim import TaskFilter, boottime, claim_due, has_due, release, renew_leases
+from app.engine.execute import LostLease, run_steps
+from app.engine.runner import TaskRunner
+from app.engine.steps import rehost as host
+from app.engine.transitions import Decision, unchanged
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
-from app.see2ai.actions import Action
-from app.see2ai.client import See2aiClient
-from app.see2ai.states import UpstreamResult
-from app.tasks import advance as advance_module
-from app.tasks import claim, host
-from app.tasks.advance import LostLease, run_steps
-from app.tasks.claim import TaskFilter, boottime, claim_due, has_due, release, renew_leases
-from app.tasks.decide import Decision, unchanged
+from app.upstreams.see2ai.actions import Action
+from app.upstreams.see2ai.client import See2aiClient
+from app.upstreams.see2ai.responses import UpstreamResult
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until
 from tests.support.workers import stepping
 from tests.support.worlds import execute
-from worker import runner as stepper_module
-from worker.runner import TaskRunner
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import select
 
 from app.accounts.users import create_user
+from app.catalog.models import set_model
 from app.points import ledger
 from app.points.audit import audit
-from app.points.models import set_model
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tables import points_ledger, tasks
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL
 from tests.support.sandbox_server import KEY, Server
 from tests.support.services import RealServices

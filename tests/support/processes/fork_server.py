@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from app import faults
+from app import failpoints as faults
 
 PR_SET_PDEATHSIG = 1
 
@@ -122,7 +122,7 @@ def preload() -> None:
     """What the programs import. Nothing here may start a thread: a fork copies only the thread that calls it."""
     import app.cli.commands
     import app.cli.migrate
-    import app.cli.up
+    import app.cli.run.up
     import app.main
     import app.sandbox
     import worker.main

@@ -5,9 +5,9 @@ import signal
 from typing import Any
 
 from app.cli import main
+from app.engine import execute as advance
+from app.engine.claim import ClaimedTask
 from app.runtime import Runtime
-from app.tasks import advance
-from app.tasks.claim import ClaimedTask
 
 WORD = "poison"
 _host_results = advance.rehost_results

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from standardwebhooks import Webhook
 
+from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
-from app.accounts.keys import create_key
 from app.accounts.users import create_user
 from app.points import ledger
 from app.points.audit import audit

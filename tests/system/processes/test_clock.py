@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from app.accounts.keys import create_key
+from app.accounts.api_keys import create_key
 from app.accounts.users import create_user
 from app.points import ledger
 from tests.support.makers import TEXT_MODEL

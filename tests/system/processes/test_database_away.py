@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app.accounts.credentials import sign_token
-from app.points.codes import create_codes
+from app.points.redeem_codes import create_codes
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import Books, accepted, environment, open_books

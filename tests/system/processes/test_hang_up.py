@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from app.accounts.keys import create_key
+from app.accounts.api_keys import create_key
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import accepted, environment, open_books

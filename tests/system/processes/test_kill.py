@@ -18,9 +18,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
-from app.accounts.keys import create_key
-from app.faults import FAILPOINTS
+from app.failpoints import FAILPOINTS
 from app.settings import Settings
 from app.tables import tasks
 from tests.support.makers import TEXT_MODEL

@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
 from app.points import ledger
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import ENDED, Books, environment, open_books

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from app.accounts.credentials import sign_token
-from app.queue import QUEUE
+from app.messaging.redis import QUEUE
 from app.settings import Settings
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port

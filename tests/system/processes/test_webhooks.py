@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app.tasks.cancel import cancel_task
-from app.tasks.order import Submission
 from app.tasks.submit import submit_task
-from app.webhooks.secrets import get_secrets
+from app.tasks.validation import Submission
+from app.webhooks.signing_secrets import get_secrets
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.books import Books, environment, open_books

@@ -1,0 +1,1 @@
+"""Changes of tasks pushed to callers: Server-Sent Events and WebSocket."""

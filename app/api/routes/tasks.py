@@ -1,0 +1,164 @@
+"""`/user/ai/...`: models, submit, one task, the list of tasks."""
+
+import math
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from app.api.access import SubmitDesk, TaskDesk
+from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, TaskResponse
+from app.catalog.models import aspect_ratio, list_models
+from app.datetimes import parse_datetime
+from app.egress import LONGEST_URL
+from app.messaging.pubsub import Subscription
+from app.runtime import Runtime
+from app.tasks.cancel import cancel_task
+from app.tasks.idempotency import FIELD, check_key
+from app.tasks.queries import Filters, get_task, list_tasks
+from app.tasks.submit import quote_task, submit_task
+from app.tasks.validation import Submission, base_price
+from app.tasks.view import view_task
+from app.upstreams.see2ai.actions.action import params_schema
+
+router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
+
+RECHECK_SECONDS = 2.0  # while waiting for a task: notices may be lost, the clock is not
+ENDED = frozenset({"completed", "failed"})
+TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
+Status = Literal["created", "queued", "processing", "completed", "failed"]
+REPLAYED_HEADER = "Idempotency-Replayed"
+NO_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
+
+
+IMAGE_URL: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
+    "description": "图片链接，或 JSON 数组字符串，或数组",
+}
+
+
+class SubmitBody(BaseModel):
+    """Unknown fields here are ignored; unknown fields in `params` are refused."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    modelName: Annotated[str, Field(min_length=1, max_length=100)]
+    prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""
+    imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
+    params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
+    callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
+
+    def to_submission(self, key: str | None = None) -> Submission:
+        callback_url = self.callbackUrl or None
+        return Submission(self.modelName, self.prompt, self.imageUrl, self.params or {}, key, callback_url)
+
+
+IdempotencyKey = Annotated[str | None, Header(alias=FIELD, description="同一键加同一请求体，24 小时内只创建一个任务")]
+Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "description": "true: 该键之前已创建此任务"}}}
+
+
+@router.post("/tasks/submit", summary="提交任务，立即扣除积分", responses={200: Replayed})
+async def submit(
+    body: SubmitBody, context: SubmitDesk, response: Response, key: IdempotencyKey = None
+) -> Envelope[SubmitResponse]:
+    row = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
+    if "replayed" in row:
+        response.headers[REPLAYED_HEADER] = "true"
+    return Envelope(data=SubmitResponse.model_construct(**view_task(context.runtime, row), balance=row["balance"]))
+
+
+@router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")
+async def cancel(task_no: str, context: SubmitDesk) -> Envelope[TaskResponse]:
+    row = await cancel_task(context.runtime, context.user_id, task_no)
+    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+
+
+@router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
+async def quote(body: SubmitBody, context: TaskDesk) -> Envelope[QuoteResponse]:
+    """The body is that of submit, and so are the refusals; the same function charges there."""
+    told = await quote_task(context.runtime, context.user_id, body.to_submission())
+    return Envelope(
+        data=QuoteResponse(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"])
+    )
+
+
+@router.get("/tasks/list", summary="任务列表，最新的在前")
+async def list_(
+    context: TaskDesk,
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    size: Annotated[int, Query(ge=1, le=100)] = 10,
+    task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
+    status: Annotated[Status | Literal[""] | None, Query()] = None,
+    model_name: Annotated[str | None, Query(alias="modelName", max_length=100)] = None,
+    keyword: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
+    start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
+    end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
+) -> Envelope[Page[TaskResponse]]:
+    runtime, zone = context.runtime, context.runtime.settings.zone
+    filters = Filters(
+        task_type=task_type or None,
+        status=status or None,
+        model_name=model_name or None,
+        keyword=keyword or None,
+        start=parse_datetime("startTime", start_time or None, zone),
+        end=parse_datetime("endTime", end_time or None, zone),
+    )
+    rows, total = await list_tasks(runtime.database, context.user_id, filters, page=page, size=size)
+    records = [TaskResponse.model_construct(**view_task(runtime, row)) for row in rows]
+    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
+
+
+@router.get("/tasks/{task_no}", summary="查询单个任务")
+async def get(
+    task_no: str,
+    context: TaskDesk,
+    wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
+) -> Envelope[TaskResponse]:
+    row = await get_task(context.runtime.database, context.user_id, task_no)
+    if wait and row["status"] not in ENDED:
+        row = await _wait_for_end(context.runtime, context.user_id, task_no, wait)
+    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+
+
+async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
+    """Woken by the task's notices; looks by itself now and then, because a notice may be lost."""
+    until = time.monotonic() + seconds
+    async with runtime.pubsub.listen(user_id) as changed:
+        while True:
+            row = await get_task(runtime.database, user_id, task_no)
+            now = time.monotonic()
+            if row["status"] in ENDED or now >= until or changed.is_closed:
+                return row
+            await _wait_for_task(changed, task_no, min(until - now, RECHECK_SECONDS))
+
+
+async def _wait_for_task(changed: Subscription, task_no: str, seconds: float) -> None:
+    """Until this task may have changed, at most so long: the user's others are no reason to look."""
+    until = time.monotonic() + seconds
+    while not changed.is_closed and (left := until - time.monotonic()) > 0:
+        await changed.wait(left)
+        numbers, has_missed = changed.drain()
+        if task_no in numbers or has_missed:
+            return
+
+
+@router.get("/models", summary="可用模型与价格")
+async def models(context: TaskDesk) -> Envelope[list[ModelResponse]]:
+    runtime, offered = context.runtime, []
+    for model in await list_models(runtime.database):
+        points_cost = base_price(runtime, model)
+        if points_cost is None:
+            continue
+        offered.append(
+            ModelResponse(
+                modelName=model.model_name,
+                description=model.description,
+                taskType=model.task_type,
+                pointsCost=points_cost,
+                priceRules=model.price_rules or [],
+                aspectRatio=aspect_ratio(model),
+                params=params_schema(runtime.actions[model.action].params[model.task_type], model.fixed),
+            )
+        )
+    return Envelope(data=offered)

@@ -1,0 +1,1 @@
+"""Commands that read and change what the database holds."""

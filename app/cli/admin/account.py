@@ -1,0 +1,74 @@
+"""What `gateway see2ai check` asks SEE2AI, and how it tells what it heard."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+from app.settings import Settings
+from app.telemetry.logs import configure_logs
+from app.upstreams.see2ai.account import AccountStatus, UpstreamAccount, get_account
+from app.upstreams.see2ai.client import See2aiClient
+
+REASONS = {
+    AccountStatus.UNREACHABLE: "SEE2AI cannot be reached",
+    AccountStatus.KEY_REJECTED: "SEE2AI refuses our key",
+    AccountStatus.INSUFFICIENT_BALANCE: "our purse at SEE2AI is empty",
+    AccountStatus.RATE_LIMITED: "SEE2AI finds that it is asked too often",
+    AccountStatus.SERVER_ERROR: "SEE2AI has trouble of its own",
+    AccountStatus.UNREADABLE: "what answers is not SEE2AI as we know it",
+}
+
+
+def fetch_account(settings: Settings) -> UpstreamAccount:
+    """In a loop and with a client of its own."""
+    configure_logs(settings)
+
+    async def ask() -> UpstreamAccount:
+        see2ai = See2aiClient(settings)
+        try:
+            return await get_account(see2ai)
+        finally:
+            await see2ai.close()
+
+    return asyncio.run(ask())
+
+
+def reason_unusable(account: UpstreamAccount) -> str | None:
+    """None where jobs can be made."""
+    if account.status is AccountStatus.USABLE:
+        return None
+    return f"{REASONS[account.status]}: {' '.join(account.detail.split())}"
+
+
+def as_data(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
+    return {
+        "usable": account.status is AccountStatus.USABLE,
+        "standing": account.status,
+        "baseUrl": base_url,
+        "reachable": account.is_reachable,
+        "keyAccepted": account.is_key_accepted,
+        "tenant": account.name,
+        "balanceTokens": _plain(account.balance_tokens),
+        "balanceRmb": None if account.balance_rmb is None else f"{account.balance_rmb:.2f}",
+        "note": account.detail,
+    }
+
+
+def in_words(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
+    balance = "unknown"
+    if account.balance_tokens is not None:
+        balance = f"{_plain(account.balance_tokens)} tokens (RMB {account.balance_rmb:.2f})"
+    return {
+        "upstream": base_url,
+        "reachable": "yes" if account.is_reachable else "no",
+        "key": {True: "accepted", False: "refused", None: "not judged"}[account.is_key_accepted],
+        "tenant": account.name or "unknown",
+        "balance": balance,
+    }
+
+
+def _plain(tokens: Decimal | None) -> int | str | None:
+    """Whole tokens as a number; a fraction as it is, in quotes."""
+    if tokens is None:
+        return None
+    return int(tokens) if tokens == tokens.to_integral_value() else f"{tokens:f}"

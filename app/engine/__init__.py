@@ -1,0 +1,1 @@
+"""What workers do with a task: claim it, run its steps, end it."""

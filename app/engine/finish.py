@@ -1,0 +1,80 @@
+"""Ends a task: its status and its settle or refund in one transaction, fenced; then everybody is told."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from app.database import retry_on_conflict, utc_now
+from app.engine.claim import ClaimedTask, fenced_update
+from app.engine.transitions import Complete, Fail
+from app.errors import TaskFailure
+from app.failpoints import failpoint
+from app.points import ledger
+from app.runtime import Runtime
+from app.telemetry import metrics
+from app.webhooks import outbox
+
+log = structlog.get_logger()
+
+MAX_HISTORY = 40
+
+
+@retry_on_conflict
+async def finish_task(
+    runtime: Runtime, visit: ClaimedTask, end: Complete | Fail, history: list[dict[str, Any]]
+) -> bool:
+    """True where this visit ended the task; False where another was first, and then nothing changes."""
+    async with runtime.database.begin() as connection:
+        if not await fenced_update(connection, visit, **_columns(visit, end), history=history):
+            return False
+        event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
+        await outbox.enqueue(connection, user_id=visit.user_id, task_id=visit.id, event=event)
+        money = {"user_id": visit.user_id, "task_id": visit.id, "cost": visit.points_cost}
+        if visit.points_cost and isinstance(end, Complete):
+            await ledger.settle(connection, **money)
+        elif visit.points_cost:
+            grace_days = runtime.settings.refund_grace_days
+            await ledger.refund(connection, **money, remark=f"任务失败退还 {visit.task_no}", grace_days=grace_days)
+        failpoint("finish.before_commit")
+    failpoint("finish.after_commit")
+    _count(visit, end)
+    return True
+
+
+def _columns(visit: ClaimedTask, end: Complete | Fail) -> dict[str, Any]:
+    if isinstance(end, Complete):
+        return {**_ended(), "status": "completed", "progress": 100, "results": end.results}
+    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream_state": visit.upstream_state}
+
+
+def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = False) -> dict[str, Any]:
+    """What a task's row says once it has failed; the refund belongs into the same transaction."""
+    return {
+        **_ended(),
+        "status": "failed",
+        "error_code": reason.name,
+        "error_message": reason.value,
+        "operator_note": note or None,
+        "suspected_orphan": is_orphan,
+    }
+
+
+def _ended() -> dict[str, Any]:
+    return {"step": "done", "next_run_at": None, "lease_until": None, "completed_at": utc_now()}
+
+
+def append_history(history: list[dict[str, Any]], step: str, note: str) -> list[dict[str, Any]]:
+    """A task's history with one more line, for `gateway tasks show`."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "step": step, "note": note[:300]}
+    return [*history, line][-MAX_HISTORY:]
+
+
+def _count(visit: ClaimedTask, end: Complete | Fail) -> None:
+    outcome = "completed" if isinstance(end, Complete) else end.reason.name
+    metrics.ENDED.labels(visit.model_name, outcome).inc()
+    metrics.TASK_SECONDS.labels(visit.model_name).observe(max(visit.age_seconds(), 0))
+    log.info("task_ended", task_no=visit.task_no, outcome=outcome, note=getattr(end, "note", ""))
+    if isinstance(end, Fail) and end.is_orphan:
+        metrics.SUSPECTED_ORPHANS.inc()
+        log.error("suspected_orphan", task_no=visit.task_no, action=visit.action, note=end.note)

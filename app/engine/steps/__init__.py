@@ -1,0 +1,1 @@
+"""The steps of a task, one file each."""

@@ -1,0 +1,1 @@
+"""Files of callers: uploads, and the inspection of media."""

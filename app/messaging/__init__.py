@@ -1,0 +1,1 @@
+"""Redis: the connection pool, the wakeup of workers, and publish/subscribe between processes."""

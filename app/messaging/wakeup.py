@@ -1,0 +1,53 @@
+"""Wakes workers when a task becomes due. Best effort: the database remembers what a lost wakeup forgets.
+
+Wakeups are sent from the background, many as one ARQ job. A submit neither waits for Redis nor fails with it.
+"""
+
+import asyncio
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from app.telemetry import metrics
+
+log = structlog.get_logger()
+
+WAKE_JOB = "wake_worker"
+BATCH_WINDOW_SECONDS = 0.02  # one process sends at most 50 wakeups a second, whatever the number of submits
+NOTIFY_TIMEOUT_SECONDS = 0.2
+RETRY_DELAY_SECONDS = 1.0  # after a failure
+JOB_TTL_SECONDS = 60  # after a minute the workers' own queries have found the task
+
+
+class WorkerWakeup:
+    """Sends wakeups of one process. A wakeup names no task: the rows say what is due."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._is_requested = False
+        self._sender: asyncio.Task[None] | None = None
+
+    def notify(self) -> None:
+        """Returns at once; calls that come together become one job."""
+        self._is_requested = True
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._is_requested:
+            self._is_requested = False
+            try:
+                async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
+                    await self._redis.enqueue_job(WAKE_JOB, _expires=JOB_TTL_SECONDS)
+                await asyncio.sleep(BATCH_WINDOW_SECONDS)
+            except (RedisError, OSError) as error:
+                metrics.WAKEUPS_FAILED.inc()
+                log.warning("wakeup_failed", error=repr(error)[:200])
+                await asyncio.sleep(RETRY_DELAY_SECONDS)
+
+    async def close(self) -> None:
+        """Waits for a wakeup that is being sent."""
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=2 * NOTIFY_TIMEOUT_SECONDS)
+            self._sender.cancel()

@@ -1,0 +1,1 @@
+"""The providers that generate: their clients, and the circuit breaker before them."""

@@ -1,0 +1,167 @@
+"""The tenant behind our key, `GET /api/v1/me`: whether jobs can be made with it, and what is left in its purse.
+
+The shape of that answer is not documented to the letter, so a field may be missing or have another of the usual names.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Any
+
+from app.aio import cancel_and_wait
+from app.telemetry import metrics
+from app.upstreams.see2ai.client import See2aiClient, UpstreamUnreachable
+from app.upstreams.see2ai.responses import HttpResponse, error_text
+
+PATH = "/api/v1/me"
+TOKENS_PER_RMB = 50_000
+FRESH_SECONDS = 60.0
+MAX_NOTE_LENGTH = 300
+INSUFFICIENT_BALANCE_WORDS = ("余额", "欠费", "充值", "balance", "funds", "credits")
+NAMES = ("tenant_name", "name", "display_name")
+BALANCES = ("balance", "balance_tokens", "token_balance", "balance_points", "points_balance", "available_balance")
+WRAPPERS = ("data", "tenant", "account", "wallet", "balance")
+
+
+class AccountStatus(StrEnum):
+    """Where we stand with SEE2AI. The words are fit for anybody's eyes."""
+
+    USABLE = "ok"
+    UNREACHABLE = "unreachable"
+    KEY_REJECTED = "key refused"
+    INSUFFICIENT_BALANCE = "purse empty"
+    RATE_LIMITED = "asked too often"
+    SERVER_ERROR = "an error of its own"
+    UNREADABLE = "unreadable answer"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAccount:
+    """What is known. `note` is what SEE2AI or the network said, for the operator alone."""
+
+    status: AccountStatus
+    name: str | None = None
+    balance_tokens: Decimal | None = None
+    detail: str = ""
+
+    @property
+    def is_reachable(self) -> bool:
+        return self.status is not AccountStatus.UNREACHABLE
+
+    @property
+    def is_key_accepted(self) -> bool | None:
+        """None where SEE2AI did not come to look at it."""
+        if self.status in {AccountStatus.USABLE, AccountStatus.INSUFFICIENT_BALANCE}:
+            return True
+        return False if self.status is AccountStatus.KEY_REJECTED else None
+
+    @property
+    def balance_rmb(self) -> Decimal | None:
+        return None if self.balance_tokens is None else self.balance_tokens / TOKENS_PER_RMB
+
+
+async def get_account(see2ai: See2aiClient) -> UpstreamAccount:
+    """Asks once. It never raises for what it hears."""
+    try:
+        answer = await see2ai.request("GET", PATH)
+    except UpstreamUnreachable as error:
+        return UpstreamAccount(AccountStatus.UNREACHABLE, detail=str(error))
+    return parse_account(answer)
+
+
+def parse_account(answer: HttpResponse) -> UpstreamAccount:
+    """What an answer of `/api/v1/me` says."""
+    note = f"HTTP {answer.status}: {error_text(answer.body)}"[:MAX_NOTE_LENGTH]
+    match answer.status:
+        case 401 | 402 | 403:
+            # SEE2AI says with a 401, too, that the purse is empty.
+            is_purse = answer.status == 402 or any(word in note.lower() for word in INSUFFICIENT_BALANCE_WORDS)  # noqa: PLR2004
+            return UpstreamAccount(
+                AccountStatus.INSUFFICIENT_BALANCE if is_purse else AccountStatus.KEY_REJECTED, detail=note
+            )
+        case 429:
+            return UpstreamAccount(AccountStatus.RATE_LIMITED, detail=note)
+        case 200:
+            return _parse_account_body(answer.body)
+    return UpstreamAccount(AccountStatus.SERVER_ERROR, detail=note)
+
+
+def _parse_account_body(body: bytes) -> UpstreamAccount:
+    try:
+        told = json.loads(body, parse_float=Decimal, parse_constant=lambda _: None)
+    except (ValueError, InvalidOperation, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        return UpstreamAccount(AccountStatus.UNREADABLE, detail=f"no JSON object: {error_text(body)}"[:MAX_NOTE_LENGTH])
+    shells = list(_unwrap(told))
+    balances = (_number(shell.get(name)) for shell in shells for name in BALANCES)
+    balance = next((number for number in balances if number is not None), None)
+    name = next((shell[key] for shell in shells for key in NAMES if _is_name(shell.get(key))), None)
+    if balance is None:
+        return UpstreamAccount(AccountStatus.USABLE, name)
+    standing = AccountStatus.USABLE if balance > 0 else AccountStatus.INSUFFICIENT_BALANCE
+    return UpstreamAccount(standing, name, balance, detail="" if balance > 0 else "balance 0")
+
+
+def _unwrap(told: dict[str, Any], depth: int = 3) -> Iterator[dict[str, Any]]:
+    """The object itself, then what its usual wrappers hold."""
+    yield told
+    for wrapper in WRAPPERS if depth else ():
+        if isinstance(told.get(wrapper), dict):
+            yield from _unwrap(told[wrapper], depth - 1)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and bool(value.strip())
+
+
+def _number(value: Any) -> Decimal | None:
+    """A number, or a decimal in quotes."""
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+        return None
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and number.copy_abs() < 10**18 else None
+
+
+class AccountMonitor:
+    """Remembers what was heard last: SEE2AI is asked at most once a minute, however often we are."""
+
+    def __init__(self, see2ai: See2aiClient) -> None:
+        self._see2ai = see2ai
+        self._last: UpstreamAccount | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._loop: asyncio.Task[None] | None = None
+        self._asked_at = 0.0
+
+    async def get(self, patience_seconds: float) -> UpstreamAccount | None:
+        """The newest that is known, waiting for a question under way no longer than that; None: nothing yet."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked_at >= FRESH_SECONDS):
+            self._asking, self._asked_at = asyncio.create_task(self._refresh()), now
+        await asyncio.wait([self._asking], timeout=patience_seconds)
+        return self._last
+
+    def start_polling(self) -> None:
+        """From now on, also where nobody asks: for the metrics' sake."""
+        self._loop = asyncio.create_task(self._poll_loop())
+
+    async def close(self) -> None:
+        await cancel_and_wait(*filter(None, (self._loop, self._asking)))
+
+    async def _poll_loop(self) -> None:
+        while True:
+            await self.get(FRESH_SECONDS)
+            await asyncio.sleep(FRESH_SECONDS)
+
+    async def _refresh(self) -> None:
+        self._last = account = await get_account(self._see2ai)
+        metrics.SEE2AI_REACHABLE.set(account.is_reachable)
+        metrics.SEE2AI_BALANCE.set(math.nan if account.balance_tokens is None else float(account.balance_tokens))

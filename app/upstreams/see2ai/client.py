@@ -1,0 +1,232 @@
+"""The only speaker of HTTP to SEE2AI: one try, one total deadline, one verdict. It never raises for what it hears.
+
+Submits use a fresh connection each: on a kept one, a server that hangs up just as we write would leave us not
+knowing whether the job was taken. Polls share kept connections, because asking twice is harmless.
+"""
+
+import asyncio
+import ssl
+import zlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+import structlog
+from aiohttp.connector import Connection
+from httpx_aiohttp import AiohttpTransport
+
+from app.datetimes import parse_retry_after
+from app.settings import Settings
+from app.telemetry import metrics
+from app.upstreams.see2ai.actions import Action
+from app.upstreams.see2ai.actions.action import as_urls
+from app.upstreams.see2ai.responses import HttpResponse, ResultKind, UpstreamResult, read_poll, read_result, read_submit
+
+log = structlog.get_logger()
+
+SUBMIT_SECONDS = 60
+POLL_SECONDS = 30
+CONNECT_SECONDS = 10
+MAX_BODY_BYTES = 1_000_000
+MAX_RETRY_AFTER_SECONDS = 3600
+UPLOAD_PATH = "/api/v1/actions/see2ai_storage_upload_v1"
+UPLOAD_SECONDS = 300  # the vendor's own clients wait as long
+
+
+class UnreadableAnswer(Exception):
+    """The body is too long, or not what its encoding says."""
+
+
+class UpstreamUnreachable(Exception):
+    """SEE2AI could not be asked, or what it answered could not be read; the text says why, for the operator."""
+
+
+class _LeaseExpired(Exception):
+    """The connection stands, and the visit that wanted it may not send any more."""
+
+
+_may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send", default=lambda: True)
+"""Of the submit that is under way in this context."""
+
+CONNECTION_ERRORS = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
+"""The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP."""
+
+
+class See2aiClient:
+    """A client for one base URL and one key. The key goes to that origin only and never along a redirect."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._base_url = settings.see2ai_base_url.rstrip("/")
+        self._headers = {
+            "Authorization": f"Bearer {settings.see2ai_api_key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        self._fresh = _open_client(keep_connections=False)
+        self._kept = _open_client(keep_connections=True)
+        self._logged_states: set[str] = set()
+
+    async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
+        """Sends one job. `may_send` is asked first and once more when the connection stands, which may have taken long:
+        a visit whose lease has run out sends nothing."""
+        if not may_send():
+            return UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
+        log.info("see2ai_submit", action=action.name, payload=request)
+        asked = _may_send.set(may_send)
+        try:
+            async with asyncio.timeout(SUBMIT_SECONDS):
+                answer = await self._request(self._fresh, "POST", action.submit_path, json=request)
+        except _LeaseExpired:
+            result = UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
+        except CONNECTION_ERRORS as error:
+            result = UpstreamResult(
+                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.UNKNOWN_OUTCOME, _describe(error)
+            )
+        except (TimeoutError, UnreadableAnswer) as error:
+            result = UpstreamResult(ResultKind.UNKNOWN_OUTCOME, _describe(error))
+        else:
+            result = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
+            log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
+        finally:
+            _may_send.reset(asked)
+        metrics.UPSTREAM_ANSWERS.labels("submit", result.kind).inc()
+        return result
+
+    async def poll(self, action: Action, task_id: str) -> UpstreamResult:
+        """Looks after one job. Anything unreadable is trouble, to be looked at again."""
+        path = (action.status_path or "").format(task_id=quote(task_id, safe=""))
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                answer = await self._request(self._kept, "GET", path)
+        except (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer) as error:
+            result = UpstreamResult(ResultKind.SERVER_ERROR, _describe(error))
+        else:
+            result = read_poll(answer, task_id, action.read_urls)
+            if result.kind is not ResultKind.RUNNING:
+                log.info("see2ai_answer", task_id=task_id, status=answer.status, body=answer.body[:4000])
+        metrics.UPSTREAM_ANSWERS.labels("poll", result.kind).inc()
+        self._log_unknown_state(result.unknown_state)
+        return result
+
+    async def upload(self, path: Path) -> UpstreamResult:
+        """Hands a file to SEE2AI's own storage: DONE with its link. Doing it twice is harmless."""
+        try:
+            with path.open("rb") as file:
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    answer = await self._request(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
+        except (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer) as error:
+            result = UpstreamResult(
+                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.SERVER_ERROR, _describe(error)
+            )
+        else:
+            result = read_result(answer, lambda body: as_urls(body.get("url")))
+        log.info("see2ai_upload", name=path.name, result=result.kind, note=result.detail[:300])
+        metrics.UPSTREAM_ANSWERS.labels("upload", result.kind).inc()
+        return result
+
+    async def request(self, method: str, path: str) -> HttpResponse:
+        """A question that may be repeated without harm. Raises Unheard."""
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                return await self._request(self._kept, method, path)
+        except (*CONNECTION_ERRORS, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
+            raise UpstreamUnreachable(_describe(error)) from error
+
+    async def _request(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> HttpResponse:
+        url = self._base_url + path
+        async with client.stream(method, url, headers=self._headers, **body) as response:
+            content = await _read_limited(response)
+        pause = parse_retry_after(response.headers.get("Retry-After"), MAX_RETRY_AFTER_SECONDS)
+        return HttpResponse(response.status_code, content, pause)
+
+    def _log_unknown_state(self, word: str) -> None:
+        if word and word not in self._logged_states and len(self._logged_states) < 100:  # noqa: PLR2004
+            self._logged_states.add(word)
+            metrics.UNKNOWN_STATES.labels(word).inc()
+            log.warning("see2ai_unknown_state", word=word, meaning="taken as still running")
+
+    async def close(self) -> None:
+        await self._fresh.aclose()
+        await self._kept.aclose()
+
+
+class _LenientResponse(aiohttp.ClientResponse):
+    """Forgets the reason phrase: one that is no UTF-8 would make httpx's transport raise over a good answer."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        answer = await super().start(connection)
+        answer.reason = None
+        return answer
+
+
+class _LeaseCheckedRequest(aiohttp.ClientRequest):
+    """Asks at the very last moment, with the connection made and not a byte on it, whether it may go."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if not _may_send.get()():
+            raise _LeaseExpired
+        return await super().send(conn)
+
+
+def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
+    def connection() -> aiohttp.ClientSession:
+        # `force_close` and a keep-alive time exclude each other in aiohttp's connector.
+        connector = (
+            aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=15)
+            if keep_connections
+            else aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True)
+        )
+        return aiohttp.ClientSession(
+            request_class=_LeaseCheckedRequest,
+            response_class=_LenientResponse,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    return httpx.AsyncClient(
+        # For sessions of its own, which it never opens, the transport would read all certificates; this trusts none.
+        transport=AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=connection, trust_env=False),
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def _was_never_sent(error: Exception) -> bool:
+    """Whether the request certainly stayed here.
+
+    The transport reports a connection lost *after* sending as ConnectTimeout, too, so its own classes cannot be
+    trusted here; aiohttp's are exact: these two are raised only while a connection is being made.
+    """
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+async def _read_limited(response: httpx.Response) -> bytes:
+    """The decoded body, never more than MAX_BODY_BYTES of it, however it was packed."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise UnreadableAnswer("the body is too long")
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding in {"identity", ""}:
+        return bytes(body)
+    if encoding not in {"gzip", "deflate"}:
+        raise UnreadableAnswer(f"an encoding we did not ask for: {encoding[:20]}")
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        plain = unpacker.decompress(bytes(body), MAX_BODY_BYTES)
+    except zlib.error as error:
+        raise UnreadableAnswer("broken compression") from error
+    if unpacker.unconsumed_tail:
+        raise UnreadableAnswer("the unpacked body is too long")
+    return plain
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
