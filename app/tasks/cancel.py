@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, select, update
 
 from app.database import retry_on_conflict, utc_now
 from app.engine.finish import append_history, failed_columns
-from app.engine.steps.prepare import NORMALIZE_STARTED
+from app.engine.state import UpstreamState
 from app.errors import NotCancellable, NotFound, TaskFailure
 from app.points import ledger
 from app.runtime import Runtime
@@ -47,7 +47,7 @@ async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
             return False
         if row.step not in CANCELLABLE:
             raise NotCancellable
-        if NORMALIZE_STARTED in (row.upstream_state or {}):
+        if UpstreamState.from_json(row.upstream_state).is_normalize_started:
             raise NotCancellable
         ended = failed_columns(TaskFailure.CANCELLED)
         history = append_history(row.history, "done", "cancelled by its caller")

@@ -20,7 +20,7 @@ from sqlalchemy import Row, Select, bindparam, select
 
 from app.database import COMMIT_TIMEOUT_SECONDS, TRANSACTION_TIMEOUT_SECONDS, utc_after, utc_now
 from app.datetimes import parse_datetime
-from app.engine.claim import boottime
+from app.engine.state import boottime
 from app.errors import InvalidParameter, Unavailable
 from app.messaging.pubsub import POLL_SECONDS, Subscription
 from app.runtime import Runtime

@@ -7,14 +7,15 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from app.aio import cancel_and_wait
 from app.telemetry import metrics
+from app.upstreams.protocol import Upstream
 from app.upstreams.see2ai.client import See2aiClient, UpstreamUnreachable
 from app.upstreams.see2ai.responses import HttpResponse, error_text
 
@@ -63,6 +64,10 @@ class UpstreamAccount:
     @property
     def balance_rmb(self) -> Decimal | None:
         return None if self.balance_tokens is None else self.balance_tokens / TOKENS_PER_RMB
+
+
+def see2ai_client(upstreams: Mapping[str, Upstream]) -> See2aiClient:
+    return cast(See2aiClient, upstreams["see2ai"])
 
 
 async def get_account(see2ai: See2aiClient) -> UpstreamAccount:

@@ -22,9 +22,10 @@ from httpx_aiohttp import AiohttpTransport
 from app.datetimes import parse_retry_after
 from app.settings import Settings
 from app.telemetry import metrics
+from app.upstreams.action import as_urls
+from app.upstreams.protocol import ResultKind, UpstreamResult
 from app.upstreams.see2ai.actions import Action
-from app.upstreams.see2ai.actions.action import as_urls
-from app.upstreams.see2ai.responses import HttpResponse, ResultKind, UpstreamResult, read_poll, read_result, read_submit
+from app.upstreams.see2ai.responses import HttpResponse, read_poll, read_result, read_submit
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     IMAGE_URL,
     Action,
     ActionInput,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     Action,
     ActionInput,
     CallerParams,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     IMAGE_URL,
     Action,
     ActionInput,
@@ -239,6 +239,7 @@ def _video(text: type[TextVideoParams], image: type[ImageVideoParams], build: An
         av_url_fields=("video_url", "video_urls", "audio_url", "audio_urls"),
         normalize_profile="video_seedance_reference",
         caller_field_names={"prompt": "prompt"},
+        deadline_seconds=lambda settings: settings.video_deadline_seconds,
     )
 
 
