@@ -66,20 +66,20 @@ class FastImageRequest(UpstreamRequest):
     output_format: Literal["jpg", "jpeg", "png"]
 
 
-def build(order: ActionInput) -> dict[str, Any]:
+def build(action_input: ActionInput) -> dict[str, Any]:
     """The body for SEE2AI; `aspect_ratio` may still be `auto` where references decide it."""
-    require_reference_images(order)
-    params = order.params
+    require_reference_images(action_input)
+    params = action_input.params
     assert isinstance(params, FastImageParams)  # noqa: S101 (for the type checker: the registry pairs them)
     is_auto = params.aspect_ratio == AUTO
     request = FastImageRequest(
-        prompt=order.prompt,
-        image_input=list(order.references),
+        prompt=action_input.prompt,
+        image_input=list(action_input.references),
         aspect_ratio=SQUARE if is_auto else params.aspect_ratio,  # type: ignore[arg-type]
         resolution=params.resolution,
         output_format=params.output_format,
     ).model_dump()
-    if is_auto and order.references:
+    if is_auto and action_input.references:
         request["aspect_ratio"] = AUTO
     return request
 
