@@ -1,11 +1,12 @@
 """The envelope, and the shapes of what is answered. Every JSON answer is `{"code", "message", "data"}`."""
 
 import json
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
-from typing_extensions import TypedDict
+
+from app.tasks.view import TaskView
 
 T = TypeVar("T")
 
@@ -26,43 +27,6 @@ class Page(BaseModel, Generic[T]):
     page: int
     size: int
     pages: int
-
-
-class ResultResponse(TypedDict):
-    """One stored result, known by its own bytes. Sizes in pixels; `durationSeconds` is null for a picture."""
-
-    url: str
-    type: Annotated[str, Field(description="MIME 类型")]
-    bytes: int
-    width: int
-    height: int
-    durationSeconds: float | None
-
-
-class TaskResponse(BaseModel):
-    """A task as its owner sees it. Times are local (`TIMEZONE`), to the second; links are permanent."""
-
-    taskNo: str
-    modelName: str
-    status: str = Field(description="created, queued, processing, completed, failed")
-    taskType: str
-    progress: int = Field(description="0-100，不会变小，仅完成时为 100")
-    estimatedSecondsLeft: int | None = Field(description="预计剩余秒数，仅供参考；结束后为 null")
-    promptSnippet: str
-    prompt: str
-    imageUrl: str | list[str] | None
-    params: dict[str, Any]
-    resultUrl: str | None
-    resultUrls: list[str]
-    thumbnailUrls: list[str] = Field(description="图片的缩略图；视频没有")
-    results: list[ResultResponse]
-    pointsCost: int
-    pointsRefunded: int
-    createTime: str
-    updateTime: str
-    completeTime: str | None
-    errorCode: str | None
-    errorMessage: str | None
 
 
 class UploadResponse(BaseModel):
@@ -92,7 +56,7 @@ class QuoteResponse(BaseModel):
     balance: int
 
 
-class SubmitResponse(TaskResponse):
+class SubmitResponse(TaskView):
     """The stored task, and the balance after its charge."""
 
     balance: int

@@ -28,7 +28,7 @@ from app.errors import InvalidParameter, Unavailable
 from app.messaging.pubsub import POLL_SECONDS, Subscription
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.queries import PUBLIC_COLUMNS
+from app.tasks.view import PUBLIC_COLUMNS
 
 COMMIT_LAG_SECONDS = float(TRANSACTION_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS)
 REMEMBERED_SECONDS = COMMIT_LAG_SECONDS + 2 * POLL_SECONDS

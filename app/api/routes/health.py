@@ -14,7 +14,7 @@ from app.catalog.durations import refresh_durations
 from app.database import ping
 from app.engine.breaker_sync import BreakerSync
 from app.runtime import Runtime
-from app.upstreams.see2ai.account import AccountMonitor, see2ai_client, AccountStatus
+from app.upstreams.see2ai.account import AccountMonitor, AccountStatus, see2ai_client
 
 REDIS_SECONDS = 1.0
 SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.access import SubmitDesk, TaskDesk
-from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, TaskResponse
+from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
 from app.egress import LONGEST_URL
@@ -19,7 +19,7 @@ from app.tasks.idempotency import FIELD, check_key
 from app.tasks.queries import Filters, get_task, list_tasks
 from app.tasks.submit import quote_task, submit_task
 from app.tasks.validation import Submission, base_price
-from app.tasks.view import view_task
+from app.tasks.view import TaskView, view_task
 from app.upstreams.action import params_schema
 
 router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
@@ -65,13 +65,13 @@ async def submit(
     row = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
     if "replayed" in row:
         response.headers[REPLAYED_HEADER] = "true"
-    return Envelope(data=SubmitResponse.model_construct(**view_task(context.runtime, row), balance=row["balance"]))
+    return Envelope(data=SubmitResponse(**view_task(context.runtime, row), balance=row["balance"]))
 
 
 @router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")
-async def cancel(task_no: str, context: SubmitDesk) -> Envelope[TaskResponse]:
+async def cancel(task_no: str, context: SubmitDesk) -> Envelope[TaskView]:
     row = await cancel_task(context.runtime, context.user_id, task_no)
-    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+    return Envelope(data=view_task(context.runtime, row))
 
 
 @router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
@@ -94,7 +94,7 @@ async def list_(
     keyword: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
-) -> Envelope[Page[TaskResponse]]:
+) -> Envelope[Page[TaskView]]:
     runtime, zone = context.runtime, context.runtime.settings.zone
     filters = Filters(
         task_type=task_type or None,
@@ -105,7 +105,7 @@ async def list_(
         end=parse_datetime("endTime", end_time or None, zone),
     )
     rows, total = await list_tasks(runtime.database, context.user_id, filters, page=page, size=size)
-    records = [TaskResponse.model_construct(**view_task(runtime, row)) for row in rows]
+    records = [view_task(runtime, row) for row in rows]
     return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
@@ -114,11 +114,11 @@ async def get(
     task_no: str,
     context: TaskDesk,
     wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
-) -> Envelope[TaskResponse]:
+) -> Envelope[TaskView]:
     row = await get_task(context.runtime.database, context.user_id, task_no)
     if wait and row["status"] not in ENDED:
         row = await _wait_for_end(context.runtime, context.user_id, task_no, wait)
-    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+    return Envelope(data=view_task(context.runtime, row))
 
 
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
