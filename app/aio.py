@@ -1,11 +1,11 @@
-"""How a background task is ended."""
+"""Cancels background tasks."""
 
 import asyncio
 from typing import Any
 
 
 async def cancel_and_wait(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancels until they have ended: a client library under a time-out of its own may swallow a cancellation."""
+    """Cancels the tasks until all have ended. It repeats, because a client library may swallow a cancellation."""
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:

@@ -87,7 +87,7 @@ class TaskStream:
         """Rows as `view_task` and `event_id` want them, each when it changed; None first, once nothing can be missed,
         and then every half a minute. It ends when this process does. Raises Unavailable only before the first None.
         """
-        async with self._runtime.pubsub.listen(self._user_id) as self._subscription:
+        async with self._runtime.pubsub.subscribe(self._user_id) as self._subscription:
             if self._since is None:
                 await self._skip_existing()
             yield None

@@ -124,7 +124,7 @@ async def get(
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
     """Woken by the task's notices; looks by itself now and then, because a notice may be lost."""
     until = time.monotonic() + seconds
-    async with runtime.pubsub.listen(user_id) as changed:
+    async with runtime.pubsub.subscribe(user_id) as changed:
         while True:
             row = await get_task(runtime.database, user_id, task_no)
             now = time.monotonic()
