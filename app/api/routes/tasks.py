@@ -11,7 +11,7 @@ from app.api.access import SubmitDesk, TaskDesk
 from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, TaskResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
-from app.egress import LONGEST_URL
+from app.egress import MAX_URL_LENGTH
 from app.messaging.pubsub import Subscription
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
@@ -47,7 +47,7 @@ class SubmitBody(BaseModel):
     prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
-    callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
+    callbackUrl: Annotated[str | None, Field(max_length=MAX_URL_LENGTH, description="任务结束时通知此链接")] = None
 
     def to_submission(self, key: str | None = None) -> Submission:
         callback_url = self.callbackUrl or None
