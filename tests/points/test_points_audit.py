@@ -149,9 +149,9 @@ LOT_DAMAGE: Damages = {
         "UPDATE points_lots SET ref = 'expire:1' WHERE ref = 'l'",
         "UPDATE points_lots SET ref = NULL WHERE ref = 'l'",
         "UPDATE points_lots SET origin_lot_id = 1 WHERE ref = 'l'",
-        "UPDATE points_lots SET user_id = 2 WHERE ref = 'lapsed'",
+        "UPDATE points_lots SET user_id = 2 WHERE ref = 'expired'",
         "UPDATE points_lots SET origin_lot_id = 99 WHERE origin_lot_id IS NOT NULL",
-        "UPDATE points_lots SET expired = 0, expires_at = '2090-01-01 00:00:00.000' WHERE ref = 'lapsed'",
+        "UPDATE points_lots SET expired = 0, expires_at = '2090-01-01 00:00:00.000' WHERE ref = 'expired'",
     ],
     ("I12", "what has expired of a lot is told by its one entry"): [
         "UPDATE points_lots SET expired = expired + 1, remaining = remaining - 1 WHERE ref = 'l'",
@@ -164,7 +164,7 @@ LOT_DAMAGE: Damages = {
     ("I12", "an entry of expiry has its lot"): [
         "UPDATE points_ledger SET ref = 'expire:99' WHERE kind = 'expire'",
         "UPDATE points_ledger SET ref = 'expire:x' WHERE kind = 'expire'",
-        "DELETE FROM points_lots WHERE ref = 'lapsed'",
+        "DELETE FROM points_lots WHERE ref = 'expired'",
     ],
     ("I12", "an entry of expiry names a lot and takes points"): [
         f"{ENTRY} VALUES (1, 9, 'expire', -30, 0, 40, NULL, NULL, NULL, {MOMENT})",
@@ -253,7 +253,7 @@ async def books(lawless: Runtime) -> Runtime:
 @pytest.fixture
 async def lots(books: Runtime) -> Runtime:
     """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
-    await lot(books.database, 1, 50, 1, "expired_lots")
+    await lot(books.database, 1, 50, 1, "expired")
     row = await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))
     await later(books.database, 2)
     await execute(books, f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED} WHERE id = {row['id']}")
