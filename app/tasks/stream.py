@@ -92,7 +92,7 @@ class TaskStream:
         The first None says that from now on no change is missed; later ones come every 30 seconds as a ping. Raises
         Unavailable only before the first None.
         """
-        async with self._runtime.pubsub.listen(self._user_id) as self._subscription:
+        async with self._runtime.pubsub.subscribe(self._user_id) as self._subscription:
             if self._since is None:
                 await self._skip_existing()
             yield None

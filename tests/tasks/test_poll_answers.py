@@ -155,7 +155,7 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
     make: Maker, upstream: Server
 ) -> None:
     def counted(word: str) -> float:
-        return REGISTRY.get_sample_value("gateway_upstream_unknown_states_total", {"word": word}) or 0.0
+        return REGISTRY.get_sample_value("gateway_upstream_unknown_states_total", {"state": word}) or 0.0
 
     before = {word: counted(word) for word in ("simmering", "queued", "awaiting_user_approval")}
     user = await make.user(points=1000)

@@ -318,14 +318,14 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     assert re.match(r"warning: open \(see2ai for 6\d\d ", await told(make))
     assert "余额" not in (await make.api.get("/readyz")).text
     metrics = generate_latest().decode()
-    assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
+    assert 'gateway_breaker_open{provider="see2ai"} 1.0' in metrics
     assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
     of(other).reset()
     await push_state(other.database, of(other))
     await until("recovered", lambda: not of(runtime).is_open)
     assert (await make.submit(user, "again")).status_code == 200
     assert await told(make) == "ok"
-    assert 'gateway_circuit_open{provider="see2ai"} 0.0' in generate_latest().decode()
+    assert 'gateway_breaker_open{provider="see2ai"} 0.0' in generate_latest().decode()
 
 
 @pytest.mark.settings(task_deadline_seconds=5)

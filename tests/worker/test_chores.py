@@ -214,7 +214,7 @@ async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
     assert line["level"] == "error"
     assert line["violations"] == len(line["rows"]) == shown("violations")
     assert str(user.id) in line["rows"][0]
-    assert "an account equals the fold of its ledger" in line["rows"][0]
+    assert "an account equals the sum of its ledger entries" in line["rows"][0]
     await execute(runtime, "UPDATE points_accounts SET seq = seq - 5 WHERE user_id = :id", id=user.id)
 
 

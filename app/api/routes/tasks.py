@@ -11,7 +11,7 @@ from app.api.access import Access, RequestContext
 from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
-from app.egress import LONGEST_URL
+from app.egress import MAX_URL_LENGTH
 from app.messaging.pubsub import Subscription
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
@@ -48,7 +48,7 @@ class SubmitBody(BaseModel):
     prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # `Submission` validates it, with one message
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
-    callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
+    callbackUrl: Annotated[str | None, Field(max_length=MAX_URL_LENGTH, description="任务结束时通知此链接")] = None
 
     def to_submission(self, key: str | None = None) -> Submission:
         callback_url = self.callbackUrl or None
@@ -125,7 +125,7 @@ async def get(
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
     """The task's row when it ends, or after `seconds`."""
     deadline = time.monotonic() + seconds
-    async with runtime.pubsub.listen(user_id) as subscription:
+    async with runtime.pubsub.subscribe(user_id) as subscription:
         while True:
             row = await get_task(runtime.database, user_id, task_no)
             now = time.monotonic()

@@ -20,7 +20,7 @@ from app.api.schemas import (
     WebhookTestResponse,
 )
 from app.datetimes import format_local
-from app.egress import LONGEST_URL
+from app.egress import MAX_URL_LENGTH
 from app.errors import InvalidParameter
 from app.runtime import Runtime
 from app.tasks.webhook_payload import EVENT_TYPES, message_id
@@ -54,7 +54,7 @@ class EndpointBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
+    url: Annotated[str, Field(min_length=1, max_length=MAX_URL_LENGTH)]
     events: Annotated[list[Event], Field(min_length=1, max_length=10)] = ["task.completed", "task.failed"]
 
 
@@ -63,7 +63,7 @@ class EndpointChange(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str | None, Field(min_length=1, max_length=LONGEST_URL)] = None
+    url: Annotated[str | None, Field(min_length=1, max_length=MAX_URL_LENGTH)] = None
     events: Annotated[list[Event] | None, Field(min_length=1, max_length=10)] = None
     enabled: Annotated[bool | None, Field(description="true 重新启用，false 停用")] = None
 
@@ -75,7 +75,7 @@ class TestBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str | None, Field(max_length=LONGEST_URL)] = None
+    url: Annotated[str | None, Field(max_length=MAX_URL_LENGTH)] = None
     endpointId: Annotated[int | None, Field(ge=1, le=2**53)] = None
 
 
