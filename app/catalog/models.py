@@ -10,11 +10,11 @@ import structlog
 from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
 from app.catalog.pricing import validate_rules
-from app.database import Database, Session, retry_on_conflict, utc_now
+from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
+from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
 from app.upstreams.see2ai.actions import ACTIONS
-from app.upstreams.see2ai.actions.action import IMAGE_URL, ActionInput, build_request, merge_params
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class Model:
         return self.params.get(NORMALIZE_REFERENCES) is True
 
 
-async def get_model(connection: Session, model_name: str) -> Model:
+async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name; ModelNotFound otherwise, also where its row cannot be read.
 
     To MySQL `x` and `x ` are equal: not to us.

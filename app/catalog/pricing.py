@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import Any
 
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import CallerParams
+from app.upstreams.action import CallerParams
 
 REFERENCES = "references"
 """Not a param but a count: how many pictures the task gives SEE2AI, in imageUrl or in params."""

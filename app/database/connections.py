@@ -27,7 +27,7 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Session = AsyncConnection
+Connection = AsyncConnection
 """What topic functions join. They never commit it."""
 
 COMMIT_TIMEOUT_SECONDS = 10
@@ -102,7 +102,7 @@ class Database:
             self._is_verified = True
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Session]:
+    async def begin(self) -> AsyncIterator[Connection]:
         """One transaction: committed when the block ends, rolled back when it raises."""
         if not self._is_verified:
             await self.verify()
@@ -115,7 +115,7 @@ class Database:
                 await _commit(connection)
 
     @asynccontextmanager
-    async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Session]:
+    async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Connection]:
         """A connection in autocommit: one round trip a statement, the newest committed state."""
         with _translate_errors():
             async with asyncio.timeout(seconds), self.readers.connect() as connection:

@@ -145,7 +145,7 @@ class WebhookDispatcher:
         except Exception:
             log.exception("delivery_failed", delivery=delivery.id)
             outcome = Outcome("internal")
-        failpoint("deliver.after_send")
+        failpoint("webhook.after_send")
         if outcome.status is not None:
             self._answered_at = time.monotonic()
         self._track_latency(delivery, time.monotonic() - began)

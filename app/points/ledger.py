@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Row, Update, bindparam, insert, select, update
 
-from app.database import Database, Session, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
+from app.database import Connection, Database, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import GatewayError, GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import lots
 from app.tables import points_accounts as accounts
@@ -36,7 +36,7 @@ class LedgerInconsistency(GatewayError):
     """An account does not hold what its open tasks say it holds. The transaction is rolled back, nothing moves."""
 
 
-async def deduct(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
+async def deduct(connection: Connection, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
     """Takes `cost` points for a task that is being stored. InsufficientPoints takes nothing.
 
     From here to the commit the user's account row is locked: their submits pass one after the other.
@@ -47,13 +47,13 @@ async def deduct(connection: Session, *, user_id: int, task_id: int, cost: int, 
     await _write(connection, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
 
 
-async def lock_account(connection: Session, user_id: int) -> None:
+async def lock_account(connection: Connection, user_id: int) -> None:
     """What `deduct` does to other submits of the user, where nothing is deducted. Makes the account if need be."""
     absent = insert_ignore(connection.dialect.name, accounts, "user_id")
     await connection.execute(absent.values(user_id=user_id, updated_at=utc_now()))
 
 
-async def _deduct_with_lots(connection: Session, user_id: int, task_id: int, cost: int) -> None:
+async def _deduct_with_lots(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """The slow way, for too few points as well: what has lapsed goes first, then the lots pay, then the pool."""
     account = await _lock(connection, user_id)
     if account is None:
@@ -68,7 +68,7 @@ async def _deduct_with_lots(connection: Session, user_id: int, task_id: int, cos
     await lots.refresh_next_expiry(connection, user_id)
 
 
-async def expire_due_lots(connection: Session, user_id: int, now: datetime) -> list[int]:
+async def expire_due_lots(connection: Connection, user_id: int, now: datetime) -> list[int]:
     """Ends the user's lots whose time is over, each by one entry: the points of each. Its account must be locked."""
     ended = await lots.expired_lots(connection, user_id, now)
     for lot in ended:
@@ -91,24 +91,26 @@ async def expire_account(database: Database, user_id: int) -> list[int]:
         return await expire_due_lots(connection, user_id, account.now)
 
 
-async def settle(connection: Session, *, user_id: int, task_id: int, cost: int) -> None:
+async def settle(connection: Connection, *, user_id: int, task_id: int, cost: int) -> None:
     """The task completed: what was held is spent. 0 points move, and nothing in the lots."""
     await _apply(connection, _SPEND, user_id, cost)
     await _write(connection, user_id, "settle", task_id=task_id, phase="close", points=0, held=-cost)
 
 
-async def refund(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int) -> None:
+async def refund(
+    connection: Connection, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int
+) -> None:
     """The task failed: what was held is available again, in the lots it came from or, where one lapsed, for a grace."""
     await _apply(connection, _GIVE_BACK, user_id, cost)
     await _write(connection, user_id, "refund", task_id=task_id, phase="close", points=cost, held=-cost, remark=remark)
     await lots.restore(connection, user_id, task_id, grace_days)
 
 
-async def _lock(connection: Session, user_id: int) -> Row[Any] | None:
+async def _lock(connection: Connection, user_id: int) -> Row[Any] | None:
     return (await connection.execute(_LOCKED, {"user": user_id})).one_or_none()
 
 
-async def _apply(connection: Session, statement: Update, user_id: int, cost: int) -> None:
+async def _apply(connection: Connection, statement: Update, user_id: int, cost: int) -> None:
     moved = await connection.execute(statement, {"user": user_id, "cost": cost})
     if not moved.rowcount:
         raise LedgerInconsistency(f"the account of user {user_id} has not the {cost} points that its entries say")
@@ -157,7 +159,7 @@ async def _is_known(database: Database, ref: str) -> bool:
 
 
 async def grant_in_transaction(
-    connection: Session, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
+    connection: Connection, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
 ) -> None:
     """The grant itself; UniqueViolation where its `ref` is known. Points that expire get a lot of their own."""
     if not 0 < points <= MAX_POINTS:
@@ -177,18 +179,18 @@ async def grant_in_transaction(
         await lots.refresh_next_expiry(connection, user_id)
 
 
-async def check_expiry(connection: Session, expires: datetime) -> None:
+async def check_expiry(connection: Connection, expires: datetime) -> None:
     """InvalidParameter for a time that is over, or too far away to be told."""
     if not (await connection.execute(_NOW)).scalar_one() < expires < MAX_EXPIRY:
         raise InvalidParameter("expires", "须晚于当前时间，早于 9999 年")
 
 
-async def balance_of(connection: Session, user_id: int) -> int:
+async def balance_of(connection: Connection, user_id: int) -> int:
     """Points that can be spent; 0 for a user who never had any."""
     return int(await connection.scalar(_BALANCE, {"user": user_id}) or 0)
 
 
-async def _write(connection: Session, user_id: int, kind: str, **columns: Any) -> None:
+async def _write(connection: Connection, user_id: int, kind: str, **columns: Any) -> None:
     blank = {"task_id": None, "phase": None, "ref": None, "remark": ""}
     await connection.execute(_ENTRY, {"user": user_id, "kind": kind, **blank, **columns})
 

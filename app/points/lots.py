@@ -22,19 +22,19 @@ from sqlalchemy import (
     update,
 )
 
-from app.database import Session, utc_now
+from app.database import Connection, utc_now
 from app.tables import points_accounts as accounts
 from app.tables import points_lot_uses as uses
 from app.tables import points_lots as lots
 
 
-async def create_lot(connection: Session, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
+async def create_lot(connection: Connection, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
     """Points that are in `available` already expire from now on. `origin` is `ref`, or `origin_lot_id`."""
     made = {"user_id": user_id, "granted": points, "remaining": points, "expires_at": expires, "created_at": utc_now()}
     await connection.execute(insert(lots).values(**made, **origin))
 
 
-async def consume(connection: Session, user_id: int, task_id: int, cost: int) -> None:
+async def consume(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """Takes up to `cost` from the lots, the soonest expiring first; whatever is left over comes from the pool.
 
     Lapsed lots must have been emptied before.
@@ -51,17 +51,17 @@ async def consume(connection: Session, user_id: int, task_id: int, cost: int) ->
         await connection.execute(_USE, taken)
 
 
-async def expired_lots(connection: Session, user_id: int, now: datetime) -> list[Row[Any]]:
+async def expired_lots(connection: Connection, user_id: int, now: datetime) -> list[Row[Any]]:
     """`id` and `remaining` of each lot whose time is over."""
     return list(await connection.execute(_LAPSED, {"user": user_id, "now": now}))
 
 
-async def expire_lot(connection: Session, lot_id: int, points: int) -> None:
+async def expire_lot(connection: Connection, lot_id: int, points: int) -> None:
     """What remained has expired."""
     await connection.execute(_EMPTY, {"lot": lot_id, "moved": points})
 
 
-async def restore(connection: Session, user_id: int, task_id: int, grace_days: int) -> None:
+async def restore(connection: Connection, user_id: int, task_id: int, grace_days: int) -> None:
     """A task's points return to the lots they came from; in the place of a lapsed one comes a lot of grace."""
     taken = (await connection.execute(_TAKEN, {"task": task_id})).all()
     for use in taken:
@@ -74,7 +74,7 @@ async def restore(connection: Session, user_id: int, task_id: int, grace_days: i
         await refresh_next_expiry(connection, user_id)
 
 
-async def refresh_next_expiry(connection: Session, user_id: int) -> None:
+async def refresh_next_expiry(connection: Connection, user_id: int) -> None:
     """Tells the account when the next of its lots is due: the only writer of `next_expiry`."""
     await connection.execute(_FOLLOW, {"user": user_id})
 

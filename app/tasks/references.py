@@ -6,7 +6,7 @@ from typing import Any
 
 from app.egress import validate_url
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import IMAGE_URL
+from app.upstreams.action import IMAGE_URL
 
 IsLocalUrl = Callable[[str], object]
 

@@ -15,8 +15,8 @@ from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
 from app.runtime import Runtime
 from app.tasks.references import parse_references, validate_link
+from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
-from app.upstreams.see2ai.actions.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.webhooks.endpoints import validate_target
 
 log = structlog.get_logger()

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.catalog.durations import typical_seconds
 from app.datetimes import format_local
-from app.engine.transitions import estimate_seconds_left
+from app.engine.progress import estimate_seconds_left
 from app.runtime import Runtime
 
 SNIPPET_CHARACTERS = 20

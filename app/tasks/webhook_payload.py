@@ -1,4 +1,4 @@
-"""A task's end as receivers of webhooks are told it: the same words for each of them, however often they are told."""
+"""The webhook message of a task's end. Each receiver gets the same message at each attempt."""
 
 from sqlalchemy import bindparam, select
 
@@ -13,7 +13,7 @@ EVENT_TYPES = {"completed": COMPLETED, "failed": FAILED}
 
 
 async def build_payload(runtime: Runtime, task_id: int) -> Message:
-    """`data` is the task as GET gives it. The message is known by the task's number, to all who are told of it."""
+    """`data` is the task as GET answers it. The message id follows from the task's number."""
     async with runtime.database.read() as connection:
         row = (await connection.execute(_ENDED, {"id": task_id})).one()
     data = view_task(runtime, dict(row._mapping))

@@ -11,7 +11,7 @@ from pydantic import Field
 from app.catalog.models import validate_model
 from app.catalog.pricing import MAX_POINTS, MAX_RULES, compute_price, validate_rules
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import CallerParams
+from app.upstreams.action import CallerParams
 
 SECONDS = (-1, *range(4, 16))
 BY_RESOLUTION = {"param": "resolution", "points": {"1K": 30, "2K": 45}}

@@ -77,7 +77,7 @@ MUTANTS = (
         "is_held is always true",
         ((claim, "ClaimedTask.is_held", "boottime() < self.held_until", "True"),),
         ("I8",),
-        storm={"send.after_intent": 1, "point.freeze": 0.5},
+        storm={"submit.after_intent": 1, "point.freeze": 0.5},
     ),
     Mutant(
         "the lease is not asked for again once the connection stands",

@@ -105,10 +105,10 @@ DANGER = {
 USUAL_DANGER = 2.5
 OF_PLACES = dict.fromkeys(("process.kill", "process.freeze_long", "point.kill", "point.freeze"), 0.8)
 POINT_DANGER = {
-    "send.before_intent": 2.0,
-    "send.after_intent": 4.0,
-    "send.after_answer": 2.0,
-    "host.after_upload": 2.0,
+    "submit.before_intent": 2.0,
+    "submit.after_intent": 4.0,
+    "submit.after_answer": 2.0,
+    "rehost.after_upload": 2.0,
     "finish.before_commit": 2.0,
 }
 USUAL_POINT_DANGER = 0.4
@@ -133,7 +133,7 @@ DOORS = (
 )
 # What a kind or a place needs beside it to be met at all: links grow old only while their results cannot be kept.
 NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
-STEP_POINTS = FAILPOINTS - {"deliver.after_send"}  # no couriers in this world
+STEP_POINTS = FAILPOINTS - {"webhook.after_send"}  # no couriers in this world
 PLACES = (*DOORS, *sorted(STEP_POINTS))
 EXIF_TRANSPOSE = (*KINDS, *EVENTS)
 ROUND = 4

@@ -14,7 +14,7 @@ from app.engine import transitions as decide
 from app.engine.claim import ClaimedTask, boottime
 from app.engine.transitions import Advance, Complete, Fail, Reschedule
 from app.errors import TaskFailure
-from app.upstreams.see2ai.responses import ResultKind, UpstreamResult
+from app.upstreams.protocol import ResultKind, UpstreamResult
 
 BOOT_SECONDS = boottime()
 NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)

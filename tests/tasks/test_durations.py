@@ -19,7 +19,7 @@ from app.engine.claim import ClaimedTask, boottime
 from app.engine.transitions import Advance, Fail, Reschedule
 from app.jobs import scheduler as chores_module
 from app.runtime import Runtime, open_runtime
-from app.upstreams.see2ai.responses import ResultKind, UpstreamResult
+from app.upstreams.protocol import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.task_rows import hasten
 from tests.support.waiting import until

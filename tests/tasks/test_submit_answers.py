@@ -13,7 +13,8 @@ from app.upstreams import breaker
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.see2ai.responses import HttpResponse, ResultKind, read_submit
+from app.upstreams.protocol import ResultKind
+from app.upstreams.see2ai.responses import HttpResponse, read_submit
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server

@@ -19,7 +19,7 @@ from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
 from app.upstreams.see2ai.actions import Action
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.see2ai.responses import UpstreamResult
+from app.upstreams.protocol import UpstreamResult
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until

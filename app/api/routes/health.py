@@ -14,7 +14,7 @@ from app.catalog.durations import refresh_durations
 from app.database import ping
 from app.engine.breaker_sync import BreakerSync
 from app.runtime import Runtime
-from app.upstreams.see2ai.account import AccountMonitor, AccountStatus
+from app.upstreams.see2ai.account import AccountMonitor, see2ai_client, AccountStatus
 
 REDIS_SECONDS = 1.0
 SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it
@@ -24,7 +24,7 @@ SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2A
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Lives inside the application's own lifespan, which has laid the runtime out by then."""
     runtime: Runtime = app.state.runtime
-    watch = app.state.tenant_watch = AccountMonitor(runtime.see2ai)
+    watch = app.state.tenant_watch = AccountMonitor(see2ai_client(runtime.upstreams))
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
         watch.start_polling()
     providers = asyncio.create_task(BreakerSync(runtime, probes=False).run())

@@ -20,7 +20,7 @@ from app.tasks.queries import Filters, get_task, list_tasks
 from app.tasks.submit import quote_task, submit_task
 from app.tasks.validation import Submission, base_price
 from app.tasks.view import view_task
-from app.upstreams.see2ai.actions.action import params_schema
+from app.upstreams.action import params_schema
 
 router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
 
