@@ -12,6 +12,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from app import read_version
 from app.api.errors import install_error_handlers
 from app.api.middleware import BodySizeLimit, CatchAll, RequestId
 from app.api.push import sse, websocket
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
     app = FastAPI(
         title="1818ai 积分网关",
-        version="0.1.0",
+        version=read_version(),
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lack the envelope
         # `default` keeps FastAPI's own 422, which never occurs, out of the document.
