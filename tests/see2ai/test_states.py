@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
 from app.upstreams.protocol import ResultKind
+from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
 from app.upstreams.see2ai.responses import (
     FAILURE,
     NEEDS_REPAIR,

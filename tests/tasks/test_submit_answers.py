@@ -10,10 +10,10 @@ import pytest
 
 from app.settings import Settings
 from app.upstreams import breaker
+from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai.responses import HttpResponse, read_submit
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port

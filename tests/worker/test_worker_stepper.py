@@ -17,9 +17,9 @@ from app.engine.steps import rehost as host
 from app.engine.transitions import Decision, unchanged
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
+from app.upstreams.protocol import UpstreamResult
 from app.upstreams.see2ai.actions import Action
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.protocol import UpstreamResult
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until

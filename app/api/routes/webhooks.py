@@ -22,8 +22,8 @@ from app.api.schemas import (
 from app.datetimes import format_local
 from app.egress import MAX_URL_LENGTH
 from app.errors import InvalidParameter
+from app.jobs.webhook_payload import EVENT_TYPES, message_id
 from app.runtime import Runtime
-from app.tasks.webhook_payload import EVENT_TYPES, message_id
 from app.webhooks.deliveries import list_deliveries, replay
 from app.webhooks.endpoints import (
     change_endpoint,
