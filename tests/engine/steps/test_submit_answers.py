@@ -198,7 +198,7 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
     lost = await make.task_no(user, "gives up")
 
     async def is_parked() -> bool:
-        return "circuit open" in str((await row_of(make.runtime, lost))["upstream_state"])
+        return "breaker open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
     await until("wait_for_upstream", is_parked)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}
