@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from app.aio import cancel_and_wait
 from app.catalog import durations
 from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
+from app.catalog.progress import estimate_seconds_left
 from app.engine import transitions
-from app.engine.progress import estimate_seconds_left, with_estimate
 from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
-from app.engine.transitions import Advance, Fail
+from app.engine.transitions import Advance, Fail, with_estimate
 from app.jobs import scheduler
 from app.runtime import Runtime, open_runtime
 from app.upstreams.protocol import ResultKind, UpstreamResult
