@@ -48,7 +48,7 @@ async def prove(connection: AsyncConnection) -> None:
             if not await _is_refused(connection, statement, {"own": seq}, _is_trigger):
                 raise DatabaseUnfit(
                     f"the trigger points_ledger_no_{verb} is missing, so that the ledger's past could be changed:"
-                    " see migrations/versions/0006_ledger_append_only.py"
+                    " see migrations/versions/0003_ledger_triggers.py"
                 )
     finally:
         await transaction.rollback()

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.proof import prove
+from app.database.revision import verify_revision
 from app.errors import Unavailable
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ class Sessions:
         self._proving = asyncio.Lock()
 
     async def prove(self) -> None:
-        """That the database refuses what would break the books: once, and before the first transaction at the latest.
+        """That the database has our schema and refuses what would break the books: once, before the first transaction.
 
         So a database that was away at the start is proved at the first contact, and nothing is written to one that
         was not. Raises DatabaseUnfit, or Unavailable where it cannot be asked.
@@ -98,6 +99,7 @@ class Sessions:
                 return
             with _translated():
                 async with asyncio.timeout(LONGEST_TRANSACTION_SECONDS), self.writers.connect() as connection:
+                    await verify_revision(connection)
                     await prove(connection)
             self._is_proven = True
 
