@@ -17,7 +17,7 @@ tasks = Table(
     Column("prompt", PROMPT, nullable=False),
     Column("image_url", Json, nullable=True),  # as submitted: a string, or a list
     Column("params", Json, nullable=False),  # the caller's own
-    Column("request", Json, nullable=False),  # the body for SEE2AI, fixed at submit
+    Column("upstream_request", Json, key="request", nullable=False),  # the body for SEE2AI, fixed at submit
     Column("points_cost", POINTS, nullable=False),
     # where it stands
     Column("status", String(16), nullable=False),
@@ -29,10 +29,10 @@ tasks = Table(
     Column("next_run_at", UtcTime, nullable=True),
     Column("lease_until", UtcTime, nullable=True),
     Column("deadline_at", UtcTime, nullable=False),
-    Column("steps", Json, nullable=False),  # a short history for the operator
+    Column("history", Json, key="steps", nullable=False),  # a short history for the operator
     # what SEE2AI said
     Column("upstream_task_id", exact(128), nullable=True),
-    Column("upstream", Json, nullable=True),  # result URLs and counters of the looks; never shown to callers
+    Column("upstream_state", Json, key="upstream", nullable=True),  # result URLs and counters of the looks; never shown to callers
     Column("suspected_orphan", Boolean, nullable=False, server_default="0"),
     # how it ended
     Column("results", Json, nullable=True),  # [{key, thumbnailKey, type, width, height, bytes}]
@@ -54,7 +54,7 @@ tasks = Table(
     Index("ix_tasks_changed", "user_id", "updated_at"),  # what of a user's changed since
     Index("ix_tasks_live", "user_id", "completed_at"),  # how many of a user's tasks run: completed_at is NULL
     CheckConstraint("status IN ('created', 'queued', 'processing', 'completed', 'failed')", name="status"),
-    CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'host', 'done')", name="step"),
+    CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'rehost', 'done')", name="step"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("points_cost >= 0", name="points_cost"),
     CheckConstraint(
