@@ -17,10 +17,7 @@ log = logging.getLogger("alembic")
 MAX_SQLITE_WAIT_SECONDS = 3600
 MAX_TABLE_WAIT_SECONDS = 60
 NOTICE_SECONDS = 10
-MYSQL_SESSION = (
-    "SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', sql_notes = 0,"
-    f" lock_wait_timeout = {MAX_TABLE_WAIT_SECONDS}"
-)
+MYSQL_SESSION = f"SET sql_notes = 0, lock_wait_timeout = {MAX_TABLE_WAIT_SECONDS}"
 """A statement that waits for a busy table makes all others wait for it too, so it gives up after a while."""
 
 
@@ -40,7 +37,7 @@ def wait_for_lock(connection: Connection) -> None:
     """On MySQL: waits until no other migration of this database runs. The lock ends with the connection."""
     if connection.dialect.name == "sqlite":
         return
-    get_lock = text("SELECT GET_LOCK(CONCAT('gateway migrate ', MD5(DATABASE())), :seconds)")
+    get_lock = text("SELECT GET_LOCK(CONCAT('gateway migrate ', LEFT(SHA2(DATABASE(), 256), 40)), :seconds)")
     while not (is_locked := connection.scalar(get_lock, {"seconds": NOTICE_SECONDS})):
         if is_locked is None:
             raise CommandError("the database cannot lock: GET_LOCK returned NULL")

@@ -7,6 +7,7 @@ in one transaction. MySQL commits each DDL statement by itself; `ddl.py` says ho
 import asyncio
 
 from alembic import context
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 
 from app.settings import load_settings
@@ -35,7 +36,19 @@ def run_with(connection: Connection) -> None:
     with connection.begin():
         take_over(connection)
         context.configure(connection=connection, target_metadata=metadata)
+        refuse_unknown_revisions()
         context.run_migrations()
+
+
+def refuse_unknown_revisions() -> None:
+    """Alembic alone would take the first letters of a revision for the whole."""
+    known = {script.revision for script in context.script.walk_revisions()}
+    unknown = set(context.get_context().get_current_heads()) - known
+    if unknown:
+        raise CommandError(
+            f"the schema of the database is {', '.join(sorted(unknown))}, which this version of the gateway does not"
+            " know: start the version that has migrated the database"
+        )
 
 
 database_url = context.config.attributes.get("database_url") or load_settings().database_url

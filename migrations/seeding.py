@@ -37,7 +37,7 @@ points_config = sa.table(
 def upsert_models(rows: list[dict[str, Any]]) -> None:
     """Inserts models, and overwrites those that exist. Columns that a row leaves out take their defaults."""
     for row in rows:
-        unknown, missing = set(row) - set(COLUMNS), set(REQUIRED) - set(row)
+        unknown, missing = sorted(set(row) - set(COLUMNS)), sorted(set(REQUIRED) - set(row))
         if unknown or missing:
             raise ValueError(f"{row.get('model_name')}: unknown columns {unknown}, missing columns {missing}")
         values = _as_stored(DEFAULTS | row)

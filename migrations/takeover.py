@@ -41,7 +41,7 @@ def take_over(connection: sa.Connection) -> None:
         op.execute("DROP TABLE IF EXISTS provider_state")
         USERS_AND_POINTS.upgrade()
         TASKS_AND_WEBHOOKS.upgrade()
-        op.execute(f"UPDATE alembic_version SET version_num = '{TAKEN_OVER}'")
+        op.execute(f"UPDATE alembic_version SET version_num = '{TAKEN_OVER}'")  # noqa: S608
 
 
 def _change_mysql(drop_check: str) -> None:
@@ -91,5 +91,5 @@ def _rebuild(old_name: str, table: sa.Table, sources: dict[str, str]) -> None:
     create_table(table)
     columns = list(table.columns.keys())
     values = ", ".join(sources.get(name, name) for name in columns)
-    op.execute(f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM old_{old_name}")
+    op.execute(f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM old_{old_name}")  # noqa: S608
     op.execute(f"DROP TABLE old_{old_name}")

@@ -102,20 +102,20 @@ CODE_CHECKS: tuple[tuple[str, str, str], ...] = (
         "I13",
         "a redeemed code has exactly one grant, of its points and to who redeemed it; any other has none",
         f"SELECT c.id, c.batch, c.prefix, c.points, c.redeemed_by, g.n, g.user_id, g.points AS granted"  # noqa: S608
-        f" FROM points_codes c LEFT JOIN ({_BY_CODE}) g ON g.code_id = c.id"
+        f" FROM redeem_codes c LEFT JOIN ({_BY_CODE}) g ON g.code_id = c.id"
         " WHERE (c.redeemed_by IS NULL AND g.n IS NOT NULL) OR (c.redeemed_by IS NOT NULL"
         " AND (g.n IS NULL OR g.n <> 1 OR g.user_id <> c.redeemed_by OR g.points <> c.points))",
     ),
     (
         "I13",
         "a grant by code has its code",
-        f"SELECT g.* FROM ({_BY_CODE}) g LEFT JOIN points_codes c ON c.id = g.code_id WHERE c.id IS NULL",  # noqa: S608
+        f"SELECT g.* FROM ({_BY_CODE}) g LEFT JOIN redeem_codes c ON c.id = g.code_id WHERE c.id IS NULL",  # noqa: S608
     ),
     (
         "I13",
         "the points of a redeemed code have a lot where they live for some days, and none where they live for ever",
         f"SELECT c.id, c.batch, c.prefix, c.lot_days, c.redeemed_by, l.id AS lot_id"  # noqa: S608
-        f" FROM points_codes c LEFT JOIN ({_LOT_OF_CODE}) l ON l.code_id = c.id"
+        f" FROM redeem_codes c LEFT JOIN ({_LOT_OF_CODE}) l ON l.code_id = c.id"
         " WHERE c.redeemed_by IS NOT NULL AND (c.lot_days IS NULL) <> (l.id IS NULL)",
     ),
 )

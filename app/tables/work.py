@@ -32,7 +32,9 @@ tasks = Table(
     Column("history", Json, key="steps", nullable=False),  # a short history for the operator
     # what SEE2AI said
     Column("upstream_task_id", exact(128), nullable=True),
-    Column("upstream_state", Json, key="upstream", nullable=True),  # result URLs and counters of the looks; never shown to callers
+    Column(
+        "upstream_state", Json, key="upstream", nullable=True
+    ),  # result URLs and counters of the looks; never shown to callers
     Column("suspected_orphan", Boolean, nullable=False, server_default="0"),
     # how it ended
     Column("results", Json, nullable=True),  # [{key, thumbnailKey, type, width, height, bytes}]

@@ -1,7 +1,17 @@
 """Users, their API keys, their points, and what is sold. `app/tables` says what each column is for."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, MetaData, String, Table
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
 from migrations.ddl import create_tables, drop_tables
 from migrations.types import ID, JSON, TABLE_OPTIONS, UTC_TIME, binary_string
@@ -102,8 +112,8 @@ points_ledger = Table(
     Column("ref", binary_string(128), nullable=True),
     Column("remark", String(255), nullable=False, server_default=""),
     Column("created_at", UTC_TIME, nullable=False),
-    UniqueConstraint("task_id", "phase", name="uq_points_ledger_task_id_phase"),
     UniqueConstraint("ref", name="uq_points_ledger_ref"),
+    UniqueConstraint("task_id", "phase", name="uq_points_ledger_task_id_phase"),
     UniqueConstraint("user_id", "seq", name="uq_points_ledger_user_id_seq"),
     CheckConstraint(
         "kind IN ('grant', 'deduct', 'settle', 'refund', 'expire', 'adjust')", name="ck_points_ledger_kind"

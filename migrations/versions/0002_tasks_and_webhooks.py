@@ -1,7 +1,18 @@
 """Tasks, webhooks, and what processes share beside them. `app/tables` says what each column is for."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Float, Index, Integer, MetaData, String, Table
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
 from migrations.ddl import create_tables, drop_tables
 from migrations.types import ID, JSON, LONG_TEXT, SEARCHED_TEXT, TABLE_OPTIONS, UTC_TIME, binary_string
@@ -50,8 +61,8 @@ tasks = Table(
     Column("idempotency_key", binary_string(128), nullable=True),
     Column("idempotency_digest", String(64), nullable=True),
     Column("callback_url", LONG_TEXT, nullable=True),
-    UniqueConstraint("task_no", name="uq_tasks_task_no"),
     UniqueConstraint("action", "upstream_task_id", name="uq_tasks_action_upstream_task_id"),
+    UniqueConstraint("task_no", name="uq_tasks_task_no"),
     Index("uq_tasks_user_id_idempotency_key", "user_id", "idempotency_key", unique=True),
     Index("ix_tasks_due", "next_run_at"),
     Index("ix_tasks_newest", "user_id", "created_at"),
