@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from app.cli.migrate import migrate
 from app.database.revision import find_revisions
 from app.errors import GatewayError
 from app.tables import metadata
+from migrations import connections
 from tests.support.database_contents import read_rows, read_structure, run_script
-from tests.support.sql import run_sql
+from tests.support.sql import Connection, run_sql
+from tests.support.waiting import wait_until
 
 FOLDER = Path(migrations.__file__).parent
 
@@ -75,6 +78,23 @@ def test_a_table_of_another_program_is_no_table_of_ours(empty_database_url: str)
     with pytest.raises(GatewayError, match="the table users exists already"):
         migrate(empty_database_url)
     assert set(read_rows(empty_database_url)) <= {"users", "alembic_version"}
+
+
+@pytest.mark.worlds("real")
+def test_a_migration_that_waits_for_another_says_so(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connections, "NOTICE_SECONDS", 0)
+    other = Connection(empty_database_url)
+    name = "CONCAT('gateway migrate ', LEFT(SHA2(DATABASE(), 256), 40))"
+    assert other.run(f"SELECT GET_LOCK({name}, 5)") == [(1,)]
+    with ThreadPoolExecutor(1) as pool:
+        migration = pool.submit(migrate, empty_database_url)
+        wait_until("it says so", lambda: "another migration of this database runs" in caplog.text)
+        assert read_rows(empty_database_url) == {}
+        other.close()
+        migration.result(60)
+    assert read_rows(empty_database_url)["points_config"]
 
 
 def test_the_checks_of_the_tables_are_those_that_the_migrations_create(empty_sqlite: Path) -> None:
