@@ -3,7 +3,7 @@
 from sqlalchemy import insert, select, update
 
 from app.accounts.credentials import MAX_USER_ID
-from app.database import Database, Session, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
+from app.database import Connection, Database, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, NotFound
 from app.tables import users
 
@@ -35,7 +35,7 @@ async def create_user(
     return user_id
 
 
-async def _next_id(connection: Session) -> int:
+async def _next_id(connection: Connection) -> int:
     """The highest id below 2^53, plus one. A larger imported id must not push new ids beyond JavaScript's integers."""
     highest_id = select(users.c.id).where(users.c.id < MAX_NEW_ID).order_by(users.c.id.desc()).limit(1)
     return int(await connection.scalar(highest_id.with_for_update()) or 0) + 1

@@ -11,7 +11,7 @@ from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
 from app.catalog.price_rules import PriceRule, parse_rules
 from app.catalog.pricing import validate_rules
-from app.database import Database, Session, retry_on_conflict, utc_now
+from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
 from app.upstreams.see2ai.actions import ACTIONS
@@ -52,7 +52,7 @@ class Model:
         return self.params.get(NORMALIZE_REFERENCES) is True
 
 
-async def get_model(connection: Session, model_name: str) -> Model:
+async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     # The names are compared again, because MySQL ignores trailing blanks.

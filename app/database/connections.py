@@ -26,7 +26,7 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Session = AsyncConnection
+Connection = AsyncConnection
 """A connection inside a transaction. Functions that take one join the transaction and never commit it."""
 
 COMMIT_TIMEOUT_SECONDS = 10
@@ -102,7 +102,7 @@ class Database:
             self._is_verified = True
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Session]:
+    async def begin(self) -> AsyncIterator[Connection]:
         """Opens a transaction. It commits when the block ends and rolls back when the block raises."""
         if not self._is_verified:
             await self.verify()
@@ -115,7 +115,7 @@ class Database:
                 await _commit(connection)
 
     @asynccontextmanager
-    async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Session]:
+    async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Connection]:
         """Opens a connection in autocommit. Each statement is one round trip and reads the newest committed state."""
         with _translate_errors():
             async with asyncio.timeout(seconds), self.readers.connect() as connection:

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import bindparam, exists, select, update
 
 from app.aio import cancel_and_wait
-from app.database import Database, Session, insert_ignore, retry_on_conflict, utc_after, utc_now
+from app.database import Connection, Database, insert_ignore, retry_on_conflict, utc_after, utc_now
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.tables import circuit_breakers, tasks
@@ -190,7 +190,7 @@ async def pull_states(runtime: Runtime) -> None:
             breaker.load_state(record)
 
 
-async def _write(connection: Session, provider: str, record: BreakerState) -> bool:
+async def _write(connection: Connection, provider: str, record: BreakerState) -> bool:
     """True where the row still was as `record` follows it."""
     if record.version == 0:
         first = {"provider": provider, "version": 0, **_columns(BreakerState()), "updated_at": utc_now()}
@@ -219,7 +219,7 @@ def _columns(record: BreakerState) -> dict[str, Any]:
     }
 
 
-async def _read(connection: Session) -> Mapping[str, BreakerState]:
+async def _read(connection: Connection) -> Mapping[str, BreakerState]:
     rows = await connection.execute(_ALL)
     return {
         row.provider: BreakerState(

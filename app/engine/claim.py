@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, bindparam, case, literal, select, update
 
-from app.database import CommitUnknown, Database, Session, retry_on_conflict, utc_after, utc_now
+from app.database import CommitUnknown, Connection, Database, retry_on_conflict, utc_after, utc_now
 from app.errors import Unavailable
 from app.tables import tasks
 
@@ -192,7 +192,7 @@ async def release(database: Database, releases: Sequence[Release]) -> None:
         )
 
 
-async def fenced_update(connection: Session, visit: ClaimedTask, **changes: Any) -> bool:
+async def fenced_update(connection: Connection, visit: ClaimedTask, **changes: Any) -> bool:
     """The fenced write of one visit: True where the row still had the visit's version (which then grows)."""
     fence = (tasks.c.id == visit.id) & (tasks.c.version == visit.version)
     done = await connection.execute(

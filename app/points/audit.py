@@ -6,7 +6,7 @@ Each statement reads one committed state, so the audit may run at any time.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import Executable, select, text
 
 from app.database import Database, utc_after
 from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
@@ -170,11 +170,11 @@ _WITHOUT_OUTBOX = (
     )
     .limit(MAX_SHOWN)
 )
-_TIME_CHECKS = (
+_TIME_CHECKS: tuple[tuple[str, str, Executable], ...] = (
     ("I9", "every task ends within its deadline and a grace period", _OVERDUE),
     ("I16", "an ended task with a callback URL has a delivery in the outbox", _WITHOUT_OUTBOX),
 )
-_TEXT_CHECKS = tuple(
+_TEXT_CHECKS: tuple[tuple[str, str, Executable], ...] = tuple(
     (invariant, meaning, text(f"{statement} LIMIT {MAX_SHOWN}"))
     for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Row, Update, bindparam, insert, select, update
 
-from app.database import Database, Session, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
+from app.database import Connection, Database, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import GatewayError, GrantConflict, InsufficientPoints, InvalidParameter
 from app.points import lots
 from app.tables import points_accounts as accounts
@@ -37,7 +37,7 @@ class LedgerInconsistency(GatewayError):
     """An account has fewer points than its entries say. The transaction rolls back, and nothing changes."""
 
 
-async def deduct(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
+async def deduct(connection: Connection, *, user_id: int, task_id: int, cost: int, remark: str) -> None:
     """Moves `cost` points from `available` to `held` for a new task. Raises InsufficientPoints.
 
     It locks the account row until the commit, so the submits of one user run one after the other.
@@ -48,13 +48,13 @@ async def deduct(connection: Session, *, user_id: int, task_id: int, cost: int, 
     await _write(connection, user_id, "deduct", task_id=task_id, phase="open", points=-cost, held=cost, remark=remark)
 
 
-async def lock_account(connection: Session, user_id: int) -> None:
+async def lock_account(connection: Connection, user_id: int) -> None:
     """Locks the account row as `deduct` does, and creates it if needed."""
     statement = insert_ignore(connection.dialect.name, accounts, "user_id")
     await connection.execute(statement.values(user_id=user_id, updated_at=utc_now()))
 
 
-async def _deduct_with_lots(connection: Session, user_id: int, task_id: int, cost: int) -> None:
+async def _deduct_with_lots(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """The slow path: expires due lots, then consumes lots. It also decides whether the points are too few."""
     account = await _lock(connection, user_id)
     if account is None:
@@ -69,7 +69,7 @@ async def _deduct_with_lots(connection: Session, user_id: int, task_id: int, cos
     await lots.refresh_next_expiry(connection, user_id)
 
 
-async def expire_due_lots(connection: Session, user_id: int, now: datetime) -> list[int]:
+async def expire_due_lots(connection: Connection, user_id: int, now: datetime) -> list[int]:
     """Expires the user's due lots, with one entry per lot. Returns the points of each lot.
 
     The caller must have locked the account.
@@ -95,13 +95,15 @@ async def expire_account(database: Database, user_id: int) -> list[int]:
         return await expire_due_lots(connection, user_id, account.now)
 
 
-async def settle(connection: Session, *, user_id: int, task_id: int, cost: int) -> None:
+async def settle(connection: Connection, *, user_id: int, task_id: int, cost: int) -> None:
     """Moves the held points of a completed task to `spent`. `available` and the lots do not change."""
     await _apply(connection, _SPEND, user_id, cost)
     await _write(connection, user_id, "settle", task_id=task_id, phase="close", points=0, held=-cost)
 
 
-async def refund(connection: Session, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int) -> None:
+async def refund(
+    connection: Connection, *, user_id: int, task_id: int, cost: int, remark: str, grace_days: int
+) -> None:
     """Moves the held points of a failed task back to `available` and to their lots.
 
     Points of an expired lot go to a new lot that lasts `grace_days`.
@@ -111,11 +113,11 @@ async def refund(connection: Session, *, user_id: int, task_id: int, cost: int, 
     await lots.restore(connection, user_id, task_id, grace_days)
 
 
-async def _lock(connection: Session, user_id: int) -> Row[Any] | None:
+async def _lock(connection: Connection, user_id: int) -> Row[Any] | None:
     return (await connection.execute(_LOCK, {"user": user_id})).one_or_none()
 
 
-async def _apply(connection: Session, statement: Update, user_id: int, cost: int) -> None:
+async def _apply(connection: Connection, statement: Update, user_id: int, cost: int) -> None:
     updated = await connection.execute(statement, {"user": user_id, "cost": cost})
     if not updated.rowcount:
         raise LedgerInconsistency(f"the account of user {user_id} lacks the {cost} points that its entries hold")
@@ -164,7 +166,7 @@ async def _ref_exists(database: Database, ref: str) -> bool:
 
 
 async def grant_in_transaction(
-    connection: Session, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
+    connection: Connection, *, user_id: int, points: int, ref: str, remark: str, expires: datetime | None = None
 ) -> None:
     """Grants points. Raises UniqueViolation for a known `ref`. Points with an expiry get a lot of their own."""
     if not 0 < points <= MAX_POINTS:
@@ -184,18 +186,18 @@ async def grant_in_transaction(
         await lots.refresh_next_expiry(connection, user_id)
 
 
-async def check_expiry(connection: Session, expires: datetime) -> None:
+async def check_expiry(connection: Connection, expires: datetime) -> None:
     """Raises InvalidParameter for a time in the past, or after MAX_EXPIRY."""
     if not (await connection.execute(_NOW)).scalar_one() < expires < MAX_EXPIRY:
         raise InvalidParameter("expires", "须晚于当前时间，早于 9999 年")
 
 
-async def balance_of(connection: Session, user_id: int) -> int:
+async def balance_of(connection: Connection, user_id: int) -> int:
     """The points that the user can spend. It is 0 for a user who never had points."""
     return int(await connection.scalar(_BALANCE, {"user": user_id}) or 0)
 
 
-async def _write(connection: Session, user_id: int, kind: str, **columns: Any) -> None:
+async def _write(connection: Connection, user_id: int, kind: str, **columns: Any) -> None:
     defaults = {"task_id": None, "phase": None, "ref": None, "remark": ""}
     await connection.execute(_INSERT_ENTRY, {"user": user_id, "kind": kind, **defaults, **columns})
 

@@ -22,19 +22,19 @@ from sqlalchemy import (
     update,
 )
 
-from app.database import Session, utc_now
+from app.database import Connection, utc_now
 from app.tables import points_accounts as accounts
 from app.tables import points_lot_uses as uses
 from app.tables import points_lots as lots
 
 
-async def create_lot(connection: Session, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
+async def create_lot(connection: Connection, user_id: int, points: int, expires: datetime, **origin: Any) -> None:
     """Adds a lot for points that are already in `available`. `origin` is `ref` or `origin_lot_id`."""
     row = {"user_id": user_id, "granted": points, "remaining": points, "expires_at": expires, "created_at": utc_now()}
     await connection.execute(insert(lots).values(**row, **origin))
 
 
-async def consume(connection: Session, user_id: int, task_id: int, cost: int) -> None:
+async def consume(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """Consumes up to `cost` points from the lots, in the order of their expiry. The rest has no lot.
 
     The caller must have expired the due lots before.
@@ -51,17 +51,17 @@ async def consume(connection: Session, user_id: int, task_id: int, cost: int) ->
         await connection.execute(_RECORD_USE, lot_uses)
 
 
-async def expired_lots(connection: Session, user_id: int, now: datetime) -> list[Row[Any]]:
+async def expired_lots(connection: Connection, user_id: int, now: datetime) -> list[Row[Any]]:
     """`id` and `remaining` of each lot that has points and is past its expiry."""
     return list(await connection.execute(_EXPIRED_LOTS, {"user": user_id, "now": now}))
 
 
-async def expire_lot(connection: Session, lot_id: int, points: int) -> None:
+async def expire_lot(connection: Connection, lot_id: int, points: int) -> None:
     """Moves `points` of the lot from `remaining` to `expired`."""
     await connection.execute(_EXPIRE, {"lot": lot_id, "amount": points})
 
 
-async def restore(connection: Session, user_id: int, task_id: int, grace_days: int) -> None:
+async def restore(connection: Connection, user_id: int, task_id: int, grace_days: int) -> None:
     """Returns a task's points to their lots. In place of an expired lot it creates a lot that lasts `grace_days`."""
     lot_uses = (await connection.execute(_USES_OF_TASK, {"task": task_id})).all()
     for use in lot_uses:
@@ -74,7 +74,7 @@ async def restore(connection: Session, user_id: int, task_id: int, grace_days: i
         await refresh_next_expiry(connection, user_id)
 
 
-async def refresh_next_expiry(connection: Session, user_id: int) -> None:
+async def refresh_next_expiry(connection: Connection, user_id: int) -> None:
     """Sets the account's `next_expiry`. No other function writes it."""
     await connection.execute(_REFRESH_NEXT_EXPIRY, {"user": user_id})
 

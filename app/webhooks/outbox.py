@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Integer, String, bindparam, case, func, insert, literal, select, union_all, update
 
-from app.database import Database, Session, retry_on_conflict, utc_after, utc_now
+from app.database import Connection, Database, retry_on_conflict, utc_after, utc_now
 from app.tables import tasks, webhook_secrets
 from app.tables import webhook_deliveries as deliveries
 from app.tables import webhook_endpoints as endpoints
@@ -26,7 +26,7 @@ MAX_ATTEMPT_GAP_SECONDS = 10 * 3600.0
 """Between two attempts of one delivery, which are at most eight hours and a fifth apart."""
 
 
-async def enqueue(connection: Session, *, user_id: int, task_id: int, event: str) -> None:
+async def enqueue(connection: Connection, *, user_id: int, task_id: int, event: str) -> None:
     """Joins the transaction that ends the task: one statement, which finds nobody to tell for most users."""
     await connection.execute(_ENQUEUE, {"user": user_id, "task": task_id, "event": f'"{event}"'})
 
@@ -137,7 +137,9 @@ async def record(
         return await _update_health(connection, delivery.endpoint_id, outcome, failing_seconds)
 
 
-async def _update_health(connection: Session, endpoint_id: int, outcome: Outcome, failing_seconds: float) -> str | None:
+async def _update_health(
+    connection: Connection, endpoint_id: int, outcome: Outcome, failing_seconds: float
+) -> str | None:
     """How the endpoint does; the reason where this outcome disables it."""
     this = (endpoints.c.id == endpoint_id) & endpoints.c.disabled_at.is_(None)
     if outcome.is_delivered:

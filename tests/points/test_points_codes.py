@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from app.accounts.api_keys import create_key
-from app.database import CommitUnknown, Database, Session
+from app.database import CommitUnknown, Connection, Database
 from app.database import connections as sessions_module
 from app.errors import CodeNotRedeemable, GatewayError, InvalidParameter, NotFound
 from app.points.balance import get_balance, list_records
@@ -106,7 +106,7 @@ async def test_an_unheard_commit_is_looked_up_at_once(
     user, code = await make.user(), await one_code(runtime.database)
     real = sessions_module._commit
 
-    async def unheard(connection: Session) -> None:
+    async def unheard(connection: Connection) -> None:
         if happened:
             await real(connection)
         raise CommitUnknown

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.database import Session
+from app.database import Connection
 from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import submit as submit_module
@@ -36,7 +36,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @asynccontextmanager
-async def holding(runtime: Runtime, user: User) -> AsyncIterator[Session]:
+async def holding(runtime: Runtime, user: User) -> AsyncIterator[Connection]:
     """Another transaction, which has the user's account and has changed much."""
     async with runtime.database.begin() as connection:
         await connection.execute(text("UPDATE points_accounts SET updated_at = updated_at + INTERVAL 1 SECOND"))
