@@ -1,4 +1,4 @@
-"""The one composition root: what a process needs, opened once and closed in order. API, worker, CLI, tests use it."""
+"""Opens what a process needs, once, and closes it in order. API, worker and commands use it."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,14 +14,15 @@ from app.messaging.redis import open_redis
 from app.messaging.wakeup import WorkerWakeup
 from app.settings import Settings
 from app.storage import ObjectStore, open_object_store
+from app.upstreams.action import Action
 from app.upstreams.breaker import CircuitBreakers
-from app.upstreams.see2ai.actions import Action, actions_of
-from app.upstreams.see2ai.client import See2aiClient
+from app.upstreams.protocol import Upstream
+from app.upstreams.registry import actions_for, open_upstreams
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Everything with a connection behind it. Passed down; nothing is global."""
+    """Everything that has a connection. It is passed down; nothing is global."""
 
     settings: Settings
     database: Database
@@ -30,14 +31,16 @@ class Runtime:
     pubsub: TaskPubSub
     store: ObjectStore
     egress: Egress
-    see2ai: See2aiClient
+    upstreams: Mapping[str, Upstream]
+    """The clients by provider: `upstreams[action.provider]`."""
     actions: Mapping[str, Action]
     breakers: CircuitBreakers
-    durations: dict[str, float] = field(default_factory=dict)  # seconds by model, kept by tasks/durations
+    durations: dict[str, float] = field(default_factory=dict)
+    """Typical seconds by model, refreshed by `catalog/durations`."""
 
     @cached_property
     def must_upload_references(self) -> bool:
-        """Whether SEE2AI cannot fetch our stored files by their links, so that they must be uploaded to it first."""
+        """Whether SEE2AI cannot fetch stored files by their URLs, so the worker uploads them to SEE2AI first."""
         if self.settings.see2ai_uploads == "auto":
             return validate_url(self.store.public_url("x")) is not None
         return self.settings.see2ai_uploads == "always"
@@ -45,21 +48,21 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Dials nothing: a service that is away shows when it is first needed."""
-    async with AsyncExitStack() as opened:
+    """Opens no connection yet: an absent service shows at its first use."""
+    async with AsyncExitStack() as stack:
         database = open_database(settings)
-        opened.push_async_callback(database.close)
+        stack.push_async_callback(database.close)
         redis = open_redis(settings)
-        opened.push_async_callback(redis.aclose)
+        stack.push_async_callback(redis.aclose)
         wakeup = WorkerWakeup(redis)
-        opened.push_async_callback(wakeup.close)
+        stack.push_async_callback(wakeup.close)
         pubsub = TaskPubSub(redis)
-        opened.push_async_callback(pubsub.close)
+        stack.push_async_callback(pubsub.close)
         egress = Egress(settings.egress_allowed)
-        opened.push_async_callback(egress.close)
-        see2ai = See2aiClient(settings)
-        opened.push_async_callback(see2ai.close)
-        actions = actions_of(settings.see2ai_video_fields)
+        stack.push_async_callback(egress.close)
+        upstreams = open_upstreams(settings)
+        for upstream in upstreams.values():
+            stack.push_async_callback(upstream.close)
         yield Runtime(
             settings=settings,
             database=database,
@@ -68,9 +71,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             pubsub=pubsub,
             store=open_object_store(settings),
             egress=egress,
-            see2ai=see2ai,
-            actions=actions,
-            breakers=CircuitBreakers(
-                settings.circuit_max_pause_seconds, {action.provider for action in actions.values()}
-            ),
+            upstreams=upstreams,
+            actions=actions_for(settings),
+            breakers=CircuitBreakers(settings.circuit_max_pause_seconds, upstreams),
         )

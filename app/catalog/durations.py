@@ -49,7 +49,7 @@ async def update_durations(database: Database) -> int:
 
 
 def _generation_seconds(row: Row[*tuple[Any, ...]]) -> float:
-    wait_seconds = float((row.upstream_state or {}).get("accepted_age", 0))
+    wait_seconds = float((row.upstream_state or {}).get("accepted_age_seconds", 0))
     return float((row.completed_at - row.created_at).total_seconds()) - wait_seconds
 
 

@@ -14,8 +14,8 @@ from app.catalog.pricing import validate_rules
 from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
+from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
 from app.upstreams.see2ai.actions import ACTIONS
-from app.upstreams.see2ai.actions.action import IMAGE_URL, ActionInput, build_request, merge_params
 
 log = structlog.get_logger()
 

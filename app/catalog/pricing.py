@@ -15,7 +15,7 @@ from typing import Any
 
 from app.catalog.price_rules import MAX_POINTS, MAX_RULES, EachRule, PointsRule, PriceRule, TimesRule, parse_rules
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import CallerParams
+from app.upstreams.action import CallerParams
 
 REFERENCES = "references"
 """As `param` of a rule it means the number of images that the task gives SEE2AI, in imageUrl or in params."""

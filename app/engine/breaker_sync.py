@@ -23,7 +23,7 @@ from app.runtime import Runtime
 from app.tables import circuit_breakers, tasks
 from app.telemetry import metrics
 from app.upstreams.breaker import BreakerState, CircuitBreaker
-from app.upstreams.see2ai.account import AccountStatus, get_account
+from app.upstreams.see2ai.account import AccountStatus, get_account, see2ai_client
 from app.upstreams.see2ai.actions import Action
 
 log = structlog.get_logger()
@@ -42,12 +42,12 @@ async def acquire_permission(
     breaker: CircuitBreaker,
     *,
     is_free: bool = False,
-    is_poll: bool = False,
+    for_poll: bool = False,
     probe_seconds: float | None = None,
 ) -> float:
     """Seconds to stay away from the provider; 0: ask now. Of all processes' visits one is the probe of a pause."""
-    is_free = is_free or is_poll
-    if is_poll:
+    is_free = is_free or for_poll
+    if for_poll:
         pause = breaker.poll_pause_seconds()
     else:
         pause = breaker.wait_seconds(is_free=is_free, probe_seconds=probe_seconds)
@@ -135,7 +135,7 @@ class BreakerSync:
             await _try_to_push_state(self._runtime.database, breaker)
             if not breaker.is_probe():
                 return
-            account = await get_account(self._runtime.see2ai)
+            account = await get_account(see2ai_client(self._runtime.upstreams))
             if account.status in {AccountStatus.KEY_REJECTED, AccountStatus.INSUFFICIENT_BALANCE}:
                 breaker.trip(account.detail)
             elif account.status not in {AccountStatus.UNREACHABLE, AccountStatus.RATE_LIMITED}:

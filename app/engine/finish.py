@@ -1,4 +1,4 @@
-"""Ends a task: its status and its settle or refund in one transaction, fenced; then everybody is told."""
+"""Ends a task: its status, its settle or refund, and its webhook deliveries in one fenced transaction."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import structlog
 
 from app.database import retry_on_conflict, utc_now
-from app.engine.claim import ClaimedTask, fenced_update
+from app.engine.claim import fenced_update
+from app.engine.state import ClaimedTask
 from app.engine.transitions import Complete, Fail
 from app.errors import TaskFailure
 from app.failpoints import failpoint
@@ -21,37 +22,36 @@ MAX_HISTORY = 40
 
 
 @retry_on_conflict
-async def finish_task(
-    runtime: Runtime, visit: ClaimedTask, end: Complete | Fail, history: list[dict[str, Any]]
-) -> bool:
-    """True where this visit ended the task; False where another was first, and then nothing changes."""
+async def finish_task(runtime: Runtime, task: ClaimedTask, end: Complete | Fail, history: list[dict[str, Any]]) -> bool:
+    """True where this worker ended the task; False where another was first, and then nothing changes."""
     async with runtime.database.begin() as connection:
-        if not await fenced_update(connection, visit, **_columns(visit, end), history=history):
+        if not await fenced_update(connection, task, **_columns(task, end), history=history):
             return False
         event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
-        await outbox.enqueue(connection, user_id=visit.user_id, task_id=visit.id, event=event)
-        money = {"user_id": visit.user_id, "task_id": visit.id, "cost": visit.points_cost}
-        if visit.points_cost and isinstance(end, Complete):
-            await ledger.settle(connection, **money)
-        elif visit.points_cost:
+        await outbox.enqueue(connection, user_id=task.user_id, task_id=task.id, event=event)
+        amounts = {"user_id": task.user_id, "task_id": task.id, "cost": task.points_cost}
+        if task.points_cost and isinstance(end, Complete):
+            await ledger.settle(connection, **amounts)
+        elif task.points_cost:
             grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(connection, **money, remark=f"任务失败退还 {visit.task_no}", grace_days=grace_days)
+            await ledger.refund(connection, **amounts, remark=f"任务失败退还 {task.task_no}", grace_days=grace_days)
         failpoint("finish.before_commit")
     failpoint("finish.after_commit")
-    _count(visit, end)
+    _record_end(task, end)
     return True
 
 
-def _columns(visit: ClaimedTask, end: Complete | Fail) -> dict[str, Any]:
+def _columns(task: ClaimedTask, end: Complete | Fail) -> dict[str, Any]:
     if isinstance(end, Complete):
-        return {**_ended(), "status": "completed", "progress": 100, "results": end.results}
-    return failed_columns(end.reason, end.note, is_orphan=end.is_orphan) | {"upstream_state": visit.upstream_state}
+        return {**_ended_columns(), "status": "completed", "progress": 100, "results": end.results}
+    failed = failed_columns(end.reason, end.note, is_orphan=end.is_orphan)
+    return failed | {"upstream_state": task.upstream_state.to_json()}
 
 
 def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = False) -> dict[str, Any]:
-    """What a task's row says once it has failed; the refund belongs into the same transaction."""
+    """The columns of a failed task. The refund belongs into the same transaction."""
     return {
-        **_ended(),
+        **_ended_columns(),
         "status": "failed",
         "error_code": reason.name,
         "error_message": reason.value,
@@ -60,7 +60,7 @@ def failed_columns(reason: TaskFailure, note: str = "", *, is_orphan: bool = Fal
     }
 
 
-def _ended() -> dict[str, Any]:
+def _ended_columns() -> dict[str, Any]:
     return {"step": "done", "next_run_at": None, "lease_until": None, "completed_at": utc_now()}
 
 
@@ -70,11 +70,11 @@ def append_history(history: list[dict[str, Any]], step: str, note: str) -> list[
     return [*history, line][-MAX_HISTORY:]
 
 
-def _count(visit: ClaimedTask, end: Complete | Fail) -> None:
+def _record_end(task: ClaimedTask, end: Complete | Fail) -> None:
     outcome = "completed" if isinstance(end, Complete) else end.reason.name
-    metrics.ENDED.labels(visit.model_name, outcome).inc()
-    metrics.TASK_SECONDS.labels(visit.model_name).observe(max(visit.age_seconds(), 0))
-    log.info("task_ended", task_no=visit.task_no, outcome=outcome, note=getattr(end, "note", ""))
+    metrics.ENDED.labels(task.model_name, outcome).inc()
+    metrics.TASK_SECONDS.labels(task.model_name).observe(max(task.age_seconds(), 0))
+    log.info("task_ended", task_no=task.task_no, outcome=outcome, note=getattr(end, "note", ""))
     if isinstance(end, Fail) and end.is_orphan:
         metrics.SUSPECTED_ORPHANS.inc()
-        log.error("suspected_orphan", task_no=visit.task_no, action=visit.action, note=end.note)
+        log.error("suspected_orphan", task_no=task.task_no, action=task.action, note=end.note)

@@ -16,8 +16,8 @@ from app.aio import cancel_and_wait
 from app.egress import Egress
 from app.errors import Unavailable
 from app.failpoints import failpoint
+from app.jobs.webhook_payload import build_payload
 from app.runtime import Runtime
-from app.tasks.webhook_payload import build_payload
 from app.telemetry import metrics
 from app.webhooks.outbox import (
     DISABLED,
@@ -145,7 +145,7 @@ class WebhookDispatcher:
         except Exception:
             log.exception("delivery_failed", delivery=delivery.id)
             outcome = Outcome("internal")
-        failpoint("deliver.after_send")
+        failpoint("webhook.after_send")
         if outcome.status is not None:
             self._answered_at = time.monotonic()
         self._track_latency(delivery, time.monotonic() - began)

@@ -29,10 +29,11 @@ class Violation:
 
 async def audit(database: Database) -> list[Violation]:
     """All violations, at most MAX_SHOWN per check. An empty list means that every invariant holds."""
+    checks: list[tuple[str, str, Executable]] = [*_TEXT_CHECKS, *_TIME_CHECKS]
     async with database.read(TIMEOUT_SECONDS) as connection:
         return [
             Violation(invariant, meaning, _as_plain(row._mapping))
-            for invariant, meaning, statement in (*_TEXT_CHECKS, *_TIME_CHECKS)
+            for invariant, meaning, statement in checks
             for row in await connection.execute(statement)
         ]
 

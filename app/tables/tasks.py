@@ -53,7 +53,7 @@ tasks = Table(
     Index("ix_tasks_changed", "user_id", "updated_at"),  # finds a user's tasks changed since a time
     Index("ix_tasks_live", "user_id", "completed_at"),  # counts a user's running tasks: completed_at is NULL
     CheckConstraint("status IN ('created', 'queued', 'processing', 'completed', 'failed')", name="status"),
-    CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'host', 'done')", name="step"),
+    CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'rehost', 'done')", name="step"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("points_cost >= 0", name="points_cost"),
     CheckConstraint(

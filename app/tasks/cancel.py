@@ -1,8 +1,7 @@
-"""Cancel: a caller takes a task back while SEE2AI has not been asked for it; end and refund are one transaction.
+"""Cancels a task before its job is sent to the upstream: end and refund in one transaction.
 
-What SEE2AI is paid for on the way, normalized references, counts as asked; what it is not paid for does not.
-
-A visit that holds the task meanwhile loses it by the version: whatever it was about to send stays here.
+A normalized reference costs money at SEE2AI, so a task that started one cannot be cancelled. A worker that holds the
+task loses it by the version, and sends nothing.
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from sqlalchemy import bindparam, select, update
 
 from app.database import retry_on_conflict, utc_now
 from app.engine.finish import append_history, failed_columns
-from app.engine.steps.prepare import NORMALIZE_STARTED
+from app.engine.state import UpstreamState
 from app.errors import NotCancellable, NotFound, TaskFailure
 from app.points import ledger
 from app.runtime import Runtime
@@ -27,7 +26,7 @@ CANCELLABLE = frozenset({"prepare", "submit"})
 
 
 async def cancel_task(runtime: Runtime, user_id: int, task_no: str) -> dict[str, Any]:
-    """The row as it then stands; asked again, the same. NotFound, or NotCancellable once SEE2AI was asked."""
+    """The cancelled row; a repeat gives the same. Raises NotFound, or NotCancellable once the job was sent."""
     if len(task_no) > MAX_TASK_NO_LENGTH:
         raise NotFound("任务不存在")
     if await _cancel(runtime, user_id, task_no):
@@ -38,31 +37,33 @@ async def cancel_task(runtime: Runtime, user_id: int, task_no: str) -> dict[str,
 
 @retry_on_conflict
 async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
-    """True where this call ended it; False where an earlier one did."""
+    """True where this call cancelled the task; False where an earlier one did."""
     async with runtime.database.begin() as connection:
-        row = (await connection.execute(_MINE, {"user": user_id, "task_no": task_no})).one_or_none()
+        row = (await connection.execute(_OWN_TASK, {"user": user_id, "task_no": task_no})).one_or_none()
         if row is None or row.task_no != task_no:
             raise NotFound("任务不存在")
         if row.error_code == TaskFailure.CANCELLED.name:
             return False
         if row.step not in CANCELLABLE:
             raise NotCancellable
-        if NORMALIZE_STARTED in (row.upstream_state or {}):
+        if UpstreamState.from_json(row.upstream_state).is_normalize_started:
             raise NotCancellable
-        ended = failed_columns(TaskFailure.CANCELLED)
-        history = append_history(row.history, "done", "cancelled by its caller")
-        this = update(tasks).where(tasks.c.id == row.id)
-        await connection.execute(this.values(version=row.version + 1, updated_at=utc_now(), history=history, **ended))
+        columns = failed_columns(TaskFailure.CANCELLED)
+        history = append_history(row.history, "done", "cancelled by its owner")
+        statement = update(tasks).where(tasks.c.id == row.id)
+        await connection.execute(
+            statement.values(version=row.version + 1, updated_at=utc_now(), history=history, **columns)
+        )
         await outbox.enqueue(connection, user_id=user_id, task_id=row.id, event=outbox.FAILED)
         if row.points_cost:
-            money = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
+            amounts = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
             grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(connection, **money, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
+            await ledger.refund(connection, **amounts, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
     metrics.ENDED.labels(row.model_name, TaskFailure.CANCELLED.name).inc()
     return True
 
 
-_MINE = (
+_OWN_TASK = (
     select(
         tasks.c.id,
         tasks.c.task_no,

@@ -1,6 +1,7 @@
-"""One key, one task: for a day a submit under a known key is answered with the task it made, and charges nothing.
+"""One idempotency key, one task: for a day a repeated submit is answered with the first one's task and charges nothing.
 
-The unique index decides between twins; this only reads what it decided. Submits without a key pay nothing for it.
+The unique index decides between simultaneous submits; this module reads what it decided. A submit without a key costs
+nothing more.
 """
 
 from typing import Any
@@ -11,8 +12,8 @@ from app.database import Database, retry_on_conflict, utc_after
 from app.errors import IdempotencyConflict, InvalidParameter
 from app.points.balance import get_balance
 from app.tables import tasks
-from app.tasks.queries import PUBLIC_COLUMNS
 from app.tasks.validation import Submission
+from app.tasks.view import PUBLIC_COLUMNS
 
 FIELD = "Idempotency-Key"
 MAX_KEY_LENGTH = 128
@@ -20,9 +21,9 @@ RETENTION_SECONDS = 24 * 3600.0
 
 
 def check_key(key: str | None) -> str | None:
-    """The key itself, or None without one; InvalidParameter for what is no key.
+    """The key, or None without one. Raises InvalidParameter for a malformed key.
 
-    Blanks around a header's value are no part of it (RFC 9110), and the server leaves them to us.
+    Blanks around a header's value do not belong to it (RFC 9110), but the server passes them on.
     """
     if key is None:
         return None
@@ -32,19 +33,19 @@ def check_key(key: str | None) -> str | None:
     return key
 
 
-async def find_replay(database: Database, user_id: int, asked: Submission) -> dict[str, Any] | None:
-    """The row of the task that this very submit made before, as it stands now; None where there is none.
+async def find_replay(database: Database, user_id: int, submission: Submission) -> dict[str, Any] | None:
+    """The task that an earlier submit with this key created, as it is now; None where there is none.
 
-    IdempotencyConflict where the key was for something else. A key older than a day is free again.
+    Raises IdempotencyConflict where that submit had another body. A key older than a day is free again.
     """
     async with database.read() as connection:
-        row = (await connection.execute(_REPLAY, {"user": user_id, "key": asked.key})).one_or_none()
+        row = (await connection.execute(_REPLAY, {"user": user_id, "key": submission.key})).one_or_none()
     if row is None:
         return None
     if not row.is_fresh:
         await _release_key(database, row.id)
         return None
-    if row.idempotency_digest != asked.digest():
+    if row.idempotency_digest != submission.digest():
         raise IdempotencyConflict
     balance = (await get_balance(database, user_id)).available
     return dict(row._mapping) | {"balance": balance, "replayed": True}

@@ -10,7 +10,8 @@ from sqlalchemy import BindParameter, bindparam, func, insert, select
 from app.catalog.models import Model, get_model
 from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
 from app.engine.breaker_sync import admit_trial, reject_when_open
-from app.engine.steps.prepare import NORMALIZED_URLS, needs_preparation
+from app.engine.state import UpstreamState
+from app.engine.steps.prepare import needs_preparation
 from app.errors import TooManyTasks
 from app.failpoints import failpoint
 from app.points import ledger
@@ -87,8 +88,7 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
     """Everything the task will ever need, validated and frozen: its request to SEE2AI, its price, its deadline."""
     settings = runtime.settings
     prepared = prepare_task(runtime, asked, model)
-    is_video = prepared.action.media == "video"
-    deadline_seconds = settings.video_deadline_seconds if is_video else settings.task_deadline_seconds
+    deadline_seconds = prepared.action.deadline_seconds(settings)
     reject_when_open(runtime, prepared.action, deadline_seconds)
     return {
         "task_no": task_number(model.now.astimezone(settings.zone), suffix),
@@ -107,7 +107,7 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "next_run_at": model.now,
         "deadline_at": model.now + timedelta(seconds=deadline_seconds),
         "history": [],
-        "upstream_state": {NORMALIZED_URLS: []} if model.normalizes_references else None,
+        "upstream_state": UpstreamState(normalized_urls=() if model.normalizes_references else None).to_json(),
         "callback_url": prepared.callback_url,
         "idempotency_key": asked.key,
         "idempotency_digest": asked.digest() if asked.key is not None else None,

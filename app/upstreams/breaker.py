@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.telemetry import metrics
-from app.upstreams.see2ai.responses import ResultKind, UpstreamResult
+from app.upstreams.protocol import ResultKind, UpstreamResult
 
 log = structlog.get_logger()
 

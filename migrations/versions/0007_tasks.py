@@ -55,7 +55,7 @@ def upgrade() -> None:
             name=op.f("ck_tasks_status"),
         ),
         sa.CheckConstraint(
-            "step IN ('prepare', 'submit', 'submitting', 'poll', 'host', 'done')", name=op.f("ck_tasks_step")
+            "step IN ('prepare', 'submit', 'submitting', 'poll', 'rehost', 'done')", name=op.f("ck_tasks_step")
         ),
         sa.CheckConstraint("points_cost >= 0", name=op.f("ck_tasks_points_cost")),
         sa.CheckConstraint("progress BETWEEN 0 AND 100", name=op.f("ck_tasks_progress")),

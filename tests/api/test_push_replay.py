@@ -79,8 +79,8 @@ async def test_more_than_a_page_is_replayed_whole_and_in_order(
 ) -> None:
     """Many of one moment, so that a page ends in the middle of it."""
     monkeypatch.setattr(follow, "PAGE", 7)
-    monkeypatch.setattr(follow, "_AFTER", follow._AFTER.limit(7))
-    monkeypatch.setattr(follow, "_LATELY", follow._LATELY.limit(7))
+    monkeypatch.setattr(follow, "_CHANGED_AFTER", follow._CHANGED_AFTER.limit(7))
+    monkeypatch.setattr(follow, "_CHANGED_LATELY", follow._CHANGED_LATELY.limit(7))
     user, other = await make.user(points=3000), await make.user(points=30)
     numbers = [await make.task_no(user) for _ in range(30)]
     await make.task_no(other)
@@ -134,7 +134,7 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
             assert numbers[25] in {row["task_no"] for row in rows}
         elif how == "queued":  # more than one read holds, the newest first; a consumer took an hour for the others
             await execute(runtime, "UPDATE tasks SET progress = 8")
-            stream._looked_at -= 7200
+            stream._queried_at -= 7200
             await execute(runtime, change + ":no", no=numbers[44])
             for task_no in reversed(numbers):
                 stream._subscription.push(task_no)

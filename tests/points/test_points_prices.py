@@ -12,7 +12,7 @@ from app.catalog.models import validate_model
 from app.catalog.price_rules import MAX_POINTS, MAX_RULES, parse_rules
 from app.catalog.pricing import compute_price, validate_rules
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import CallerParams
+from app.upstreams.action import CallerParams
 
 SECONDS = (-1, *range(4, 16))
 BY_RESOLUTION = {"param": "resolution", "points": {"1K": 30, "2K": 45}}

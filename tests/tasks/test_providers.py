@@ -479,8 +479,8 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
     user = await make.user(points=80 * 60 + 30 * 20)
     wait_for_upstream = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
     runner = TaskRunner(two, idle_seconds=0.05)
-    for lane in runner._pools:
-        lane.size = min(lane.size, 4)
+    for pool in runner._pools:
+        pool.size = min(pool.size, 4)
     work = asyncio.create_task(runner.run())
     try:
         numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
@@ -495,7 +495,7 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
 
         rows = await until("each has been looked at and put back", all_parked)
         assert {(row["status"], row["step"]) for row in rows} == {("queued", "submit")}
-        await until("no hand holds a parked task", lambda: not any(lane.claimed for lane in runner._pools))
+        await until("no hand holds a parked task", lambda: not any(pool.used for pool in runner._pools))
     finally:
         runner.stop()
         await work

@@ -1,6 +1,7 @@
-"""Brings SEE2AI's results home: fetched through the guarded egress, recognised by their bytes, stored under fixed keys.
+"""The step `rehost`: store the upstream's results in the gateway's own storage.
 
-Repeating is harmless: the keys depend on the task alone. Nothing is trusted of what the other side says about itself.
+A result is downloaded through the guarded egress, identified by its bytes, and stored under a key that depends on the
+task alone. A repeat is harmless. What the other server says about a result is not trusted.
 """
 
 import tempfile
@@ -10,12 +11,12 @@ from typing import Any
 import structlog
 
 from app.egress import EgressError
-from app.engine.claim import ClaimedTask
-from app.engine.transitions import Complete, Decision, after_host_fault
+from app.engine.state import ClaimedTask
+from app.engine.transitions import Complete, Decision, after_rehost_error
 from app.failpoints import failpoint
 from app.files.media import MediaError, inspect_image, inspect_video, make_thumbnail
 from app.runtime import Runtime
-from app.storage import StorageError
+from app.storage import ObjectStore, StorageError
 
 log = structlog.get_logger()
 
@@ -23,57 +24,58 @@ MAX_RESULT_BYTES = {"image": 50_000_000, "video": 1_000_000_000}
 DOWNLOAD_SECONDS = {"image": 120.0, "video": 900.0}
 
 
-async def rehost_results(runtime: Runtime, visit: ClaimedTask) -> Decision:
-    """One try at all results of the task: Complete, or what follows from the first fault."""
+async def rehost_results(runtime: Runtime, task: ClaimedTask) -> Decision:
+    """One try at all results of the task: Complete, or what follows from the first error."""
     try:
-        results = [await _host(runtime, visit, place, url) for place, url in enumerate(visit.upstream_state["urls"], 1)]
-    except (StorageError, OSError) as error:  # OSError: this machine's own disk, where a result passes through
-        log.warning("storage_fault", task_no=visit.task_no, error=str(error))
-        return after_host_fault(visit, f"storage: {error}", is_our_storage=True)
+        urls = task.upstream_state.urls
+        results = [await _rehost(runtime, task, number, url) for number, url in enumerate(urls, 1)]
+    except (StorageError, OSError) as error:  # OSError: the result passes through this machine's disk
+        log.warning("storage_failed", task_no=task.task_no, error=str(error))
+        return after_rehost_error(task, f"storage: {error}", is_our_storage=True)
     except (EgressError, MediaError) as error:
-        log.warning("result_fault", task_no=visit.task_no, error=str(error))
-        return after_host_fault(visit, f"result: {error}", is_our_storage=False)
+        log.warning("result_rejected", task_no=task.task_no, error=str(error))
+        return after_rehost_error(task, f"result: {error}", is_our_storage=False)
     return Complete(results)
 
 
-async def _host(runtime: Runtime, visit: ClaimedTask, place: int, url: str) -> dict[str, Any]:
-    """Fetched into a file and put from there: a film of any length takes no memory."""
-    failpoint("host.before")
-    kind = runtime.actions[visit.action].media
-    key = f"results/{visit.created_at:%Y/%m}/{visit.task_no}-{place}"
+async def _rehost(runtime: Runtime, task: ClaimedTask, number: int, url: str) -> dict[str, Any]:
+    """Through a file, so that a video of any length takes no memory."""
+    failpoint("rehost.before")
+    media = runtime.actions[task.action].media
+    key = f"results/{task.created_at:%Y/%m}/{task.task_no}-{number}"
     with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
         path = Path(directory) / "result"
-        fetched = await runtime.egress.download(
-            url, path, max_bytes=MAX_RESULT_BYTES[kind], timeout_seconds=DOWNLOAD_SECONDS[kind]
+        download = await runtime.egress.download(
+            url, path, max_bytes=MAX_RESULT_BYTES[media], timeout_seconds=DOWNLOAD_SECONDS[media]
         )
-        failpoint("host.after_download")
-        store = _store_video if kind == "video" else _store_image
-        stored = await store(runtime, key, path)
-        failpoint("host.after_upload")
-    return {**stored, "bytes": fetched.size_bytes}
+        failpoint("rehost.after_download")
+        store = _store_video if media == "video" else _store_image
+        stored = await store(runtime.store, key, path)
+        failpoint("rehost.after_upload")
+    return {**stored, "bytes": download.size_bytes}
 
 
-async def _store_image(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
-    picture = await inspect_image(path)
+async def _store_image(store: ObjectStore, key: str, path: Path) -> dict[str, Any]:
+    image = await inspect_image(path)
     thumbnail = await make_thumbnail(path)
-    await runtime.store.put_file(f"{key}.{picture.ext}", path, picture.mime)
-    await runtime.store.put(f"{key}-thumb.jpg", thumbnail, "image/jpeg")
+    await store.put_file(f"{key}.{image.ext}", path, image.mime)
+    await store.put(f"{key}-thumb.jpg", thumbnail, "image/jpeg")
     return {
-        "key": f"{key}.{picture.ext}",
+        "key": f"{key}.{image.ext}",
         "thumbnailKey": f"{key}-thumb.jpg",
-        "type": picture.mime,
-        "width": picture.width,
-        "height": picture.height,
+        "type": image.mime,
+        "width": image.width,
+        "height": image.height,
     }
 
 
-async def _store_video(runtime: Runtime, key: str, path: Path) -> dict[str, Any]:
-    film = await inspect_video(path)
-    await runtime.store.put_file(f"{key}.{film.ext}", path, film.mime)
+async def _store_video(store: ObjectStore, key: str, path: Path) -> dict[str, Any]:
+    video = await inspect_video(path)
+    await store.put_file(f"{key}.{video.ext}", path, video.mime)
     return {
-        "key": f"{key}.{film.ext}",
-        "type": film.mime,
-        "width": film.width,
-        "height": film.height,
-        "durationSeconds": round(film.duration_seconds, 3),
+        "key": f"{key}.{video.ext}",
+        "type": video.mime,
+        "width": video.width,
+        "height": video.height,
+        "durationSeconds": round(video.duration_seconds, 3),
     }

@@ -1,20 +1,21 @@
-"""The tenant behind our key, `GET /api/v1/me`: whether jobs can be made with it, and what is left in its purse.
+"""The SEE2AI account of the gateway's key, `GET /api/v1/me`: whether it can pay for jobs, and its balance.
 
-The shape of that answer is not documented to the letter, so a field may be missing or have another of the usual names.
+SEE2AI does not document that answer in detail: a field may be missing or have another usual name.
 """
 
 import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from app.aio import cancel_and_wait
 from app.telemetry import metrics
+from app.upstreams.protocol import Upstream
 from app.upstreams.see2ai.client import See2aiClient, UpstreamUnreachable
 from app.upstreams.see2ai.responses import HttpResponse, error_text
 
@@ -29,7 +30,7 @@ WRAPPERS = ("data", "tenant", "account", "wallet", "balance")
 
 
 class AccountStatus(StrEnum):
-    """Where we stand with SEE2AI. The words are fit for anybody's eyes."""
+    """The state of the account. `/readyz` shows these words to everybody."""
 
     USABLE = "ok"
     UNREACHABLE = "unreachable"
@@ -42,7 +43,7 @@ class AccountStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAccount:
-    """What is known. `note` is what SEE2AI or the network said, for the operator alone."""
+    """What is known of the account. `detail` is the text of SEE2AI or the network, for the operator only."""
 
     status: AccountStatus
     name: str | None = None
@@ -55,7 +56,7 @@ class UpstreamAccount:
 
     @property
     def is_key_accepted(self) -> bool | None:
-        """None where SEE2AI did not come to look at it."""
+        """None where SEE2AI did not check the key."""
         if self.status in {AccountStatus.USABLE, AccountStatus.INSUFFICIENT_BALANCE}:
             return True
         return False if self.status is AccountStatus.KEY_REJECTED else None
@@ -65,8 +66,12 @@ class UpstreamAccount:
         return None if self.balance_tokens is None else self.balance_tokens / TOKENS_PER_RMB
 
 
+def see2ai_client(upstreams: Mapping[str, Upstream]) -> See2aiClient:
+    return cast(See2aiClient, upstreams["see2ai"])
+
+
 async def get_account(see2ai: See2aiClient) -> UpstreamAccount:
-    """Asks once. It never raises for what it hears."""
+    """One call. It never raises for an answer."""
     try:
         answer = await see2ai.request("GET", PATH)
     except UpstreamUnreachable as error:
@@ -75,14 +80,14 @@ async def get_account(see2ai: See2aiClient) -> UpstreamAccount:
 
 
 def parse_account(answer: HttpResponse) -> UpstreamAccount:
-    """What an answer of `/api/v1/me` says."""
+    """The account that an answer of `/api/v1/me` describes."""
     note = f"HTTP {answer.status}: {error_text(answer.body)}"[:MAX_NOTE_LENGTH]
     match answer.status:
         case 401 | 402 | 403:
-            # SEE2AI says with a 401, too, that the purse is empty.
-            is_purse = answer.status == 402 or any(word in note.lower() for word in INSUFFICIENT_BALANCE_WORDS)  # noqa: PLR2004
+            # SEE2AI answers an empty balance with a 401, too.
+            is_balance = answer.status == 402 or any(word in note.lower() for word in INSUFFICIENT_BALANCE_WORDS)  # noqa: PLR2004
             return UpstreamAccount(
-                AccountStatus.INSUFFICIENT_BALANCE if is_purse else AccountStatus.KEY_REJECTED, detail=note
+                AccountStatus.INSUFFICIENT_BALANCE if is_balance else AccountStatus.KEY_REJECTED, detail=note
             )
         case 429:
             return UpstreamAccount(AccountStatus.RATE_LIMITED, detail=note)
@@ -93,27 +98,27 @@ def parse_account(answer: HttpResponse) -> UpstreamAccount:
 
 def _parse_account_body(body: bytes) -> UpstreamAccount:
     try:
-        told = json.loads(body, parse_float=Decimal, parse_constant=lambda _: None)
+        value = json.loads(body, parse_float=Decimal, parse_constant=lambda _: None)
     except (ValueError, InvalidOperation, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        value = None
+    if not isinstance(value, dict):
         return UpstreamAccount(AccountStatus.UNREADABLE, detail=f"no JSON object: {error_text(body)}"[:MAX_NOTE_LENGTH])
-    shells = list(_unwrap(told))
-    balances = (_number(shell.get(name)) for shell in shells for name in BALANCES)
+    objects = list(_unwrap(value))
+    balances = (_number(one.get(name)) for one in objects for name in BALANCES)
     balance = next((number for number in balances if number is not None), None)
-    name = next((shell[key] for shell in shells for key in NAMES if _is_name(shell.get(key))), None)
+    name = next((one[key] for one in objects for key in NAMES if _is_name(one.get(key))), None)
     if balance is None:
         return UpstreamAccount(AccountStatus.USABLE, name)
-    standing = AccountStatus.USABLE if balance > 0 else AccountStatus.INSUFFICIENT_BALANCE
-    return UpstreamAccount(standing, name, balance, detail="" if balance > 0 else "balance 0")
+    status = AccountStatus.USABLE if balance > 0 else AccountStatus.INSUFFICIENT_BALANCE
+    return UpstreamAccount(status, name, balance, detail="" if balance > 0 else "balance 0")
 
 
-def _unwrap(told: dict[str, Any], depth: int = 3) -> Iterator[dict[str, Any]]:
-    """The object itself, then what its usual wrappers hold."""
-    yield told
+def _unwrap(value: dict[str, Any], depth: int = 3) -> Iterator[dict[str, Any]]:
+    """The object, then the objects in its usual wrappers."""
+    yield value
     for wrapper in WRAPPERS if depth else ():
-        if isinstance(told.get(wrapper), dict):
-            yield from _unwrap(told[wrapper], depth - 1)
+        if isinstance(value.get(wrapper), dict):
+            yield from _unwrap(value[wrapper], depth - 1)
 
 
 def _is_name(value: Any) -> bool:
@@ -132,29 +137,29 @@ def _number(value: Any) -> Decimal | None:
 
 
 class AccountMonitor:
-    """Remembers what was heard last: SEE2AI is asked at most once a minute, however often we are."""
+    """Remembers the newest answer. SEE2AI is called at most once a minute, however often `/readyz` is."""
 
     def __init__(self, see2ai: See2aiClient) -> None:
         self._see2ai = see2ai
         self._last: UpstreamAccount | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
-        self._asked_at = 0.0
+        self._refreshed_at = 0.0
 
     async def get(self, patience_seconds: float) -> UpstreamAccount | None:
-        """The newest that is known, waiting for a question under way no longer than that; None: nothing yet."""
+        """The newest known account. It waits at most so long for a running call; None: nothing is known yet."""
         now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now - self._asked_at >= FRESH_SECONDS):
-            self._asking, self._asked_at = asyncio.create_task(self._refresh()), now
-        await asyncio.wait([self._asking], timeout=patience_seconds)
+        if self._refreshing is None or (self._refreshing.done() and now - self._refreshed_at >= FRESH_SECONDS):
+            self._refreshing, self._refreshed_at = asyncio.create_task(self._refresh()), now
+        await asyncio.wait([self._refreshing], timeout=patience_seconds)
         return self._last
 
     def start_polling(self) -> None:
-        """From now on, also where nobody asks: for the metrics' sake."""
+        """Keeps the metrics fresh, also while nobody calls `get`."""
         self._loop = asyncio.create_task(self._poll_loop())
 
     async def close(self) -> None:
-        await cancel_and_wait(*filter(None, (self._loop, self._asking)))
+        await cancel_and_wait(*filter(None, (self._loop, self._refreshing)))
 
     async def _poll_loop(self) -> None:
         while True:

@@ -1,7 +1,7 @@
-"""The only speaker of HTTP to SEE2AI: one try, one total deadline, one verdict. It never raises for what it hears.
+"""The HTTP client of SEE2AI: one try, one total time limit, one result. It never raises for an answer.
 
-Submits use a fresh connection each: on a kept one, a server that hangs up just as we write would leave us not
-knowing whether the job was taken. Polls share kept connections, because asking twice is harmless.
+Each submit opens a new connection: if a server closes a kept connection during the write, nobody knows whether it took
+the job. Polls share kept connections, because a poll may be repeated without harm.
 """
 
 import asyncio
@@ -22,9 +22,10 @@ from httpx_aiohttp import AiohttpTransport
 from app.datetimes import parse_retry_after
 from app.settings import Settings
 from app.telemetry import metrics
+from app.upstreams.action import as_urls
+from app.upstreams.protocol import ResultKind, UpstreamResult
 from app.upstreams.see2ai.actions import Action
-from app.upstreams.see2ai.actions.action import as_urls
-from app.upstreams.see2ai.responses import HttpResponse, ResultKind, UpstreamResult, read_poll, read_result, read_submit
+from app.upstreams.see2ai.responses import HttpResponse, read_poll, read_result, read_submit
 
 log = structlog.get_logger()
 
@@ -42,22 +43,22 @@ class UnreadableAnswer(Exception):
 
 
 class UpstreamUnreachable(Exception):
-    """SEE2AI could not be asked, or what it answered could not be read; the text says why, for the operator."""
+    """SEE2AI could not be reached, or its answer could not be read. The text says why, for the operator."""
 
 
 class _LeaseExpired(Exception):
-    """The connection stands, and the visit that wanted it may not send any more."""
+    """The connection is open, but the lease has ended: nothing may be sent any more."""
 
 
 _may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send", default=lambda: True)
-"""Of the submit that is under way in this context."""
+"""The permission of the submit in this context."""
 
 CONNECTION_ERRORS = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
-"""The transport leaves some of aiohttp's errors as they are, such as that for an answer that is no HTTP."""
+"""The transport passes some errors of aiohttp on unchanged, such as the one for an answer that is not HTTP."""
 
 
 class See2aiClient:
-    """A client for one base URL and one key. The key goes to that origin only and never along a redirect."""
+    """A client for one base URL and one key. The key is sent to that origin only; redirects are not followed."""
 
     def __init__(self, settings: Settings) -> None:
         self._base_url = settings.see2ai_base_url.rstrip("/")
@@ -71,12 +72,14 @@ class See2aiClient:
         self._logged_states: set[str] = set()
 
     async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
-        """Sends one job. `may_send` is asked first and once more when the connection stands, which may have taken long:
-        a visit whose lease has run out sends nothing."""
+        """Sends one job. `may_send` is asked first, and again when the connection is open, which may take long.
+
+        A worker whose lease has ended sends nothing.
+        """
         if not may_send():
             return UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
         log.info("see2ai_submit", action=action.name, payload=request)
-        asked = _may_send.set(may_send)
+        token = _may_send.set(may_send)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._request(self._fresh, "POST", action.submit_path, json=request)
@@ -92,12 +95,12 @@ class See2aiClient:
             result = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
             log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
         finally:
-            _may_send.reset(asked)
+            _may_send.reset(token)
         metrics.UPSTREAM_ANSWERS.labels("submit", result.kind).inc()
         return result
 
     async def poll(self, action: Action, task_id: str) -> UpstreamResult:
-        """Looks after one job. Anything unreadable is trouble, to be looked at again."""
+        """Asks for the state of one job. An unreadable answer is a SERVER_ERROR: the job is polled again."""
         path = (action.status_path or "").format(task_id=quote(task_id, safe=""))
         try:
             async with asyncio.timeout(POLL_SECONDS):
@@ -113,7 +116,7 @@ class See2aiClient:
         return result
 
     async def upload(self, path: Path) -> UpstreamResult:
-        """Hands a file to SEE2AI's own storage: DONE with its link. Doing it twice is harmless."""
+        """Stores a file at SEE2AI: SUCCEEDED with its URL. It may be repeated without harm."""
         try:
             with path.open("rb") as file:
                 async with asyncio.timeout(UPLOAD_SECONDS):
@@ -129,7 +132,7 @@ class See2aiClient:
         return result
 
     async def request(self, method: str, path: str) -> HttpResponse:
-        """A question that may be repeated without harm. Raises Unheard."""
+        """A call that may be repeated without harm. Raises UpstreamUnreachable."""
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 return await self._request(self._kept, method, path)
@@ -143,11 +146,11 @@ class See2aiClient:
         pause = parse_retry_after(response.headers.get("Retry-After"), MAX_RETRY_AFTER_SECONDS)
         return HttpResponse(response.status_code, content, pause)
 
-    def _log_unknown_state(self, word: str) -> None:
-        if word and word not in self._logged_states and len(self._logged_states) < 100:  # noqa: PLR2004
-            self._logged_states.add(word)
-            metrics.UNKNOWN_STATES.labels(word).inc()
-            log.warning("see2ai_unknown_state", word=word, meaning="taken as still running")
+    def _log_unknown_state(self, state: str) -> None:
+        if state and state not in self._logged_states and len(self._logged_states) < 100:  # noqa: PLR2004
+            self._logged_states.add(state)
+            metrics.UNKNOWN_STATES.labels(state).inc()
+            log.warning("see2ai_unknown_state", state=state, meaning="taken as still running")
 
     async def close(self) -> None:
         await self._fresh.aclose()
@@ -155,7 +158,7 @@ class See2aiClient:
 
 
 class _LenientResponse(aiohttp.ClientResponse):
-    """Forgets the reason phrase: one that is no UTF-8 would make httpx's transport raise over a good answer."""
+    """Drops the reason phrase: if it is not UTF-8, httpx's transport raises although the answer is good."""
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         answer = await super().start(connection)
@@ -164,7 +167,7 @@ class _LenientResponse(aiohttp.ClientResponse):
 
 
 class _LeaseCheckedRequest(aiohttp.ClientRequest):
-    """Asks at the very last moment, with the connection made and not a byte on it, whether it may go."""
+    """Asks for permission at the last moment: the connection is open and no byte is sent yet."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         if not _may_send.get()():
@@ -189,7 +192,7 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
         )
 
     return httpx.AsyncClient(
-        # For sessions of its own, which it never opens, the transport would read all certificates; this trusts none.
+        # The transport never opens a session of its own. This context, which trusts nobody, spares it the certificates.
         transport=AiohttpTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), client=connection, trust_env=False),
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         follow_redirects=False,
@@ -198,16 +201,16 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
 
 
 def _was_never_sent(error: Exception) -> bool:
-    """Whether the request certainly stayed here.
+    """Whether certainly no byte was sent.
 
-    The transport reports a connection lost *after* sending as ConnectTimeout, too, so its own classes cannot be
-    trusted here; aiohttp's are exact: these two are raised only while a connection is being made.
+    The transport reports a connection lost *after* sending as ConnectTimeout, too. The classes of aiohttp are exact:
+    these two are raised only while a connection is opened.
     """
     return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 async def _read_limited(response: httpx.Response) -> bytes:
-    """The decoded body, never more than MAX_BODY_BYTES of it, however it was packed."""
+    """The decoded body. Raises UnreadableAnswer for more than MAX_BODY_BYTES, compressed or not."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
@@ -217,15 +220,15 @@ async def _read_limited(response: httpx.Response) -> bytes:
     if encoding in {"identity", ""}:
         return bytes(body)
     if encoding not in {"gzip", "deflate"}:
-        raise UnreadableAnswer(f"an encoding we did not ask for: {encoding[:20]}")
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        raise UnreadableAnswer(f"an encoding that was not asked for: {encoding[:20]}")
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
-        plain = unpacker.decompress(bytes(body), MAX_BODY_BYTES)
+        body_bytes = decompressor.decompress(bytes(body), MAX_BODY_BYTES)
     except zlib.error as error:
         raise UnreadableAnswer("broken compression") from error
-    if unpacker.unconsumed_tail:
-        raise UnreadableAnswer("the unpacked body is too long")
-    return plain
+    if decompressor.unconsumed_tail:
+        raise UnreadableAnswer("the decompressed body is too long")
+    return body_bytes
 
 
 def _describe(error: Exception) -> str:

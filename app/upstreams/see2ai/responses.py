@@ -1,14 +1,15 @@
-"""What an answer of SEE2AI means: status and body in, a verdict out. Pure; the client feeds it, the tasks obey it.
+"""What an answer of SEE2AI means: pure functions from an HTTP status and a body to an `UpstreamResult`.
 
-The word is in `status` or `state`, its case varies, no list of words is published: an unknown word means *still
-running* and never fails a task. Bodies may be wrapped once as `{"data": {...}}`.
+The state is in `status` or `state`, in any case. SEE2AI publishes no list of states: an unknown one means *still
+running* and never fails a task. A body may be wrapped once as `{"data": {...}}`.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
+
+from app.upstreams.protocol import ResultKind, UpstreamResult
 
 AWAITING_APPROVAL = "awaiting_user_approval"
 NEEDS_REPAIR = "needs_repair"
@@ -22,55 +23,12 @@ MAX_TASK_ID_LENGTH = 128
 MAX_NOTE_LENGTH = 2000
 
 ReadUrls = Callable[[dict[str, Any]], tuple[str, ...]]
-"""Where an action has its results in the body of an answer."""
-
-
-class ResultKind(StrEnum):
-    """What a verdict amounts to."""
-
-    ACCEPTED = "accepted"
-    """A submit was taken; `task_id` is set."""
-    NOT_SENT = "not_sent"
-    """Nothing left this machine: trying again is harmless."""
-    REJECTED = "refused"
-    """The input is refused for good; a poll says so of a video that "needs repair"."""
-    ACCOUNT_ERROR = "operator"
-    """Our key is bad or the tenant's purse is empty: the operator's fault, never the user's."""
-    RATE_LIMITED = "busy"
-    """Too fast; `retry_after_seconds` may say how long to wait."""
-    SERVER_ERROR = "trouble"
-    """An error of SEE2AI's own, not charged by its promise; for a poll also anything unreadable."""
-    UPSTREAM_TIMEOUT = "gave_up"
-    """SEE2AI says the generation timed out."""
-    UNKNOWN_OUTCOME = "ambiguous"
-    """A job may be running that we know nothing of: never send again."""
-    RUNNING = "running"
-    """The job goes on; `progress` may say how far it is."""
-    SUCCEEDED = "done"
-    """The job succeeded; `urls` may still be empty, which is not success yet. Also a submit that brought its result."""
-    FAILED = "failed"
-    """The job ended badly."""
-    NOT_FOUND = "missing"
-    """SEE2AI does not know the task (404)."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamResult:
-    """One answer, understood. `note` is for the operator and never shown to a caller."""
-
-    kind: ResultKind
-    detail: str = ""
-    task_id: str = ""
-    is_awaiting_approval: bool = False
-    urls: tuple[str, ...] = ()
-    progress: int | None = None
-    retry_after_seconds: float | None = None
-    unknown_state: str = ""
+"""Reads the result URLs of an action from the body of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came over the wire: HTTP status, the body's bytes, `Retry-After` in seconds from now where readable."""
+    """HTTP status, body, and `Retry-After` in seconds from now; None where it is missing or unreadable."""
 
     status: int
     body: bytes
@@ -78,27 +36,27 @@ class HttpResponse:
 
 
 def read_submit(answer: HttpResponse) -> UpstreamResult:
-    """The verdict on the answer to a submit, by the table "answer to a submit"."""
+    """The result of a submit, by the table "answer to a submit"."""
     if 200 <= answer.status < 300:  # noqa: PLR2004
         return _accepted(answer)
-    note = f"HTTP {answer.status}: {error_text(answer.body)}"
+    detail = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return UpstreamResult(ResultKind.ACCOUNT_ERROR, note)
+            return UpstreamResult(ResultKind.ACCOUNT_ERROR, detail)
         case 429:
-            return UpstreamResult(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.RATE_LIMITED, detail, retry_after_seconds=answer.retry_after_seconds)
         case 500 | 502 | 503:
-            return UpstreamResult(ResultKind.SERVER_ERROR, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.SERVER_ERROR, detail, retry_after_seconds=answer.retry_after_seconds)
         case 504:
-            return UpstreamResult(ResultKind.UPSTREAM_TIMEOUT, note)
+            return UpstreamResult(ResultKind.UPSTREAM_TIMEOUT, detail)
         case status if 400 <= status < 500:  # noqa: PLR2004
-            return UpstreamResult(ResultKind.REJECTED, note)
-    # A redirect or an unheard-of status: whoever sent it may have passed the submit on.
-    return UpstreamResult(ResultKind.UNKNOWN_OUTCOME, note)
+            return UpstreamResult(ResultKind.REJECTED, detail)
+    # A redirect or an unusual status: its sender may have passed the submit on.
+    return UpstreamResult(ResultKind.UNKNOWN_OUTCOME, detail)
 
 
 def read_result(answer: HttpResponse, read_urls: ReadUrls) -> UpstreamResult:
-    """The verdict on the answer to a submit that blocks until the result is there."""
+    """The result of a submit that blocks until the job is done."""
     result = read_submit(answer)
     if not 200 <= answer.status < 300:  # noqa: PLR2004
         return result
@@ -120,62 +78,62 @@ def _accepted(answer: HttpResponse) -> UpstreamResult:
         return UpstreamResult(
             ResultKind.UNKNOWN_OUTCOME, f"HTTP {answer.status} without a readable task_id: {_excerpt(answer.body)}"
         )
-    waits = body is not None and _state(body) == AWAITING_APPROVAL
-    return UpstreamResult(ResultKind.ACCEPTED, _excerpt(answer.body), task_id=task_id, is_awaiting_approval=waits)
+    is_waiting = body is not None and _state(body) == AWAITING_APPROVAL
+    return UpstreamResult(ResultKind.ACCEPTED, _excerpt(answer.body), task_id=task_id, is_awaiting_approval=is_waiting)
 
 
 def read_poll(answer: HttpResponse, task_id: str, read_urls: ReadUrls) -> UpstreamResult:
-    """The verdict on the answer to a poll of `task_id`, by the table "answer to a poll"."""
-    note = f"HTTP {answer.status}: {error_text(answer.body)}"
+    """The result of a poll of `task_id`, by the table "answer to a poll"."""
+    detail = f"HTTP {answer.status}: {error_text(answer.body)}"
     match answer.status:
         case 401 | 402 | 403:
-            return UpstreamResult(ResultKind.ACCOUNT_ERROR, note)
+            return UpstreamResult(ResultKind.ACCOUNT_ERROR, detail)
         case 404:
-            return UpstreamResult(ResultKind.NOT_FOUND, note)
+            return UpstreamResult(ResultKind.NOT_FOUND, detail)
         case 429:
-            return UpstreamResult(ResultKind.RATE_LIMITED, note, retry_after_seconds=answer.retry_after_seconds)
+            return UpstreamResult(ResultKind.RATE_LIMITED, detail, retry_after_seconds=answer.retry_after_seconds)
     body = _json_object(answer.body)
-    # 422 with a word is how `needs_repair` arrives.
+    # `needs_repair` comes with a 422.
     if body is None or not _state(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
-        return UpstreamResult(ResultKind.SERVER_ERROR, note)
-    theirs = body.get("task_id")
-    if theirs is not None and str(theirs) != task_id:
+        return UpstreamResult(ResultKind.SERVER_ERROR, detail)
+    other_id = body.get("task_id")
+    if other_id is not None and str(other_id) != task_id:
         return UpstreamResult(
-            ResultKind.SERVER_ERROR, f"an answer about another task: {str(theirs)[:MAX_TASK_ID_LENGTH]!a}"
+            ResultKind.SERVER_ERROR, f"an answer about another task: {str(other_id)[:MAX_TASK_ID_LENGTH]!a}"
         )
     return _from_state(body, answer, read_urls)
 
 
 def _from_state(body: dict[str, Any], answer: HttpResponse, read_urls: ReadUrls) -> UpstreamResult:
-    word = _state(body)
-    if word == NEEDS_REPAIR:
-        return UpstreamResult(ResultKind.REJECTED, f"{word}: {error_text(answer.body)}")
-    if word in FAILURE:
-        return UpstreamResult(ResultKind.FAILED, f"{word}: {error_text(answer.body)}")
-    if word in SUCCESS:
+    state = _state(body)
+    if state == NEEDS_REPAIR:
+        return UpstreamResult(ResultKind.REJECTED, f"{state}: {error_text(answer.body)}")
+    if state in FAILURE:
+        return UpstreamResult(ResultKind.FAILED, f"{state}: {error_text(answer.body)}")
+    if state in SUCCESS:
         return UpstreamResult(ResultKind.SUCCEEDED, _excerpt(answer.body), urls=read_urls(body))
-    known = word in WAITING or word in RUNNING
+    is_known = state in WAITING or state in RUNNING
     return UpstreamResult(
         ResultKind.RUNNING,
-        is_awaiting_approval=word == AWAITING_APPROVAL,
+        is_awaiting_approval=state == AWAITING_APPROVAL,
         progress=_progress(body.get("progress")),
-        unknown_state="" if known else word[:40].encode(errors="replace").decode(),
+        unknown_state="" if is_known else state[:40].encode(errors="replace").decode(),
     )
 
 
 def _state(body: dict[str, Any]) -> str:
-    """The state in lower case. Where both fields are there, an ending speaks louder than a waiting word."""
-    words: list[str] = [
+    """The state in lower case. Where both fields have one, a final state wins."""
+    states: list[str] = [
         body[field].strip().lower() for field in ("status", "state") if isinstance(body.get(field), str)
     ]
-    for word in words:
-        if word in SUCCESS or word in FAILURE:
-            return word
-    return words[0] if words else ""
+    for state in states:
+        if state in SUCCESS or state in FAILURE:
+            return state
+    return states[0] if states else ""
 
 
 def _progress(value: Any) -> int | None:
-    """A percentage; UniWorld sends a list of `{step, message, percent}`, of which the last counts."""
+    """Percent. UniWorld sends a list of `{step, message, percent}`; the last one counts."""
     if isinstance(value, list) and value and isinstance(value[-1], dict):
         value = value[-1].get("percent")
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 (NaN)
@@ -196,7 +154,7 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 def error_text(body: bytes) -> str:
     """The reason in a body: `detail` (text or FastAPI's list), `error.message`, `message`, `error_message`, or raw.
 
-    Always text that a database takes: JSON may hold half a surrogate pair, which no encoding of ours does.
+    A database can always store it: JSON may hold half of a surrogate pair, which is replaced.
     """
     return _error_message(body).encode(errors="replace").decode()
 

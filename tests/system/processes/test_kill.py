@@ -39,15 +39,15 @@ from tests.support.services import RealServices, own_database
 from tests.support.waiting import wait_until
 
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
-COURIER_POINTS = frozenset({"deliver.after_send"})  # struck in test_webhooks.py
+COURIER_POINTS = frozenset({"webhook.after_send"})  # struck in test_webhooks.py
 WORKER_POINTS = sorted(FAILPOINTS - API_POINTS - COURIER_POINTS)
-NOBODY_KNOWS = frozenset({"send.after_intent", "send.after_answer"})
-FROZEN_POINTS = ["visit.claimed", "send.before_intent", "send.after_intent", "send.after_answer"]
-FROZEN_POINTS += ["poll.after_answer", "host.after_upload", "finish.before_commit"]
-UP_POINTS = ["submit.before_commit", "submit.after_commit", "send.after_answer", "poll.after_answer"]
-UP_POINTS += ["host.after_upload", "finish.before_commit"]
+NOBODY_KNOWS = frozenset({"submit.after_intent", "submit.after_answer"})
+FROZEN_POINTS = ["task.claimed", "submit.before_intent", "submit.after_intent", "submit.after_answer"]
+FROZEN_POINTS += ["poll.after_answer", "rehost.after_upload", "finish.before_commit"]
+UP_POINTS = ["submit.before_commit", "submit.after_commit", "submit.after_answer", "poll.after_answer"]
+UP_POINTS += ["rehost.after_upload", "finish.before_commit"]
 
-SMOKE = dict.fromkeys([("kill_worker", "host.after_upload"), ("freeze_worker", "visit.claimed")], pytest.mark.smoke)
+SMOKE = dict.fromkeys([("kill_worker", "rehost.after_upload"), ("freeze_worker", "task.claimed")], pytest.mark.smoke)
 
 _words = itertools.count(1)
 
@@ -197,7 +197,7 @@ def kill_up(stage: Stage, point: str) -> Outcome:
         try:
             _submit(origin, headers, prompt)
         except httpx.TransportError:
-            assert point in API_POINTS | {"send.after_intent", "visit.claimed"}, point
+            assert point in API_POINTS | {"submit.after_intent", "task.claimed"}, point
         assert doomed.ends() == -signal.SIGKILL
         fresh = processes.gateway("up").says("Stop with Ctrl-C").answers(f"{origin}/healthz")
         env["database_url"] = f"sqlite+aiosqlite:///{stage.folder}/var/gateway.db"
@@ -314,7 +314,7 @@ def _check_end(outcome: Outcome, point: str) -> None:
     if point in NOBODY_KNOWS:
         assert (outcome.row["status"], outcome.row["error_code"]) == ("failed", "UPSTREAM_UNCERTAIN")
         assert outcome.row["suspected_orphan"]
-        assert outcome.jobs == (1 if point == "send.after_answer" else 0)
+        assert outcome.jobs == (1 if point == "submit.after_answer" else 0)
     else:
         assert outcome.row["status"] == "completed", outcome.row["history"]
         assert not outcome.row["suspected_orphan"]

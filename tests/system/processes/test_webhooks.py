@@ -67,7 +67,7 @@ def test_a_worker_killed_between_sending_and_recording_tells_it_again(
     async def play(scene: Scene) -> None:
         runtime, receiver = scene.books.runtime, scene.receiver
         task_no = await end_a_task(scene)
-        doomed = scene.processes.gateway("worker", gateway_fault=f"deliver.after_send:kill:{tmp_path / 'struck'}")
+        doomed = scene.processes.gateway("worker", gateway_fault=f"webhook.after_send:kill:{tmp_path / 'struck'}")
         assert await asyncio.to_thread(doomed.ends, 120) == -signal.SIGKILL
         (row,) = await outbox(runtime)
         assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)

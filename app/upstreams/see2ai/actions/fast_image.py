@@ -1,7 +1,7 @@
-"""`see2ai_image_generation_fast_v1`: fast pictures from text and up to 14 reference pictures.
+"""`see2ai_image_generation_fast_v1`: fast images from text and up to 14 reference images.
 
-SEE2AI knows no `auto` ratio. For text it becomes 1:1 at once; with references it stays `auto` in the stored request
-until the worker has looked at the first reference (`resolve_ratio`).
+SEE2AI has no `auto` ratio. For text it becomes 1:1 at submit. With references it stays `auto` in the stored request
+until the worker has read the size of the first reference (`SIZE_RULE`).
 """
 
 from math import log
@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     IMAGE_URL,
     Action,
     ActionInput,
     CallerParams,
+    Size,
+    SizeRule,
     UpstreamRequest,
     as_urls,
     require_reference_images,
@@ -47,7 +49,7 @@ RATIOS: tuple[str, ...] = Ratio.__args__  # type: ignore[attr-defined]
 
 
 class FastImageParams(CallerParams):
-    """Settings of a fast picture, as a caller writes them."""
+    """Settings of a fast image, as a caller writes them."""
 
     aspect_ratio: Annotated[RequestedRatio, Field(description="宽高比；auto 为自动")] = "auto"
     resolution: Annotated[Literal["1K", "2K"], Field(description="输出分辨率")] = "1K"
@@ -64,20 +66,20 @@ class FastImageRequest(UpstreamRequest):
     output_format: Literal["jpg", "jpeg", "png"]
 
 
-def build(order: ActionInput) -> dict[str, Any]:
+def build(action_input: ActionInput) -> dict[str, Any]:
     """The body for SEE2AI; `aspect_ratio` may still be `auto` where references decide it."""
-    require_reference_images(order)
-    params = order.params
+    require_reference_images(action_input)
+    params = action_input.params
     assert isinstance(params, FastImageParams)  # noqa: S101 (for the type checker: the registry pairs them)
     is_auto = params.aspect_ratio == AUTO
     request = FastImageRequest(
-        prompt=order.prompt,
-        image_input=list(order.references),
+        prompt=action_input.prompt,
+        image_input=list(action_input.references),
         aspect_ratio=SQUARE if is_auto else params.aspect_ratio,  # type: ignore[arg-type]
         resolution=params.resolution,
         output_format=params.output_format,
     ).model_dump()
-    if is_auto and order.references:
+    if is_auto and action_input.references:
         request["aspect_ratio"] = AUTO
     return request
 
@@ -86,8 +88,8 @@ def read_urls(body: dict[str, Any]) -> tuple[str, ...]:
     return as_urls(body.get("result_urls"))[:MAX_RESULTS]
 
 
-def resolve_ratio(size: tuple[int, int] | None) -> str:
-    """The allowed ratio nearest to width:height, by the logarithm so that 2:1 and 1:2 are equally far from 1:1."""
+def resolve_ratio(size: Size | None) -> str:
+    """The nearest allowed ratio; 1:1 for an unknown size. By logarithms 2:1 and 1:2 are equally far from 1:1."""
     if size is None or min(size) <= 0:
         return SQUARE
     wanted = log(size[0] / size[1])
@@ -98,6 +100,12 @@ def _log_of(ratio: str) -> float:
     width, height = ratio.split(":")
     return log(int(width) / int(height))
 
+
+SIZE_RULE = SizeRule(
+    is_needed=lambda request: request["aspect_ratio"] == AUTO,
+    apply=lambda request, size: request | {"aspect_ratio": resolve_ratio(size)},
+    reference_field="image_input",
+)
 
 FAST_IMAGE = Action(
     name="see2ai_image_generation_fast_v1",
@@ -111,6 +119,7 @@ FAST_IMAGE = Action(
     max_references=MAX_REFERENCES,
     max_prompt_length=MAX_PROMPT_LENGTH,
     image_url_fields=("image_input",),
+    size_rule=SIZE_RULE,
     normalize_profile="image_generation_reference",
     caller_field_names={"prompt": "prompt", "image_input": IMAGE_URL},
 )

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     IMAGE_URL,
     Action,
     ActionInput,
@@ -27,7 +27,7 @@ MAX_NOTE_LENGTH = 1000
 
 
 class NormalizeParams(CallerParams):
-    """What the picture is to be fit for."""
+    """The use for which the image is normalized."""
 
     profile: Annotated[Profile, Field(description="标准化用途")] = "face_detection"
 
@@ -39,10 +39,10 @@ class NormalizeRequest(UpstreamRequest):
     profile: Profile
 
 
-def build(order: ActionInput) -> dict[str, Any]:
-    """A prompt given is the caller's own note: SEE2AI has no field for it."""
-    require_reference_images(order)
-    return NormalizeRequest(image_url=order.references[0], **order.params.model_dump()).model_dump()
+def build(action_input: ActionInput) -> dict[str, Any]:
+    """A prompt is only the caller's note: SEE2AI has no field for it."""
+    require_reference_images(action_input)
+    return NormalizeRequest(image_url=action_input.references[0], **action_input.params.model_dump()).model_dump()
 
 
 def read_urls(body: dict[str, Any]) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""`see2ai_image_uniworld_v2`: elaborate pictures from text on a canvas of a given size. It takes no references."""
+"""`see2ai_image_uniworld_v2`: elaborate images from text on a canvas of a given size. It takes no references."""
 
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions.action import (
+from app.upstreams.action import (
     Action,
     ActionInput,
     CallerParams,
@@ -16,14 +16,14 @@ from app.upstreams.see2ai.actions.action import (
 
 MAX_PROMPT_LENGTH = 5000
 MAX_STYLE_LENGTH = 255
-MAX_PIXELS = 64_000_000  # more we could not take as a result
+MAX_PIXELS = 64_000_000  # the gateway could not rehost a larger result
 
 Edge = Annotated[int, Field(ge=1, le=16_384, description="画布边长（像素）")]
 Style = Annotated[str, Field(max_length=MAX_STYLE_LENGTH)]
 
 
 class UniworldParams(CallerParams):
-    """Settings of a UniWorld picture, as a caller writes them. Rows usually fix the canvas."""
+    """Params of a UniWorld image, as a caller writes them. Models usually fix the canvas."""
 
     canvas_w: Edge | None = None
     canvas_h: Edge | None = None
@@ -58,9 +58,9 @@ class UniworldRequest(UpstreamRequest):
         return self
 
 
-def build(order: ActionInput) -> dict[str, Any]:
-    require_reference_images(order)
-    request = UniworldRequest(prompt=order.prompt, **order.params.model_dump())
+def build(action_input: ActionInput) -> dict[str, Any]:
+    require_reference_images(action_input)
+    request = UniworldRequest(prompt=action_input.prompt, **action_input.params.model_dump())
     return request.model_dump(exclude_none=True)
 
 
