@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
-from app.catalog.price_rules import PriceRule, parse_rules
+from app.catalog.price_rules import MAX_POINTS, PriceRule, parse_rules
 from app.catalog.pricing import validate_rules
 from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
@@ -130,7 +130,7 @@ def validate_model(
     """Validates a row that is being written. InvalidParameter names the column."""
     if not 0 < len(model_name) <= MAX_NAME_LENGTH or not model_name.isascii() or model_name != model_name.strip():
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
-    if not 0 <= points_cost <= 2**53:
+    if not 0 <= points_cost <= MAX_POINTS:
         raise InvalidParameter("points_cost", "不能为负数或过大")
     if action not in ACTIONS:
         raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
