@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.catalog.models import CHECKED, Model, list_models, validate_model
+from app.catalog.models import VALIDATED_COLUMNS, Model, list_models, validate_model
 from app.cli.migrate import migrate
 from app.database import open_database
 from app.errors import InvalidParameter
@@ -94,7 +94,7 @@ def _fault(name: str, columns: dict[str, Any]) -> str:
         if not isinstance(columns[column], dict):
             return f"{column} 须为 JSON 对象"
     try:
-        validate_model(name, **{column: columns[column] for column in CHECKED})
+        validate_model(name, **{column: columns[column] for column in VALIDATED_COLUMNS})
     except InvalidParameter as error:
         return error.message
     return ""

@@ -22,7 +22,9 @@ def models_list(json: Json = False) -> None:
 
     async def work(database: "Database") -> list[dict[str, Any]]:
         found = await list_models(database, only_enabled=False)
-        return [{name: value for name, value in asdict(model).items() if name != "now"} for model in found]
+        return [
+            {name: value for name, value in asdict(model).items() if name not in {"now", "rules"}} for model in found
+        ]
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
