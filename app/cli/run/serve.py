@@ -3,7 +3,7 @@
 import uvicorn
 
 from app.cli.output import fail, settings_or_exit
-from app.cli.run.process import prepare_process, exit_zero_on_sigterm
+from app.cli.run.process import exit_zero_on_sigterm, prepare_process
 from app.cli.run.server import OPTIONS, bind_socket, run_server
 
 SHUTDOWN_TIMEOUT_SECONDS = 20  # for requests after SIGTERM; streams and waiting requests end at once
