@@ -1,4 +1,4 @@
-"""`imageUrl` in its three forms and the links in `params`, judged by form only: nothing is fetched meanwhile."""
+"""Validates `imageUrl` in its three forms, and URLs in `params`. Nothing is fetched."""
 
 import json
 from collections.abc import Callable
@@ -11,28 +11,30 @@ from app.upstreams.action import IMAGE_URL
 IsLocalUrl = Callable[[str], object]
 
 
-def parse_references(image_url: Any, *, most: int, allowed: frozenset[str], owns: IsLocalUrl) -> tuple[str, ...]:
+def parse_references(
+    image_url: Any, *, max_count: int, allowed: frozenset[str], is_local_url: IsLocalUrl
+) -> tuple[str, ...]:
     """The URLs in `imageUrl`: one URL, a JSON array inside a string (the guide's form), or a real array.
 
-    None, "" and [] mean no reference. Raises InvalidParameter naming the field and, in a list, the place.
+    None, "" and [] mean no reference. Raises InvalidParameter with the field and, in a list, the index.
     """
     if image_url is None or image_url in ("", []):
         return ()
     urls = _parse_list(image_url)
-    if len(urls) > most:
-        raise InvalidParameter(IMAGE_URL, f"最多 {most} 张参考图" if most else "不适用于该模型")
-    for place, url in enumerate(urls):
-        field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{place}]"
-        validate_link(field, url, allowed=allowed, owns=owns)
+    if len(urls) > max_count:
+        raise InvalidParameter(IMAGE_URL, f"最多 {max_count} 张参考图" if max_count else "不适用于该模型")
+    for index, url in enumerate(urls):
+        field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{index}]"
+        validate_link(field, url, allowed=allowed, is_local_url=is_local_url)
     return tuple(urls)
 
 
-def validate_link(field: str, url: Any, *, allowed: frozenset[str], owns: IsLocalUrl) -> None:
-    """InvalidParameter for what is no link to a public address. Files this gateway serves itself pass: `owns` them."""
+def validate_link(field: str, url: Any, *, allowed: frozenset[str], is_local_url: IsLocalUrl) -> None:
+    """Raises InvalidParameter for anything but a public URL. `is_local_url` accepts files that this gateway serves."""
     if not isinstance(url, str) or not url:
         raise InvalidParameter(field, "须为链接")
     problem = validate_url(url, allowed)
-    if problem and not owns(url):
+    if problem and not is_local_url(url):
         raise InvalidParameter(field, problem)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.engine.claim import ClaimedTask, Release, TaskFilter, claim_due, release
+from app.engine.claim import TaskFilter, claim_due, release
+from app.engine.transitions import unchanged
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
 from tests.support.makers import Maker
@@ -11,18 +12,14 @@ from tests.support.worlds import execute
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
-def _return(visit: ClaimedTask) -> Release:
-    return Release(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream_state)
-
-
 async def test_a_claim_that_never_happened_does_not_give_back_a_cancelled_task(make: Maker, runtime: Runtime) -> None:
     """The cancel made of version 0 the same 1 that the claim would have made of it."""
     user = await make.user(points=60)
     cancelled, other = await make.task_no(user), await make.task_no(user)
-    visits = await claim_due(runtime.database, TaskFilter(("submit",)), 9, 30)
+    claimed = await claim_due(runtime.database, TaskFilter(("submit",)), 9, 30)
     await execute(runtime, f"UPDATE tasks SET version = 0, lease_until = NULL WHERE task_no = '{cancelled}'")
     assert (await cancel_task(runtime, user.id, cancelled))["status"] == "failed"
-    await release(runtime.database, [_return(visit) for visit in visits])
+    await release(runtime.database, [unchanged(task, 0.0) for task in claimed])
     rows = {row.task_no: row for row in await execute(runtime, "SELECT task_no, step, version, lease_until FROM tasks")}
     assert (rows[cancelled].step, rows[cancelled].version) == ("done", 1)
     assert (rows[other].version, rows[other].lease_until) == (2, None), "its neighbours in the batch are given back"

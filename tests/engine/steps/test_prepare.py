@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.engine import runner
+from app.engine import pools, runner
 from app.engine.runner import TaskRunner
-from app.engine.steps import prepare
-from app.engine.steps import rehost as host
+from app.engine.steps import prepare, rehost
 from app.runtime import Runtime
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
@@ -90,8 +89,8 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 
     def narrow(self: TaskRunner, *args: Any, **kwargs: Any) -> None:
         real(self, *args, **kwargs)
-        for lane in self._pools:
-            lane.size = min(lane.size, 2)
+        for pool in self._pools:
+            pool.size = min(pool.size, 2)
 
     monkeypatch.setattr(TaskRunner, "__init__", narrow)
     monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
@@ -114,7 +113,7 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 @pytest.mark.usefixtures("hurry")
 async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty jobs end at once: no more results are fetched side by side than the lane has hands."""
-    under_way, most, real = 0, 0, host._host
+    under_way, most, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:
         nonlocal under_way, most
@@ -126,8 +125,8 @@ async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pyte
         finally:
             under_way -= 1
 
-    monkeypatch.setattr(host, "_host", counted)
-    monkeypatch.setattr(runner, "SLOW_CONCURRENCY", 8)
+    monkeypatch.setattr(rehost, "_rehost", counted)
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 8)
     user = await make.user(points=1000)
     tasks = [await make.task_no(user, "[[sandbox: take 0]]") for _ in range(30)]
     async with stepping(make.runtime):

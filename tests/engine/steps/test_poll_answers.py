@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from app.engine import transitions as decide
+from app.engine import transitions
 from app.upstreams import breaker
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
@@ -61,7 +61,7 @@ async def test_trouble_is_looked_at_again_and_the_job_completes(
 async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "NOT_FOUND_SECONDS", 0.0)
+    monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 0.0)
     user = await make.user(points=300)
     expected = {
         f'[[sandbox: poll 404 "{SECRET}"; never finish]]': ("UPSTREAM_FAILED", 3),
@@ -81,8 +81,8 @@ async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
 async def test_three_404s_must_also_span_their_time(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert decide.NOT_FOUND_SECONDS == 60
-    monkeypatch.setattr(decide, "NOT_FOUND_SECONDS", 1.0)
+    assert transitions.NOT_FOUND_SECONDS == 60
+    monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 1.0)
     user = await make.user(points=100)
     one = (await run_all(make, user, ["[[sandbox: poll 404]]"]))["[[sandbox: poll 404]]"]
     looks = [entry["monotonic"] for entry in polls(upstream, one.row)]
@@ -155,7 +155,7 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
     make: Maker, upstream: Server
 ) -> None:
     def counted(word: str) -> float:
-        return REGISTRY.get_sample_value("gateway_upstream_unknown_states_total", {"word": word}) or 0.0
+        return REGISTRY.get_sample_value("gateway_upstream_unknown_states_total", {"state": word}) or 0.0
 
     before = {word: counted(word) for word in ("simmering", "queued", "awaiting_user_approval")}
     user = await make.user(points=1000)
@@ -175,10 +175,10 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
 async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     expected = {
-        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", decide.MAX_EMPTY_RESULTS),
-        f"[[sandbox: success without url {decide.MAX_EMPTY_RESULTS - 1} times; take 0]]": (
+        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", transitions.MAX_EMPTY_RESULTS),
+        f"[[sandbox: success without url {transitions.MAX_EMPTY_RESULTS - 1} times; take 0]]": (
             "completed",
-            decide.MAX_EMPTY_RESULTS,
+            transitions.MAX_EMPTY_RESULTS,
         ),
     }
     ends = await run_all(make, user, expected)
@@ -206,7 +206,7 @@ async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(mak
 async def test_at_the_deadline_there_is_one_last_look(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "POLL_SCHEDULE", ((1e9, 1000.0),))
+    monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 50.0)
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)

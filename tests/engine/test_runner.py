@@ -1,4 +1,4 @@
-"""The stepper and the fence: each step once, whoever else is working; faults end; leases hold; stopping is safe."""
+"""The task runner and the fence: each step runs once, exceptions end a task, leases hold, and stopping is safe."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
-from app.engine import claim
-from app.engine import execute as advance_module
-from app.engine import runner as stepper_module
-from app.engine.claim import TaskFilter, boottime, claim_due, has_due, release, renew_leases
+from app.engine import execute as engine_execute
+from app.engine import runner as runner_module
+from app.engine.claim import TaskFilter, claim_due, has_due, release, renew_leases
 from app.engine.execute import LostLease, run_steps
+from app.engine.pools import ALL_STEPS
 from app.engine.runner import TaskRunner
-from app.engine.steps import rehost as host
+from app.engine.state import ClaimedTask, UpstreamState, boottime
+from app.engine.steps import rehost
 from app.engine.transitions import Decision, unchanged
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
+from app.upstreams.protocol import UpstreamResult
 from app.upstreams.see2ai.actions import Action
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.protocol import UpstreamResult
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.waiting import until
@@ -28,16 +29,16 @@ from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
-ALL = TaskFilter(("prepare", "submit", "submitting", "poll", "host"))
+ALL = TaskFilter(ALL_STEPS)
 
 
 def accepted(upstream: Server) -> list[dict[str, Any]]:
     return upstream.journal(outcome="accepted")
 
 
-async def one_visit(runtime: Runtime, lease_seconds: float = 30) -> claim.ClaimedTask:
-    (visit,) = await claim_due(runtime.database, ALL, 1, lease_seconds)
-    return visit
+async def claim_one(runtime: Runtime, lease_seconds: float = 30) -> ClaimedTask:
+    (task,) = await claim_due(runtime.database, ALL, 1, lease_seconds)
+    return task
 
 
 async def lose_lease(runtime: Runtime) -> None:
@@ -50,9 +51,9 @@ async def test_four_steppers_and_many_bells_take_each_step_once(
 ) -> None:
     user = await make.user(points=30 * 30)
     numbers = await asyncio.gather(*[make.task_no(user, f"第{n}张") for n in range(30)])
-    async with stepping(runtime, 4) as steppers:
+    async with stepping(runtime, 4) as runners:
         for _ in range(10):
-            for runner in steppers:
+            for runner in runners:
                 runner.wake()
             await asyncio.sleep(0.02)
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
@@ -66,9 +67,9 @@ async def test_no_row_is_claimed_twice(make: Maker, runtime: Runtime) -> None:
     for _ in range(20):
         await make.task_no(user)
     batches = await asyncio.gather(*[claim_due(runtime.database, ALL, 7, 30) for _ in range(6)])
-    ids = [visit.id for batch in batches for visit in batch]
+    ids = [task.id for batch in batches for task in batch]
     assert len(ids) == len(set(ids)) == 20
-    assert {visit.status for batch in batches for visit in batch} == {"queued"}
+    assert {task.status for batch in batches for task in batch} == {"queued"}
 
 
 async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
@@ -76,9 +77,9 @@ async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
 ) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
-    frozen = await one_visit(runtime)
+    frozen = await claim_one(runtime)
     await lose_lease(runtime)
-    await one_visit(runtime)  # another worker has it now
+    await claim_one(runtime)  # another worker has it now
     with pytest.raises(LostLease):
         await run_steps(runtime, frozen)
     assert accepted(upstream) == []
@@ -91,7 +92,7 @@ async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
     """Nobody else came meanwhile, so the version is still its own: only the clock speaks against sending."""
     user = await make.user(points=30)
     await make.task_no(user)
-    frozen = await one_visit(runtime)
+    frozen = await claim_one(runtime)
     frozen.held_until = boottime() - 1
     with pytest.raises(LostLease):
         await run_steps(runtime, frozen)
@@ -101,14 +102,14 @@ async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
 async def test_a_late_success_after_the_refund_changes_nothing(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
-    late = await one_visit(runtime)
+    late = await claim_one(runtime)
     await lose_lease(runtime)
     await execute(runtime, "UPDATE tasks SET step = 'submitting'")
-    assert await run_steps(runtime, await one_visit(runtime)) is None
+    assert await run_steps(runtime, await claim_one(runtime)) is None
     assert (await make.task(user, task_no))["status"] == "failed"
-    late.step, late.upstream_state = "poll", {}
+    late.step, late.upstream_state = "poll", UpstreamState()
     with pytest.raises(LostLease):
-        await advance_module._end(runtime, late, advance_module.Complete([{"key": "k", "thumbnailKey": "t"}]))
+        await engine_execute._end(runtime, late, engine_execute.Complete([{"key": "k", "thumbnailKey": "t"}]))
     assert (await make.task(user, task_no))["status"] == "failed"
     assert await make.balance(user) == (30, 0)
 
@@ -130,19 +131,19 @@ async def test_found_submitting_again_is_refunded_and_never_sent(
 async def test_a_handler_that_raises_three_times_ends_its_task_with_a_refund(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visits: list[str] = []
+    claimed: list[str] = []
 
-    async def broken(_runtime: Runtime, visit: claim.ClaimedTask) -> None:
-        visits.append(visit.task_no)
+    async def broken(_runtime: Runtime, task: ClaimedTask) -> None:
+        claimed.append(task.task_no)
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(advance_module, "rehost_results", broken)
+    monkeypatch.setattr(engine_execute, "rehost_results", broken)
     user = await make.user(points=60)
     task_no = await make.task_no(user)
     async with stepping(runtime):
         task = await make.ended(user, task_no)
     assert (task["status"], task["errorCode"]) == ("failed", "INTERNAL")
-    assert visits == [task_no] * 3
+    assert claimed == [task_no] * 3
     assert "ZeroDivision" not in str(task)
 
 
@@ -152,11 +153,11 @@ async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make
     for _ in range(3):
         assert await claim_due(runtime.database, ALL, 9, 30)
         await lose_lease(runtime)
-    visits = await claim_due(runtime.database, ALL, 9, 30)
-    assert [visit.crashes for visit in visits] == [3, 3]
-    visits[1].crashes = 2
-    for visit in visits:
-        await run_steps(runtime, visit)
+    claimed = await claim_due(runtime.database, ALL, 9, 30)
+    assert [task.crashes for task in claimed] == [3, 3]
+    claimed[1].crashes = 2
+    for task in claimed:
+        await run_steps(runtime, task)
     assert (await make.task(user, first))["errorCode"] == "INTERNAL"
     assert (await make.task(user, second))["status"] == "processing"
     assert (await execute(runtime, f"SELECT crashes FROM tasks WHERE task_no = '{second}'")).scalar() == 0
@@ -171,7 +172,7 @@ async def test_tasks_left_by_two_crashes_go_one_at_a_time(
         await claim_due(runtime.database, ALL, 9, 30)
         await lose_lease(runtime)
     together, most = 0, 0
-    real = advance_module._submit
+    real = engine_execute.submit
 
     async def watched(*args: Any) -> Any:
         nonlocal together, most
@@ -183,7 +184,7 @@ async def test_tasks_left_by_two_crashes_go_one_at_a_time(
         finally:
             together -= 1
 
-    monkeypatch.setattr(advance_module, "_submit", watched)
+    monkeypatch.setattr(engine_execute, "submit", watched)
     async with stepping(runtime):
         for number in numbers:
             assert (await make.ended(user, number))["status"] == "completed"
@@ -193,14 +194,14 @@ async def test_tasks_left_by_two_crashes_go_one_at_a_time(
 async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=60)
     await make.task_no(user)
-    visit = await one_visit(runtime, lease_seconds=5)
-    before = visit.held_until
-    await renew_leases(runtime.database, [visit], 60)
-    assert visit.held_until > before + 50
-    held = visit.held_until
-    visit.version -= 1  # as if another had claimed it since
-    await renew_leases(runtime.database, [visit], 600)
-    assert visit.held_until == held
+    task = await claim_one(runtime, lease_seconds=5)
+    before = task.held_until
+    await renew_leases(runtime.database, [task], 60)
+    assert task.held_until > before + 50
+    held = task.held_until
+    task.version -= 1  # as if another had claimed it since
+    await renew_leases(runtime.database, [task], 600)
+    assert task.held_until == held
 
 
 @pytest.mark.full
@@ -208,13 +209,13 @@ async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make:
 async def test_work_longer_than_a_lease_is_not_taken_away(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = host._host
+    real = rehost._rehost
 
     async def slow(*args: Any) -> Any:
         await asyncio.sleep(12)
         return await real(*args)
 
-    monkeypatch.setattr(host, "_host", slow)
+    monkeypatch.setattr(rehost, "_rehost", slow)
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     async with stepping(runtime, 2):
@@ -226,7 +227,7 @@ async def test_work_longer_than_a_lease_is_not_taken_away(
 async def test_stopping_hears_a_submit_out(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
     task_no = await make.task_no(user, "慢 [[sandbox: submit hang 5]]")
     async with stepping(runtime):
@@ -242,7 +243,7 @@ async def test_stopping_hears_a_submit_out(
 async def test_stopping_gives_the_rest_back_at_once(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
     task_no = await make.task_no(user, "挂 [[sandbox: poll hang 20 once]]")
     async with stepping(runtime):
@@ -258,9 +259,9 @@ async def test_stopping_gives_the_rest_back_at_once(
 async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one visit."""
-    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
-    real_poll, real_hosting, polling = See2aiClient.poll, advance_module.rehost_results, asyncio.Event()
+    """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one task."""
+    monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
+    real_poll, real_hosting, polling = See2aiClient.poll, engine_execute.rehost_results, asyncio.Event()
 
     async def swallowing(self: See2aiClient, action: Action, task_id: str) -> UpstreamResult:
         if not polling.is_set():
@@ -269,13 +270,13 @@ async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
                 await asyncio.sleep(60)
         return await real_poll(self, action, task_id)
 
-    async def slow(runtime: Runtime, visit: claim.ClaimedTask) -> Decision:
+    async def slow(runtime: Runtime, task: ClaimedTask) -> Decision:
         await asyncio.sleep(0.5)
-        return await real_hosting(runtime, visit)
+        return await real_hosting(runtime, task)
 
     monkeypatch.setattr(See2aiClient, "poll", swallowing)
-    monkeypatch.setattr(advance_module, "rehost_results", slow)
-    monkeypatch.setattr(stepper_module, "BATCH_WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(engine_execute, "rehost_results", slow)
+    monkeypatch.setattr(runner_module, "BATCH_WINDOW_SECONDS", 0.2)
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     async with stepping(runtime):
@@ -300,11 +301,11 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
 
     user = await make.user(points=30)
     await make.task_no(user, "长 [[sandbox: take 60]]")
-    monkeypatch.setattr(stepper_module, "release", deaf)
+    monkeypatch.setattr(runner_module, "release", deaf)
     runner = TaskRunner(runtime, idle_seconds=0.05)
     work = asyncio.create_task(runner.run())
     await asyncio.wait_for(is_writing.wait(), 60)
-    monkeypatch.setattr(stepper_module, "release", release)
+    monkeypatch.setattr(runner_module, "release", release)
     runner.stop()
     await asyncio.wait_for(work, 60)
     assert swallowed == 1
@@ -324,7 +325,7 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
             raise Unavailable
         await real(*args)
 
-    monkeypatch.setattr(stepper_module, "release", flaky)
+    monkeypatch.setattr(runner_module, "release", flaky)
     user = await make.user(points=30)
     task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
     async with stepping(runtime):
@@ -338,13 +339,13 @@ async def test_no_more_is_claimed_than_can_be_given_back(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that waited here for long would lose their leases, and count as left by a crash."""
-    monkeypatch.setattr(stepper_module, "MAX_RELEASE_ROWS", 2)
+    monkeypatch.setattr(runner_module, "MAX_RELEASE_ROWS", 2)
     runner = TaskRunner(runtime)
     user = await make.user(points=30 * 4)
     for n in range(2):
         await make.task_no(user, f"done {n}")
-    for visit in await claim_due(runtime.database, ALL, 9, 30):
-        runner._release(visit, unchanged(visit, 60.0))
+    for task in await claim_due(runtime.database, ALL, 9, 30):
+        runner._release(unchanged(task, 60.0))
     fresh = await make.task_no(user, "fresh")
     untouched = "SELECT COUNT(*) FROM tasks WHERE task_no = :no AND lease_until IS NULL AND version = 0"
     assert not await runner._claim_once()

@@ -4,8 +4,7 @@ from sqlalchemy import bindparam, select
 
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.queries import PUBLIC_COLUMNS
-from app.tasks.view import view_task
+from app.tasks.view import PUBLIC_COLUMNS, view_task
 from app.webhooks.outbox import COMPLETED, FAILED
 from app.webhooks.signing import Message, write_message
 
@@ -16,7 +15,7 @@ async def build_payload(runtime: Runtime, task_id: int) -> Message:
     """`data` is the task as GET answers it. The message id follows from the task's number."""
     async with runtime.database.read() as connection:
         row = (await connection.execute(_ENDED, {"id": task_id})).one()
-    data = view_task(runtime, dict(row._mapping))
+    data = dict(view_task(runtime, dict(row._mapping)))
     return write_message(message_id(row.task_no), EVENT_TYPES[row.status], row.completed_at, data)
 
 

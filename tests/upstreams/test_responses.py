@@ -7,9 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
 from app.upstreams.protocol import ResultKind
-from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS, WAITING, HttpResponse, error_text, read_poll, read_result, read_submit
+from app.upstreams.see2ai.actions import ACTIONS, NORMALIZE
+from app.upstreams.see2ai.responses import (
+    FAILURE,
+    NEEDS_REPAIR,
+    SUCCESS,
+    WAITING,
+    HttpResponse,
+    error_text,
+    read_poll,
+    read_result,
+    read_submit,
+)
 
 READ_URLS = ACTIONS["see2ai_image_generation_fast_v1"].read_urls
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import claim
-from app.engine import transitions as decide
-from app.engine.claim import ClaimedTask, boottime
-from app.engine.transitions import Advance, Complete, Fail, Reschedule
+from app.engine import progress, state, transitions
+from app.engine.state import ClaimedTask, Release, TaskUpdate, UpstreamState, boottime
+from app.engine.transitions import Advance, Complete, Fail
 from app.errors import TaskFailure
 from app.upstreams.protocol import ResultKind, UpstreamResult
 
@@ -20,17 +19,16 @@ BOOT_SECONDS = boottime()
 NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)
 OVERSHOOT = 0.011
 """A delay may pass the deadline by a hundredth, so that the last look comes after it."""
-UPSTREAM_KEYS = st.fixed_dictionaries(
-    {},
-    optional={
-        "troubles": st.integers(0, 2),
-        "empty": st.integers(0, 4),
-        "missing": st.integers(0, 9),
-        "accepted_age": st.integers(0, 99),
-        "is_refreshed": st.booleans(),
-        "told": st.booleans(),
-        "note": st.text(max_size=9),
-    },
+UPSTREAM_STATES = st.builds(
+    UpstreamState,
+    server_errors=st.integers(0, 2),
+    empty_results=st.integers(0, 4),
+    not_found_polls=st.integers(0, 9),
+    accepted_age_seconds=st.floats(0, 99),
+    is_refreshed=st.booleans(),
+    has_own_progress=st.booleans(),
+    is_awaiting_approval=st.booleans(),
+    note=st.text(max_size=9),
 )
 
 
@@ -38,12 +36,12 @@ UPSTREAM_KEYS = st.fixed_dictionaries(
 def no_time_passes() -> Iterator[None]:
     """Between a decision and what is said of it; a busy machine may well stop there for a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claim, "boottime", lambda: BOOT_SECONDS)
+        patch.setattr(state, "boottime", lambda: BOOT_SECONDS)
         yield
 
 
-def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **changes: Any) -> ClaimedTask:
-    visit = ClaimedTask(
+def make_task(step: str = "poll", *, left: float = 600, age: float = 0, **changes: Any) -> ClaimedTask:
+    task = ClaimedTask(
         id=1,
         task_no="TASK-1",
         user_id=1,
@@ -60,35 +58,35 @@ def make_visit(step: str = "poll", *, left: float = 600, age: float = 0, **chang
         crashes=0,
         history=[],
         upstream_task_id=None,
-        upstream_state={},
+        upstream_state=UpstreamState(),
         created_at=NOW - timedelta(seconds=age),
         deadline_at=NOW + timedelta(seconds=left),
         now=NOW,
         claimed_at=BOOT_SECONDS,
         held_until=BOOT_SECONDS + 30,
     )
-    return replace(visit, **changes)
+    return replace(task, **changes)
 
 
-def after_poll(visit: ClaimedTask, result: UpstreamResult, now: datetime = NOW) -> decide.Decision:
-    return decide.after_poll(visit, result, now, is_last_poll=visit.seconds_left() <= 0)
+def after_poll(task: ClaimedTask, result: UpstreamResult, now: datetime = NOW) -> transitions.Decision:
+    return transitions.after_poll(task, result, now, is_last_poll=task.seconds_left() <= 0)
 
 
-def delay_of(decision: decide.Decision) -> float:
-    return decision.delay_seconds if isinstance(decision, Reschedule | Advance) else 0.0
+def delay_of(decision: transitions.Decision) -> float:
+    return decision.delay_seconds if isinstance(decision, Release | Advance) else 0.0
 
 
-visits = st.builds(
-    make_visit,
-    st.sampled_from(["poll", "host", "submitting"]),
+tasks = st.builds(
+    make_task,
+    st.sampled_from(["poll", "rehost", "submitting"]),
     left=st.floats(-100, 4000),
     age=st.floats(-600, 4000),  # a clock may be set back
     attempts=st.integers(0, 10_000),
     crashes=st.integers(0, 2),
     progress=st.integers(0, 99),
-    upstream_state=UPSTREAM_KEYS,
+    upstream_state=UPSTREAM_STATES,
 )
-verdicts = st.builds(
+results = st.builds(
     UpstreamResult,
     st.sampled_from(ResultKind),
     st.text(max_size=20),
@@ -102,24 +100,24 @@ verdicts = st.builds(
 # ------------------------------------------------------------------ properties
 
 
-@given(visits, verdicts)
-def test_no_delay_is_negative_or_passes_the_deadline(visit: ClaimedTask, result: UpstreamResult) -> None:
-    left = max(visit.seconds_left(), 0)
+@given(tasks, results)
+def test_no_delay_is_negative_or_passes_the_deadline(task: ClaimedTask, result: UpstreamResult) -> None:
+    left = max(task.seconds_left(), 0)
     for decision in (
-        decide.after_submit(visit, result),
-        after_poll(visit, result),
-        decide.after_host_fault(visit, "x", is_our_storage=True),
-        decide.after_host_fault(visit, "x", is_our_storage=False),
-        decide.after_fault(visit, "x"),
+        transitions.after_submit(task, result),
+        after_poll(task, result),
+        transitions.after_rehost_error(task, "x", is_our_storage=True),
+        transitions.after_rehost_error(task, "x", is_our_storage=False),
+        transitions.after_exception(task, "x"),
     ):
         assert 0 <= delay_of(decision) <= left + OVERSHOOT
 
 
-@given(visits, verdicts)
+@given(tasks, results)
 def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_orphan(
-    visit: ClaimedTask, result: UpstreamResult
+    task: ClaimedTask, result: UpstreamResult
 ) -> None:
-    decision = decide.after_submit(visit, result)
+    decision = transitions.after_submit(task, result)
     if isinstance(decision, Fail):
         ends = {
             ResultKind.REJECTED: TaskFailure.UPSTREAM_REJECTED,
@@ -138,8 +136,8 @@ def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_or
     else:
         assert isinstance(decision, Advance), "a submit is never left in doubt"
         assert (decision.step == "poll") == (result.kind is ResultKind.ACCEPTED)
-        assert (decision.step == "host") == (result.kind is ResultKind.SUCCEEDED)
-        assert decision.step in {"poll", "host", "submit"}
+        assert (decision.step == "rehost") == (result.kind is ResultKind.SUCCEEDED)
+        assert decision.step in {"poll", "rehost", "submit"}
         if decision.step == "submit":
             assert result.kind in {
                 ResultKind.NOT_SENT,
@@ -149,31 +147,32 @@ def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_or
             }
 
 
-@given(visits, verdicts, st.floats(0, 100))
+@given(tasks, results, st.floats(0, 100))
 def test_before_the_deadline_only_the_rows_of_the_poll_table_end_a_task(
-    visit: ClaimedTask, result: UpstreamResult, gone: float
+    task: ClaimedTask, result: UpstreamResult, gone: float
 ) -> None:
-    visit.upstream_state["missing_since"] = (NOW - timedelta(seconds=gone)).isoformat()
-    decision = decide.after_poll(visit, result, NOW, is_last_poll=False)
+    since = (NOW - timedelta(seconds=gone)).isoformat()
+    task.upstream_state = replace(task.upstream_state, not_found_since=since)
+    decision = transitions.after_poll(task, result, NOW, is_last_poll=False)
     if isinstance(decision, Fail):
         assert not decision.is_orphan
         if result.kind is ResultKind.NOT_FOUND:
-            assert gone >= decide.NOT_FOUND_SECONDS
-            assert visit.upstream_state.get("missing", 0) + 1 >= decide.MIN_NOT_FOUND_POLLS
+            assert gone >= transitions.NOT_FOUND_SECONDS
+            assert task.upstream_state.not_found_polls + 1 >= transitions.MIN_NOT_FOUND_POLLS
         elif result.kind is ResultKind.SUCCEEDED:
             assert not result.urls
-            assert visit.upstream_state["empty"] + 1 >= decide.MAX_EMPTY_RESULTS
+            assert task.upstream_state.empty_results + 1 >= transitions.MAX_EMPTY_RESULTS
         else:
             assert result.kind in {ResultKind.FAILED, ResultKind.REJECTED}
     else:
         assert not isinstance(decision, Complete), "only stored results complete a task"
         has_links = result.kind is ResultKind.SUCCEEDED and bool(result.urls)
-        assert isinstance(decision, Advance) == (has_links or bool(visit.upstream_state.get("is_refreshed")))
+        assert isinstance(decision, Advance) == (has_links or task.upstream_state.is_refreshed)
 
 
-@given(visits, verdicts)
-def test_the_last_look_ends_everything_but_a_success(visit: ClaimedTask, result: UpstreamResult) -> None:
-    decision = decide.after_poll(visit, result, NOW, is_last_poll=True)
+@given(tasks, results)
+def test_the_last_look_ends_everything_but_a_success(task: ClaimedTask, result: UpstreamResult) -> None:
+    decision = transitions.after_poll(task, result, NOW, is_last_poll=True)
     if result.kind is ResultKind.SUCCEEDED and result.urls:
         assert isinstance(decision, Advance)
     else:
@@ -181,22 +180,22 @@ def test_the_last_look_ends_everything_but_a_success(visit: ClaimedTask, result:
         assert not decision.is_orphan
 
 
-@given(visits, verdicts)
-def test_progress_never_falls_and_leaves_100_to_the_end(visit: ClaimedTask, result: UpstreamResult) -> None:
-    decision = after_poll(visit, result)
-    if isinstance(decision, Reschedule):
-        assert visit.progress <= decision.progress < 100
+@given(tasks, results)
+def test_progress_never_falls_and_leaves_100_to_the_end(task: ClaimedTask, result: UpstreamResult) -> None:
+    decision = after_poll(task, result)
+    if isinstance(decision, Release):
+        assert task.progress <= decision.progress < 100
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
 def test_within_is_a_delay(delay: float, left: float) -> None:
-    assert 0 <= decide.clamp_to_deadline(delay, left) <= max(left + 0.01, 0)
+    assert 0 <= transitions.clamp_to_deadline(delay, left) <= max(left + 0.01, 0)
 
 
 @given(st.integers(0, 10**9), st.floats(0.1, 3600))
 def test_backoff_is_half_random_and_bounded(attempts: int, longest: float) -> None:
     full = min(2.0 ** min(attempts, 10), longest)
-    assert full / 2 <= decide.backoff_seconds(attempts, longest) <= full
+    assert full / 2 <= transitions.backoff_seconds(attempts, longest) <= full
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1, 1e4))
@@ -204,9 +203,9 @@ def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, 
     early, late = sorted((one, two))
     assert (
         0
-        <= decide.estimate_progress(early, usual)
-        <= decide.estimate_progress(late, usual)
-        <= decide.PROGRESS_CEILING
+        <= progress.estimate_progress(early, usual)
+        <= progress.estimate_progress(late, usual)
+        <= transitions.PROGRESS_CEILING
         < 100
     )
 
@@ -219,29 +218,29 @@ def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, 
 )
 def test_the_stairs_of_polling(age: float, delay: float) -> None:
     for _ in range(20):
-        assert delay * 0.85 <= decide.poll_delay_seconds(age) <= delay * 1.15
+        assert delay * 0.85 <= transitions.poll_delay_seconds(age) <= delay * 1.15
 
 
 def test_what_is_found_on_arrival() -> None:
-    assert decide.before_step(make_visit("submit")) is None
-    assert decide.before_step(make_visit("poll", left=-1)) is None, "there is one last look"
-    assert decide.before_step(make_visit("host", left=-1)) is None, "there is one last try"
-    assert decide.before_step(make_visit("poll", crashes=decide.MAX_CRASHES - 1)) is None
-    crashed = decide.before_step(make_visit("poll", crashes=decide.MAX_CRASHES))
+    assert transitions.before_step(make_task("submit")) is None
+    assert transitions.before_step(make_task("poll", left=-1)) is None, "there is one last look"
+    assert transitions.before_step(make_task("rehost", left=-1)) is None, "there is one last try"
+    assert transitions.before_step(make_task("poll", crashes=transitions.MAX_CRASHES - 1)) is None
+    crashed = transitions.before_step(make_task("poll", crashes=transitions.MAX_CRASHES))
     assert isinstance(crashed, Fail)
     assert (crashed.reason, crashed.is_orphan) == (TaskFailure.INTERNAL, False)
-    for visit in (make_visit("submitting"), make_visit("submitting", crashes=9, left=-1)):
-        found = decide.before_step(visit)
+    for task in (make_task("submitting"), make_task("submitting", crashes=9, left=-1)):
+        found = transitions.before_step(task)
         assert isinstance(found, Fail)
         assert (found.reason, found.is_orphan) == (TaskFailure.UPSTREAM_UNCERTAIN, True)
     for step in ("prepare", "submit"):
-        late = decide.before_step(make_visit(step, left=-1, upstream_state={"note": "HTTP 429"}))
+        late = transitions.before_step(make_task(step, left=-1, upstream_state=UpstreamState(note="HTTP 429")))
         assert isinstance(late, Fail)
         assert (late.reason, late.note, late.is_orphan) == (TaskFailure.UPSTREAM_UNAVAILABLE, "HTTP 429", False)
 
 
 def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
-    upstream: dict[str, Any] = {}
+    upstream = UpstreamState()
     heard = [
         ResultKind.SERVER_ERROR,
         ResultKind.RATE_LIMITED,
@@ -251,23 +250,24 @@ def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
         ResultKind.SERVER_ERROR,
     ]
     for number, kind in enumerate(heard):
-        decision = decide.after_submit(
-            make_visit("submitting", attempts=number, upstream_state=upstream), UpstreamResult(kind, "why")
+        decision = transitions.after_submit(
+            make_task("submitting", attempts=number, upstream_state=upstream), UpstreamResult(kind, "why")
         )
         if number < len(heard) - 1:
             assert isinstance(decision, Advance)
-            assert decision.changes["attempts"] == number + 1
-            upstream = decision.changes["upstream_state"]
+            assert decision.update.attempts == number + 1
+            assert decision.update.upstream_state is not None
+            upstream = decision.update.upstream_state
     assert isinstance(decision, Fail)
     assert decision.reason is TaskFailure.UPSTREAM_UNAVAILABLE
 
 
 def test_an_accepted_job_starts_with_a_clean_slate() -> None:
-    visit = make_visit("submitting", attempts=7, upstream_state={"troubles": 2, "note": "HTTP 503"})
-    decision = decide.after_submit(visit, UpstreamResult(ResultKind.ACCEPTED, task_id="t-1"))
+    task = make_task("submitting", attempts=7, upstream_state=UpstreamState(server_errors=2, note="HTTP 503"))
+    decision = transitions.after_submit(task, UpstreamResult(ResultKind.ACCEPTED, task_id="t-1"))
     assert isinstance(decision, Advance)
-    assert (decision.changes["status"], decision.changes["upstream_task_id"]) == ("processing", "t-1")
-    assert not {"troubles", "note"} & set(decision.changes["upstream_state"])
+    assert (decision.update.status, decision.update.upstream_task_id) == ("processing", "t-1")
+    assert decision.update.upstream_state == UpstreamState()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_an_accepted_job_starts_with_a_clean_slate() -> None:
     ],
 )
 def test_404s_count_in_a_row_only(between: UpstreamResult) -> None:
-    upstream: dict[str, Any] = {}
+    upstream = UpstreamState()
     now = NOW
     for result in (
         UpstreamResult(ResultKind.NOT_FOUND),
@@ -288,78 +288,78 @@ def test_404s_count_in_a_row_only(between: UpstreamResult) -> None:
         between,
         UpstreamResult(ResultKind.NOT_FOUND),
     ):
-        decision = after_poll(make_visit(upstream_state=upstream), result, now)
-        assert isinstance(decision, Reschedule), result
+        decision = after_poll(make_task(upstream_state=upstream), result, now)
+        assert isinstance(decision, Release), result
         upstream, now = decision.upstream_state, now + timedelta(seconds=50)
-    assert upstream["missing"] == 1
+    assert upstream.not_found_polls == 1
 
 
 def test_a_404_is_believed_at_the_third_and_after_a_minute() -> None:
     for missing, gone, is_believed in ((2, 60, True), (2, 59.9, False), (1, 500, False), (9, 61, True)):
         since = (NOW - timedelta(seconds=gone)).isoformat()
-        visit = make_visit(upstream_state={"missing": missing, "missing_since": since})
-        assert isinstance(after_poll(visit, UpstreamResult(ResultKind.NOT_FOUND)), Fail) == is_believed
+        task = make_task(upstream_state=UpstreamState(not_found_polls=missing, not_found_since=since))
+        assert isinstance(after_poll(task, UpstreamResult(ResultKind.NOT_FOUND)), Fail) == is_believed
 
 
 def test_a_pause_that_was_asked_for_is_kept() -> None:
     for kind in (ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR):
         asked = UpstreamResult(kind, retry_after_seconds=33.0)
-        assert delay_of(after_poll(make_visit(attempts=5), asked)) == 33.0
-        assert delay_of(decide.after_submit(make_visit("submitting"), asked)) == 33.0
+        assert delay_of(after_poll(make_task(attempts=5), asked)) == 33.0
+        assert delay_of(transitions.after_submit(make_task("submitting"), asked)) == 33.0
 
 
 def test_a_figure_of_see2ai_is_kept_and_said_to_be_its_own() -> None:
-    decision = after_poll(make_visit(progress=40), UpstreamResult(ResultKind.RUNNING, progress=30))
-    assert isinstance(decision, Reschedule)
-    assert (decision.progress, decision.upstream_state["told"]) == (40, True)
-    unsaid = after_poll(make_visit(progress=40), UpstreamResult(ResultKind.RUNNING))
-    assert isinstance(unsaid, Reschedule)
-    assert (unsaid.progress, unsaid.upstream_state["told"]) == (40, False)
+    decision = after_poll(make_task(progress=40), UpstreamResult(ResultKind.RUNNING, progress=30))
+    assert isinstance(decision, Release)
+    assert (decision.progress, decision.upstream_state.has_own_progress) == (40, True)
+    unsaid = after_poll(make_task(progress=40), UpstreamResult(ResultKind.RUNNING))
+    assert isinstance(unsaid, Release)
+    assert (unsaid.progress, unsaid.upstream_state.has_own_progress) == (40, False)
 
 
 def test_a_lost_result_is_looked_for_once_then_waited_for_then_refunded() -> None:
-    first = decide.after_host_fault(make_visit("host"), "404", is_our_storage=False)
+    first = transitions.after_rehost_error(make_task("rehost"), "404", is_our_storage=False)
     assert isinstance(first, Advance)
     assert (first.step, first.delay_seconds) == ("poll", 0.0)
-    again = make_visit("host", attempts=3, upstream_state=first.changes["upstream_state"])
-    second = decide.after_host_fault(again, "404", is_our_storage=False)
-    assert isinstance(second, Reschedule)
+    again = make_task("rehost", attempts=3, upstream_state=first.update.upstream_state)
+    second = transitions.after_rehost_error(again, "404", is_our_storage=False)
+    assert isinstance(second, Release)
     assert second.attempts == 4
-    storage = decide.after_host_fault(make_visit("host"), "down", is_our_storage=True)
-    assert isinstance(storage, Reschedule), "SEE2AI has no part in our storage"
-    assert "is_refreshed" not in storage.upstream_state
+    storage = transitions.after_rehost_error(make_task("rehost"), "down", is_our_storage=True)
+    assert isinstance(storage, Release), "SEE2AI has no part in our storage"
+    assert not storage.upstream_state.is_refreshed
     for is_our_storage in (True, False):
-        late = decide.after_host_fault(make_visit("host", left=-1), "404", is_our_storage=is_our_storage)
+        late = transitions.after_rehost_error(make_task("rehost", left=-1), "404", is_our_storage=is_our_storage)
         assert isinstance(late, Fail)
         assert late.reason is TaskFailure.RESULT_LOST
 
 
 def test_a_handler_that_raises_has_three_visits() -> None:
-    crashes = 0
-    for _ in range(decide.MAX_CRASHES - 1):
-        decision = decide.after_fault(make_visit(crashes=crashes, progress=40, upstream_state={"looks": 3}), "boom")
-        assert isinstance(decision, Reschedule)
-        assert (decision.progress, decision.upstream_state) == (40, {"looks": 3})
+    crashes, known = 0, UpstreamState(empty_results=3)
+    for _ in range(transitions.MAX_CRASHES - 1):
+        decision = transitions.after_exception(make_task(crashes=crashes, progress=40, upstream_state=known), "boom")
+        assert isinstance(decision, Release)
+        assert (decision.progress, decision.upstream_state) == (40, known)
         crashes = decision.crashes
-    assert isinstance(decide.after_fault(make_visit(crashes=crashes), "boom"), Fail)
+    assert isinstance(transitions.after_exception(make_task(crashes=crashes), "boom"), Fail)
 
 
 # ------------------------------------------------------------------ results at once, chores, approval, fresh looks
 
 
 def test_a_submit_that_brings_its_result_is_hosted_and_never_polled() -> None:
-    decision = decide.after_submit(
-        make_visit("submitting"), UpstreamResult(ResultKind.SUCCEEDED, urls=("https://x/1",))
+    decision = transitions.after_submit(
+        make_task("submitting"), UpstreamResult(ResultKind.SUCCEEDED, urls=("https://x/1",))
     )
     assert isinstance(decision, Advance)
-    assert decision.step == "host"
-    hosted = make_visit("host", upstream_state=decision.changes["upstream_state"])
-    assert isinstance(decide.after_host_fault(hosted, "404", is_our_storage=False), Reschedule)
+    assert decision.step == "rehost"
+    hosted = make_task("rehost", upstream_state=decision.update.upstream_state)
+    assert isinstance(transitions.after_rehost_error(hosted, "404", is_our_storage=False), Release)
 
 
-@given(visits, verdicts)
-def test_a_chore_is_repeated_and_never_makes_an_orphan(visit: ClaimedTask, result: UpstreamResult) -> None:
-    decision = decide.after_preparation(visit, result)
+@given(tasks, results)
+def test_a_chore_is_repeated_and_never_makes_an_orphan(task: ClaimedTask, result: UpstreamResult) -> None:
+    decision = transitions.after_preparation(task, result)
     if isinstance(decision, Fail):
         assert not decision.is_orphan
         assert result.kind in {
@@ -368,31 +368,34 @@ def test_a_chore_is_repeated_and_never_makes_an_orphan(visit: ClaimedTask, resul
             ResultKind.UNKNOWN_OUTCOME,
             ResultKind.UPSTREAM_TIMEOUT,
         }
-        assert result.kind is ResultKind.REJECTED or visit.upstream_state["troubles"] + 1 >= decide.MAX_SUBMIT_ATTEMPTS
+        assert (
+            result.kind is ResultKind.REJECTED
+            or task.upstream_state.server_errors + 1 >= transitions.MAX_SUBMIT_ATTEMPTS
+        )
     else:
-        assert isinstance(decision, Reschedule)
-        assert 0 <= decision.delay_seconds <= max(visit.seconds_left(), 0) + OVERSHOOT
+        assert isinstance(decision, Release)
+        assert 0 <= decision.delay_seconds <= max(task.seconds_left(), 0) + OVERSHOOT
 
 
 def test_an_approval_that_nobody_gives_ends_with_words_of_its_own() -> None:
-    waiting = after_poll(make_visit(), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
-    assert isinstance(waiting, Reschedule)
-    visit = make_visit(upstream_state=waiting.upstream_state)
-    expired = after_poll(visit, UpstreamResult(ResultKind.FAILED, "expired: "))
+    waiting = after_poll(make_task(), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
+    assert isinstance(waiting, Release)
+    task = make_task(upstream_state=waiting.upstream_state)
+    expired = after_poll(task, UpstreamResult(ResultKind.FAILED, "expired: "))
     assert isinstance(expired, Fail)
     assert expired.reason is TaskFailure.APPROVAL_EXPIRED
-    overdue = after_poll(make_visit(left=-1), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
+    overdue = after_poll(make_task(left=-1), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
     assert isinstance(overdue, Fail)
     assert overdue.reason is TaskFailure.APPROVAL_EXPIRED
-    granted = after_poll(visit, UpstreamResult(ResultKind.RUNNING))
-    assert isinstance(granted, Reschedule)
-    failed = after_poll(make_visit(upstream_state=granted.upstream_state), UpstreamResult(ResultKind.FAILED))
+    granted = after_poll(task, UpstreamResult(ResultKind.RUNNING))
+    assert isinstance(granted, Release)
+    failed = after_poll(make_task(upstream_state=granted.upstream_state), UpstreamResult(ResultKind.FAILED))
     assert isinstance(failed, Fail)
     assert failed.reason is TaskFailure.UPSTREAM_FAILED
 
 
 def test_a_video_that_needs_repair_is_told_as_refused() -> None:
-    decision = after_poll(make_visit(), UpstreamResult(ResultKind.REJECTED, "needs_repair"))
+    decision = after_poll(make_task(), UpstreamResult(ResultKind.REJECTED, "needs_repair"))
     assert isinstance(decision, Fail)
     assert decision.reason is TaskFailure.UPSTREAM_REJECTED
 
@@ -409,10 +412,10 @@ def test_a_video_that_needs_repair_is_told_as_refused() -> None:
     ],
 )
 def test_a_fresh_look_without_news_goes_back_to_the_known_links(kind: ResultKind) -> None:
-    upstream = {"urls": ["https://x/1"], "is_refreshed": True, "note": "404"}
-    decision = after_poll(make_visit(upstream_state=upstream), UpstreamResult(kind))
+    upstream = UpstreamState(urls=("https://x/1",), is_refreshed=True, note="404")
+    decision = after_poll(make_task(upstream_state=upstream), UpstreamResult(kind))
     assert isinstance(decision, Advance)
-    assert (decision.step, decision.changes) == ("host", {"attempts": 1})
-    last = after_poll(make_visit(upstream_state=upstream, left=-1), UpstreamResult(kind))
+    assert (decision.step, decision.update) == ("rehost", TaskUpdate(attempts=1))
+    last = after_poll(make_task(upstream_state=upstream, left=-1), UpstreamResult(kind))
     assert isinstance(last, Fail)
     assert last.reason is TaskFailure.RESULT_LOST

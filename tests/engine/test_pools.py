@@ -13,7 +13,8 @@ from PIL import Image
 
 from app.aio import cancel_and_wait
 from app.egress import client as fetch
-from app.engine import runner as stepper_module
+from app.engine import pools
+from app.engine import runner as runner_module
 from app.engine.runner import TaskRunner
 from app.runtime import Runtime
 from app.tasks.submit import submit_task
@@ -31,14 +32,14 @@ MOST_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minute
 
 @asynccontextmanager
 async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
-    monkeypatch.setattr(stepper_module, "OTHERS_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 600)  # a drip lasts, however slow the machine
     async with workers.stepping(runtime) as [runner]:
         yield runner
 
 
 def held(runner: TaskRunner, step: str) -> int:
-    return sum(visit.step == step for lane in runner._pools for visit in lane.claimed.values())
+    return sum(task.step == step for task in runner._running.values())
 
 
 async def until_held(runner: TaskRunner, step: str, number: int) -> None:
@@ -75,23 +76,23 @@ async def test_forty_results_that_drip_keep_nobody_waiting(
     for n in range(SLOW):
         await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
     async with stepping(runtime, monkeypatch) as runner:
-        await until_held(runner, "host", SLOW)
-        assert [len(lane.claimed) for lane in runner._pools if "host" in lane.task_filter.steps] == [SLOW, 0]
+        await until_held(runner, "rehost", SLOW)
+        assert [pool.used for pool in runner._pools if "rehost" in pool.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
-        assert held(runner, "host") == SLOW
+        assert held(runner, "rehost") == SLOW
 
 
 async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepper_module, "SLOW_CONCURRENCY", 3)
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 3)
     user = await make.user(points=30 * 21)
     for n in range(20):
         await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
     async with stepping(runtime, monkeypatch) as runner:
-        await until_held(runner, "host", 3)
+        await until_held(runner, "rehost", 3)
         watched = await make.task_no(user, "[[sandbox: never finish]] watched")
-        where = "FROM tasks WHERE step = 'host' AND lease_until IS NULL AND crashes = 0"
+        where = "FROM tasks WHERE step = 'rehost' AND lease_until IS NULL AND crashes = 0"
 
         async def waiting() -> bool:
             return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
@@ -100,7 +101,7 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
         most = 0
         for _ in range(60):
             await asyncio.sleep(0.05)
-            most = max(most, held(runner, "host"))
+            most = max(most, held(runner, "rehost"))
         assert most == 3, "a look went on to a download beyond its lane"
         assert await waiting()
         select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
@@ -115,16 +116,16 @@ async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TaskRunner(runtime)
-    lane = next(lane for lane in runner._pools if "host" in lane.task_filter.steps)
+    pool = next(pool for pool in runner._pools if "rehost" in pool.task_filter.steps)
     free: list[int] = []
 
     async def claim_due(*_: Any) -> list[Any]:
-        free.append(lane.free())
+        free.append(pool.free)
         return []
 
-    monkeypatch.setattr(stepper_module, "claim_due", claim_due)
-    await runner._claim(lane)
-    assert (free, lane.free()) == ([0], stepper_module.SLOW_CONCURRENCY)
+    monkeypatch.setattr(runner_module, "claim_due", claim_due)
+    await runner._claim(pool)
+    assert (free, pool.free) == ([0], pools.SLOW_CONCURRENCY)
 
 
 @pytest.mark.settings(see2ai_uploads="always")
@@ -138,7 +139,7 @@ async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
         await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "prepare", SLOW)
-        assert [len(lane.claimed) for lane in runner._pools if "prepare" in lane.task_filter.steps] == [SLOW, 0]
+        assert [pool.used for pool in runner._pools if "prepare" in pool.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
         assert held(runner, "prepare") == SLOW
     upstream.control()
@@ -173,14 +174,14 @@ ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers
 
 
 @asynccontextmanager
-async def stepping_few(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
+async def few_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
     """With few hands in every lane; what still hangs at the end is left alone."""
-    monkeypatch.setattr(stepper_module, "FAST_CONCURRENCY", FEW)
-    monkeypatch.setattr(stepper_module, "SLOW_CONCURRENCY", FEW)
-    monkeypatch.setattr(stepper_module, "SEND_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(pools, "FAST_CONCURRENCY", FEW)
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", FEW)
+    monkeypatch.setattr(runner_module, "SUBMIT_GRACE_SECONDS", 0.1)
     async with stepping(runtime, monkeypatch) as runner:
         yield runner
-    await cancel_and_wait(*[task for lane in runner._pools for task in lane.claimed])
+    await cancel_and_wait(*runner._running)
 
 
 async def until_looked(upstream: Server, task_id: str, more: int) -> None:
@@ -195,7 +196,7 @@ async def test_submits_that_hang_keep_no_look_waiting(
 ) -> None:
     """Normalizing answers with the result, up to a minute later: more of it than there are hands to submit."""
     user = await make.user(points=30 + 3 * FEW)
-    async with stepping_few(runtime, monkeypatch) as runner:
+    async with few_running(runtime, monkeypatch) as runner:
         await make.task_no(user, "[[sandbox: never finish]] watched")
         await until_held(runner, "poll", 1)
         task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
@@ -209,18 +210,19 @@ async def test_submits_that_hang_keep_no_look_waiting(
     upstream.control()
 
 
-@pytest.mark.parametrize(("trouble", "step"), [(HANG, "submitting"), ("take 0; result drip", "host")])
+@pytest.mark.parametrize(("trouble", "step"), [(HANG, "submitting"), ("take 0; result drip", "rehost")])
 async def test_one_providers_trouble_takes_no_hands_of_another(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch, trouble: str, step: str
 ) -> None:
     user = await make.user(points=80 * 3 * FEW + 30 * 11)
     for n in range(3 * FEW):
         await make.task_no(user, f"[[sandbox: {trouble}]] {n}", model="sc_uniworld_text_1x1")
-    async with stepping_few(with_two_providers(runtime), monkeypatch) as runner:
+    async with few_running(with_two_providers(runtime), monkeypatch) as runner:
         await until_held(runner, step, FEW)
         await all_goes_on(make, user, runtime, upstream)
-        for lane in runner._pools:
-            assert not [one.action for one in lane.claimed.values() if one.action in lane.task_filter.not_actions]
+        pool = runner.pool_for(step, ELSEWHERE)
+        assert "see2ai_image_generation_fast_v1" in pool.task_filter.not_actions
+        assert (pool.used, pool.free) == (FEW, 0)
         assert held(runner, step) == FEW
 
 
@@ -230,7 +232,7 @@ async def test_a_task_whose_action_nobody_offers_any_more_still_ends(
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     await execute(runtime, "UPDATE tasks SET action = 'of a release before'")
-    async with stepping_few(with_two_providers(runtime), monkeypatch):
+    async with few_running(with_two_providers(runtime), monkeypatch):
         assert (await make.ended(user, task_no))["errorCode"] == "INTERNAL"
     assert await make.balance(user) == (30, 0)
 
@@ -239,7 +241,7 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, bool]] = []
-    real_find, real_claim = stepper_module.has_due, stepper_module.claim_due
+    real_find, real_claim = runner_module.has_due, runner_module.claim_due
 
     async def has_due(database: Any, shares: Any) -> Any:
         found = await real_find(database, shares)
@@ -251,9 +253,9 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
         return await real_claim(*args)
 
     claimed: list[Any] = []
-    monkeypatch.setattr(stepper_module, "has_due", has_due)
-    monkeypatch.setattr(stepper_module, "claim_due", claim_due)
-    async with stepping_few(with_two_providers(runtime), monkeypatch):
+    monkeypatch.setattr(runner_module, "has_due", has_due)
+    monkeypatch.setattr(runner_module, "claim_due", claim_due)
+    async with few_running(with_two_providers(runtime), monkeypatch):
         async with asyncio.timeout(60):
             while len(asked) < 3:
                 await asyncio.sleep(0.05)

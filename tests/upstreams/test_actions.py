@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidParameter
-from app.upstreams.see2ai.actions import Action, actions_of
 from app.upstreams.action import ActionInput, build_request, merge_params, params_schema
+from app.upstreams.see2ai.actions import Action, actions_of
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 SEED, NEW = actions_of("seed"), actions_of("2026-04")

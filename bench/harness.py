@@ -1,6 +1,6 @@
-"""The ground a benchmark stands on: a database and a Redis number of its own, the gateway's processes, their audit.
+"""What every benchmark needs: a database and a Redis number of its own, processes of the gateway, and the audit.
 
-Everything made here is gone afterwards. It measures nothing itself.
+Everything that is created here is removed at the end. This module measures nothing.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ STOP_SECONDS = 15
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the processes of one benchmark are told, as environment variables."""
+class Harness:
+    """The environment variables of one benchmark's processes."""
 
     environment: dict[str, str]
     directory: Path
@@ -75,12 +75,12 @@ class Ground:
         return output.decode()
 
     async def violations(self) -> list[Any]:
-        """What `gateway audit` finds; an empty list is proof."""
+        """What `gateway audit` finds. An empty list: the books are right."""
         return list(json.loads(await self.command("audit", "--json"))["violations"])
 
 
 @asynccontextmanager
-async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
+async def open_harness(**environment: str) -> AsyncIterator[Harness]:
     """A migrated database that syncs every commit, and the first empty Redis database."""
     name = f"gateway_bench_{os.getpid()}_{secrets.token_hex(3)}"
     if await run_sql(MYSQL, "SELECT @@innodb_flush_log_at_trx_commit") != 1:
@@ -99,9 +99,9 @@ async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
                 "STORAGE_URL": Path(directory, "files").as_uri(),
                 "LOG_LEVEL": "WARNING",
             }
-            ground = Ground(own | environment, Path(directory))
-            await ground.command("migrate")
-            yield ground
+            harness = Harness(own | environment, Path(directory))
+            await harness.command("migrate")
+            yield harness
     finally:
         await run_sql(MYSQL, f"DROP DATABASE `{name}`")
         redis.Redis.from_url(f"{REDIS}/{number}").flushdb()

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from app.aio import cancel_and_wait
 from app.errors import Unavailable
-from app.jobs import scheduler as chores_module
+from app.jobs import scheduler
 from app.jobs.scheduler import PeriodicJob, Scheduler, periodic_jobs
 from app.jobs.state import acquire_job, complete_job, list_job_states, release_job, renew_job
 from app.runtime import Runtime, open_runtime
@@ -29,7 +29,7 @@ DAY = 86_400.0
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chores_module, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> Non
 
 @pytest.mark.full
 async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chores_module, "LEASE_SECONDS", 9)
+    monkeypatch.setattr(scheduler, "LEASE_SECONDS", 9)
     work = Work(seconds=11.0)
     async with looping(runtime, runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
         await until("done", lambda: work.ended)
@@ -150,7 +150,7 @@ async def test_a_worker_that_stops_gives_its_turn_back_at_once(runtime: Runtime)
 async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_done(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, log: Callable[[str], list[dict[str, Any]]]
 ) -> None:
-    monkeypatch.setattr(chores_module, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.2)
     fine, failures = Work(), 0
 
     async def failing(_: Runtime) -> int:
@@ -173,7 +173,7 @@ async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pyt
             raise Unavailable
         return await real(*args)
 
-    monkeypatch.setattr(chores_module, "list_job_states", flaky)
+    monkeypatch.setattr(scheduler, "list_job_states", flaky)
     async with looping(runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
         await asyncio.sleep(0.5)
         assert work.runs == 0
@@ -198,12 +198,12 @@ async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
     make: Maker, runtime: Runtime, log: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     user = await make.user(points=100)
-    chores_module.metrics.AUDIT_VIOLATIONS.set(float("nan"))  # set once the turn has ended
+    scheduler.metrics.AUDIT_VIOLATIONS.set(float("nan"))  # set once the turn has ended
     async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: log("audit_ok"))
         await until("shown", lambda: shown("violations") == 0)
     assert log("audit_failed") == []
-    chores_module.metrics.AUDIT_VIOLATIONS.set(float("nan"))
+    scheduler.metrics.AUDIT_VIOLATIONS.set(float("nan"))
     async with looping(runtime, scheduled_jobs=audit_of(runtime)):  # a worker that begins: it is not due, and it knows
         await until("known", lambda: shown("violations") == 0 and shown("age_seconds") < 30)
         assert len(log("audit_ok")) == 1
@@ -214,19 +214,19 @@ async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
     assert line["level"] == "error"
     assert line["violations"] == len(line["rows"]) == shown("violations")
     assert str(user.id) in line["rows"][0]
-    assert "an account equals the fold of its ledger" in line["rows"][0]
+    assert "an account equals the sum of its ledger entries" in line["rows"][0]
     await execute(runtime, "UPDATE points_accounts SET seq = seq - 5 WHERE user_id = :id", id=user.id)
 
 
 async def test_its_age_grows_also_while_nobody_can_audit(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    chores_module.metrics.AUDIT_AGE.set(float("nan"))  # as before the first
+    scheduler.metrics.AUDIT_AGE.set(float("nan"))  # as before the first
     async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: shown("age_seconds") >= 0)
 
         async def away(*_: Any) -> Any:
             raise Unavailable
 
-        monkeypatch.setattr(chores_module, "list_job_states", away)
+        monkeypatch.setattr(scheduler, "list_job_states", away)
         before = shown("age_seconds")
         await until("older", lambda: shown("age_seconds") > before + 1)
 

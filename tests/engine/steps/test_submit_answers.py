@@ -10,10 +10,10 @@ import pytest
 
 from app.settings import Settings
 from app.upstreams import breaker
+from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai.responses import HttpResponse, read_submit
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
@@ -198,7 +198,7 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
     lost = await make.task_no(user, "gives up")
 
     async def is_parked() -> bool:
-        return "circuit open" in str((await row_of(make.runtime, lost))["upstream_state"])
+        return "breaker open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
     await until("wait_for_upstream", is_parked)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from app import storage
-from app.engine import transitions as decide
-from app.engine.steps import rehost as host
+from app.engine import transitions
+from app.engine.steps import rehost
 from app.settings import Settings
 from app.storage import open_object_store
 from tests.support.makers import Maker
@@ -131,8 +131,8 @@ async def test_where_the_results_are_read(make: Maker) -> None:
 async def test_what_fails_once_is_fetched_from_a_fresh_look(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(host.MAX_RESULT_BYTES, "image", 1_000_000)
-    monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 15)
+    monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
+    monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 15)
     user = await make.user(points=1000)
     # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
     prompts = [f"[[sandbox: result {kind} {'twice' if kind == 'reset' else 'once'}; take 0]]" for kind in BAD_PICTURES]
@@ -163,7 +163,7 @@ async def tried_to_host(make: Maker, task_no: str, times: int) -> dict[str, Any]
 
     async def look() -> dict[str, Any] | None:
         row = await row_of(make.runtime, task_no)
-        return row if row["step"] == "host" and row["attempts"] >= times else None
+        return row if row["step"] == "rehost" and row["attempts"] >= times else None
 
     return dict(await until(f"{times} tries to host {task_no}", look))
 
@@ -171,8 +171,8 @@ async def tried_to_host(make: Maker, task_no: str, times: int) -> dict[str, Any]
 async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting_deadline(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(host.MAX_RESULT_BYTES, "image", 1_000_000)
-    monkeypatch.setitem(host.DOWNLOAD_SECONDS, "image", 0.5)
+    monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
+    monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 0.5)
     user = await make.user(points=1000)
     numbers = {kind: await make.task_no(user, f"[[sandbox: result {kind}; take 0]]") for kind in BAD_PICTURES}
     for task_no in numbers.values():
@@ -319,6 +319,6 @@ async def test_a_disk_that_takes_nothing_is_our_fault_and_passes(
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", "/nonexistent/for/a/while")
         task_no = await make.task_no(user, "[[sandbox: take 0]]")
-        await tried_to_host(make, task_no, decide.MAX_CRASHES + 1)
+        await tried_to_host(make, task_no, transitions.MAX_CRASHES + 1)
     one = await ended(make, user, task_no)
     assert (one.outcome, len(polls(upstream, one.row))) == ("completed", 1)

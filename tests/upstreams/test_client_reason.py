@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.settings import Settings
+from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
-from app.upstreams.protocol import ResultKind
 
 pytestmark = pytest.mark.anyio
 ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
