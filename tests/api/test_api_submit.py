@@ -97,11 +97,11 @@ async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("column", "text", "event"),
     [
-        *((column, '{"a":', "model_unreadable") for column in ("params", "defaults", "price_rules")),
-        *((column, "5", "model_unsellable") for column in ("params", "defaults", "price_rules")),
-        ("params", "[]", "model_unsellable"),
-        ("params", '{"aspectRatio":"7:5"}', "model_unsellable"),
-        ("price_rules", "[5]", "model_unsellable"),
+        *((column, '{"a":', "model_invalid") for column in ("params", "defaults", "price_rules")),
+        *((column, "5", "model_invalid") for column in ("params", "defaults", "price_rules")),
+        ("params", "[]", "model_invalid"),
+        ("params", '{"aspectRatio":"7:5"}', "model_not_sellable"),
+        ("price_rules", "[5]", "model_invalid"),
     ],
 )
 async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(

@@ -103,7 +103,7 @@ def test_what_is_no_json_is_named_and_hides_nothing_else(gateway: Run, world: Wo
     result = gateway("models", "list", "--json")
     assert (result.exit_code, SQUARE in result.stdout) == (0, False)
     assert "sc_soraimg_text_2x3" in result.stdout
-    assert ("model_unreadable" in result.stderr, SQUARE in result.stderr) == (True, True)
+    assert ("model_invalid" in result.stderr, SQUARE in result.stderr) == (True, True)
 
 
 def test_what_is_no_json_is_mended_by_writing_it_anew_and_by_nothing_less(gateway: Run, world: World) -> None:

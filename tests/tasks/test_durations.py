@@ -280,7 +280,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(scheduler, "LEARN_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "DURATIONS_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("brisk", "working")
