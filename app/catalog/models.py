@@ -14,7 +14,7 @@ from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
 from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
-from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.registry import known_actions
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ async def get_model(connection: Connection, model_name: str) -> Model:
     To MySQL `x` and `x ` are equal: not to us.
     """
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
-    if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
+    if row is None or row.model_name != model_name or not row.enabled or row.action not in known_actions():
         raise ModelNotFound
     try:
         return _read(row)
@@ -70,7 +70,8 @@ async def list_models(database: Database, *, only_enabled: bool = True) -> list[
     models, unreadable = await read_models(database)
     for name, reason in unreadable.items():
         log.error("model_unreadable", model=name, error=reason)
-    return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
+    known = known_actions()
+    return [model for model in models if (model.enabled and model.action in known) or not only_enabled]
 
 
 async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
@@ -124,9 +125,10 @@ def validate_model(
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
     if not 0 <= points_cost <= 2**53:
         raise InvalidParameter("points_cost", "不能为负数或过大")
-    if action not in ACTIONS:
-        raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
-    spec = ACTIONS[action]
+    known = known_actions()
+    if action not in known:
+        raise InvalidParameter("action", f"未知，可选: {', '.join(known)}")
+    spec = known[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
     if NORMALIZE_REFERENCES in params and not (
