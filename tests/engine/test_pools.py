@@ -267,4 +267,5 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
 
 def with_two_providers(runtime: Runtime) -> Runtime:
     elsewhere = replace(runtime.actions[ELSEWHERE], provider="elsewhere")
-    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere})
+    upstreams = {**runtime.upstreams, "elsewhere": runtime.upstreams["see2ai"]}
+    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams)

@@ -345,7 +345,7 @@ async def test_no_more_is_claimed_than_can_be_given_back(
     for n in range(2):
         await make.task_no(user, f"done {n}")
     for task in await claim_due(runtime.database, ALL, 9, 30):
-        runner._release(task, unchanged(task, 60.0))
+        runner._release(unchanged(task, 60.0))
     fresh = await make.task_no(user, "fresh")
     untouched = "SELECT COUNT(*) FROM tasks WHERE task_no = :no AND lease_until IS NULL AND version = 0"
     assert not await runner._claim_once()
