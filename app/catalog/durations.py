@@ -46,7 +46,8 @@ async def update_durations(database: Database) -> int:
 
 
 def _generation_seconds(row: Row[*tuple[Any, ...]]) -> float:
-    waited = float((row.upstream_state or {}).get("accepted_age_seconds", 0))
+    state = row.upstream_state or {}
+    waited = float(state.get("accepted_age_seconds", state.get("accepted_age", 0)))  # the latter until release 0.1.0
     return float((row.completed_at - row.created_at).total_seconds()) - waited
 
 

@@ -344,7 +344,7 @@ def test_a_step_that_raises_is_tried_three_times() -> None:
     assert isinstance(transitions.after_exception(make_task(crashes=crashes), "boom"), Fail)
 
 
-# ------------------------------------------------------------------ results at once, chores, approval, fresh looks
+# ------------------------------------------------------------------ results at once, preparation, approval, fresh URLs
 
 
 def test_a_submit_that_returns_its_result_is_rehosted_and_never_polled() -> None:
