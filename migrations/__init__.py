@@ -1,1 +1,1 @@
-"""Alembic migrations: tables one topic a file, models and prices through `seeding`."""
+"""Alembic migrations. They import nothing from `app`, so that an old migration always does the same."""
