@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app.settings import load_settings
 from app.tables import metadata
 from migrations.connections import open_engine, wait_for_lock
+from migrations.takeover import take_over
 
 
 def run_offline(url: str) -> None:
@@ -33,6 +34,7 @@ async def run_online(url: str) -> None:
 def run_with(connection: Connection) -> None:
     wait_for_lock(connection)
     with connection.begin():
+        take_over(connection)
         context.configure(connection=connection, target_metadata=metadata)
         refuse_unknown_revisions()
         context.run_migrations()
