@@ -15,7 +15,7 @@ from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
 from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
-from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.registry import known_actions
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     # The names are compared again, because MySQL ignores trailing blanks.
-    if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
+    if row is None or row.model_name != model_name or not row.enabled or row.action not in known_actions():
         raise ModelNotFound
     try:
         return _load(row)
@@ -70,7 +70,7 @@ async def list_models(database: Database, *, only_enabled: bool = True) -> list[
     models, invalid = await read_models(database)
     for name, reason in invalid.items():
         log.error("model_invalid", model=name, error=reason)
-    return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
+    return [model for model in models if (model.enabled and model.action in known_actions()) or not only_enabled]
 
 
 async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
@@ -89,7 +89,7 @@ async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
 def _load(row: Row[*tuple[Any, ...]]) -> Model:
     """The model of a row. Raises InvalidParameter for a row that was written without `set_model` and is not valid."""
     columns = {name: _load_column(name, value) for name, value in row._mapping.items()}
-    action = ACTIONS.get(row.action)
+    action = known_actions().get(row.action)
     if action and row.task_type not in action.params:
         raise InvalidParameter("task_type", "action 不支持")
     return Model(**columns, rules=tuple(parse_rules(columns["price_rules"])))
@@ -132,9 +132,10 @@ def validate_model(
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
     if not 0 <= points_cost <= MAX_POINTS:
         raise InvalidParameter("points_cost", "不能为负数或过大")
-    if action not in ACTIONS:
-        raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
-    spec = ACTIONS[action]
+    known = known_actions()
+    if action not in known:
+        raise InvalidParameter("action", f"未知，可选: {', '.join(known)}")
+    spec = known[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
     if NORMALIZE_REFERENCES in params and not (
