@@ -1,6 +1,11 @@
-"""Submit: the price, the task and the deduction in one transaction, before SEE2AI hears of it; then the bell."""
+"""Submits tasks: stores the task and deducts its price in one transaction, then wakes a worker.
+
+SEE2AI is called later, by a worker.
+"""
 
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,66 +33,77 @@ MAX_NUMBER_ATTEMPTS = 5
 _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 
-async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[str, Any]:
-    """The stored task as a row, plus `balance` after the charge; `replayed` where a submit of the same key stored it.
+@dataclass(frozen=True, slots=True)
+class SubmitResult:
+    """The task's row, the caller's balance, and whether an earlier submit with the same key stored the task."""
 
-    Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict; then nothing is
-    stored or taken.
+    task: Mapping[str, Any]
+    balance: int
+    is_replay: bool = False
+
+
+async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
+    """Stores and charges the task, or finds the task of an earlier submit with the same key.
+
+    Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict. Then nothing is
+    stored or charged.
     """
     for _ in range(MAX_NUMBER_ATTEMPTS):
-        if asked.key is not None and (earlier := await find_replay(runtime.database, user_id, asked)):
-            return earlier
-        suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed from others: result links hold it
+        if submission.key is not None and (task := await find_replay(runtime.database, user_id, submission)):
+            return SubmitResult(task, (await get_balance(runtime.database, user_id)).available, is_replay=True)
+        suffix = f"{secrets.randbelow(10**6):06d}"  # random, because result URLs contain it and must not be guessed
         try:
-            row = await _store(runtime, user_id, asked, suffix)
-        except UniqueViolation:  # the number is taken, or a twin under the same key was a moment faster
+            result = await _store(runtime, user_id, submission, suffix)
+        except UniqueViolation:  # the number is taken, or a simultaneous submit with the same key was faster
             continue
         runtime.wakeup.notify()
-        metrics.SUBMITTED.labels(asked.model_name).inc()
-        log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["upstream_request"])
-        return row
+        metrics.SUBMITTED.labels(submission.model_name).inc()
+        task_no, payload = result.task["task_no"], result.task["upstream_request"]
+        log.info("task_submitted", task_no=task_no, user_id=user_id, payload=payload)
+        return result
     raise UniqueViolation("no free task number")
 
 
 @retry_on_conflict
-async def _store(runtime: Runtime, user_id: int, asked: Submission, suffix: str) -> dict[str, Any]:
-    row: dict[str, Any] | None = None
+async def _store(runtime: Runtime, user_id: int, submission: Submission, suffix: str) -> SubmitResult:
+    result: SubmitResult | None = None
     try:
         async with runtime.database.begin() as connection:
-            model = await get_model(connection, asked.model_name)
-            row = new_task_row(runtime, user_id, asked, model, suffix)
-            stored = await connection.execute(_INSERT, row)
-            row["id"] = stored.lastrowid
+            model = await get_model(connection, submission.model_name)
+            row = new_task_row(runtime, user_id, submission, model, suffix)
+            inserted = await connection.execute(_INSERT, row)
+            row["id"] = inserted.lastrowid
             if row["points_cost"]:
                 money = {"user_id": user_id, "task_id": row["id"], "cost": row["points_cost"]}
                 await ledger.deduct(connection, **money, remark=model.description)
             else:
                 await ledger.lock_account(connection, user_id)
-            standing = (await connection.execute(_STANDING, {"user": user_id})).one()
-            if standing.running > runtime.settings.max_tasks_in_flight:
+            account = (await connection.execute(_BALANCE_AND_RUNNING, {"user": user_id})).one()
+            if account.running > runtime.settings.max_tasks_in_flight:
                 raise TooManyTasks(runtime.settings.max_tasks_in_flight)
-            # After a deduction nothing lapsed is left in it; a free task has swept nothing.
-            row["balance"] = standing.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
-            patience = row["deadline_at"] - row["created_at"]
-            admit_trial(runtime, runtime.actions[row["action"]], patience.total_seconds())
+            # A deduction has expired the due lots. A free task has not, so its balance must leave them out.
+            balance = account.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
+            wait_seconds = (row["deadline_at"] - row["created_at"]).total_seconds()
+            admit_trial(runtime, runtime.actions[row["action"]], wait_seconds)
+            result = SubmitResult(row, balance)
             failpoint("submit.before_commit")
     except CommitUnknown:
-        if row is None or not await _exists(runtime, row["task_no"]):
+        if result is None or not await _exists(runtime, result.task["task_no"]):
             raise
     failpoint("submit.after_commit")
-    return row
+    return result
 
 
 async def _exists(runtime: Runtime, task_no: str) -> bool:
-    """After an unheard COMMIT: whether it happened. If this cannot be told either, the caller gets a 503."""
+    """Whether the task was stored, after a COMMIT without an answer. If this query fails too, the caller gets a 503."""
     async with runtime.database.read() as connection:
         return await connection.scalar(select(tasks.c.id).where(tasks.c.task_no == task_no)) is not None
 
 
-def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model, suffix: str) -> dict[str, Any]:
-    """Everything the task will ever need, validated and frozen: its request to SEE2AI, its price, its deadline."""
+def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
+    """The new row: the request for SEE2AI, the price and the deadline. Later changes of the model do not affect it."""
     settings = runtime.settings
-    prepared = prepare_task(runtime, asked, model)
+    prepared = prepare_task(runtime, submission, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)
     reject_when_open(runtime, prepared.action, deadline_seconds)
     return {
@@ -96,9 +112,9 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "model_name": model.model_name,
         "task_type": model.task_type,
         "action": model.action,
-        "prompt": asked.prompt,
-        "image_url": asked.image_url or None,
-        "params": asked.params,
+        "prompt": submission.prompt,
+        "image_url": submission.image_url or None,
+        "params": submission.params,
         "upstream_request": prepared.request,
         "points_cost": prepared.points_cost,
         "status": "created",
@@ -109,21 +125,21 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "history": [],
         "upstream_state": UpstreamState(normalized_urls=() if model.normalizes_references else None).to_json(),
         "callback_url": prepared.callback_url,
-        "idempotency_key": asked.key,
-        "idempotency_digest": asked.digest() if asked.key is not None else None,
+        "idempotency_key": submission.key,
+        "idempotency_digest": submission.digest() if submission.key is not None else None,
         "created_at": model.now,
         "updated_at": model.now,
     }
 
 
-async def quote_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[str, int]:
-    """What submitting this would take now, `points_cost`, and the caller's `balance`; nothing is stored or taken.
+async def quote_task(runtime: Runtime, user_id: int, submission: Submission) -> dict[str, int]:
+    """The price of a submit, `points_cost`, and the caller's `balance`. Nothing is stored or charged.
 
-    Raises what submit would raise for the same words, except for points that are not there.
+    Raises what the submit would raise, except InsufficientPoints.
     """
     async with runtime.database.read() as connection:
-        model = await get_model(connection, asked.model_name)
-    prepared = prepare_task(runtime, asked, model)
+        model = await get_model(connection, submission.model_name)
+    prepared = prepare_task(runtime, submission, model)
     return {"points_cost": prepared.points_cost, "balance": (await get_balance(runtime.database, user_id)).available}
 
 
@@ -135,8 +151,8 @@ def task_number(local: datetime, suffix: str) -> str:
 
 _INSERT = insert(tasks)
 _user: BindParameter[int] = bindparam("user")
-# Read while the account row is locked, so the count is exact: a user's submits pass one after the other.
-_STANDING = select(
+# Read while the account row is locked, so the count is exact.
+_BALANCE_AND_RUNNING = select(
     select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
     select(func.count())
     .select_from(tasks)

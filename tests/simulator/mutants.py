@@ -180,7 +180,7 @@ MUTANTS = (
             (
                 submit_task,
                 "_store",
-                'if row is None or not await _exists(runtime, row["task_no"]):\n            raise',
+                'if result is None or not await _exists(runtime, result.task["task_no"]):\n            raise',
                 "pass",
             ),
         ),
@@ -215,7 +215,7 @@ MUTANTS = (
     ),
     Mutant(
         "a repeated submit is not recognised by its key",
-        ((submit_task, "submit_task", "if asked.key is not None and", "if False and"),),
+        ((submit_task, "submit_task", "if submission.key is not None and", "if False and"),),
         ("I7", "bug"),
         storm={"point.kill": 0.3},
     ),
