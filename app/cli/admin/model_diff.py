@@ -81,7 +81,7 @@ def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[s
 
 
 def _columns(model: Model) -> dict[str, Any]:
-    return {name: value for name, value in asdict(model).items() if name not in {"model_name", "now"}}
+    return {name: value for name, value in asdict(model).items() if name not in {"model_name", "now", "rules"}}
 
 
 def _as_json(value: Any) -> str:
