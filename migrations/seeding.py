@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.catalog.models import CHECKED, validate_model
-from app.catalog.pricing import MAX_POINTS, validate_rules
+from app.catalog.models import VALIDATED_COLUMNS, validate_model
+from app.catalog.price_rules import MAX_POINTS
+from app.catalog.pricing import validate_rules
 from app.database import upsert, utc_now
 from app.tables import points_config
 from app.upstreams.see2ai.actions import ACTIONS
@@ -29,7 +30,7 @@ def upsert_models(rows: list[dict[str, Any]]) -> None:
             "sort": 0,
             **row,
         }
-        validate_model(**{name: full[name] for name in ("model_name", *CHECKED)})
+        validate_model(**{name: full[name] for name in ("model_name", *VALIDATED_COLUMNS)})
         full["price_rules"] = full["price_rules"] or None
         stamped = {**full, "created_at": utc_now(), "updated_at": utc_now()}
         dialect = op.get_context().dialect.name

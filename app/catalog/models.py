@@ -42,6 +42,11 @@ class Model:
     rules: tuple[PriceRule, ...]
 
     @property
+    def columns(self) -> dict[str, Any]:
+        """The row's `model_name` and the columns that `set_model` writes."""
+        return {name: getattr(self, name) for name in ("model_name", *_WRITABLE)}
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """The params that callers cannot change, by the action's names."""
         return {name: value for name, value in self.params.items() if name != NORMALIZE_REFERENCES}
