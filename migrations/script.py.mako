@@ -1,4 +1,7 @@
-"""${message}."""
+"""${message}.
+
+MySQL commits each CREATE, ALTER and DROP by itself, so each must be left out where it has been executed (ddl.py).
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -61,7 +61,7 @@ async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     # The names are compared again, because MySQL ignores trailing blanks.
-    if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
+    if row is None or row.model_name != model_name or not _is_offered(row):
         raise ModelNotFound
     try:
         return _load(row)
@@ -75,7 +75,7 @@ async def list_models(database: Database, *, only_enabled: bool = True) -> list[
     models, invalid = await read_models(database)
     for name, reason in invalid.items():
         log.error("model_invalid", model=name, error=reason)
-    return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
+    return [model for model in models if _is_offered(model) or not only_enabled]
 
 
 async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
@@ -91,12 +91,14 @@ async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
     return models, invalid
 
 
+def _is_offered(row: Row[*tuple[Any, ...]] | Model) -> bool:
+    """Whether the model is enabled, and this release has its action and task type."""
+    return bool(row.enabled and row.action in ACTIONS and row.task_type in ACTIONS[row.action].params)
+
+
 def _load(row: Row[*tuple[Any, ...]]) -> Model:
     """The model of a row. Raises InvalidParameter for a row that was written without `set_model` and is not valid."""
     columns = {name: _load_column(name, value) for name, value in row._mapping.items()}
-    action = ACTIONS.get(row.action)
-    if action and row.task_type not in action.params:
-        raise InvalidParameter("task_type", "action 不支持")
     return Model(**columns, rules=tuple(parse_rules(columns["price_rules"])))
 
 

@@ -21,7 +21,7 @@ from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
 from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
@@ -60,8 +60,8 @@ def longest_gap(upstream: Server, task_id: str) -> float:
 
 async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
     """A job is looked after as if nothing were, and new tasks go their whole way."""
-    watched = await make.task_no(user, "[[sandbox: take 8]] watched")
-    fast = [await make.task_no(user, f"[[sandbox: take 0]] fast {n}") for n in range(10)]
+    watched = await make.task_no(user, '[[sandbox: {"take_seconds": 8}]] watched')
+    fast = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] fast {n}') for n in range(10)]
     ended = await asyncio.gather(*[make.ended(user, number) for number in [*fast, watched]])
     assert {task["status"] for task in ended} == {"completed"}
     select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
@@ -74,7 +74,7 @@ async def test_forty_results_that_drip_keep_nobody_waiting(
 ) -> None:
     user = await make.user(points=30 * (SLOW + 11))
     for n in range(SLOW):
-        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+        await make.task_no(user, directive({"take_seconds": 0}, {"where": "result", "fault": "drip"}) + f" {n}")
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "rehost", SLOW)
         assert [pool.used for pool in runner._pools if "rehost" in pool.task_filter.steps] == [SLOW, 0]
@@ -88,10 +88,10 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 3)
     user = await make.user(points=30 * 21)
     for n in range(20):
-        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+        await make.task_no(user, directive({"take_seconds": 0}, {"where": "result", "fault": "drip"}) + f" {n}")
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "rehost", 3)
-        watched = await make.task_no(user, "[[sandbox: never finish]] watched")
+        watched = await make.task_no(user, '[[sandbox: {"end": "never"}]] watched')
         where = "FROM tasks WHERE step = 'rehost' AND lease_until IS NULL AND crashes = 0"
 
         async def waiting() -> bool:
@@ -134,9 +134,9 @@ async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
 ) -> None:
     user = await make.user(points=35 * SLOW + 30 * 11)
     reference = await upload(make, user)
-    upstream.control({"marker": "upload hang 60"})
+    upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     for n in range(SLOW):
-        await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
+        await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] slow {n}', model=IMAGE_MODEL, imageUrl=reference)
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "prepare", SLOW)
         assert [pool.used for pool in runner._pools if "prepare" in pool.task_filter.steps] == [SLOW, 0]
@@ -169,7 +169,7 @@ async def until_all_completed(runtime: Runtime, number: int) -> None:
 
 
 FEW = 4
-HANG = "submit hang 60"  # as long as a submit may take
+HANG = {"where": "submit", "fault": "hang", "seconds": 60}  # as long as a submit may take
 ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers, in these tests
 
 
@@ -197,10 +197,10 @@ async def test_submits_that_hang_keep_no_look_waiting(
     """Normalizing answers with the result, up to a minute later: more of it than there are hands to submit."""
     user = await make.user(points=30 + 3 * FEW)
     async with few_running(runtime, monkeypatch) as runner:
-        await make.task_no(user, "[[sandbox: never finish]] watched")
+        await make.task_no(user, '[[sandbox: {"end": "never"}]] watched')
         await until_held(runner, "poll", 1)
         task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
-        upstream.control({"marker": HANG})
+        upstream.control(HANG)
         for n in range(3 * FEW):
             picture = f"https://example.com/{n}.jpg"
             await submit_task(runtime, user.id, Submission("sc_image_normalize", "", picture))
@@ -210,13 +210,21 @@ async def test_submits_that_hang_keep_no_look_waiting(
     upstream.control()
 
 
-@pytest.mark.parametrize(("trouble", "step"), [(HANG, "submitting"), ("take 0; result drip", "rehost")])
+@pytest.mark.parametrize(
+    ("rules", "step"),
+    [([HANG], "submitting"), ([{"take_seconds": 0}, {"where": "result", "fault": "drip"}], "rehost")],
+)
 async def test_one_providers_trouble_takes_no_hands_of_another(
-    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch, trouble: str, step: str
+    make: Maker,
+    runtime: Runtime,
+    upstream: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: list[dict[str, Any]],
+    step: str,
 ) -> None:
     user = await make.user(points=80 * 3 * FEW + 30 * 11)
     for n in range(3 * FEW):
-        await make.task_no(user, f"[[sandbox: {trouble}]] {n}", model="sc_uniworld_text_1x1")
+        await make.task_no(user, f"{directive(*rules)} {n}", model="sc_uniworld_text_1x1")
     async with few_running(with_two_providers(runtime), monkeypatch) as runner:
         await until_held(runner, step, FEW)
         await all_goes_on(make, user, runtime, upstream)

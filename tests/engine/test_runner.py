@@ -22,7 +22,7 @@ from app.upstreams.protocol import UpstreamResult
 from app.upstreams.see2ai.actions import Action
 from app.upstreams.see2ai.client import See2aiClient
 from tests.support.makers import Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.waiting import until
 from tests.support.workers import stepping
 from tests.support.worlds import execute
@@ -229,7 +229,7 @@ async def test_stopping_hears_a_submit_out(
 ) -> None:
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "慢 [[sandbox: submit hang 5]]")
+    task_no = await make.task_no(user, '慢 [[sandbox: {"where": "submit", "fault": "hang", "seconds": 5}]]')
     async with stepping(runtime):
         while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "submitting":
             await asyncio.sleep(0.02)
@@ -245,7 +245,7 @@ async def test_stopping_gives_the_rest_back_at_once(
 ) -> None:
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "挂 [[sandbox: poll hang 20 once]]")
+    task_no = await make.task_no(user, "挂 " + directive({"where": "poll", "fault": "hang", "seconds": 20, "times": 1}))
     async with stepping(runtime):
         while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "poll":
             await asyncio.sleep(0.02)
@@ -300,7 +300,7 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
             swallowed += 1
 
     user = await make.user(points=30)
-    await make.task_no(user, "长 [[sandbox: take 60]]")
+    await make.task_no(user, '长 [[sandbox: {"take_seconds": 60}]]')
     monkeypatch.setattr(runner_module, "release", deaf)
     runner = TaskRunner(runtime, idle_seconds=0.05)
     work = asyncio.create_task(runner.run())
@@ -327,7 +327,7 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
 
     monkeypatch.setattr(runner_module, "release", flaky)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
+    task_no = await make.task_no(user, '长 [[sandbox: {"take_seconds": 1}]]')
     async with stepping(runtime):
         await until("given back in vain, again and again", lambda: tried > 2)
         away = False

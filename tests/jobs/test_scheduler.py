@@ -162,7 +162,7 @@ async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_
         await until("tried again", lambda: failures >= 3)
     assert fine.runs == 1
     assert (await list_job_states(runtime.database))["bad"].age_seconds is None
-    assert {line["job"] for line in log("chore_failed")} == {"bad"}
+    assert {line["job"] for line in log("job_failed")} == {"bad"}
 
 
 async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,7 @@ async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
 ) -> None:
     """Its caller took the task back at the last moment: nobody should wait 70 s for a probe that was never sent."""
     user = await make.user(points=60)
-    first = await make.task_no(user, "[[sandbox: take 0]] taken back")
+    first = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] taken back')
     of(runtime).trip("HTTP 401")
     of(runtime)._open_until -= 100
     real = runtime.breakers[SEE2AI].start_probe
@@ -226,7 +226,7 @@ async def test_a_visit_that_lost_its_task_lets_the_next_one_ask(
         taken_back = "UPDATE tasks SET version = version + 1, lease_until = NULL, next_run_at = created_at"
         await execute(runtime, f"{taken_back} WHERE step = 'submit'")  # once it is being sent nobody takes it back
         assert (await make.ended(user, first))["status"] == "completed"
-    assert len(submits(upstream, "[[sandbox: take 0]] taken back")) == 1
+    assert len(submits(upstream, '[[sandbox: {"take_seconds": 0}]] taken back')) == 1
 
 
 # ------------------------------------------------------------------ storms
@@ -238,9 +238,9 @@ async def test_a_storm_of_refusals_parks_everybody_in_both_workers_and_all_recov
     user = await make.user(points=30 * 41)
     upstream.control({"balance": "empty"})
     async with workers(runtime, other):
-        numbers = [await make.task_no(user, "[[sandbox: take 0]] 0")]
+        numbers = [await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] 0')]
         await until("both know", lambda: of(runtime).is_open and of(other).is_open)
-        numbers += [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(1, 41)]
+        numbers += [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(1, 41)]
 
         def refused() -> list[float]:
             return [one["monotonic"] for one in upstream.journal(outcome="refused") if one["method"] == "POST"]
@@ -269,10 +269,10 @@ async def test_with_an_empty_purse_running_jobs_are_still_looked_after(
 ) -> None:
     user = await make.user(points=90)
     async with workers(runtime):
-        running = await make.task_no(user, "[[sandbox: take 2]] running")
-        await until("sent", lambda: submits(upstream, "[[sandbox: take 2]] running", "accepted"))
+        running = await make.task_no(user, '[[sandbox: {"take_seconds": 2}]] running')
+        await until("sent", lambda: submits(upstream, '[[sandbox: {"take_seconds": 2}]] running', "accepted"))
         upstream.control({"fail": 402, "where": "submit"})
-        waiting = await make.task_no(user, "[[sandbox: take 0]] waiting")
+        waiting = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] waiting')
         await until("open", lambda: of(runtime).is_open)
         opened_at = of(runtime)._opened_at
         assert (await make.ended(user, running))["status"] == "completed"
@@ -348,7 +348,7 @@ async def test_from_the_first_refusal_to_hopeless_and_back_with_nobody_left_to_a
         upstream.control()
         # The pause has grown to 4 seconds by now, or to 8.
         await until("invited", lambda: of(runtime).admits_trial)
-        task = await make.ended(user, await make.task_no(user, "[[sandbox: take 0]] again"))
+        task = await make.ended(user, await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] again'))
         assert task["status"] == "completed"
         await until("closed", lambda: not of(runtime).is_open)
 
@@ -370,7 +370,7 @@ async def test_where_only_jobs_are_refused_it_stays_hopeless_until_one_passes(
     upstream.control({"fail": 403, "where": "submit"})
 
     async def submitted() -> bool:
-        return (await make.submit(user, "[[sandbox: take 0]]")).status_code == 200
+        return (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).status_code == 200
 
     async def waiting() -> int:
         return int((await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE step <> 'done'")).scalar() or 0)
@@ -483,7 +483,7 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
         pool.size = min(pool.size, 4)
     work = asyncio.create_task(runner.run())
     try:
-        numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
+        numbers = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(20)]
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
         assert {task["status"] for task in ended} == {"completed"}
         assert not two.breakers[SEE2AI].is_open

@@ -70,12 +70,14 @@ def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str
             for column, value in columns.items()
             if _as_json(value) != _as_json(after[name][column])
         ],
-        invalid=[
-            {"modelName": name, "reason": why}
-            for name, why in [*unreadable.items(), *((name, _fault(name, row)) for name, row in after.items())]
-            if why
-        ],
+        invalid=find_invalid(now, unreadable),
     )
+
+
+def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[str, str]]:
+    """Each row that could not be written today, as modelName and reason."""
+    judged = [(model.model_name, _fault(model.model_name, _columns(model))) for model in models]
+    return [{"modelName": name, "reason": reason} for name, reason in [*unreadable.items(), *judged] if reason]
 
 
 def _columns(model: Model) -> dict[str, Any]:

@@ -94,14 +94,14 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 
     monkeypatch.setattr(TaskRunner, "__init__", narrow)
     monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
-    upstream.control({"marker": "upload hang 60"})
+    upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     user = await make.user(points=1000)
     url = await put_picture(make.runtime, UPLOADED)
     slow = [await make.task_no(user, model=IMAGE_MODEL, imageUrl=url) for _ in range(3)]
     async with stepping(make.runtime):
         while not uploads(upstream):
             await asyncio.sleep(0.02)
-        quick = await make.task_no(user, "快 [[sandbox: take 0.2]]")
+        quick = await make.task_no(user, '快 [[sandbox: {"take_seconds": 0.2}]]')
         assert (await make.ended(user, quick))["status"] == "completed"
         assert not submits(upstream, "一只可爱的柴犬")
     upstream.control()
@@ -128,7 +128,7 @@ async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pyte
     monkeypatch.setattr(rehost, "_rehost", counted)
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 8)
     user = await make.user(points=1000)
-    tasks = [await make.task_no(user, "[[sandbox: take 0]]") for _ in range(30)]
+    tasks = [await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]') for _ in range(30)]
     async with stepping(make.runtime):
         for task_no in tasks:
             assert (await make.ended(user, task_no))["status"] == "completed"
