@@ -1,4 +1,4 @@
-"""Alembic migrations. They import nothing of `app`, so that an old migration does for ever what it did once."""
+"""Alembic migrations. They import nothing from `app`, so that an old migration always does the same."""
 
 OLD_REVISIONS = frozenset(f"{number:04}" for number in (*range(1, 15), *range(20, 24)))
-"""Of databases made before the first release; `takeover.py` brings them to revision `v1_models`."""
+"""The revisions of versions before the first release. `takeover.py` brings such databases to `v1_models`."""

@@ -1,4 +1,4 @@
-"""The connection of a migration, and the lock that lets one migration run at a time."""
+"""The connection of a migration, and the lock that lets one process migrate at a time."""
 
 import logging
 import sqlite3
@@ -18,37 +18,37 @@ MAX_SQLITE_WAIT_SECONDS = 3600
 MAX_TABLE_WAIT_SECONDS = 60
 NOTICE_SECONDS = 10
 MYSQL_SESSION = f"SET sql_notes = 0, lock_wait_timeout = {MAX_TABLE_WAIT_SECONDS}"
-"""A statement that waits for a busy table makes all others wait for it too, so it gives up after a while."""
+"""Statements queue behind an ALTER that waits for a busy table. So it gives up after a while."""
 
 
 def open_engine(url: str) -> AsyncEngine:
-    """Nothing is dialled before the first statement."""
+    """Connects with the first statement, not here."""
     if make_url(url).get_backend_name() != "sqlite":
         return create_async_engine(url, poolclass=NullPool, connect_args={"init_command": MYSQL_SESSION})
     Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": MAX_SQLITE_WAIT_SECONDS})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    # Takes SQLite's only write lock. Other migrations wait for it.
+    # This takes SQLite's only write lock, so other migrations wait.
     event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 
 def wait_for_lock(connection: Connection) -> None:
-    """On MySQL: waits until no other migration of this database runs. The lock ends with the connection."""
+    """Waits on MySQL until no other process migrates this database. The lock ends with the connection."""
     if connection.dialect.name == "sqlite":
         return
     get_lock = text("SELECT GET_LOCK(CONCAT('gateway migrate ', LEFT(SHA2(DATABASE(), 256), 40)), :seconds)")
-    while not (is_locked := connection.scalar(get_lock, {"seconds": NOTICE_SECONDS})):
-        if is_locked is None:
+    while not (has_lock := connection.scalar(get_lock, {"seconds": NOTICE_SECONDS})):
+        if has_lock is None:
             raise CommandError("the database cannot lock: GET_LOCK returned NULL")
         log.warning("migrate: another migration of this database runs; waiting for its end")
     connection.rollback()  # the transaction that the SELECT began
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Ends the driver's own transactions, which leave DDL out. Switches the file to WAL, where readers do not wait.
+    """Switches off the driver's own transactions, which exclude DDL, and switches the file to WAL.
 
-    The switch does not wait for a lock, and two connections that switch at once collide.
+    The switch to WAL does not wait for locks. It fails while another connection switches, so it is repeated.
     """
     connection.isolation_level = None
     cursor = connection.cursor()

@@ -1,8 +1,7 @@
-"""Statements that a stopped migration can run again.
+"""DDL statements that can be executed again, because they skip what exists.
 
 MySQL commits each CREATE, ALTER and DROP by itself. A migration that stops half way leaves its first statements behind,
-and the next run starts at the first statement again. So each statement looks first whether it has been executed.
-With `--sql` there is no database to look at, and all statements are printed.
+and the next run starts at the first statement again. With `--sql` there is no database, so all statements are printed.
 """
 
 import sqlalchemy as sa
@@ -18,14 +17,14 @@ def create_tables(schema: sa.MetaData) -> None:
 
 
 def create_table(table: sa.Table) -> None:
-    """Creates the table with its indexes, or what is missing of them.
+    """Creates the table and its indexes if they are missing.
 
-    Raises CommandError where another program has made a table of this name.
+    Raises CommandError if a table of this name has other columns: another program may have created it.
     """
     if not has_table(table.name):
         op.execute(CreateTable(table))
     elif find_columns(table.name) != set(table.columns.keys()):
-        raise CommandError(f"the table {table.name} exists already, and its columns are not those of the gateway")
+        raise CommandError(f"the table {table.name} exists already and has other columns than the gateway's")
     existing = find_indexes(table.name)
     for index in sorted(table.indexes, key=lambda one: str(one.name)):
         if index.name not in existing:
@@ -56,5 +55,5 @@ def find_checks(table: str) -> set[str | None]:
 
 
 def _inspector() -> sa.Inspector:
-    """A new one each time: an inspector remembers what it has seen."""
+    """Creates a new inspector each time, because an inspector caches."""
     return sa.inspect(op.get_bind())

@@ -1,7 +1,7 @@
 """Alembic's entry: `alembic upgrade head`, or with `--sql` for a DBA. `DATABASE_URL` decides the dialect.
 
-One migration runs at a time: others that start meanwhile wait, and then find nothing to do. SQLite executes all of it
-in one transaction. MySQL commits each DDL statement by itself; `ddl.py` says how a stopped migration is run again.
+One process migrates at a time. Others wait, and then find nothing to do. SQLite migrates in one transaction. MySQL
+commits each DDL statement by itself; `ddl.py` explains how a stopped migration is run again.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def run_with(connection: Connection) -> None:
 
 
 def refuse_unknown_revisions() -> None:
-    """Alembic alone would take the first letters of a revision for the whole."""
+    """Raises CommandError. Alembic alone would accept the first letters of a revision for the whole."""
     known = {script.revision for script in context.script.walk_revisions()}
     unknown = set(context.get_context().get_current_heads()) - known
     if unknown:

@@ -1,6 +1,6 @@
 """${message}.
 
-MySQL commits each CREATE, ALTER and DROP by itself, so each must be left out where it has been executed (ddl.py).
+MySQL commits each CREATE, ALTER and DROP by itself. Skip each one that was executed already (migrations/ddl.py).
 """
 
 import sqlalchemy as sa

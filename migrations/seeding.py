@@ -1,7 +1,7 @@
-"""How migrations change the catalogue: upsert, reprice, disable. With `--sql` the statements are printed.
+"""How migrations change the catalog: upsert, reprice, disable. With `--sql` the statements are printed.
 
-Nothing here knows the actions and the price rules of today, because a migration must do the same next year. So a
-mistake in a row is found afterwards: by tests/migrations/test_catalogue.py, and by `gateway models check`.
+A migration must do the same next year, so nothing here knows the actions and price rules of today. Wrong rows are found
+in the result, by tests/migrations/test_catalog.py and by `gateway models check`.
 """
 
 import json
@@ -35,7 +35,7 @@ points_config = sa.table(
 
 
 def upsert_models(rows: list[dict[str, Any]]) -> None:
-    """Inserts models, and overwrites those that exist. Columns that a row leaves out take their defaults."""
+    """Inserts models and overwrites existing ones. Columns that a row leaves out take their defaults."""
     for row in rows:
         unknown, missing = sorted(set(row) - set(COLUMNS)), sorted(set(REQUIRED) - set(row))
         if unknown or missing:
@@ -45,7 +45,7 @@ def upsert_models(rows: list[dict[str, Any]]) -> None:
 
 
 def reprice_model(model_name: str, points_cost: int = KEEP, price_rules: list[dict[str, Any]] | None = KEEP) -> None:
-    """Sets a new price. Tasks that are submitted already keep their own. `price_rules=None` ends the rules."""
+    """Sets a new price. Submitted tasks keep theirs. `price_rules=None` removes the rules."""
     changes = {"points_cost": points_cost, "price_rules": price_rules}
     _update(model_name, **{name: value for name, value in changes.items() if value is not KEEP})
 
@@ -59,12 +59,12 @@ def enable_model(model_name: str) -> None:
 
 
 def delete_models(model_names: list[str]) -> None:
-    """For `downgrade` alone. Disable a model that was ever used."""
+    """For `downgrade` only. Disable a model that was ever used."""
     op.execute(sa.delete(points_config).where(points_config.c.model_name.in_(model_names)))
 
 
 def _execute(upsert: sa.Insert) -> None:
-    """With `--sql` on three lines, so that a DBA finds the row."""
+    """Prints the statement on three lines with `--sql`, so that a DBA finds the row."""
     context = op.get_context()
     if not context.as_sql:
         op.execute(upsert)
@@ -76,7 +76,7 @@ def _execute(upsert: sa.Insert) -> None:
 
 
 def _upsert(values: dict[str, Any]) -> sa.Insert:
-    """The new values are named, not repeated, so that each stands in the statement once."""
+    """The UPDATE part refers to the inserted values, so that each value stands in the statement once."""
     changed = ["updated_at", *(name for name in values if name != "model_name")]
     values = values | {"created_at": _now(), "updated_at": _now()}
     if _is_sqlite():
@@ -96,7 +96,7 @@ def _update(model_name: str, **changes: Any) -> None:
 
 
 def _as_stored(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON is stored as text. No price rules are NULL."""
+    """Returns JSON columns as text. Empty price rules become NULL."""
     stored = dict(values)
     for name in {"params", "defaults"} & set(stored):
         stored[name] = _as_json(stored[name])
@@ -110,7 +110,7 @@ def _as_json(value: Any) -> str:
 
 
 def _now() -> sa.TextClause:
-    """The database's clock: UTC, to the millisecond."""
+    """The database's clock, in UTC with milliseconds."""
     return sa.text("(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')" if _is_sqlite() else "UTC_TIMESTAMP(3)")
 
 

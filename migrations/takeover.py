@@ -1,7 +1,7 @@
-"""Brings a database of the last version before the first release (revision 0023) to revision `v1_models`.
+"""Takes over a database of the last version before the first release: from revision 0023 to `v1_models`.
 
-No row is lost; only the state of the circuit breakers starts anew. A takeover that is stopped can be run again from any
-point. Delete this file when no such database is left.
+All rows are kept, except the state of the circuit breakers. A stopped takeover can be run again from any point.
+Delete this file when no such database is left.
 """
 
 import importlib
@@ -23,7 +23,7 @@ RENAMED_IN_TASKS = {"upstream_request": "request", "upstream_state": "upstream",
 
 
 def take_over(connection: sa.Connection) -> None:
-    """Does nothing with other databases. Raises CommandError where the database is of a still older version."""
+    """Does nothing to other databases. Raises CommandError if the database has a still older revision."""
     migration = MigrationContext.configure(connection)
     revisions = migration.get_current_heads()
     if not OLD_REVISIONS & set(revisions):
@@ -38,23 +38,23 @@ def take_over(connection: sa.Connection) -> None:
             _change_sqlite()
         else:
             _change_mysql(drop_check="DROP CONSTRAINT" if connection.dialect.is_mariadb else "DROP CHECK")
-        op.execute("DROP TABLE IF EXISTS circuit_breakers")
+        op.execute("DROP TABLE IF EXISTS provider_state")
         USERS_AND_POINTS.upgrade()
         TASKS_AND_WEBHOOKS.upgrade()
         op.execute(f"UPDATE alembic_version SET version_num = '{TAKEN_OVER}'")  # noqa: S608
 
 
 def _change_mysql(drop_check: str) -> None:
-    """MySQL commits each ALTER by itself, so each one looks first whether it has been executed."""
+    """MySQL commits each ALTER by itself, so each one is skipped if it was executed."""
     if "request" in find_columns("tasks"):
         renames = ", ".join(f"RENAME COLUMN {old} TO {new}" for new, old in RENAMED_IN_TASKS.items())
         op.execute(f"ALTER TABLE tasks {renames}, {drop_check} ck_tasks_step")
     op.execute("UPDATE tasks SET step = 'rehost' WHERE step = 'host'")
     if "ck_tasks_step" not in find_checks("tasks"):
         op.execute(f"ALTER TABLE tasks {_add_checks(TASKS_AND_WEBHOOKS.tasks, 'ck_tasks_step')}")
-    if has_table("redeem_codes"):
+    if has_table("points_codes"):
         op.execute(
-            "ALTER TABLE redeem_codes RENAME TO redeem_codes"
+            "ALTER TABLE points_codes RENAME TO redeem_codes"
             ", RENAME INDEX uq_points_codes_digest TO uq_redeem_codes_digest"
             ", RENAME INDEX ix_points_codes_batch TO ix_redeem_codes_batch"
             f", {drop_check} ck_points_codes_points, {drop_check} ck_points_codes_redeemed"
@@ -62,29 +62,29 @@ def _change_mysql(drop_check: str) -> None:
         )
     if has_table("chores"):
         op.execute("ALTER TABLE chores RENAME COLUMN done_at TO completed_at, RENAME TO scheduled_jobs")
-    if "typical_seconds" in find_columns("model_durations"):
-        op.execute("ALTER TABLE model_durations RENAME COLUMN typical_seconds TO typical_seconds")
+    if "usual_seconds" in find_columns("model_durations"):
+        op.execute("ALTER TABLE model_durations RENAME COLUMN usual_seconds TO typical_seconds")
 
 
 def _add_checks(table: sa.Table, *names: str) -> str:
-    """The clauses that add these CHECK constraints of the new table to an old one; without names all of them."""
+    """The ALTER clauses that add these CHECK constraints of the new table, or all of them."""
     checks = [one for one in table.constraints if isinstance(one, sa.CheckConstraint)]
     wanted = sorted((str(one.name), str(one.sqltext)) for one in checks if not names or one.name in names)
     return ", ".join(f"ADD CONSTRAINT {name} CHECK ({condition})" for name, condition in wanted)
 
 
 def _change_sqlite() -> None:
-    """SQLite cannot change a CHECK, so the rows move to a new table. All of this is one transaction (env.py)."""
+    """SQLite cannot change a CHECK, so the rows move to a new table. All of it is one transaction (env.py)."""
     step = {"step": "CASE step WHEN 'host' THEN 'rehost' ELSE step END"}
     _rebuild("tasks", TASKS_AND_WEBHOOKS.tasks, RENAMED_IN_TASKS | step)
-    _rebuild("redeem_codes", USERS_AND_POINTS.redeem_codes, {})
+    _rebuild("points_codes", USERS_AND_POINTS.redeem_codes, {})
     op.execute("ALTER TABLE chores RENAME COLUMN done_at TO completed_at")
     op.execute("ALTER TABLE chores RENAME TO scheduled_jobs")
-    op.execute("ALTER TABLE model_durations RENAME COLUMN typical_seconds TO typical_seconds")
+    op.execute("ALTER TABLE model_durations RENAME COLUMN usual_seconds TO typical_seconds")
 
 
 def _rebuild(old_name: str, table: sa.Table, sources: dict[str, str]) -> None:
-    """Moves the rows. `sources` has the old expression of each column whose name or value changes."""
+    """Moves the rows. `sources` has the old expression for each column whose name or value changes."""
     for index in find_indexes(old_name):
         op.execute(f"DROP INDEX {index}")
     op.execute(f"ALTER TABLE {old_name} RENAME TO old_{old_name}")

@@ -1,4 +1,4 @@
-"""Column types of the migrations. They are frozen: what a migration once meant by them never changes."""
+"""Column types of the migrations. Never change one: old migrations use them."""
 
 from typing import Any
 

@@ -52,7 +52,7 @@ def config(tmp_path: Path) -> Config:
     config.set_main_option("version_locations", os.pathsep.join([str(MIGRATIONS / "versions"), str(tmp_path)]))
     message = re.search(r'`alembic revision -m "(.*?)"`', DOC)
     assert message is not None
-    script = command.revision(config, message[1], version_path=tmp_path, head=before)
+    script = command.revision(config, message[1], version_path=tmp_path)
     assert isinstance(script, Script)
     source = block("python", "def upgrade")
     for name, value in (("revision", script.revision), ("down_revision", script.down_revision)):
@@ -86,10 +86,10 @@ def columns(rows: dict[str, Model]) -> dict[str, Any]:
     }
 
 
-def cost(model: Model, asked: dict[str, Any], references: int) -> int:
+def cost(model: Model, requested: dict[str, Any], references: int) -> int:
     """As a submit has it."""
-    params = merge_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, asked)
-    return compute_price(model.points_cost, model.rules, params.model_dump(by_alias=True), references)
+    params = merge_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, requested)
+    return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
 
 
 def upgrade(config: Config, url: str, revision: str) -> None:
@@ -106,9 +106,9 @@ def check_effects(before: dict[str, Model], after: dict[str, Model]) -> None:
     assert [cost(rows[VIDEO], {"duration": 10}, 0) for rows in (before, after)] == [800, 720]
     wide = after[WIDE]
     assert (wide.description, wide.sort, wide.enabled) == ("速创生图 图生图-宽屏(16:9)", 85, True)
-    told = re.search(r"three reference images then costs .* = (\d+) points, in 1K .* = (\d+)\.", DOC)
-    assert told is not None
-    assert [cost(wide, {}, 3), cost(wide, {"resolution": "1K"}, 3)] == [int(points) for points in told.groups()]
+    sentence = re.search(r"three reference images then costs .* = (\d+) points, in 1K .* = (\d+)\.", DOC)
+    assert sentence is not None
+    assert [cost(wide, {}, 3), cost(wide, {"resolution": "1K"}, 3)] == [int(points) for points in sentence.groups()]
 
 
 def test_the_migration_does_what_is_said_and_undoes_it(config: Config, url: str) -> None:
@@ -159,11 +159,11 @@ def test_the_commands_do_the_same_as_the_migration(
         assert gateway(line)[0] == 0, line
     after = rows_of(url)
     check_effects(before, after)
-    code, told = gateway("gateway models check")
-    assert (code, told) == (0, f"ok: {sum(row.enabled for row in after.values())} models can be sold\n")
-    code, told = gateway("gateway models diff")
+    code, printed = gateway("gateway models check")
+    assert (code, printed) == (0, f"ok: {sum(row.enabled for row in after.values())} models can be sold\n")
+    code, printed = gateway("gateway models diff")
     assert code == 1
-    assert sorted(told.splitlines()) == sorted(block("", "added ").splitlines())
+    assert sorted(printed.splitlines()) == sorted(block("", "added ").splitlines())
     migrated = f"sqlite+aiosqlite:///{tmp_path / 'migrated.db'}"
     upgrade(config, migrated, "head")
     assert columns(after) == columns(rows_of(migrated))
@@ -171,10 +171,10 @@ def test_the_commands_do_the_same_as_the_migration(
 
 def test_the_worked_numbers_are_those_of_the_seeded_rows(empty_sqlite: Path) -> None:
     rows = rows_of(f"sqlite+aiosqlite:///{empty_sqlite}")
-    told = re.findall(r"^\| `(sc_\w+)` \| `(\{.*?\})` \| (\d+) \| (\d+) \|", DOC, flags=re.MULTILINE)
-    assert len(told) == 11
-    for name, asked, references, points in told:
-        assert cost(rows[name], json.loads(asked), int(references)) == int(points), name
+    examples = re.findall(r"^\| `(sc_\w+)` \| `(\{.*?\})` \| (\d+) \| (\d+) \|", DOC, flags=re.MULTILINE)
+    assert len(examples) == 11
+    for name, requested, references, points in examples:
+        assert cost(rows[name], json.loads(requested), int(references)) == int(points), name
     assert {row.points_cost for name, row in rows.items() if "soraimg" in name} == {30, 35}
 
 
@@ -187,7 +187,7 @@ async def test_the_quote_is_answered_as_shown(api: Any, make: Any) -> None:
     answer = re.search(r'"data":(\{.*\})', shown)
     assert body is not None
     assert answer is not None
-    told = await api.post("/user/ai/tasks/quote", json=json.loads(body[1]), headers=user.headers)
-    assert told.json()["data"] == json.loads(answer[1])
+    quote = await api.post("/user/ai/tasks/quote", json=json.loads(body[1]), headers=user.headers)
+    assert quote.json()["data"] == json.loads(answer[1])
     submitted = await api.post("/user/ai/tasks/submit", json=json.loads(body[1]), headers=user.headers)
     assert submitted.json()["data"]["pointsCost"] == json.loads(answer[1])["pointsCost"]

@@ -49,7 +49,8 @@ async def update_durations(database: Database) -> int:
 
 
 def _generation_seconds(row: Row[*tuple[Any, ...]]) -> float:
-    wait_seconds = float((row.upstream_state or {}).get("accepted_age_seconds", 0))
+    state = row.upstream_state or {}
+    wait_seconds = float(state.get("accepted_age_seconds", state.get("accepted_age", 0)))  # the second key is former
     return float((row.completed_at - row.created_at).total_seconds()) - wait_seconds
 
 

@@ -15,7 +15,7 @@ from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
 from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
-from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.registry import known_actions
 
 log = structlog.get_logger()
 
@@ -93,7 +93,8 @@ async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
 
 def _is_offered(row: Row[*tuple[Any, ...]] | Model) -> bool:
     """Whether the model is enabled, and this release has its action and task type."""
-    return bool(row.enabled and row.action in ACTIONS and row.task_type in ACTIONS[row.action].params)
+    action = known_actions().get(row.action)
+    return bool(row.enabled and action and row.task_type in action.params)
 
 
 def _load(row: Row[*tuple[Any, ...]]) -> Model:
@@ -139,9 +140,10 @@ def validate_model(
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
     if not 0 <= points_cost <= MAX_POINTS:
         raise InvalidParameter("points_cost", "不能为负数或过大")
-    if action not in ACTIONS:
-        raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
-    spec = ACTIONS[action]
+    known = known_actions()
+    if action not in known:
+        raise InvalidParameter("action", f"未知，可选: {', '.join(known)}")
+    spec = known[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
     if NORMALIZE_REFERENCES in params and not (

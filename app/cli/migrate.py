@@ -1,4 +1,4 @@
-"""`gateway migrate`: runs the migrations that came with this code, on the database of the settings."""
+"""`gateway migrate`: runs the migrations on the database of the settings."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from app.errors import GatewayError
 
 
 def migrate(database_url: str, *, sql: bool = False) -> None:
-    """Migrates to the newest revision, or prints the SQL that makes a new database.
+    """Migrates to the newest revision, or prints the SQL for a new database.
 
-    Raises GatewayError where the database refuses. What was stopped half way can be run again.
+    Raises GatewayError if the database refuses. A stopped migration can be run again.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))

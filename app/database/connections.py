@@ -89,7 +89,7 @@ class Database:
         self._verifying = asyncio.Lock()
 
     async def verify(self) -> None:
-        """Verifies once that the database has this version's schema and enforces the ledger's constraints.
+        """Verifies once that the database has the schema of this version and enforces the ledger's constraints.
 
         `begin` calls it before the first transaction, so nothing is written to a database that is not verified.
         Raises UnsafeDatabase, or Unavailable if the database is unreachable.

@@ -1,6 +1,6 @@
-"""Checks that the database has the schema that this version was written for: one read of `alembic_version`.
+"""Verifies that the database has the schema of this version: one read of `alembic_version`.
 
-Alembic itself is not imported, because each command and each process would load it.
+This does not import Alembic, because each process would have to load it.
 """
 
 import ast
@@ -21,7 +21,7 @@ _ASSIGNMENT = re.compile(r"^(revision|down_revision)\b[^=\n]*= *(.+)$", re.MULTI
 
 
 async def verify_revision(connection: AsyncConnection) -> None:
-    """Raises UnsafeDatabase where the schema is another one, or none."""
+    """Raises UnsafeDatabase if the database has another schema or none."""
     found = await _read_revisions(connection)
     known, newest = find_revisions()
     if found == newest:
@@ -38,7 +38,7 @@ async def verify_revision(connection: AsyncConnection) -> None:
 
 @functools.cache
 def find_revisions() -> tuple[frozenset[str], frozenset[str]]:
-    """All revisions of the migrations that came with this code; and the newest, of which there should be one."""
+    """All revisions of the migrations of this code, and the newest ones. There should be one newest."""
     revisions, replaced = set(), set()
     for path in Path(migrations.__file__).parent.glob("versions/*.py"):
         assigned = dict(_ASSIGNMENT.findall(path.read_text("utf-8")))
@@ -50,7 +50,7 @@ def find_revisions() -> tuple[frozenset[str], frozenset[str]]:
 
 
 async def _read_revisions(connection: AsyncConnection) -> frozenset[str]:
-    """Empty where nothing has ever been migrated."""
+    """Returns an empty set if the database was never migrated."""
     transaction = await connection.begin()
     try:
         return frozenset(await connection.scalars(text("SELECT version_num FROM alembic_version")))

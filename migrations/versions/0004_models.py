@@ -1,6 +1,6 @@
 """The 18 models of the first release, with their prices. docs/pricing.md says what the prices assume.
 
-These rows are only where a database starts. A later change is a migration of its own, see docs/pricing.md.
+A new database starts with these rows. A later change is a migration of its own, see docs/pricing.md.
 """
 
 from migrations.seeding import delete_models, upsert_models

@@ -33,7 +33,7 @@ def refusal() -> Callable[[str], str]:
     async def prove(url: str) -> str:
         database = open_database(Settings(_env_file=None, database_url=url))
         try:
-            await database.prove()
+            await database.verify()
         except UnsafeDatabase as error:
             return error.reason
         finally:

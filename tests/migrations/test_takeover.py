@@ -21,11 +21,11 @@ from tests.support.sql import run_sql
 pytestmark = pytest.mark.both_worlds
 
 Rows = dict[str, list[dict[str, Any]]]
-TABLES = {"redeem_codes": "redeem_codes", "chores": "scheduled_jobs", "circuit_breakers": "circuit_breakers"}
+TABLES = {"points_codes": "redeem_codes", "chores": "scheduled_jobs", "provider_state": "circuit_breakers"}
 COLUMNS = {
     "tasks": {"request": "upstream_request", "upstream": "upstream_state", "steps": "history"},
     "scheduled_jobs": {"done_at": "completed_at"},
-    "model_durations": {"typical_seconds": "typical_seconds"},
+    "model_durations": {"usual_seconds": "typical_seconds"},
 }
 
 

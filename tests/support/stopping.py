@@ -1,4 +1,4 @@
-"""Stops a migration after a number of its statements, as the end of its process does."""
+"""Stops a migration after a number of its statements."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ _CHANGES = re.compile(r"\s*(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b", re.IGNOR
 
 
 class Stopped(BaseException):
-    """Passes by everything that handles errors."""
+    """No handler of errors catches it."""
 
 
 @contextmanager
 def count_changes(then: Callable[[int], None] = lambda _number: None) -> Iterator[list[str]]:
-    """The statements that have changed something. `then` is called after each of them with their number."""
+    """Yields the list of statements that change the database. Calls `then` with their number after each of them."""
     changes: list[str] = []
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -33,7 +33,7 @@ def count_changes(then: Callable[[int], None] = lambda _number: None) -> Iterato
 
 @contextmanager
 def stop_after(number: int) -> Iterator[None]:
-    """Raises Stopped when this number of statements have changed something."""
+    """Raises Stopped after this number of statements that change the database."""
 
     def stop(executed: int) -> None:
         if executed == number:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,16 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     await update_durations(runtime.database)  # a clock that was set: no estimate divides by what is not positive
     await read_durations(runtime)
     assert set(runtime.durations.values()) == {durations.MIN_SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds"), [({"accepted_age_seconds": 40.0}, 60), ({"accepted_age": 40.0}, 60), ({}, 100), (None, 100)]
+)
+async def test_the_wait_before_the_acceptance_does_not_count_also_in_rows_of_a_release_before(
+    state: dict[str, Any] | None, seconds: float
+) -> None:
+    row: Any = SimpleNamespace(created_at=NOW, completed_at=NOW + timedelta(seconds=100), upstream_state=state)
+    assert durations._generation_seconds(row) == seconds
 
 
 @pytest.mark.usefixtures("working")

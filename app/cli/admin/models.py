@@ -87,18 +87,18 @@ def models_diff(json: Json = False) -> None:
 
 @models.command("check")
 def models_check(json: Json = False) -> None:
-    """Judges the models on sale by the rules of today: exit 0 where all can be sold, 1 with those that cannot."""
+    """Checks that each enabled model can be sold by the rules of today. Exit 1 with those that cannot."""
     from app.catalog.models import read_models
     from app.cli.admin.model_diff import find_invalid
 
     found, unreadable = run_with_database(read_models)
-    on_sale = [model for model in found if model.enabled]
-    invalid = find_invalid(on_sale, unreadable)
+    enabled = [model for model in found if model.enabled]
+    invalid = find_invalid(enabled, unreadable)
     if json:
         print_record({"ok": not invalid, "invalid": invalid}, json)
     else:
         lines = [f"invalid  {row['modelName']}  {row['reason']}" for row in invalid]
-        print("\n".join(lines) or f"ok: {len(on_sale)} models can be sold")
+        print("\n".join(lines) or f"ok: {len(enabled)} models can be sold")
     sys.exit(1 if invalid else 0)
 
 

@@ -131,7 +131,7 @@ async def _fetch_stored(store: ObjectStore, key: str, directory: Path) -> Path |
 async def _normalize(
     runtime: Runtime, task: ClaimedTask, commit_intent: CommitIntent, action: Action, url: str
 ) -> Decision:
-    breaker = runtime.breakers[NORMALIZE.provider]
+    upstream, breaker = runtime.upstreams[NORMALIZE.provider], runtime.breakers[NORMALIZE.provider]
     if pause := await acquire_permission(runtime, breaker):
         return transitions.wait_for_upstream(task, pause, f"breaker open: {breaker.reason}")
     request = {"image_url": url, "profile": action.normalize_profile}
@@ -141,7 +141,6 @@ async def _normalize(
             started = replace(task.upstream_state, is_normalize_started=True)
             update = TaskUpdate(attempts=task.attempts, upstream_state=started)
             await commit_intent(Advance("prepare", "asking SEE2AI to normalize", update=update))
-        upstream = runtime.upstreams[NORMALIZE.provider]
         result = breaker.record_result(await upstream.submit(NORMALIZE, request, may_send=task.is_held))
     failpoint("prepare.after_answer")
     if is_first and result.kind in NOT_ACCEPTED:

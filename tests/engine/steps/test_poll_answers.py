@@ -33,7 +33,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @working
-async def test_trouble_is_looked_at_again_and_the_job_completes(
+async def test_a_failed_poll_is_repeated_and_the_job_completes(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "POLL_SECONDS", 1.0)
@@ -100,7 +100,7 @@ async def test_three_404s_must_also_span_their_time(
 
 @working
 @pytest.mark.parametrize("code", [401, 402, 403])
-async def test_a_refused_key_keeps_the_tasks_place(
+async def test_a_rejected_key_fails_no_running_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 8.0)
@@ -121,7 +121,7 @@ async def test_a_refused_key_keeps_the_tasks_place(
 
 
 @working
-async def test_too_fast_slows_the_looks(make: Maker, upstream: Server) -> None:
+async def test_a_429_slows_the_polls(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     prompt = directive({"where": "poll", "fail": 429, "retry_after": 1, "times": 1}, {"take_seconds": 0})
     one = (await run_all(make, user, [prompt]))[prompt]
@@ -134,7 +134,7 @@ async def test_too_fast_slows_the_looks(make: Maker, upstream: Server) -> None:
 
 
 @working
-async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: Maker, upstream: Server) -> None:
+async def test_every_final_state_is_known_in_any_case_and_either_field(make: Maker, upstream: Server) -> None:
     user = await make.user(points=2000)
     expected = {}
     meanings = (
@@ -159,7 +159,7 @@ async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: 
 
 
 @working
-async def test_every_other_word_means_still_running_and_an_unknown_one_is_counted_once(
+async def test_every_other_state_means_still_running_and_an_unknown_one_is_counted_once(
     make: Maker, upstream: Server
 ) -> None:
     def counted(word: str) -> float:
@@ -219,7 +219,7 @@ async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(mak
 # ------------------------------------------------------------------ the deadline
 
 
-async def test_at_the_deadline_there_is_one_last_look(
+async def test_at_the_deadline_there_is_one_last_poll(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
@@ -247,7 +247,7 @@ async def test_at_the_deadline_there_is_one_last_look(
 
 
 @pytest.mark.full
-async def test_a_look_that_hung_across_the_deadline_is_not_the_last_one(
+async def test_a_poll_that_hung_across_the_deadline_is_not_the_last_one(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began before the deadline: the job, long done, must not be lost to one slow answer."""

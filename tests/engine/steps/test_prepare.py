@@ -1,4 +1,4 @@
-"""What is done before the job, where callers mean harm or things are slow: nothing private leaves, nobody starves."""
+"""The step `prepare`, where callers mean harm or uploads are slow: nothing private leaves, and no task waits."""
 
 import asyncio
 import io
@@ -33,7 +33,7 @@ async def put_picture(runtime: Runtime, key: str) -> str:
 
 @pytest.mark.usefixtures("working")
 @pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
-async def test_what_else_lies_in_the_store_is_never_handed_over(make: Maker, upstream: Server, key: str) -> None:
+async def test_other_files_of_the_store_are_never_uploaded(make: Maker, upstream: Server, key: str) -> None:
     url = await put_picture(make.runtime, key)
     assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
@@ -57,7 +57,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 
 
 @pytest.mark.usefixtures("working")
-async def test_our_own_link_given_back_is_no_answer(
+async def test_our_own_url_is_no_answer_to_an_upload(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await put_picture(make.runtime, UPLOADED)
@@ -69,7 +69,7 @@ async def test_our_own_link_given_back_is_no_answer(
 
 
 @pytest.mark.usefixtures("working")
-async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker) -> None:
+async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker) -> None:
     breaker = make.runtime.breakers["see2ai"]
     breaker.trip("HTTP 401", is_free=True)
     breaker._open_until = 0.0  # the pause is over: the next to ask is the probe
@@ -81,10 +81,8 @@ async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker) ->
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_slow_hand_overs_do_not_hold_up_others(
-    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More of them than their lane has hands, each of a minute: a task without references ends meanwhile."""
+async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more uploads than slots, and each takes a minute. A task without references ends meanwhile."""
     real = TaskRunner.__init__
 
     def narrow(self: TaskRunner, *args: Any, **kwargs: Any) -> None:
@@ -111,8 +109,8 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirty jobs end at once: no more results are fetched side by side than the lane has hands."""
+async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty jobs end at once. No more results are fetched side by side than the pool has slots."""
     under_way, most, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bringing results home: one fresh look, then backoff, then the refund; nothing private is ever touched."""
+"""The step `rehost`: one poll for fresh URLs, then backoff, then the refund. No private address is ever called."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ async def nothing_is_stored(make: Maker, one: Ended) -> None:
         assert await stored(make, f"results/{one.row['created_at']:%Y/%m}/{one.row['task_no']}{ending}") is None
 
 
-# ------------------------------------------------------------------ what comes home
+# ------------------------------------------------------------------ what is stored
 
 
 async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Maker) -> None:
@@ -130,10 +130,10 @@ async def test_where_the_results_are_read(make: Maker) -> None:
         assert refused.headers["x-content-type-options"] == "nosniff"
 
 
-# ------------------------------------------------------------------ one fresh look
+# ------------------------------------------------------------------ one poll for fresh URLs
 
 
-async def test_what_fails_once_is_fetched_from_a_fresh_look(
+async def test_a_result_that_fails_once_is_fetched_by_a_fresh_url(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
@@ -147,7 +147,7 @@ async def test_what_fails_once_is_fetched_from_a_fresh_look(
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
         assert one.outcome == "completed", prompt
-        assert len(polls(upstream, one.row)) == 2, f"one fresh look: {prompt}"
+        assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {prompt}"
         assert len(fetches(upstream, one.row)) == (3 if "reset" in prompt else 2), prompt
     assert not any(entry["has_authorization"] for one in ends.values() for entry in fetches(upstream, one.row))
     assert await make.balance(user) == (1000 - PRICE * len(prompts), 0)
@@ -166,17 +166,17 @@ async def test_an_expired_url_is_asked_for_anew(make: Maker, upstream: Server) -
 # ------------------------------------------------------------------ the refund
 
 
-async def tried_to_host(make: Maker, task_no: str, times: int) -> dict[str, Any]:
+async def tried_to_rehost(make: Maker, task_no: str, times: int) -> dict[str, Any]:
     """The row, once so many tries on the same URL have failed."""
 
     async def look() -> dict[str, Any] | None:
         row = await row_of(make.runtime, task_no)
         return row if row["step"] == "rehost" and row["attempts"] >= times else None
 
-    return dict(await until(f"{times} tries to host {task_no}", look))
+    return dict(await until(f"{times} tries to rehost {task_no}", look))
 
 
-async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting_deadline(
+async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
@@ -185,7 +185,7 @@ async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting
     prompts = [directive({"where": "result"} | rule, {"take_seconds": 0}) for rule in BAD_PICTURES]
     numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
     for task_no in numbers.values():
-        row = await tried_to_host(make, task_no, 2)
+        row = await tried_to_rehost(make, task_no, 2)
         left = (row["deadline_at"] - row["created_at"]).total_seconds()
         assert left >= make.runtime.settings.hosting_deadline_seconds > make.runtime.settings.task_deadline_seconds
         assert (await make.task(user, task_no))["status"] == "processing"
@@ -195,7 +195,7 @@ async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting
         assert one.outcome == "RESULT_LOST", kind
         assert one.row["operator_note"].startswith("result: ")
         assert one.row["results"] is None
-        assert len(polls(upstream, one.row)) == 2, f"one fresh look: {kind}"
+        assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {kind}"
         assert len(fetches(upstream, one.row)) >= 4, kind
         await nothing_is_stored(make, one)
     assert await make.balance(user) == (1000, 0)
@@ -241,7 +241,7 @@ async def test_nothing_private_is_ever_touched(make: Maker, upstream: Server) ->
             ]
         numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
         for task_no in numbers.values():
-            await tried_to_host(make, task_no, 2)
+            await tried_to_rehost(make, task_no, 2)
             assert (await make.task(user, task_no))["status"] == "processing"
             await set_deadline(make.runtime, task_no, 0.0)
         for prompt, task_no in numbers.items():
@@ -272,7 +272,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
         patched.setattr(make.runtime.store, "_store", open_object_store(away)._store)
         kept, lost = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in "ab"]
         for task_no in (kept, lost):
-            await tried_to_host(make, task_no, 1)
+            await tried_to_rehost(make, task_no, 1)
             assert (await make.task(user, task_no))["status"] == "processing"
         await set_deadline(make.runtime, lost, 0.0)
         one = await ended(make, user, lost)
@@ -288,7 +288,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
 async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     make: Maker, settings: Settings, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    """The worker's other hands go on meanwhile: a task that needs no storage yet is looked after."""
+    """Other tasks of the worker go on: a task that needs no storage yet is polled."""
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -313,7 +313,7 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
         other = open_object_store(Settings(_env_file=None, **(settings.model_dump() | away)))
         patched.setattr(make.runtime.store, "_store", other._store)
         task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
-        await tried_to_host(make, task_no, 2)
+        await tried_to_rehost(make, task_no, 2)
         assert (await make.task(user, task_no))["status"] == "processing"
         failing = await make.task_no(user, '[[sandbox: {"end": "failed", "take_seconds": 0}]]')
         assert (await ended(make, user, failing)).outcome == "UPSTREAM_FAILED"
@@ -325,13 +325,13 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     assert await make.balance(user) == (2 * PRICE, 0)
 
 
-async def test_a_disk_that_takes_nothing_is_our_fault_and_passes(
+async def test_a_full_disk_is_an_error_of_ours_and_is_retried(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=PRICE)
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", "/nonexistent/for/a/while")
         task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
-        await tried_to_host(make, task_no, transitions.MAX_CRASHES + 1)
+        await tried_to_rehost(make, task_no, transitions.MAX_CRASHES + 1)
     one = await ended(make, user, task_no)
     assert (one.outcome, len(polls(upstream, one.row))) == ("completed", 1)

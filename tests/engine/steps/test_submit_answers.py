@@ -142,7 +142,7 @@ async def test_retry_after_is_honoured(make: Maker, upstream: Server) -> None:
 
 
 @working
-async def test_too_fast_until_the_deadline_gives_the_points_back(make: Maker, upstream: Server) -> None:
+async def test_a_429_until_the_deadline_is_refunded(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     task_no = await make.task_no(
         user, prompt := distinct(directive({"where": "submit", "fail": 429, "retry_after": 2, "text": SECRET}))
@@ -204,7 +204,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
 
 
 @working
-async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, upstream: Server) -> None:
+async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, upstream: Server) -> None:
     user = await make.user(points=300)
     upstream.control({"balance": "empty"})
     first = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] 1')
@@ -222,7 +222,7 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
     pauses = [breaker.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
-    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "only one visit a pause may ask"
+    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe a pause"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
     for task_no in (first, *others):
@@ -238,7 +238,7 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
 
 
 @working
-async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_closes_it(
+async def test_a_rejected_key_opens_the_breaker_and_the_next_answer_closes_it(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 2.0)
@@ -253,7 +253,7 @@ async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_clo
 
 
 @working
-async def test_a_probe_that_meets_other_trouble_does_not_hold_everybody_up(
+async def test_a_probe_that_fails_otherwise_delays_nobody_else(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
@@ -378,7 +378,7 @@ async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, Result
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage_is_ambiguous_to_a_submit_and_trouble_to_a_poll(answer: bytes) -> None:
+async def test_garbage_is_an_unknown_outcome_of_a_submit_and_an_error_of_a_poll(answer: bytes) -> None:
     async with answering(answer) as origin:
         assert await ask(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
 

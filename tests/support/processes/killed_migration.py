@@ -1,4 +1,4 @@
-"""`killed_migration.py NUMBER migrate`: `gateway migrate` that SIGKILL ends after this number of its changes."""
+"""`killed_migration.py NUMBER migrate`: runs `gateway migrate` and kills itself after this number of changes."""
 
 import os
 import signal

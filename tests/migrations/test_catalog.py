@@ -1,4 +1,4 @@
-"""The catalogue that the migrations make, and the helpers with which a migration changes it."""
+"""The catalog that the migrations make, and the helpers with which a migration changes it."""
 
 import asyncio
 import sqlite3
@@ -56,7 +56,7 @@ RULES = [{"param": "references", "each": 2}]
 @pytest.fixture
 def connection(empty_sqlite: Path, tmp_path: Path) -> Iterator[Connection]:
     """On a migrated database, in the middle of a migration."""
-    path = tmp_path / "catalogue.db"
+    path = tmp_path / "catalog.db"
     path.write_bytes(empty_sqlite.read_bytes())
     with (
         create_engine(f"sqlite:///{path}").begin() as opened,
