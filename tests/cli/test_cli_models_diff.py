@@ -72,7 +72,6 @@ def test_every_sort_of_difference_is_told(gateway: Run, world: World) -> None:
     [
         ("action", "'see2ai_gone'", "action"),
         ("task_type", "'text_to_video'", "task_type"),
-        ("params", "'[]'", "params"),
         ("price_rules", '\'[{"param":"seconds","each":1}]\'', "price_rules 第 1 条"),
     ],
 )
@@ -84,6 +83,15 @@ def test_a_row_that_could_not_be_written_today_is_named(
     assert [(row["modelName"], row["column"]) for row in found["changed"]] == [(SQUARE, column)]
     assert [row["modelName"] for row in found["invalid"]] == [SQUARE]
     assert reason in found["invalid"][0]["reason"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("params", "[]"), ("defaults", "5"), ("price_rules", '["x"]')])
+def test_a_row_of_a_wrong_form_is_invalid(gateway: Run, world: World, column: str, value: str) -> None:
+    write(world, f"UPDATE points_config SET {column} = '{value}' WHERE model_name = '{SQUARE}'")
+    found = drift(gateway)
+    assert [row["modelName"] for row in found["invalid"]] == [SQUARE]
+    assert column in found["invalid"][0]["reason"]
+    assert found["missing"] == []
 
 
 def test_spelling_and_times_are_no_difference(gateway: Run, world: World) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[s
 
 
 def _columns(model: Model) -> dict[str, Any]:
-    return {name: value for name, value in asdict(model).items() if name not in {"model_name", "now", "rules"}}
+    return {name: value for name, value in model.columns.items() if name != "model_name"}
 
 
 def _as_json(value: Any) -> str:
@@ -90,9 +90,6 @@ def _as_json(value: Any) -> str:
 
 def _fault(name: str, columns: dict[str, Any]) -> str:
     """Why the row could not be written today; empty where it could."""
-    for column in ("params", "defaults"):
-        if not isinstance(columns[column], dict):
-            return f"{column} 须为 JSON 对象"
     try:
         validate_model(name, **{column: columns[column] for column in VALIDATED_COLUMNS})
     except InvalidParameter as error:

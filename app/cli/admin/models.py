@@ -21,10 +21,7 @@ def models_list(json: Json = False) -> None:
     from app.catalog.models import list_models
 
     async def work(database: "Database") -> list[dict[str, Any]]:
-        found = await list_models(database, only_enabled=False)
-        return [
-            {name: value for name, value in asdict(model).items() if name not in {"now", "rules"}} for model in found
-        ]
+        return [model.columns for model in await list_models(database, only_enabled=False)]
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
