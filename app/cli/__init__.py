@@ -1,4 +1,4 @@
-"""The `gateway` command: runs the processes and gives an operator's hands. Exit 0 done, 2 bad usage, 1 otherwise."""
+"""The `gateway` command. It exits with 0 when done, 2 for bad usage, and 1 for any other failure."""
 
 from app.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""`gateway`: the commands that run something. What each does is in a module that it loads when it runs."""
+"""`gateway`: the root command and the commands that run processes. Each command imports its module when it runs."""
 
 import atexit
 import gc
@@ -26,8 +26,10 @@ app.add_typer(see2ai, name="see2ai")
 
 
 def main() -> None:
-    """The console script. Errors become one line on standard error."""
-    if any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):  # bytes that Python could not read
+    """The console script. It prints an error as one line on standard error."""
+    if any(
+        "\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word
+    ):  # Python maps undecodable bytes to these surrogates
         fail("the arguments are not UTF-8")
     _freeze_gc()
     try:
@@ -37,13 +39,13 @@ def main() -> None:
 
 
 def _freeze_gc() -> None:
-    """Little of what imports make is garbage: to look for it while they run, and at the end, costs a third more."""
+    """Imports create little garbage, but collecting it during them and at exit costs a third more time."""
     gc.set_threshold(GC_THRESHOLD)
     atexit.register(gc.freeze)
 
 
 def _reason(error: Exception) -> str:
-    """The line that tells an operator of it; what no operator can mend is raised again."""
+    """The message for the operator. An error that no operator can fix is raised again."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from app.database import UnsafeDatabase
@@ -93,16 +95,16 @@ def serve(workers: Annotated[int, typer.Option(min=1, help="API processes")] = 1
 
 @app.command()
 def worker() -> None:
-    """A worker alone. Start as many as you like, on as many machines."""
+    """A worker alone. Any number of workers may run, on any number of machines."""
     import asyncio
 
-    from app.cli.run.process import begin_process
+    from app.cli.run.process import prepare_process
     from worker.main import serve_worker
 
     settings = settings_or_exit()
     if settings.is_redis_embedded:
-        fail("REDIS_URL=memory:// lives in one process: use `gateway up`, or redis:// for a worker of its own")
-    begin_process(settings)
+        fail("REDIS_URL=memory:// works in one process only: use `gateway up`, or redis:// for a separate worker")
+    prepare_process(settings)
     asyncio.run(serve_worker(settings))
 
 
@@ -110,7 +112,7 @@ def worker() -> None:
 def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements for a DBA instead")] = False,
 ) -> None:
-    """Brings the database to the newest schema, models and prices."""
+    """Migrates the database to the newest schema, models and prices."""
     from app.cli.migrate import migrate
     from app.cli.run.process import check_database_or_exit
     from app.telemetry.logs import configure_logs
@@ -128,10 +130,11 @@ def sandbox(
     api_key: Annotated[str, typer.Option()] = SANDBOX_API_KEY,
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     video_fields: Annotated[
-        Literal["seed", "2026-04"] | None, typer.Option(help="The form it takes video in; default: SEE2AI_VIDEO_FIELDS")
+        Literal["seed", "2026-04"] | None,
+        typer.Option(help="Field names of its video API; default: SEE2AI_VIDEO_FIELDS"),
     ] = None,
 ) -> None:
-    """SEE2AI's actions on this machine, for development and tests."""
+    """A stand-in for SEE2AI on this machine, for development and tests."""
     from app.cli.run.sandbox import sandbox
 
     sandbox(port, api_key, host, video_fields)
@@ -139,13 +142,13 @@ def sandbox(
 
 @app.command()
 def audit(json: Json = False) -> None:
-    """Proves the books: exit 0 where every invariant holds, 1 with the rows where one does not."""
+    """Checks the invariants of points and tasks: exit 0 where all hold, 1 with the rows that break one."""
     from app.points.audit import audit
 
     violations = run_with_database(audit)
     if json:
-        found = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
-        print_record({"ok": not violations, "violations": found}, json)
+        rows = [{"invariant": v.invariant, "meaning": v.meaning, "row": v.row} for v in violations]
+        print_record({"ok": not violations, "violations": rows}, json)
     for violation in () if json else violations:
         print(f"{violation.invariant}  {violation.meaning}\n    {violation.row}")
     if not json:

@@ -1,7 +1,7 @@
-"""What commands share: settings, the database, answers as JSON or for people, and a one-line end.
+"""What commands share: settings, a database, output as JSON or text, and failure with one line.
 
-The modules that tell Typer of the commands load nothing but Typer, so that help and bad usage cost little: what a
-command needs, it imports when it runs.
+Modules that define commands import only Typer, so that `--help` and bad usage are fast. A command imports the rest
+when it runs.
 """
 
 import json as json_module
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 T = TypeVar("T")
-PIPED_WIDTH = 200  # a file or a pipe has no width of its own
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable answer")]
+PIPED_WIDTH = 200  # the table's width where the output is no terminal
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 
 def settings_or_exit() -> "Settings":
-    """The settings; all their faults on standard error otherwise."""
+    """The settings. Invalid settings end the process with all errors on standard error."""
     from app.settings import load_settings
 
     try:
@@ -34,9 +34,9 @@ def settings_or_exit() -> "Settings":
 
 
 def run_with_database(work: "Callable[[Database], Awaitable[T]]") -> T:
-    """What `work` returns, in a loop and with a database of its own.
+    """Runs `work` in a new event loop with a database of its own, and returns its result.
 
-    Logs go to standard error, the answer alone to standard output.
+    Logs go to standard error, so that standard output holds the command's output only.
     """
     import asyncio
 
@@ -56,7 +56,7 @@ def run_with_database(work: "Callable[[Database], Awaitable[T]]") -> T:
 
 
 def print_record(data: dict[str, Any], as_json: bool) -> None:
-    """One record."""
+    """Prints one record as JSON, or as one `name: value` line for each field."""
     if as_json:
         print(json_module.dumps(data, ensure_ascii=False, default=str))
         return
@@ -65,7 +65,7 @@ def print_record(data: dict[str, Any], as_json: bool) -> None:
 
 
 def print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Many records: a JSON list, or a table."""
+    """Prints records as a JSON list or as a table."""
     if as_json:
         print(json_module.dumps(rows, ensure_ascii=False, default=str))
         return
@@ -81,7 +81,7 @@ def print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def parse_time_option(option: str, text: str | None) -> datetime | None:
-    """An option that is a time, ISO and local where it has no offset; bad usage where it is none."""
+    """Parses an ISO time. A time without an offset is local. Anything else is bad usage."""
     from app.datetimes import parse_datetime
 
     try:

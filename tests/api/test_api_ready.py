@@ -74,14 +74,14 @@ async def test_see2ai_is_asked_once_a_minute(
         upstream.control({"balance": "empty"})
         assert await ready(api) == "ok"
         monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.0)
-        assert await ready(api) == "warning: purse empty"
+        assert await ready(api) == "warning: insufficient balance"
         assert asks(upstream) == 2
 
 
 async def test_what_is_wrong_is_told_in_general_words(settings: Settings, upstream: Server, patient: None) -> None:
     async with gateway(settings, see2ai_api_key="sk-wrong") as api:
         answer = await api.get("/readyz")
-        assert data(answer)["see2ai"] == "warning: key refused"
+        assert data(answer)["see2ai"] == "warning: key rejected"
         assert not {"sk-wrong", "Invalid", "SANDBOX"} & set(answer.text.replace('"', " ").split())
     async with gateway(settings, see2ai_base_url=DEAD) as api:
         assert await ready(api) == "warning: unreachable"

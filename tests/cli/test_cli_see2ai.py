@@ -64,7 +64,7 @@ def test_a_good_key_and_a_full_purse(check: Any, upstream: Server) -> None:
 def test_an_empty_purse(check: Any, upstream: Server) -> None:
     upstream.control({"balance": "empty"})
     result = check(upstream.origin)
-    assert (result.exit_code, result.stderr) == (1, "our purse at SEE2AI is empty: balance 0\n")
+    assert (result.exit_code, result.stderr) == (1, "our balance at SEE2AI is empty: balance 0\n")
     assert "balance: 0 tokens (RMB 0.00)" in result.stdout
     data = json.loads(check(upstream.origin, "--json").stdout)
     assert (data["usable"], data["keyAccepted"], data["balanceTokens"]) == (False, True, 0)
@@ -96,19 +96,19 @@ def test_a_dead_port(check: Any, base_url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [
-        (200, b"<html>welcome</html>", "what answers is not SEE2AI as we know it"),
-        (200, b"[1]", "what answers is not SEE2AI as we know it"),
-        (200, b"", "what answers is not SEE2AI as we know it"),
-        (200, b'{"balance": ' + b"9" * 5000 + b"}", "what answers is not SEE2AI as we know it"),
-        (200, b"[" * 100_000, "what answers is not SEE2AI as we know it"),
+        (200, b"<html>welcome</html>", "the response has no account of SEE2AI"),
+        (200, b"[1]", "the response has no account of SEE2AI"),
+        (200, b"", "the response has no account of SEE2AI"),
+        (200, b'{"balance": ' + b"9" * 5000 + b"}", "the response has no account of SEE2AI"),
+        (200, b"[" * 100_000, "the response has no account of SEE2AI"),
         (200, b"\xff" * 2_000_000, "SEE2AI cannot be reached"),
-        (401, '{"detail":"余额不足，请充值"}'.encode(), "our purse at SEE2AI is empty"),
-        (402, b"", "our purse at SEE2AI is empty"),
+        (401, '{"detail":"余额不足，请充值"}'.encode(), "our balance at SEE2AI is empty"),
+        (402, b"", "our balance at SEE2AI is empty"),
         (403, b'{"detail":"insufficient permissions"}', "SEE2AI refuses our key"),
-        (429, b"{}", "SEE2AI finds that it is asked too often"),
-        (502, b"<html>\nBad\nGateway</html>", "SEE2AI has trouble of its own"),
-        (301, b"", "SEE2AI has trouble of its own"),
-        (404, b'{"detail":"Not Found"}', "SEE2AI has trouble of its own"),
+        (429, b"{}", "SEE2AI limits our requests"),
+        (502, b"<html>\nBad\nGateway</html>", "SEE2AI answers with an error"),
+        (301, b"", "SEE2AI answers with an error"),
+        (404, b'{"detail":"Not Found"}', "SEE2AI answers with an error"),
     ],
     ids=range(13),
 )

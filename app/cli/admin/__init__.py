@@ -1,1 +1,1 @@
-"""Commands that read and change what the database holds."""
+"""Commands that administer a gateway: users, keys, points, redeem codes, models, tasks and the upstream account."""

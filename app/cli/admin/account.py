@@ -1,4 +1,4 @@
-"""What `gateway see2ai check` asks SEE2AI, and how it tells what it heard."""
+"""`gateway see2ai check`: reads our account at SEE2AI and formats it for output."""
 
 import asyncio
 from decimal import Decimal
@@ -12,35 +12,35 @@ from app.upstreams.see2ai.client import See2aiClient
 REASONS = {
     AccountStatus.UNREACHABLE: "SEE2AI cannot be reached",
     AccountStatus.KEY_REJECTED: "SEE2AI refuses our key",
-    AccountStatus.INSUFFICIENT_BALANCE: "our purse at SEE2AI is empty",
-    AccountStatus.RATE_LIMITED: "SEE2AI finds that it is asked too often",
-    AccountStatus.SERVER_ERROR: "SEE2AI has trouble of its own",
-    AccountStatus.UNREADABLE: "what answers is not SEE2AI as we know it",
+    AccountStatus.INSUFFICIENT_BALANCE: "our balance at SEE2AI is empty",
+    AccountStatus.RATE_LIMITED: "SEE2AI limits our requests",
+    AccountStatus.SERVER_ERROR: "SEE2AI answers with an error",
+    AccountStatus.UNREADABLE: "the response has no account of SEE2AI",
 }
 
 
 def fetch_account(settings: Settings) -> UpstreamAccount:
-    """In a loop and with a client of its own."""
+    """Reads the account in a new event loop with a client of its own."""
     configure_logs(settings)
 
-    async def ask() -> UpstreamAccount:
+    async def work() -> UpstreamAccount:
         see2ai = See2aiClient(settings)
         try:
             return await get_account(see2ai)
         finally:
             await see2ai.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(work())
 
 
 def reason_unusable(account: UpstreamAccount) -> str | None:
-    """None where jobs can be made."""
+    """Why SEE2AI would refuse our jobs; None where it accepts them."""
     if account.status is AccountStatus.USABLE:
         return None
     return f"{REASONS[account.status]}: {' '.join(account.detail.split())}"
 
 
-def as_data(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
+def to_json(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
     return {
         "usable": account.status is AccountStatus.USABLE,
         "standing": account.status,
@@ -54,7 +54,7 @@ def as_data(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
     }
 
 
-def in_words(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
+def to_text(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
     balance = "unknown"
     if account.balance_tokens is not None:
         balance = f"{_plain(account.balance_tokens)} tokens (RMB {account.balance_rmb:.2f})"
@@ -68,7 +68,7 @@ def in_words(account: UpstreamAccount, base_url: str) -> dict[str, Any]:
 
 
 def _plain(tokens: Decimal | None) -> int | str | None:
-    """Whole tokens as a number; a fraction as it is, in quotes."""
+    """Whole tokens as a number, a fraction as a string, so that JSON keeps it exact."""
     if tokens is None:
         return None
     return int(tokens) if tokens == tokens.to_integral_value() else f"{tokens:f}"

@@ -1,4 +1,4 @@
-"""`gateway codes`: batches of redeem codes, shown or exported once, listed by their first group, voided."""
+"""`gateway codes`: creates batches of redeem codes, lists codes by their first group, and voids batches."""
 
 import csv as csv_module
 import os
@@ -20,29 +20,31 @@ from app.cli.output import (
 )
 from app.points.limits import MAX_CODES_PER_BATCH, MAX_LOT_DAYS
 
-codes = typer.Typer(no_args_is_help=True, help="Redeem codes: made in batches, shown once.")
+codes = typer.Typer(no_args_is_help=True, help="Redeem codes: created in batches, shown once.")
 
 
 @codes.command("create")
 def create(
     count: Annotated[int, typer.Option(min=1, max=MAX_CODES_PER_BATCH)],
-    points: Annotated[int, typer.Option(min=1, help="What each is worth")],
-    batch: Annotated[str | None, typer.Option(help="A name for all of them; default: the time")] = None,
-    expires: Annotated[str | None, typer.Option(metavar="ISO", help="Until when they can be redeemed")] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points of each code")],
+    batch: Annotated[str | None, typer.Option(help="Name of the batch; default: the time")] = None,
+    expires: Annotated[str | None, typer.Option(metavar="ISO", help="When the codes expire")] = None,
     lot_days: Annotated[
-        int | None, typer.Option(min=1, max=MAX_LOT_DAYS, help="The points lapse so many days after that")
+        int | None, typer.Option(min=1, max=MAX_LOT_DAYS, help="Days from redemption until the points expire")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write them to this new file instead of showing them")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the codes to this new file instead of standard output")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """New codes; this is the only time they are shown or exported."""
+    """Creates codes. They are shown or exported only now."""
     from app.points.redeem_codes import create_codes
 
     until = parse_time_option("--expires", expires)
     name = batch or datetime.now(settings_or_exit().zone).strftime("%Y%m%d-%H%M%S")
     file = _open_new(csv) if csv else None
     try:
-        made = run_with_database(
+        created = run_with_database(
             lambda database: create_codes(
                 database, count=count, points=points, batch=name, expires=until, lot_days=lot_days
             )
@@ -53,36 +55,36 @@ def create(
             csv.unlink(missing_ok=True)
         raise
     if file is not None:
-        _export(file, made, name, points)
+        _export(file, created, name, points)
         print_record({"batch": name, "count": count, "csv": str(csv)}, json)
     elif json:
-        print_record({"batch": name, "codes": made}, json)
+        print_record({"batch": name, "codes": created}, json)
     else:
-        print(f"batch: {name}", *made, sep="\n")
+        print(f"batch: {name}", *created, sep="\n")
 
 
 def _open_new(path: Path) -> TextIO:
-    """Before any code is made, so that none is lost for want of a file. For the owner's eyes alone."""
+    """Opens the file before the codes are created, so that none is lost. Only the file's owner can read it."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", newline="", encoding="utf-8")
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}")
 
 
-def _export(file: TextIO, made: list[str], batch: str, points: int) -> None:
+def _export(file: TextIO, new_codes: list[str], batch: str, points: int) -> None:
     with file:
         table = csv_module.writer(file)
         table.writerow(["code", "points", "batch"])
-        table.writerows([code, points, batch] for code in made)
+        table.writerows([code, points, batch] for code in new_codes)
 
 
 @codes.command("list")
 def list_(
     batch: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number, newest first")] = 100,
     json: Json = False,
 ) -> None:
-    """How codes stand: unused, redeemed, expired or void; of each its first group."""
+    """Lists codes by their first group, with their status: unused, redeemed, expired or void."""
     from app.points.redeem_codes import list_codes
 
     rows, total = run_with_database(lambda database: list_codes(database, batch, limit=limit))
@@ -93,7 +95,7 @@ def list_(
 
 @codes.command("void")
 def void(batch: Annotated[str, typer.Option()], json: Json = False) -> None:
-    """Ends all codes of a batch that were not redeemed; points already given stay."""
+    """Voids the unredeemed codes of a batch. Redeemed points stay."""
     from app.points.redeem_codes import void_batch
 
     print_record({"batch": batch, "voided": run_with_database(lambda database: void_batch(database, batch))}, json)

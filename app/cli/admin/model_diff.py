@@ -1,4 +1,4 @@
-"""How `points_config` differs from what the migrations seed: rows added, missing, changed, and no longer valid."""
+"""Compares `points_config` with what the migrations seed: added, missing, changed and invalid rows."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from app.settings import load_settings
 
 @dataclass(frozen=True, slots=True)
 class ModelDiff:
-    """All differences. `changed` holds modelName, column, seeded, now; `invalid` modelName, reason."""
+    """All differences. `changed` has modelName, column, seeded, now; `invalid` has modelName, reason."""
 
     added: list[str]
     missing: list[str]
@@ -29,20 +29,20 @@ class ModelDiff:
         return not (self.added or self.missing or self.changed or self.invalid)
 
     def lines(self) -> Iterator[str]:
-        """One difference a line, for people."""
+        """The differences as text, one line each."""
         for name in self.added:
             yield f"added    {name}"
         for name in self.missing:
             yield f"missing  {name}"
-        for one in self.changed:
-            seeded, now = _as_json(one["seeded"]), _as_json(one["now"])
-            yield f"changed  {one['modelName']}  {one['column']}: {seeded} → {now}"
-        for one in self.invalid:
-            yield f"invalid  {one['modelName']}  {one['reason']}"
+        for change in self.changed:
+            seeded, now = _as_json(change["seeded"]), _as_json(change["now"])
+            yield f"changed  {change['modelName']}  {change['column']}: {seeded} → {now}"
+        for row in self.invalid:
+            yield f"invalid  {row['modelName']}  {row['reason']}"
 
 
 def load_seeded() -> list[Model]:
-    """The rows of a new database. Not to be called in a running loop: Alembic runs one of its own."""
+    """The rows of a newly migrated database. It must not run in an event loop, because Alembic starts its own."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{Path(folder) / 'seeded.db'}"
         migrate(url)
@@ -58,7 +58,7 @@ async def _list(url: str) -> list[Model]:
 
 
 def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str]) -> ModelDiff:
-    """By model name, each column as the JSON it is: 1, 1.0 and true are not the same. What is unreadable is invalid."""
+    """Compares columns by their JSON, so that 1, 1.0 and true differ. Unreadable rows are invalid."""
     before, after = ({model.model_name: _columns(model) for model in models} for models in (seeded, now))
     return ModelDiff(
         added=[name for name in after if name not in before],
@@ -75,9 +75,9 @@ def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str
 
 
 def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[str, str]]:
-    """Each row that could not be written today, as modelName and reason."""
-    judged = [(model.model_name, _fault(model.model_name, _columns(model))) for model in models]
-    return [{"modelName": name, "reason": reason} for name, reason in [*unreadable.items(), *judged] if reason]
+    """The rows that today's validation refuses, as modelName and reason."""
+    validated = [(model.model_name, _invalid_reason(model.model_name, _columns(model))) for model in models]
+    return [{"modelName": name, "reason": reason} for name, reason in [*unreadable.items(), *validated] if reason]
 
 
 def _columns(model: Model) -> dict[str, Any]:
@@ -88,8 +88,11 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _fault(name: str, columns: dict[str, Any]) -> str:
-    """Why the row could not be written today; empty where it could."""
+def _invalid_reason(name: str, columns: dict[str, Any]) -> str:
+    """Why today's validation refuses the row; empty where it accepts it."""
+    for column in ("params", "defaults"):
+        if not isinstance(columns[column], dict):
+            return f"{column} 须为 JSON 对象"
     try:
         validate_model(name, **{column: columns[column] for column in VALIDATED_COLUMNS})
     except InvalidParameter as error:

@@ -1,4 +1,4 @@
-"""`gateway models`: the rows of `points_config`, and how they differ from what the migrations seed."""
+"""`gateway models`: lists, changes, compares and checks the rows of `points_config`."""
 
 import json as json_module
 import sys
@@ -17,7 +17,7 @@ models = typer.Typer(no_args_is_help=True, help="Models and prices.")
 
 @models.command("list")
 def models_list(json: Json = False) -> None:
-    """All rows of points_config, also the disabled ones."""
+    """Lists all rows of points_config, also the disabled ones."""
     from app.catalog.models import list_models
 
     async def work(database: "Database") -> list[dict[str, Any]]:
@@ -25,8 +25,8 @@ def models_list(json: Json = False) -> None:
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
-    told = [row | {"rules": len(row["price_rules"] or [])} for row in rows]
-    print_table(rows if json else [{name: row[name] for name in shown} for row in told], json)
+    counted = [row | {"rules": len(row["price_rules"] or [])} for row in rows]
+    print_table(rows if json else [{name: row[name] for name in shown} for row in counted], json)
 
 
 @models.command("set")
@@ -43,7 +43,7 @@ def models_set(
     enabled: Annotated[bool | None, typer.Option("--enable/--disable")] = None,
     json: Json = False,
 ) -> None:
-    """Creates a model or changes some of its columns; tasks already submitted keep their price."""
+    """Creates a model or changes some of its columns. Submitted tasks keep their price."""
     from app.catalog.models import set_model
 
     changes = {
@@ -51,9 +51,9 @@ def models_set(
         "task_type": task_type,
         "action": action,
         "description": description,
-        "params": _read("--params", params, dict),
-        "defaults": _read("--defaults", defaults, dict),
-        "price_rules": _read("--price-rules", price_rules, list),
+        "params": _parse_json("--params", params, dict),
+        "defaults": _parse_json("--defaults", defaults, dict),
+        "price_rules": _parse_json("--price-rules", price_rules, list),
         "sort": sort,
         "enabled": enabled,
     }
@@ -63,7 +63,7 @@ def models_set(
 
 @models.command("disable")
 def models_disable(name: str, json: Json = False) -> None:
-    """No new tasks on this model; those already submitted end as usual."""
+    """Takes a model off sale. Submitted tasks run to their end."""
     from app.catalog.models import disable_model
 
     run_with_database(lambda database: disable_model(database, name))
@@ -77,12 +77,12 @@ def models_diff(json: Json = False) -> None:
     from app.cli.admin.model_diff import diff_models, load_seeded
 
     now, unreadable = run_with_database(read_models)
-    drift = diff_models(load_seeded(), now, unreadable)
+    diff = diff_models(load_seeded(), now, unreadable)
     if json:
-        print_record({"equal": drift.is_empty, **asdict(drift)}, json)
+        print_record({"equal": diff.is_empty, **asdict(diff)}, json)
     else:
-        print("\n".join(drift.lines()) or "equal: points_config is what the migrations seed")
-    sys.exit(0 if drift.is_empty else 1)
+        print("\n".join(diff.lines()) or "equal: points_config is what the migrations seed")
+    sys.exit(0 if diff.is_empty else 1)
 
 
 @models.command("check")
@@ -102,7 +102,7 @@ def models_check(json: Json = False) -> None:
     sys.exit(1 if invalid else 0)
 
 
-def _read(option: str, text: str | None, kind: type) -> Any:
+def _parse_json(option: str, text: str | None, kind: type) -> Any:
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`gateway users|keys|points|tasks`: an operator's hands on accounts and points."""
+"""`gateway users|keys|points|tasks`: administers users, API keys and points, and shows a task."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from app.database import Database
 
 users = typer.Typer(no_args_is_help=True, help="Create users, sign tokens, ban.")
-keys = typer.Typer(no_args_is_help=True, help="API keys: shown once, revoked at once.")
-points = typer.Typer(no_args_is_help=True, help="Grant points by reference, end those that have lapsed.")
-tasks = typer.Typer(no_args_is_help=True, help="Look into a task.")
+keys = typer.Typer(no_args_is_help=True, help="API keys: create and revoke.")
+points = typer.Typer(no_args_is_help=True, help="Grant points, expire points.")
+tasks = typer.Typer(no_args_is_help=True, help="Show a task.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,13 +24,13 @@ def add_to(app: typer.Typer) -> None:
 
 @users.command("create")
 def users_create(
-    id: Annotated[int | None, typer.Option(min=1, help="Import this id as it is")] = None,  # noqa: A002
+    id: Annotated[int | None, typer.Option(min=1, help="The id, for an imported user")] = None,  # noqa: A002
     username: Annotated[str | None, typer.Option()] = None,
-    points: Annotated[int, typer.Option(min=0, help="Points to begin with")] = 0,
+    points: Annotated[int, typer.Option(min=0, help="Initial points")] = 0,
     admin: Annotated[bool, typer.Option("--admin")] = False,
     json: Json = False,
 ) -> None:
-    """A new user."""
+    """Creates a user."""
     from app.accounts.users import create_user
     from app.points import ledger
 
@@ -50,11 +50,11 @@ def users_token(
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365)] = 24,
     json: Json = False,
 ) -> None:
-    """A JWT for a user, where this gateway signs them itself (HS256)."""
+    """Signs a JWT for a user, where this gateway signs tokens itself (HS256)."""
     from app.accounts.credentials import sign_token
 
     settings = settings_or_exit()
-    run_with_database(lambda database: _need_user(database, user_id))
+    run_with_database(lambda database: _require_user(database, user_id))
     if settings.jwt_algorithm != "HS256":
         fail(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
     print_record({"token": sign_token(settings, user_id, hours=hours)}, json)
@@ -62,7 +62,7 @@ def users_token(
 
 @users.command("ban")
 def users_ban(user_id: int, json: Json = False) -> None:
-    """Refuses the user's credentials from now on; tokens issued so far stay void."""
+    """Refuses the user's credentials from now on. Tokens issued before stay invalid after an unban."""
     from app.accounts.users import set_status
 
     run_with_database(lambda database: set_status(database, user_id, "banned"))
@@ -71,7 +71,7 @@ def users_ban(user_id: int, json: Json = False) -> None:
 
 @users.command("unban")
 def users_unban(user_id: int, json: Json = False) -> None:
-    """Lets the user in again, with a new token."""
+    """Accepts the user again. The user needs a new token."""
     from app.accounts.users import set_status
 
     run_with_database(lambda database: set_status(database, user_id, "active"))
@@ -82,16 +82,16 @@ def users_unban(user_id: int, json: Json = False) -> None:
 def keys_create(
     user_id: int,
     name: Annotated[str, typer.Option()] = "",
-    admin: Annotated[bool, typer.Option("--admin", help="Reaches /admin as well, while its user is an admin")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Also allow /admin, while the user is an admin")] = False,
     json: Json = False,
 ) -> None:
-    """A new API key; this is the only time it is shown."""
+    """Creates an API key. It is shown only now."""
     from app.accounts.api_keys import ADMIN_SCOPE, ALL_SCOPES, create_key
 
     scopes = (*ALL_SCOPES, ADMIN_SCOPE) if admin else ALL_SCOPES
 
     async def work(database: "Database") -> str:
-        await _need_user(database, user_id)
+        await _require_user(database, user_id)
         return await create_key(database, user_id, name=name, scopes=scopes)
 
     print_record({"apiKey": run_with_database(work)}, json)
@@ -109,19 +109,19 @@ def keys_revoke(user_id: int, prefix: str, json: Json = False) -> None:
 def points_grant(
     user_id: int,
     amount: Annotated[int, typer.Argument(metavar="POINTS", min=1)],
-    ref: Annotated[str, typer.Option(help="The top-up's own number; the same one is applied once")],
-    expires: Annotated[str | None, typer.Option(metavar="ISO", help="When the points lapse; default: never")] = None,
+    ref: Annotated[str, typer.Option(help="Number of the top-up; each number is applied once")],
+    expires: Annotated[str | None, typer.Option(metavar="ISO", help="When the points expire; default: never")] = None,
     remark: Annotated[str, typer.Option()] = "",
     json: Json = False,
 ) -> None:
-    """Tops a user up, once per reference."""
+    """Grants points to a user, once per reference."""
     from app.points import ledger
 
-    lapse = parse_time_option("--expires", expires)
+    expires_at = parse_time_option("--expires", expires)
 
     async def work(database: "Database") -> tuple[bool, int]:
-        await _need_user(database, user_id)
-        return await ledger.grant(database, user_id=user_id, points=amount, ref=ref, remark=remark, expires=lapse)
+        await _require_user(database, user_id)
+        return await ledger.grant(database, user_id=user_id, points=amount, ref=ref, remark=remark, expires=expires_at)
 
     applied, balance = run_with_database(work)
     print_record({"userId": user_id, "balance": balance, "applied": applied}, json)
@@ -129,7 +129,7 @@ def points_grant(
 
 @points.command("expire")
 def points_expire(json: Json = False) -> None:
-    """Ends all points whose time is over, as the workers do every hour. Exit 1 where an account's books refused."""
+    """Expires points, as the workers do every hour. Exit 1 where an account's ledger is inconsistent."""
     from app.points.expiry import expire_lots
 
     result = run_with_database(expire_lots)
@@ -140,17 +140,17 @@ def points_expire(json: Json = False) -> None:
 
 @tasks.command("show")
 def tasks_show(task_no: str, json: Json = False) -> None:
-    """The whole row of a task, with its steps and what SEE2AI said."""
+    """Shows the whole row of a task, with its history and SEE2AI's last answer."""
     from app.tasks.queries import get_task_for_operator
 
     row = run_with_database(lambda database: get_task_for_operator(database, task_no))
-    steps = row.pop("history")
-    print_record(row | ({"history": steps} if json else {}), json)
-    for step in () if json else steps:
+    history = row.pop("history")
+    print_record(row | ({"history": history} if json else {}), json)
+    for step in () if json else history:
         print(f"  {step['at']}  {step['step']:<11} {step['note']}")
 
 
-async def _need_user(database: "Database", user_id: int) -> None:
+async def _require_user(database: "Database", user_id: int) -> None:
     from app.accounts.users import user_exists
 
     if not await user_exists(database, user_id):

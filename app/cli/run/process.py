@@ -1,6 +1,6 @@
-"""How a process begins and ends: logs, proof that the database is fit, metrics; SIGTERM is an end like any other.
+"""How a process starts and ends: logs, the check of the database, metrics, and the exit code after SIGTERM.
 
-The proof: does the database refuse what would break the books?
+The check tests that the database enforces the constraints that protect points.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from app.telemetry.metrics import serve_metrics
 TIMEOUT_SECONDS = 5.0
 
 
-def begin_process(settings: Settings) -> None:
-    """Ends it in one line where the database is unfit or the port for metrics is taken."""
+def prepare_process(settings: Settings) -> None:
+    """Starts logs and metrics. It ends the process where the database is unsafe or METRICS_PORT is taken."""
     configure_logs(settings)
     check_database_or_exit(settings)
     try:
         serve_metrics(settings)
     except OSError as error:
-        fail(f"METRICS_PORT {settings.metrics_port} cannot be had: {error.strerror}")
+        fail(f"METRICS_PORT {settings.metrics_port} is not available: {error.strerror}")
 
 
 def check_database_or_exit(settings: Settings) -> None:
-    """Ends the process in one line where it does not. One that is away is proved at the first contact instead."""
+    """Ends the process where the database is unsafe. An unreachable database is checked at the first connection."""
 
     async def work() -> None:
         database = open_database(settings)
@@ -47,5 +47,5 @@ def check_database_or_exit(settings: Settings) -> None:
 
 
 def exit_zero_on_sigterm() -> None:
-    """Uvicorn winds down on SIGTERM and then raises it again; to a supervisor that is an end like any other: 0."""
+    """Uvicorn shuts down on SIGTERM and then raises it again. To a supervisor that must be a normal exit."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

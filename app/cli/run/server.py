@@ -1,4 +1,4 @@
-"""How the API listens: its socket and what uvicorn is told, alike for `serve` and `up`."""
+"""The API's socket and uvicorn options, the same for `serve` and `up`."""
 
 import contextlib
 import socket
@@ -12,8 +12,6 @@ from app.cli.output import fail
 
 UNREAD_SECONDS = 60
 BACKLOG = 2048
-# Messages of callers are small and ours are soon out of date: nothing is gained by compressing them, at the price of a
-# window of memory a connection.
 OPTIONS: dict[str, Any] = {
     "access_log": False,
     "log_config": None,
@@ -21,15 +19,15 @@ OPTIONS: dict[str, Any] = {
     "ws_ping_interval": 30.0,
     "ws_ping_timeout": 20.0,
     "ws_max_size": MAX_MESSAGE_BYTES,
-    "ws_per_message_deflate": False,
+    "ws_per_message_deflate": False,  # compression needs memory for each connection, and messages are small
 }
 
 
-def bind_socket(host: str, port: int, *, or_any: bool = False) -> socket.socket:
-    """A bound socket, so that a taken port is said before anything else starts.
+def bind_socket(host: str, port: int, *, or_any_port: bool = False) -> socket.socket:
+    """A listening socket. It is bound first, so that a taken port fails before anything else starts.
 
-    Whoever takes nothing of what was sent to them for a minute is cut off by the kernel: uvicorn, told to close a
-    connection, waits for ever for its last bytes to leave.
+    The kernel drops a client that acknowledges no data for a minute. Uvicorn would wait for ever for the last bytes
+    to leave when it closes such a connection.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -39,15 +37,15 @@ def bind_socket(host: str, port: int, *, or_any: bool = False) -> socket.socket:
     try:
         sock.bind((host, port))
     except OSError as error:
-        if not or_any:
-            fail(f"port {port} cannot be had ({error.strerror}): try PORT={port + 1}")
+        if not or_any_port:
+            fail(f"port {port} is not available ({error.strerror}): try PORT={port + 1}")
         sock.bind((host, 0))
     sock.listen(BACKLOG)
     return sock
 
 
 def run_server(config: uvicorn.Config, sock: socket.socket) -> None:
-    """As `uvicorn.run` does it, on a socket of ours."""
+    """Does what `uvicorn.run` does, on an open socket."""
     with contextlib.suppress(KeyboardInterrupt):
         if config.workers > 1:
             Multiprocess(config, sockets=[sock]).run()

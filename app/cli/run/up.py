@@ -34,7 +34,7 @@ LOCK = Path("var/up.lock")
 
 
 class ServerWithoutSignals(uvicorn.Server):
-    """Leaves the signals to `up`, which has three things to end, not one."""
+    """A server without signal handlers: `up` handles the signals for both servers and the worker."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -42,13 +42,13 @@ class ServerWithoutSignals(uvicorn.Server):
 
 
 async def up() -> None:
-    """Until SIGINT or SIGTERM. With SEE2AI_API_KEY set it speaks to the real SEE2AI instead of the sandbox."""
+    """Runs until SIGINT or SIGTERM. With SEE2AI_API_KEY set it calls the real SEE2AI instead of the sandbox."""
     settings = settings_or_exit()
     with _single_instance(), contextlib.ExitStack() as sockets:
         api_socket = sockets.enter_context(bind_socket(settings.host, settings.port))
         servers = []
         if settings.see2ai_api_key in {"", SANDBOX_API_KEY}:
-            sandbox_socket = sockets.enter_context(bind_socket("127.0.0.1", SANDBOX_PORT, or_any=True))
+            sandbox_socket = sockets.enter_context(bind_socket("127.0.0.1", SANDBOX_PORT, or_any_port=True))
             settings = _with_sandbox(settings, sandbox_socket.getsockname()[1])
             sandbox = create_sandbox(api_key=SANDBOX_API_KEY, video_fields=settings.see2ai_video_fields)
             servers.append((_server(sandbox), sandbox_socket))
@@ -63,7 +63,7 @@ async def up() -> None:
 
 
 async def _run(runtime: Runtime, servers: list[tuple[ServerWithoutSignals, socket.socket]]) -> None:
-    """The worker ends first: what it is doing may need the sandbox."""
+    """Runs the servers and the worker. The worker ends first, because its tasks may need the sandbox."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -95,7 +95,7 @@ def _with_sandbox(settings: Settings, port: int) -> Settings:
 
 @contextlib.contextmanager
 def _single_instance() -> Iterator[None]:
-    """The embedded Redis lives in one process, so there is one process."""
+    """Holds a file lock, because the embedded Redis works in one process only."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("a") as lock:
         try:
@@ -106,7 +106,7 @@ def _single_instance() -> Iterator[None]:
 
 
 async def _print_demo_credentials(runtime: Runtime) -> None:
-    """A demo user with points, a token, a key, and a line to paste."""
+    """Prints a demo user with points, a token, a key and a curl command."""
     user_id = await find_user_id(runtime.database, DEMO_NAME)
     if user_id is None:
         user_id = await create_user(runtime.database, username=DEMO_NAME)

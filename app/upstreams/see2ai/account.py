@@ -34,10 +34,10 @@ class AccountStatus(StrEnum):
 
     USABLE = "ok"
     UNREACHABLE = "unreachable"
-    KEY_REJECTED = "key refused"
-    INSUFFICIENT_BALANCE = "purse empty"
-    RATE_LIMITED = "asked too often"
-    SERVER_ERROR = "an error of its own"
+    KEY_REJECTED = "key rejected"
+    INSUFFICIENT_BALANCE = "insufficient balance"
+    RATE_LIMITED = "rate limited"
+    SERVER_ERROR = "server error"
     UNREADABLE = "unreadable answer"
 
 
