@@ -15,15 +15,16 @@ from statistics import median
 
 import aiohttp
 
+from app.engine.pools import FAST_CONCURRENCY
 from app.settings import Settings
-from bench.flight import Flight
-from bench.ground import Ground, cpu_seconds, gateway, lay_ground, wait_for_port
-from bench.slices import Slice, cpu_milliseconds, drive, median_ratio, pairs
-from bench.table import show
-from bench.wiretap import tap
+from bench.harness import Harness, cpu_seconds, gateway, open_harness, wait_for_port
+from bench.paired_runs import Slice, cpu_milliseconds, drive, median_ratio, pairs
+from bench.report import show
+from bench.round_trips import count_commands
+from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
-CONCURRENCY = 128  # the stepper's own
+CONCURRENCY = FAST_CONCURRENCY  # of the worker
 START_SECONDS = 60
 SETTLE_SECONDS = 0.5
 
@@ -32,14 +33,14 @@ async def main() -> None:
     asked = arguments()
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
-    async with lay_ground(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as ground, upstream(ground, port):
-        settings = Settings(_env_file=None, database_url=ground.database_url)
-        async with flying(settings, asked.tasks) as flight, aiohttp.ClientSession(origin) as counter:
-            ours, bare = await measure(ground, flight, counter, asked)
-            trips = await count_round_trips(ground, flight, counter, asked.seconds)
-        violations = await ground.violations()
+    async with open_harness(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as harness, upstream(harness, port):
+        settings = Settings(_env_file=None, database_url=harness.database_url)
+        async with seeded_tasks(settings, asked.tasks) as seeded, aiohttp.ClientSession(origin) as counter:
+            ours, bare = await measure(harness, seeded, counter, asked)
+            trips = await count_round_trips(harness, seeded, counter, asked.seconds)
+        violations = await harness.violations()
     show(
-        f"looks at SEE2AI: one worker process, {asked.tasks} tasks in flight",
+        f"looks at SEE2AI: one worker process, {asked.tasks} running tasks",
         {
             "gateway / bare": f"{median_ratio(ours, bare):.2f}   (pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
@@ -62,50 +63,50 @@ def arguments() -> argparse.Namespace:
 
 
 @asynccontextmanager
-async def upstream(ground: Ground, port: int) -> AsyncIterator[None]:
-    async with ground.process(sys.executable, "-m", "bench.upstream", str(port)):
+async def upstream(harness: Harness, port: int) -> AsyncIterator[None]:
+    async with harness.process(sys.executable, "-m", "bench.upstream", str(port)):
         await wait_for_port(port)
         yield
 
 
 @asynccontextmanager
-async def flying(settings: Settings, number: int) -> AsyncIterator[Flight]:
-    flight = Flight(settings, number)
+async def seeded_tasks(settings: Settings, number: int) -> AsyncIterator[SeededTasks]:
+    seeded = SeededTasks(settings, number)
     try:
-        await flight.take_off()
-        yield flight
+        await seeded.create()
+        yield seeded
     finally:
-        await flight.land()
+        await seeded.close()
 
 
 async def measure(
-    ground: Ground, flight: Flight, counter: aiohttp.ClientSession, asked: argparse.Namespace
+    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, asked: argparse.Namespace
 ) -> tuple[list[Slice], list[Slice]]:
     """Slices of the worker and of the bare loop, by turns, after one of each to warm up."""
     ours, bare = [], []
-    origin, tasks = ground.environment["SEE2AI_BASE_URL"], str(len(flight.ids))
+    origin, tasks = harness.environment["SEE2AI_BASE_URL"], str(len(seeded.ids))
     async with (
-        ground.process(gateway(), "worker") as worker,
-        drive(ground, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
+        harness.process(gateway(), "worker") as worker,
+        drive(harness, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
     ):
         for _ in range(1 + asked.pairs):
-            ours.append(await worker_slice(flight, counter, asked.seconds, worker.pid))
+            ours.append(await worker_slice(seeded, counter, asked.seconds, worker.pid))
             bare.append(await loop.run(asked.seconds))
     return ours[1:], bare[1:]
 
 
-async def worker_slice(flight: Flight, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
+async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
     """Counts at the upstream how often the worker looks in `seconds`, from its first look on."""
     idle = await polls(counter)
-    await flight.call()
+    await seeded.make_due()
     await first_look(counter, idle)
     before, cpu, began = await polls(counter), cpu_seconds(pid), time.perf_counter()
     await asyncio.sleep(seconds)
     done, spent = await polls(counter) - before, time.perf_counter() - began
     cpu = cpu_seconds(pid) - cpu
-    await flight.park()
+    await seeded.defer()
     await asyncio.sleep(SETTLE_SECONDS)
-    if done >= len(flight.ids):
+    if done >= len(seeded.ids):
         raise SystemExit("every task was looked at within a slice: ask for more --tasks or fewer --seconds")
     return Slice(done=done, seconds=spent, cpu=cpu)
 
@@ -123,16 +124,18 @@ async def polls(counter: aiohttp.ClientSession) -> int:
         return int(await answer.text())
 
 
-async def count_round_trips(ground: Ground, flight: Flight, counter: aiohttp.ClientSession, seconds: float) -> str:
+async def count_round_trips(
+    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float
+) -> str:
     """MySQL commands a look, counted on the wire while the worker is busy."""
     async with (
-        tap(ground.database_url) as tapped,
-        ground.process(gateway(), "worker", DATABASE_URL=tapped.url) as worker,
+        count_commands(harness.database_url) as counted,
+        harness.process(gateway(), "worker", DATABASE_URL=counted.url) as worker,
     ):
-        await worker_slice(flight, counter, 1.0, worker.pid)
-        tapped.counts.clear()
-        looks = await worker_slice(flight, counter, seconds, worker.pid)
-        total, kinds = tapped.per(looks.done)
+        await worker_slice(seeded, counter, 1.0, worker.pid)
+        counted.counts.clear()
+        looks = await worker_slice(seeded, counter, seconds, worker.pid)
+        total, kinds = counted.per(looks.done)
     return f"{total:.2f}   ({kinds})"
 
 

@@ -11,7 +11,7 @@ from itertools import cycle
 import aiohttp
 
 from app.upstreams.see2ai.actions import ACTIONS
-from bench.slices import Slice, obey
+from bench.paired_runs import Slice, obey
 
 ACTION = "see2ai_image_generation_fast_v1"
 HEADERS = {"Authorization": "Bearer sk-bench", "Accept": "application/json", "Accept-Encoding": "identity"}

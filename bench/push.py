@@ -26,11 +26,11 @@ from app.engine.transitions import Complete
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.telemetry.logs import configure_logs
-from bench.flight import Flight
-from bench.ground import Ground, lay_ground, wait_for_port
+from bench.harness import Harness, open_harness, wait_for_port
+from bench.paired_runs import percentile
 from bench.push_bare import CHANNEL
-from bench.slices import percentile
-from bench.table import show
+from bench.report import show
+from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
 USER = 1  # the first of an empty database
@@ -44,17 +44,17 @@ Make = Callable[[], Awaitable[tuple[str, float]]]
 
 async def main() -> None:
     asked = arguments()
-    async with lay_ground() as ground:
-        reach = {"database_url": ground.database_url, "redis_url": ground.environment["REDIS_URL"]}
+    async with open_harness() as harness:
+        reach = {"database_url": harness.database_url, "redis_url": harness.environment["REDIS_URL"]}
         settings = Settings(_env_file=None, log_level="WARNING", **reach)
         configure_logs(settings)
-        flight = Flight(settings, (asked.ends + 1) * asked.pairs)
-        await flight.take_off()
-        await flight.call()
-        async with open_runtime(settings) as runtime, ground.api() as (_, port), bare_hop(ground) as bare_port:
+        seeded = SeededTasks(settings, (asked.ends + 1) * asked.pairs)
+        await seeded.create()
+        await seeded.make_due()
+        async with open_runtime(settings) as runtime, harness.api() as (_, port), bare_hop(harness) as bare_port:
             ours, bare = await measure(runtime, port, bare_port, asked)
-        await flight.land()
-        violations = await ground.violations()
+        await seeded.close()
+        violations = await harness.violations()
     ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
     show(
         f"push: from the commit to the client, {len(ours) * asked.ends} ends, {asked.streams} stream(s)",
@@ -78,9 +78,9 @@ def arguments() -> argparse.Namespace:
 
 
 @asynccontextmanager
-async def bare_hop(ground: Ground) -> AsyncIterator[int]:
+async def bare_hop(harness: Harness) -> AsyncIterator[int]:
     port = free_port()
-    async with ground.process(sys.executable, "-m", "bench.push_bare", str(port)):
+    async with harness.process(sys.executable, "-m", "bench.push_bare", str(port)):
         await wait_for_port(port)
         yield port
 

@@ -16,11 +16,11 @@ from app.accounts.users import create_user
 from app.database import Database, open_database
 from app.points import ledger
 from app.settings import Settings
-from bench.ground import Ground, cpu_seconds, lay_ground
-from bench.slices import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
+from bench.harness import Harness, cpu_seconds, open_harness
+from bench.paired_runs import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
+from bench.report import show
+from bench.round_trips import CountedConnection, count_commands
 from bench.submit_callers import BODY
-from bench.table import show
-from bench.wiretap import Wiretap, tap
 
 TARGET = 0.2
 POINTS = 10**9
@@ -31,12 +31,12 @@ COUNTED = 100
 async def main() -> None:
     asked = arguments()
     limit = str(max(LIMITED_TO // asked.users, 1))
-    async with lay_ground(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as ground:
-        settings = Settings(_env_file=None, database_url=ground.database_url)
+    async with open_harness(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as harness:
+        settings = Settings(_env_file=None, database_url=harness.database_url)
         await make_users(settings, 2 * asked.users)
-        ours, bare = await measure(ground, asked)
-        trips = await count_round_trips(ground, settings)
-        violations = await ground.violations()
+        ours, bare = await measure(harness, asked)
+        trips = await count_round_trips(harness, settings)
+        violations = await harness.violations()
     latencies = [latency for one in ours for latency in one.latencies]
     ratio = median_ratio(ours, bare)
     show(
@@ -64,14 +64,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+async def measure(harness: Harness, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
     """Slices of the gateway and of the bare loop, by turns."""
     connections, users = str(asked.connections), str(asked.users)
     ours, bare = [], []
     async with (
-        ground.api() as (pid, port),
-        drive(ground, "bench.submit_callers", str(port), connections, users) as callers,
-        drive(ground, "bench.submit_bare", connections, users) as loop,
+        harness.api() as (pid, port),
+        drive(harness, "bench.submit_callers", str(port), connections, users) as callers,
+        drive(harness, "bench.submit_bare", connections, users) as loop,
     ):
         await warm_up(callers, loop, asked.seconds / 2)
         for _ in range(asked.pairs):
@@ -103,15 +103,15 @@ async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) 
         await ledger.grant(database, user_id=user_id, points=POINTS, ref=f"bench:{user_id}")
 
 
-async def count_round_trips(ground: Ground, settings: Settings) -> str:
+async def count_round_trips(harness: Harness, settings: Settings) -> str:
     """MySQL commands of a submit, counted on the wire around submits one after another."""
-    async with tap(ground.database_url) as tapped, ground.api(DATABASE_URL=tapped.url) as (_, port):
+    async with count_commands(harness.database_url) as counted, harness.api(DATABASE_URL=counted.url) as (_, port):
         headers = {"Authorization": f"Bearer {sign_token(settings, 1)}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as caller:
             await _submit(caller, 5)
-            tapped.counts.clear()
+            counted.counts.clear()
             await _submit(caller, COUNTED)
-            return told(tapped, COUNTED)
+            return told(counted, COUNTED)
 
 
 async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
@@ -121,8 +121,8 @@ async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
                 raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
 
 
-def told(tapped: Wiretap, number: int) -> str:
-    total, kinds = tapped.per(number)
+def told(counted: CountedConnection, number: int) -> str:
+    total, kinds = counted.per(number)
     return f"{total:.2f}   ({kinds})"
 
 

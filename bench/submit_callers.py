@@ -12,7 +12,7 @@ from typing import Any
 
 from app.accounts.credentials import sign_token
 from app.settings import load_settings
-from bench.slices import Slice, obey
+from bench.paired_runs import Slice, obey
 
 PROMPT = "一个可爱的橘猫在窗台上晒太阳,温馨的室内场景,柔和的光线"
 BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode()

@@ -15,7 +15,7 @@ from statistics import median
 
 import uvloop
 
-from bench.ground import Ground
+from bench.harness import Harness
 
 GRACE_SECONDS = 30
 
@@ -57,9 +57,9 @@ class Driver:
 
 
 @asynccontextmanager
-async def drive(ground: Ground, module: str, *arguments: str) -> AsyncIterator[Driver]:
+async def drive(harness: Harness, module: str, *arguments: str) -> AsyncIterator[Driver]:
     """Starts `python -m module arguments` as a child that works in slices."""
-    async with ground.process(sys.executable, "-m", module, *arguments) as child:
+    async with harness.process(sys.executable, "-m", module, *arguments) as child:
         yield Driver(child)
 
 

@@ -1,4 +1,4 @@
-"""Tasks in flight: written straight into the tables, on step poll, with books that pass the audit.
+"""Running tasks, written straight into the tables, on step poll, with books that pass the audit.
 
 Thousands of submits would take longer than what is measured with them.
 """
@@ -21,12 +21,12 @@ from bench.submit_callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks
 FAR = timedelta(days=1)
-AT_ONCE = 2000
-_PARK = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"
-_CALL = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until IS NULL"
+ROWS_AT_ONCE = 2000
+_DEFER = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"
+_MAKE_DUE = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until IS NULL"
 
 
-class Flight:
+class SeededTasks:
     """`number` tasks of one user, in a database of their own. `ids` are how SEE2AI would know them."""
 
     def __init__(self, settings: Settings, number: int) -> None:
@@ -34,7 +34,7 @@ class Flight:
         self._database = open_database(settings)
         self.ids = [f"bench-{place:08d}" for place in range(number)]
 
-    async def take_off(self) -> None:
+    async def create(self) -> None:
         """Writes the tasks, none of them due, and what they hold."""
         user_id = await create_user(self._database)
         async with self._database.read() as connection:
@@ -51,26 +51,26 @@ class Flight:
             for place, upstream_id in enumerate(self.ids, 1)
         ]
         entries = [_deduction(user_id, place, cost, number) for place in range(1, number + 1)]
-        for start in range(0, number, AT_ONCE):
-            await self._write(insert(tasks), rows[start : start + AT_ONCE])
-            await self._write(insert(points_ledger).values(created_at=utc_now()), entries[start : start + AT_ONCE])
+        for start in range(0, number, ROWS_AT_ONCE):
+            await self._write(insert(tasks), rows[start : start + ROWS_AT_ONCE])
+            await self._write(insert(points_ledger).values(created_at=utc_now()), entries[start : start + ROWS_AT_ONCE])
         await self._write(
             update(points_accounts).values(available=0, held=cost * number, seq=number + 1, updated_at=utc_now()), {}
         )
 
-    async def call(self) -> None:
+    async def make_due(self) -> None:
         """Makes every task due that is in nobody's hands."""
-        await self._write(text(_CALL), {})
+        await self._write(text(_MAKE_DUE), {})
 
-    async def park(self) -> None:
+    async def defer(self) -> None:
         """Makes none due for an hour."""
-        await self._write(text(_PARK), {})
+        await self._write(text(_DEFER), {})
 
-    async def in_flight(self) -> int:
+    async def count_running(self) -> int:
         async with self._database.read() as connection:
             return int(await connection.scalar(func.count(tasks.c.id).select().where(tasks.c.step == "poll")))
 
-    async def land(self) -> None:
+    async def close(self) -> None:
         await self._database.close()
 
     async def _write(self, statement: Any, values: Any) -> None:

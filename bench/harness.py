@@ -1,4 +1,4 @@
-"""The ground a benchmark stands on: a database and a Redis number of its own, the gateway's processes, their audit.
+"""What each benchmark runs on: its own database and Redis number, the gateway's processes, and the audit.
 
 Everything made here is gone afterwards. It measures nothing itself.
 """
@@ -29,7 +29,7 @@ STOP_SECONDS = 15
 
 
 @dataclass(frozen=True)
-class Ground:
+class Harness:
     """What the processes of one benchmark are told, as environment variables."""
 
     environment: dict[str, str]
@@ -80,7 +80,7 @@ class Ground:
 
 
 @asynccontextmanager
-async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
+async def open_harness(**environment: str) -> AsyncIterator[Harness]:
     """A migrated database that syncs every commit, and the first empty Redis database."""
     name = f"gateway_bench_{os.getpid()}_{secrets.token_hex(3)}"
     if await run_sql(MYSQL, "SELECT @@innodb_flush_log_at_trx_commit") != 1:
@@ -99,9 +99,9 @@ async def lay_ground(**environment: str) -> AsyncIterator[Ground]:
                 "STORAGE_URL": Path(directory, "files").as_uri(),
                 "LOG_LEVEL": "WARNING",
             }
-            ground = Ground(own | environment, Path(directory))
-            await ground.command("migrate")
-            yield ground
+            harness = Harness(own | environment, Path(directory))
+            await harness.command("migrate")
+            yield harness
     finally:
         await run_sql(MYSQL, f"DROP DATABASE `{name}`")
         redis.Redis.from_url(f"{REDIS}/{number}").flushdb()

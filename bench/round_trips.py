@@ -16,8 +16,8 @@ NAMES = {0x01: "QUIT", 0x0E: "PING", 0x16: "PREPARE", 0x17: "EXECUTE", 0x19: "CL
 
 
 @dataclass
-class Wiretap:
-    """`url` leads through the tap; `counts` are commands so far, queries by their first word."""
+class CountedConnection:
+    """`url` leads through the proxy; `counts` are commands so far, queries by their first word."""
 
     url: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -29,22 +29,22 @@ class Wiretap:
 
 
 @asynccontextmanager
-async def tap(database_url: str) -> AsyncIterator[Wiretap]:
+async def count_commands(database_url: str) -> AsyncIterator[CountedConnection]:
     url = make_url(database_url)
-    tapped = Wiretap("")
+    counted = CountedConnection("")
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(url.host, url.port or 3306)
         back = asyncio.create_task(_pour(far_reader, writer))
-        await _pour_counting(reader, far_writer, tapped.counts)
+        await _pour_counting(reader, far_writer, counted.counts)
         await asyncio.wait([back], timeout=1)
         back.cancel()
 
     server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    tapped.url = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+    counted.url = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
     try:
-        yield tapped
+        yield counted
     finally:
         server.close()
 
