@@ -347,7 +347,7 @@ def test_any_order_of_what_moves_points(empty_sqlite: Path, tmp_path: Path) -> N
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
+            max_examples=30, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
         ),
     )
     assert not [what for what in MUST_HAPPEN if not seen[what]], seen

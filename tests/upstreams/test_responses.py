@@ -48,7 +48,7 @@ def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> 
 def test_needs_repair_arrives_as_422_with_a_word() -> None:
     guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
     result = poll(guidance, 422)
-    assert (result.kind, result.note) == (ResultKind.REJECTED, "needs_repair: 不能混用")
+    assert (result.kind, result.detail) == (ResultKind.REJECTED, "needs_repair: 不能混用")
     assert submit(guidance, 422).kind is ResultKind.REJECTED
     assert poll({"detail": "x"}, 422).kind is ResultKind.SERVER_ERROR
 
