@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.engine.breaker_sync import UNAVAILABLE_TEXT
+from app.upstreams.breaker import UNAVAILABLE_TEXT
 from app.errors import GatewayError, GrantConflict, TaskFailure, Unavailable
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.zh-CN.md").read_text("utf-8")

@@ -8,14 +8,16 @@ circuit_breakers = Table(
     "circuit_breakers",
     metadata,
     Column("provider", binary_string(64), primary_key=True),
-    Column("version", Integer, nullable=False),  # the fence: who changes it names the state it knew
+    Column("version", Integer, nullable=False),  # every UPDATE names the version that it follows
     Column("billable_open", Boolean, nullable=False),
     Column("free_open", Boolean, nullable=False),
     Column("reason", String(255), nullable=False),  # in the provider's words, for the operator
     Column("pause_seconds", Float, nullable=False),
     Column("opened_at", UtcTime, nullable=True),
     Column("open_until", UtcTime, nullable=True),
-    Column("probe_until", UtcTime, nullable=True),  # somebody asks; forgotten when it is over
+    Column("probe_until", UtcTime, nullable=True),  # a probe is under way; forgotten after this time
+    Column("successes", Integer, nullable=False),
+    Column("successes_at_open", Integer, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     **MYSQL,
 )

@@ -30,6 +30,8 @@ def upgrade() -> None:
         sa.Column("opened_at", UtcTime(), nullable=True),
         sa.Column("open_until", UtcTime(), nullable=True),
         sa.Column("probe_until", UtcTime(), nullable=True),
+        sa.Column("successes", sa.Integer(), nullable=False),
+        sa.Column("successes_at_open", sa.Integer(), nullable=False),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("provider"),
         **MYSQL,

@@ -12,9 +12,9 @@ from app.api.access import AnyRuntime
 from app.api.schemas import Envelope
 from app.catalog.durations import refresh_durations
 from app.database import ping
-from app.engine.breaker_sync import BreakerSync
 from app.runtime import Runtime
-from app.upstreams.see2ai.account import AccountMonitor, see2ai_client, AccountStatus
+from app.upstreams.breaker_monitor import refresh_breakers
+from app.upstreams.see2ai.account import AccountMonitor, AccountStatus, see2ai_client
 
 REDIS_SECONDS = 1.0
 SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it
@@ -27,7 +27,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     watch = app.state.tenant_watch = AccountMonitor(see2ai_client(runtime.upstreams))
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
         watch.start_polling()
-    providers = asyncio.create_task(BreakerSync(runtime, probes=False).run())
+    providers = asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers))
     durations = asyncio.create_task(refresh_durations(runtime))
     yield
     await asyncio.gather(cancel_and_wait(providers, durations), watch.close())
