@@ -1,5 +1,6 @@
-"""Times as people write and read them, ISO and local (`TIMEZONE`) where nothing else is said; and Retry-After."""
+"""Parses and formats times: ISO times in the local zone (`TIMEZONE`), and the Retry-After header."""
 
+import math
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -9,15 +10,18 @@ from app.errors import InvalidParameter
 
 
 def format_local(moment: datetime | None, zone: ZoneInfo) -> str | None:
-    """ISO to the second, without an offset."""
+    """The moment as a local ISO time without an offset, such as `2025-10-26T15:30:45`."""
     return None if moment is None else moment.astimezone(zone).isoformat(timespec="seconds")[:19]
 
 
 def parse_datetime(field: str, text: str | None, zone: ZoneInfo) -> datetime | None:
-    """An ISO time in UTC; without an offset it is local, as answers are. InvalidParameter for other words and none."""
+    """Parses an ISO time and returns it in UTC. A time without an offset is local, as in our responses.
+
+    Raises InvalidParameter that names `field`. None stays None.
+    """
     if text is None:
         return None
-    # The first blank may stand for the "T"; the "+" of an offset arrives as another where the caller did not encode it.
+    # The first blank may stand for the "T". A later blank is the "+" of an offset that the caller did not encode.
     text = text.strip().replace(" ", "T", "T" not in text).replace(" ", "+")
     try:
         moment = datetime.fromisoformat(text)
@@ -26,8 +30,8 @@ def parse_datetime(field: str, text: str | None, zone: ZoneInfo) -> datetime | N
         raise InvalidParameter(field, "须为 ISO 时间，例如 2025-10-26T15:30:45") from None
 
 
-def parse_retry_after(value: str | None, longest: float) -> float | None:
-    """Seconds from now, of either form of the header, at most `longest`; None for what is neither."""
+def parse_retry_after(value: str | None, max_seconds: float) -> float | None:
+    """Seconds from now, at most `max_seconds`. The header holds seconds or a date; None if it holds neither."""
     if not value:
         return None
     try:
@@ -37,4 +41,4 @@ def parse_retry_after(value: str | None, longest: float) -> float | None:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), longest) if seconds == seconds else None  # noqa: PLR0124 (NaN)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), max_seconds)

@@ -1,4 +1,4 @@
-"""The tree of errors, and every text a caller may read because something went wrong.
+"""The tree of errors. It holds the HTTP status, the code and the Chinese text that callers receive.
 
     GatewayError
     ├── InvalidParameter · ModelNotFound                 400
@@ -15,15 +15,15 @@
     ├── Internal                                         500
     └── Unavailable                                      503
 
-Each class carries its HTTP status, a stable English `error_code` and its Chinese text; one handler in
-`app/api/errors.py` turns them into the envelope. Why a *task* ended badly is told by `TaskFailure`.
+One handler in `app/api/errors.py` turns an error into the response envelope. The English `error_code` never changes.
+`TaskFailure` lists the reasons why a task failed.
 """
 
 from enum import Enum
 
 
 class GatewayError(Exception):
-    """Anything that is said to a caller. `retry_after_seconds` becomes the Retry-After header."""
+    """An error that a caller receives. `retry_after_seconds` becomes the Retry-After header."""
 
     status = 500
     error_code = "INTERNAL"
@@ -36,7 +36,7 @@ class GatewayError(Exception):
 
 
 class InvalidParameter(GatewayError):
-    """Something in the request is wrong; `field` names it as the caller wrote it."""
+    """A field of the request is wrong. `field` is the name that the caller wrote."""
 
     status = 400
     error_code = "INVALID_PARAMETER"
@@ -54,7 +54,7 @@ class ModelNotFound(GatewayError):
 
 
 class CodeNotRedeemable(GatewayError):
-    """Unknown and void codes sound the same."""
+    """The code cannot be redeemed. Unknown and void codes have the same text, so that nobody can guess codes."""
 
     status = 400
     error_code = "CODE_NOT_REDEEMABLE"
@@ -62,7 +62,7 @@ class CodeNotRedeemable(GatewayError):
 
 
 class Unauthenticated(GatewayError):
-    """One text for every reason, so that nobody learns which part of a credential was wrong."""
+    """The credential is not valid. One text for every reason, so that a caller cannot learn which part is wrong."""
 
     status = 401
     error_code = "UNAUTHENTICATED"
@@ -108,7 +108,7 @@ class NotCancellable(GatewayError):
 
 
 class GrantConflict(GatewayError):
-    """A top-up's reference is known for another user, other points or another time: a fault on the caller's side."""
+    """An earlier top-up used the same `ref` for another user, other points or another expiry."""
 
     status = 409
     error_code = "GRANT_CONFLICT"
@@ -143,12 +143,12 @@ class TooManyTasks(GatewayError):
     status = 429
     error_code = "TOO_MANY_TASKS"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"进行中的任务过多，最多 {most} 个，请等待任务完成", retry_after_seconds=5)
+    def __init__(self, max_tasks: int) -> None:
+        super().__init__(f"进行中的任务过多，最多 {max_tasks} 个，请等待任务完成", retry_after_seconds=5)
 
 
 class Internal(GatewayError):
-    """A fault of ours. The text says nothing else: details go to the log, under the request id."""
+    """A bug or failure of the gateway. The text gives no detail; the log does, under the request id."""
 
 
 class Unavailable(GatewayError):
@@ -161,35 +161,35 @@ class Unavailable(GatewayError):
 
 
 class SettingsError(Exception):
-    """The process must not start; the text lists every fault of the configuration, one a line."""
+    """The settings are invalid, and the process must not start. The text lists the problems, one per line."""
 
 
 class TaskFailure(Enum):
-    """Why a task failed: the name is its `errorCode`, the value its `errorMessage`."""
+    """The reason why a task failed. The name is the task's `errorCode`, the value its `errorMessage`."""
 
     UPSTREAM_REJECTED = "生成服务拒绝了该请求，请修改提示词或参数后重试，积分已退还"
-    """SEE2AI refused the input (400, 422): trying again unchanged is pointless."""
+    """SEE2AI refused the input (400, 422). The same input would fail again."""
 
     UPSTREAM_FAILED = "生成失败，请修改提示词后重试，积分已退还"
     """SEE2AI accepted the job and reported that it failed."""
 
     UPSTREAM_UNAVAILABLE = "生成服务暂时不可用，请稍后重试，积分已退还"
-    """SEE2AI could not be reached, or kept answering with errors of its own."""
+    """SEE2AI was unreachable, or its responses were server errors until the attempts ran out."""
 
     UPSTREAM_UNCERTAIN = "生成服务未确认该请求，任务已终止，积分已退还"
-    """It is unknown whether SEE2AI accepted the job. It is never sent again."""
+    """It is unknown whether SEE2AI accepted the job. The gateway never sends such a job again."""
 
     APPROVAL_EXPIRED = "该视频需要平台方授权，未在时限内获得授权，任务已终止，积分已退还"
-    """SEE2AI waited for a person's approval, which a user of the gateway cannot give."""
+    """SEE2AI waited for an approval that a user of the gateway cannot give."""
 
     TIMED_OUT = "生成超时，积分已退还"
-    """The task's deadline passed, or SEE2AI gave up waiting."""
+    """The task's deadline passed, or SEE2AI reported a timeout."""
 
     RESULT_LOST = "生成结果保存失败，积分已退还"
-    """SEE2AI finished, but the result could not be fetched, read or stored until the hosting deadline."""
+    """SEE2AI finished, but the gateway could not download, read or store the result before the hosting deadline."""
 
     CANCELLED = "任务已取消，积分已退还"
-    """Its caller took it back before SEE2AI was asked for it."""
+    """The caller cancelled the task before it was sent to SEE2AI."""
 
     INTERNAL = "服务器错误，积分已退还"
-    """A handler of ours failed three times on this task."""
+    """The gateway's own code failed three times on this task."""

@@ -1,7 +1,7 @@
-"""Named places where a test may kill or freeze the process: how the promises about crashes are proved.
+"""Failpoints: named places where a test can kill or freeze the process.
 
-Armed by the environment only: `GATEWAY_FAULT=name:kill:FILE` (or `stop`) strikes the first process that passes the
-point `name` while FILE does not exist yet, and makes FILE, so that it strikes once. Unarmed it costs one comparison.
+`GATEWAY_FAULT=NAME:kill:FILE` (or `stop`) arms one failpoint. It acts once: on the first process that passes it while
+FILE does not exist. The process creates FILE. A failpoint that is not armed costs one comparison.
 """
 
 import os
@@ -29,14 +29,14 @@ FAILPOINTS = frozenset(
     }
 )
 _name, _, _rest = os.environ.get("GATEWAY_FAULT", "").partition(":")
-_action, _, _once = _rest.partition(":")
-if _name and (_name not in FAILPOINTS or _action not in {"kill", "stop"} or not _once):
-    raise SystemExit(f"GATEWAY_FAULT: want POINT:kill|stop:FILE with a POINT of {', '.join(sorted(FAILPOINTS))}")
+_action, _, _marker_file = _rest.partition(":")
+if _name and (_name not in FAILPOINTS or _action not in {"kill", "stop"} or not _marker_file):
+    raise SystemExit(f"GATEWAY_FAULT: must be NAME:kill|stop:FILE, NAME one of {', '.join(sorted(FAILPOINTS))}")
 
 
 def failpoint(name: str) -> None:
-    """Nothing at all, unless this very point is armed."""
+    """Kills or stops this process if the failpoint is armed and has not acted yet; otherwise does nothing."""
     if name == _name:
         with suppress(FileExistsError):
-            os.close(os.open(_once, os.O_CREAT | os.O_EXCL))
+            os.close(os.open(_marker_file, os.O_CREAT | os.O_EXCL))
             os.kill(os.getpid(), signal.SIGKILL if _action == "kill" else signal.SIGSTOP)

@@ -1,6 +1,6 @@
-"""Secrets that everybody knows, for development and tests alone: production refuses them.
+"""Well-known secrets for development and tests. Production refuses them.
 
-They stand apart from the settings because the command line shows one of them in its help and loads nothing for that.
+They have a file of their own, so that the command line can show one in its help without loading the settings.
 """
 
 DEVELOPMENT_JWT_SECRET = "development-only-secret-change-me-0123456789"  # noqa: S105

@@ -1,4 +1,4 @@
-"""The API process: `uvicorn app.main:create_app --factory`, or `gateway serve`."""
+"""The API application: `gateway serve`, or `uvicorn app.main:create_app --factory`."""
 
 import asyncio
 import gc
@@ -12,9 +12,11 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from app import read_version
 from app.api.errors import install_error_handlers
 from app.api.middleware import BodySizeLimit, CatchAll, RequestId
 from app.api.push import sse, websocket
+from app.api.push.connections import ConnectionLimiter
 from app.api.rate_limits import RateLimiter
 from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
 from app.api.schemas import ErrorResponse
@@ -31,12 +33,12 @@ ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 429, 500, 503)
 
 
 def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
-    """The application. A `runtime` given stays the giver's to close (`gateway up` shares one with its worker)."""
+    """The application. The caller closes a `runtime` that it passes; `gateway up` shares one with its worker."""
     settings = settings or load_settings()
     configure_logs(settings)
     is_default = settings.jwt_algorithm == "HS256" and DEVELOPMENT_JWT_SECRET in settings.jwt_secrets
     if is_default and settings.host not in LOOPBACK:
-        log.warning("development_jwt_secret", host=settings.host, meaning="anybody who reaches this can be anybody")
+        log.warning("development_jwt_secret", host=settings.host, meaning="anybody can sign tokens")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,19 +55,19 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
     app = FastAPI(
         title="1818ai 积分网关",
-        version="0.1.0",
+        version=read_version(),
         lifespan=lifespan,
-        redirect_slashes=False,  # a redirect would be an answer without the envelope
-        # `default` keeps FastAPI from promising its own 422, which never comes.
+        redirect_slashes=False,  # a redirect would lack the envelope
+        # `default` keeps FastAPI's own 422, which never occurs, out of the document.
         responses={code: {"model": ErrorResponse} for code in (*ERRORS, "default")},
     )
     app.state.shared_runtime = runtime
-    # `sse` before `tasks`: /tasks/events is no task's number.
-    for room in (sse, websocket, tasks, points, uploads, webhooks, admin, health, files):
-        app.include_router(room.router)
+    # `sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events.
+    for module in (sse, websocket, tasks, points, uploads, webhooks, admin, health, files):
+        app.include_router(module.router)
     install_error_handlers(app)
     app.add_middleware(CatchAll)
-    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, elsewhere=uploads.BODY_LIMIT)
+    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, overrides=uploads.BODY_LIMIT)
     if settings.cors_allowed:
         app.add_middleware(
             CORSMiddleware,
@@ -80,10 +82,10 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
 
 @contextmanager
-def _forward_shutdown_signal(tell: Callable[[], None]) -> Iterator[None]:
-    """Uvicorn winds down once all answers are out, and tells nobody: a stream, which has no end, would never learn.
+def _forward_shutdown_signal(callback: Callable[[], None]) -> Iterator[None]:
+    """Calls `callback` on SIGTERM and SIGINT, then uvicorn's own handler.
 
-    So the signals it listens for are heard here as well, each passed on to it.
+    Uvicorn waits for all responses before it ends the lifespan. A stream has no end, so it must learn of the signal.
     """
     loop, replaced = asyncio.get_running_loop(), {}
     if threading.current_thread() is threading.main_thread():
@@ -92,12 +94,12 @@ def _forward_shutdown_signal(tell: Callable[[], None]) -> Iterator[None]:
             if callable(handler):
                 replaced[number] = handler
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(tell)
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(callback)
         replaced[signal.Signals(number)](number, frame)
 
     for number in replaced:
-        signal.signal(number, hear)
+        signal.signal(number, handle)
     try:
         yield
     finally:
@@ -106,7 +108,7 @@ def _forward_shutdown_signal(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def _freeze_gc() -> None:
-    """What was loaded at start stays to the end: the collector need not walk it every few hundred requests."""
+    """Exempts the loaded modules from garbage collection, which would scan them again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
@@ -114,5 +116,5 @@ def _freeze_gc() -> None:
 
 def _attach_state(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
-    app.state.limits = RateLimiter(runtime.redis)
-    app.state.limiter = sse.ConnectionLimiter()
+    app.state.rate_limiter = RateLimiter(runtime.redis, runtime.settings)
+    app.state.connection_limiter = ConnectionLimiter()

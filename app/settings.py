@@ -1,4 +1,4 @@
-"""Every knob, in one frozen class read from the environment or `.env`. It says all its faults at once."""
+"""Every setting of the gateway, in one frozen class. It is read from the environment or from `.env`."""
 
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,10 @@ MIN_SECRET_LENGTH = 32
 
 
 class Settings(BaseSettings):
-    """Read once at start. Lists are comma-separated. Durations are seconds; their unit stands last."""
+    """The settings of one process, read once at start.
+
+    Lists are comma-separated. The unit of a duration stands last in its name.
+    """
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
@@ -83,7 +86,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def own_url(self) -> str:
-        """Where callers reach this gateway, without a trailing slash."""
+        """The URL at which callers reach this gateway, without a trailing slash."""
         return (self.public_url or f"http://localhost:{self.port}").rstrip("/")
 
     @cached_property
@@ -93,7 +96,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def jwt_secrets(self) -> tuple[str, ...]:
-        """Signed with the first, verified with all: put the new secret in front to rotate."""
+        """The first secret signs tokens; all of them verify. To rotate, put the new secret first."""
         return split_list(self.jwt_secret)
 
     @cached_property
@@ -106,76 +109,76 @@ class Settings(BaseSettings):
         return split_list(self.cors_origins)
 
     @model_validator(mode="after")
-    def check_everything(self) -> Self:
-        faults = [*self._faults()]
+    def _validate(self) -> Self:
+        problems = self._find_problems()
         if self.environment == "production":
-            faults += self._production_faults()
-        if faults:
-            raise ValueError("\n".join(faults))
+            problems += self._find_production_problems()
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    def _faults(self) -> list[str]:
-        faults = []
+    def _find_problems(self) -> list[str]:
+        problems = []
         try:
             ZoneInfo(self.timezone)
         except (KeyError, ValueError, OSError):
-            faults.append(f"TIMEZONE: unknown time zone {self.timezone!r}")
+            problems.append(f"TIMEZONE: unknown time zone {self.timezone!r}")
         if not self.database_url.startswith(("mysql+asyncmy://", "sqlite+aiosqlite:///")):
-            faults.append("DATABASE_URL: must start with mysql+asyncmy:// or sqlite+aiosqlite:///")
+            problems.append("DATABASE_URL: must start with mysql+asyncmy:// or sqlite+aiosqlite:///")
         if not self.redis_url.startswith(("redis://", "rediss://", "memory://")):
-            faults.append("REDIS_URL: must start with redis://, rediss:// or memory://")
+            problems.append("REDIS_URL: must start with redis://, rediss:// or memory://")
         if not self.storage_location.startswith(("file:///", "s3://")):
-            faults.append("STORAGE_URL: must start with file:/// or s3://")
+            problems.append("STORAGE_URL: must start with file:/// or s3://")
         if urlsplit(self.see2ai_base_url).scheme not in {"http", "https"}:
-            faults.append("SEE2AI_BASE_URL: must be an http(s) URL")
+            problems.append("SEE2AI_BASE_URL: must be an http(s) URL")
         if self.jwt_algorithm == "HS256":
             if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
-                faults.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")
+                problems.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")
         elif "BEGIN PUBLIC KEY" not in self.jwt_public_key:
-            faults.append(f"JWT_PUBLIC_KEY: {self.jwt_algorithm} needs a PEM public key")
-        return faults
+            problems.append(f"JWT_PUBLIC_KEY: {self.jwt_algorithm} needs a PEM public key")
+        return problems
 
-    def _production_faults(self) -> list[str]:
-        faults = []
+    def _find_production_problems(self) -> list[str]:
+        problems = []
         if self.jwt_algorithm == "HS256" and DEVELOPMENT_JWT_SECRET in self.jwt_secrets:
-            faults.append("JWT_SECRET: the development default is not allowed in production")
+            problems.append("JWT_SECRET: the development default is not allowed in production")
         if "*" in self.cors_allowed:
-            faults.append("CORS_ORIGINS: * is not allowed in production; name the origins")
+            problems.append("CORS_ORIGINS: * is not allowed in production; name the origins")
         if not self.see2ai_base_url.startswith("https://"):
-            faults.append("SEE2AI_BASE_URL: must be https in production")
+            problems.append("SEE2AI_BASE_URL: must be https in production")
         if self.see2ai_api_key in {"", SANDBOX_API_KEY}:
-            faults.append("SEE2AI_API_KEY: a real key is needed in production, not the sandbox's")
+            problems.append("SEE2AI_API_KEY: a real key is needed in production, not the sandbox's")
         if not self.public_url and self.storage_location.startswith("file:"):
-            faults.append("PUBLIC_URL: needed in production where results are served from file storage")
-        return faults
+            problems.append("PUBLIC_URL: needed in production where results are served from file storage")
+        return problems
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Reads the settings of this process. SettingsError lists every problem at once."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = _describe(error)
+        invalid = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+    # Pydantic skips the model's own validator after a wrong type. Defaults in place of the wrong values let it run.
+    try:
+        defaults = {name: field.default for name, field in Settings.model_fields.items() if name in invalid}
+        Settings(**(overrides | defaults))  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems += [line for line in _describe(error) if line not in problems]
+    raise SettingsError("\n".join(problems))
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """One line per problem, under the environment variable's name. The value is left out: it may be a secret."""
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        if problem["loc"]:
+            lines.append(f"{str(problem['loc'][0]).upper()}: {problem['msg']}")
+        else:
+            lines += problem["msg"].removeprefix("Value error, ").splitlines()
+    return lines
 
 
 def split_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def load_settings(**overrides: object) -> Settings:
-    """The settings of this process; raises SettingsError naming every fault at once."""
-    try:
-        return Settings(**overrides)  # type: ignore[arg-type]
-    except ValidationError as error:
-        faults = _readable(error)
-        unreadable = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-    # A value of the wrong type keeps pydantic from looking further: with defaults in their places it does.
-    try:
-        defaults = {name: field.default for name, field in Settings.model_fields.items() if name in unreadable}
-        Settings(**(overrides | defaults))  # type: ignore[arg-type]
-    except ValidationError as error:
-        faults += [line for line in _readable(error) if line not in faults]
-    raise SettingsError("\n".join(faults))
-
-
-def _readable(error: ValidationError) -> list[str]:
-    """One line a fault, in the environment's own spelling, and never the offending value: it may be a secret."""
-    lines = []
-    for fault in error.errors(include_input=False, include_url=False):
-        if fault["loc"]:
-            lines.append(f"{str(fault['loc'][0]).upper()}: {fault['msg']}")
-        else:
-            lines += fault["msg"].removeprefix("Value error, ").splitlines()
-    return lines

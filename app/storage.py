@@ -1,7 +1,6 @@
-"""Where results live for good: in a directory (`file://`) or in a bucket (`s3://`: OSS, MinIO, AWS).
+"""Permanent file storage in a directory (`file://`) or a bucket (`s3://`: OSS, MinIO, AWS).
 
-It knows keys and bytes, refuses keys that could climb out of their place, and says StorageError, and nothing
-else, when the store is away, slow or denying.
+It refuses keys that could leave the store's directory. Every failure of the store is a StorageError.
 """
 
 import asyncio
@@ -27,32 +26,31 @@ if TYPE_CHECKING:  # exist in obstore's stubs only
     from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
-# obstore's Tokio threads may still be dropping Python objects when the interpreter goes away, which aborts
-# the process after its work is done: give them a moment.
+# obstore's Tokio threads may still free Python objects while the interpreter shuts down, which aborts the process.
+# A short wait lets them finish.
 atexit.register(time.sleep, 0.05)
 
 TIMEOUT_SECONDS = 25
 MIN_BYTES_PER_SECOND = 512 * 1024
-"""A put may take TIMEOUT_SECONDS and then as long as this rate needs for its bytes."""
+"""A put may take TIMEOUT_SECONDS plus the time that its bytes need at this rate."""
 
-PLAIN_PUT_BYTES = 16 * 1024 * 1024
-"""Up to here one plain PUT, whose body is held in memory; above, parts."""
+MAX_PLAIN_PUT_BYTES = 16 * 1024 * 1024
+"""Up to this size the file is held in memory and sent in one PUT; a larger file is sent in parts."""
 PART_BYTES = 8 * 1024 * 1024
-PARTS_AT_ONCE = 2
-LARGE_BYTES = 8 * 1024 * 1024
-LARGE_PUTS_AT_ONCE = 4
-READ_BYTES = 256 * 1024
+MAX_CONCURRENT_PARTS = 2
+LARGE_FILE_BYTES = 8 * 1024 * 1024
+MAX_CONCURRENT_LARGE_PUTS = 4
+READ_CHUNK_BYTES = 256 * 1024
 
 CHECK_KEY = "health/check.txt"
 MAX_KEY_LENGTH = 512
 PUBLIC_PREFIXES = ("results/", "uploads/")
-"""What callers may name; whatever else lies in the store is not theirs."""
+"""Callers may name and read objects under these prefixes only."""
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 _CLIENT: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=5),
-    # Over a whole answer, which for a film may be long; every wait of ours has a shorter clock of its own.
-    "timeout": timedelta(hours=1),
+    "timeout": timedelta(hours=1),  # for a whole download, which may be a long video; each read has a shorter timeout
 }
 _RETRY: "RetryConfig" = {
     "max_retries": 2,
@@ -62,16 +60,16 @@ _RETRY: "RetryConfig" = {
 
 
 class StorageError(Exception):
-    """The store did not do what was asked; trying again later may help. The text is for logs."""
+    """The store failed, refused or was too slow. A later attempt may succeed. The text is for logs."""
 
 
-class _NoSuchObjectError(StorageError):
-    """Nothing under that key: an answer to a reader, and a fault to a writer (there is no such bucket)."""
+class _ObjectNotFound(StorageError):
+    """There is no object under the key. For a put it means that there is no such bucket."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object's bytes from `start` up to, not including, `end`; `size` is that of the whole object."""
+    """An object's bytes in [start, end). `size` is the size of the whole object in bytes."""
 
     size: int
     start: int
@@ -80,7 +78,7 @@ class StoredObject:
 
 
 def open_object_store(settings: Settings) -> "ObjectStore":
-    """The store of `STORAGE_URL`; nothing is sent yet. StorageError for a directory that cannot be made."""
+    """Opens the store of `STORAGE_URL` without a request. StorageError if the directory cannot be created."""
     location = urlsplit(settings.storage_location)
     if location.scheme == "s3":
         return _open_bucket(settings, bucket=location.netloc, prefix=location.path.strip("/"))
@@ -92,29 +90,29 @@ def open_object_store(settings: Settings) -> "ObjectStore":
 
 
 class ObjectStore:
-    """Keys are paths of letters, digits, `_`, `-`, `.`; every put replaces what was there, all or nothing."""
+    """Objects by key. A key is a path of letters, digits, `_`, `-` and `.`. A put replaces the object atomically."""
 
     def __init__(self, store: LocalStore | S3Store, *, public_base: str) -> None:
         self._store = store
         self._public_base = public_base
-        self._large_puts = asyncio.Semaphore(LARGE_PUTS_AT_ONCE)
+        self._large_puts = asyncio.Semaphore(MAX_CONCURRENT_LARGE_PUTS)
 
     @property
     def is_local(self) -> bool:
-        """Whether the gateway must serve the files itself, under `/files/`."""
+        """Whether the gateway itself must serve the files, under `/files/`."""
         return isinstance(self._store, LocalStore)
 
     def public_url(self, key: str) -> str:
-        return f"{self._public_base}/{_checked(key)}"
+        return f"{self._public_base}/{_require_key(key)}"
 
     def key_from_url(self, url: str) -> str | None:
-        """The key that `public_url` would make this very URL of; None for any other."""
+        """The key whose `public_url` is exactly `url` and that callers may name; None if there is none."""
         base, _, key = url.partition(f"{self._public_base}/")
         return key if not base and _is_key(key) and key.startswith(PUBLIC_PREFIXES) else None
 
     async def put_file(self, key: str, path: Path, content_type: str) -> None:
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
-        if size_bytes <= LARGE_BYTES:
+        if size_bytes <= LARGE_FILE_BYTES:
             await self._put(key, path, size_bytes, content_type)
             return
         async with self._large_puts:
@@ -124,9 +122,9 @@ class ObjectStore:
         await self._put(key, data, len(data), content_type)
 
     async def open(self, key: str, *, start: int = 0, end: int | None = None) -> StoredObject | None:
-        """The object's bytes in [start, end), cut to its size; None where there is no such object.
+        """The object's bytes in [start, end), cut to its size. None if there is no such object.
 
-        `content` may raise StorageError on the way. A `start` at or behind the end gives no bytes.
+        Iterating over `content` may raise StorageError. A `start` at or after the end gives no bytes.
         """
         if not _is_key(key):
             return None
@@ -137,8 +135,8 @@ class ObjectStore:
             return None
         end = meta["size"] if end is None else min(end, meta["size"])
         if start >= end:
-            return StoredObject(meta["size"], start, start, _nothing())
-        if start == 0 and end == meta["size"]:  # some stores answer that with the whole, which obstore would refuse
+            return StoredObject(meta["size"], start, start, _no_chunks())
+        if start == 0 and end == meta["size"]:  # some stores respond 200 to such a range, which obstore refuses
             return await self._open_range(key, None)
         return await self._open_range(key, (start, end))
 
@@ -146,7 +144,7 @@ class ObjectStore:
         return _is_key(key) and await self._head(key) is not None
 
     async def check(self) -> None:
-        """One cheap round trip, for readiness; raises StorageError. The first leaves a small object."""
+        """One cheap request, for readiness. Raises StorageError. The first call writes a small object."""
         if not await self.exists(CHECK_KEY):
             await self.put(CHECK_KEY, b"ok\n", "text/plain")
 
@@ -155,34 +153,34 @@ class ObjectStore:
         async with _as_storage_error("put", seconds):
             await obstore.put_async(
                 self._store,
-                _checked(key),
+                _require_key(key),
                 body,
                 attributes=None if self.is_local else {"Content-Type": content_type},
-                use_multipart=size_bytes > (LARGE_BYTES if self.is_local else PLAIN_PUT_BYTES),
+                use_multipart=size_bytes > (LARGE_FILE_BYTES if self.is_local else MAX_PLAIN_PUT_BYTES),
                 chunk_size=PART_BYTES,
-                max_concurrency=PARTS_AT_ONCE,
+                max_concurrency=MAX_CONCURRENT_PARTS,
             )
 
     async def _head(self, key: str) -> "ObjectMeta | None":
         try:
             async with _as_storage_error("head", TIMEOUT_SECONDS):
                 return await obstore.head_async(self._store, key)
-        except _NoSuchObjectError:
+        except _ObjectNotFound:
             return None
 
-    async def _open_range(self, key: str, wanted: tuple[int, int] | None) -> StoredObject | None:
-        options: GetOptions = {"range": wanted} if wanted else {}
+    async def _open_range(self, key: str, byte_range: tuple[int, int] | None) -> StoredObject | None:
+        options: GetOptions = {"range": byte_range} if byte_range else {}
         try:
             async with _as_storage_error("get", TIMEOUT_SECONDS):
-                found = await obstore.get_async(self._store, key, options=options)
-        except _NoSuchObjectError:
+                result = await obstore.get_async(self._store, key, options=options)
+        except _ObjectNotFound:
             return None
-        return StoredObject(found.meta["size"], *found.range, _read(found))
+        return StoredObject(result.meta["size"], *result.range, _read_chunks(result))
 
 
 def _open_bucket(settings: Settings, *, bucket: str, prefix: str) -> ObjectStore:
     if not bucket or (prefix and not _is_key(prefix)):
-        raise StorageError("STORAGE_URL: want s3://bucket or s3://bucket/prefix, the prefix in plain letters")
+        raise StorageError("STORAGE_URL: must be s3://bucket or s3://bucket/prefix with an ASCII prefix")
     virtual_hosted = settings.storage_virtual_hosted_style
     endpoint = settings.storage_endpoint.rstrip("/")
     if endpoint and virtual_hosted:
@@ -190,7 +188,7 @@ def _open_bucket(settings: Settings, *, bucket: str, prefix: str) -> ObjectStore
     config: S3Config = {"region": settings.storage_region, "virtual_hosted_style_request": virtual_hosted}
     if endpoint:
         config["endpoint"] = endpoint
-    if settings.storage_access_key_id:  # without: the machine's role, as AWS's own tools do
+    if settings.storage_access_key_id:  # without a key, obstore uses the machine's role, as AWS's tools do
         config["access_key_id"] = settings.storage_access_key_id
         config["secret_access_key"] = settings.storage_secret_access_key
     client: ClientConfig = {**_CLIENT, "allow_http": endpoint.startswith("http://")}
@@ -200,51 +198,51 @@ def _open_bucket(settings: Settings, *, bucket: str, prefix: str) -> ObjectStore
 
 
 def _with_bucket_in_host(endpoint: str, bucket: str) -> str:
-    """obstore wants the bucket in a virtual-hosted endpoint; consoles show the endpoint without it."""
+    """The endpoint with the bucket as its first label. obstore needs that; consoles show the endpoint without it."""
     scheme, _, host = endpoint.partition("://")
     return endpoint if host.startswith(f"{bucket}.") else f"{scheme}://{bucket}.{host}"
 
 
 def _bucket_url(settings: Settings, endpoint: str, bucket: str) -> str:
-    """The address of the bucket's root as its endpoint serves it; `endpoint` has the bucket in its place."""
+    """The URL of the bucket's root. A virtual-hosted `endpoint` already contains the bucket."""
     if settings.storage_virtual_hosted_style:
         return endpoint or f"https://{bucket}.s3.{settings.storage_region}.amazonaws.com"
     return f"{endpoint or f'https://s3.{settings.storage_region}.amazonaws.com'}/{bucket}"
 
 
 def _is_key(key: str) -> bool:
-    """No empty, hidden or climbing segment (`..` begins with a dot), nothing a URL would have to escape."""
+    """Whether no segment is empty or begins with a dot (as `..` does), and no character needs URL escaping."""
     return len(key) <= MAX_KEY_LENGTH and all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
 
 
-def _checked(key: str) -> str:
+def _require_key(key: str) -> str:
     if not _is_key(key):
         raise ValueError(f"not a storage key: {key!r}")
     return key
 
 
 @asynccontextmanager
-async def _as_storage_error(doing: str, seconds: float) -> AsyncIterator[None]:
-    """A clock, and one error for the many of obstore's."""
+async def _as_storage_error(operation: str, seconds: float) -> AsyncIterator[None]:
+    """Limits the block to `seconds`, and turns obstore's errors into StorageError."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise StorageError(f"{doing}: no answer within {seconds:.0f} s") from None
+        raise StorageError(f"{operation}: no answer within {seconds:.0f} s") from None
     except (BaseError, OSError) as error:
-        # On a disk, a key below an object ("a.png/b") is answered with this instead of "not found".
+        # A local store raises NotADirectory for a key below an object ("a.png/b").
         is_absent = isinstance(error, FileNotFoundError) or "kind: NotADirectory" in str(error)
-        kind = _NoSuchObjectError if is_absent else StorageError
-        raise kind(f"{doing}: {type(error).__name__}: {_summary(error)}") from None
+        error_class = _ObjectNotFound if is_absent else StorageError
+        raise error_class(f"{operation}: {type(error).__name__}: {_summary(error)}") from None
 
 
 def _summary(error: Exception) -> str:
-    """What went wrong, without the server's XML behind it, which may repeat an access key."""
+    """The error's first line without the server's XML, which may contain an access key."""
     return str(error).partition("\n")[0].partition("<")[0][:300]
 
 
-async def _read(found: "GetResult") -> AsyncIterator[bytes]:
-    chunks = aiter(found.stream(min_chunk_size=READ_BYTES))
+async def _read_chunks(result: "GetResult") -> AsyncIterator[bytes]:
+    chunks = aiter(result.stream(min_chunk_size=READ_CHUNK_BYTES))
     while True:
         async with _as_storage_error("read", TIMEOUT_SECONDS):
             chunk = await anext(chunks, None)
@@ -253,6 +251,6 @@ async def _read(found: "GetResult") -> AsyncIterator[bytes]:
         yield bytes(chunk)
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _no_chunks() -> AsyncIterator[bytes]:
     return
     yield b""

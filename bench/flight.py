@@ -44,7 +44,7 @@ class Flight:
         async with open_runtime(self._settings) as runtime:
             common = new_task_row(runtime, user_id, Submission(model.model_name, PROMPT), model, "000000")
         now = datetime.now(UTC)
-        common |= {"status": "processing", "step": "poll", "upstream": {}, "next_run_at": now + FAR}
+        common |= {"status": "processing", "step": "poll", "upstream_state": {}, "next_run_at": now + FAR}
         common |= {"created_at": now - OLD, "deadline_at": now + FAR}
         rows = [
             common | {"id": place, "task_no": f"BENCH-{place}", "upstream_task_id": upstream_id}

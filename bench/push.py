@@ -19,8 +19,9 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.accounts.credentials import sign_token
-from app.engine.claim import ClaimedTask, TaskFilter, claim_due
+from app.engine.claim import TaskFilter, claim_due
 from app.engine.finish import finish_task
+from app.engine.state import ClaimedTask
 from app.engine.transitions import Complete
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
@@ -89,16 +90,16 @@ async def measure(
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Milliseconds, slice by slice, in turns."""
     token = sign_token(runtime.settings, USER)
-    visits: list[ClaimedTask] = []
+    claimed: list[ClaimedTask] = []
 
     async def end_a_task() -> tuple[str, float]:
-        if not visits:
-            visits.extend(await claim_due(runtime.database, TaskFilter(("poll",)), 100, 600))
-        visit = visits.pop()
-        assert await finish_task(runtime, visit, Complete([RESULT]), [])
+        if not claimed:
+            claimed.extend(await claim_due(runtime.database, TaskFilter(("poll",)), 100, 600))
+        task = claimed.pop()
+        assert await finish_task(runtime, task, Complete([RESULT]), [])
         committed = time.perf_counter()
-        runtime.pubsub.publish(visit.user_id, visit.task_no)
-        return visit.task_no, committed
+        runtime.pubsub.publish(task.user_id, task.task_no)
+        return task.task_no, committed
 
     redis: Redis = Redis.from_url(runtime.settings.redis_url)
 

@@ -25,7 +25,7 @@ import pytest
 from app.api import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
-from app.engine import transitions as decide
+from app.engine import transitions
 from app.points.audit import audit
 from app.runtime import Runtime, open_runtime
 from app.sandbox import clock
@@ -278,9 +278,9 @@ def endless_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's pauses shrunk to a test's patience; their order and number stay."""
-    monkeypatch.setattr(decide, "POLL_SCHEDULE", ((1e9, 0.05),))
-    monkeypatch.setattr(decide, "MAX_BACKOFF_SECONDS", 0.1)
-    monkeypatch.setattr(decide, "MAX_POLL_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 0.05),))
+    monkeypatch.setattr(transitions, "MAX_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(transitions, "MAX_POLL_BACKOFF_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.cli.migrate import migrate
 from app.cli.run.process import check_database_or_exit
 from app.database import Database, UnsafeDatabase, open_database, utc_now
-from app.database import connections as sessions_module
+from app.database import connections as connections_module
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tables import users
@@ -111,7 +111,7 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
 async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, real = 0, sessions_module.verify_constraints
+    calls, real = 0, connections_module.verify_constraints
 
     async def away_at_first(connection: object) -> None:
         nonlocal calls
@@ -120,7 +120,7 @@ async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_
             raise OSError("connection refused")
         await real(connection)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sessions_module, "verify_constraints", away_at_first)
+    monkeypatch.setattr(connections_module, "verify_constraints", away_at_first)
     database = open_database(settings)
     with pytest.raises(Unavailable) as away:
         await write_something(database)
@@ -140,7 +140,7 @@ def test_a_process_does_not_start_on_an_unfit_database(settings: Settings, capsy
     with pytest.raises(SystemExit) as end:
         check_database_or_exit(settings)
     assert end.value.code == 1
-    assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # before it, where logs go there, `database_unfit`
+    assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # before it, where logs go there, `database_unsafe`
 
 
 def test_a_process_starts_while_the_database_is_away() -> None:

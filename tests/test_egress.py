@@ -175,7 +175,7 @@ url_like = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max
 def test_no_string_raises_and_what_passes_is_dialled_as_judged(url: str) -> None:
     if validate_url(url) is not None:
         return
-    seen = fetch.parse_url(url, frozenset(), longest=2048)
+    seen = fetch.parse_url(url, frozenset(), max_length=2048)
     assert seen.scheme in {"http", "https"}
     assert seen.port in {80, 443}
     assert seen.raw_user is None

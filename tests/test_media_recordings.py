@@ -13,13 +13,13 @@ from app.files.media import (
     MediaError,
     OversizedError,
     VideoInfo,
+    audio_video,
     inspect_audio,
     inspect_audio_video,
     inspect_image,
     inspect_video,
+    isolation,
 )
-from app.files.media import audio_video as recordings
-from app.files.media import isolation as confinement
 from app.files.media.completeness import require_complete
 from tests.support import media_files
 from tests.support.media_files import FILM_SIZE, film, sound
@@ -77,7 +77,7 @@ async def test_frames_that_are_promised_must_be_there(path: Path) -> None:
     """All boxes are whole, and the one with the frames is gone."""
     whole = film("mp4", movflags="faststart")
     path.write_bytes(whole[: whole.index(b"mdat") - 4])
-    with pytest.raises(MediaError, match=r"cut|decodes"):
+    with pytest.raises(MediaError, match=r"truncated|decodes"):
         await inspect_video(path)
 
 
@@ -127,13 +127,13 @@ async def test_other_containers_and_codecs_are_not_kept(path: Path, options: dic
         await inspect_audio_video(path)
 
 
-@pytest.mark.parametrize("change", ["LONGEST_SECONDS", "MAX_EDGE", "MAX_PIXELS"])
+@pytest.mark.parametrize("change", ["MAX_DURATION_SECONDS", "MAX_EDGE", "MAX_PIXELS"])
 def test_a_film_too_long_or_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     path.write_bytes(film("mp4"))
-    assert recordings.probe(path)["width"] == FILM_SIZE[0]
-    monkeypatch.setattr(recordings, change, 0.5)
+    assert audio_video.probe(path)["width"] == FILM_SIZE[0]
+    monkeypatch.setattr(audio_video, change, 0.5)
     with pytest.raises(OversizedError):
-        recordings.probe(path)
+        audio_video.probe(path)
 
 
 async def test_a_film_of_9000_pixels_is_refused_across_the_processes(path: Path) -> None:
@@ -164,17 +164,17 @@ def test_even_a_demuxer_that_follows_links_cannot(
     path: Path, monkeypatch: pytest.MonkeyPatch, demuxer: str, text: str
 ) -> None:
     """The second wall, seen with the first one taken away."""
-    monkeypatch.setattr(recordings, "sniff", lambda _: "audio/aac")
-    monkeypatch.setitem(recordings.DEMUXERS, "audio/aac", demuxer)
+    monkeypatch.setattr(audio_video, "sniff", lambda _: "audio/aac")
+    monkeypatch.setitem(audio_video.DEMUXERS, "audio/aac", demuxer)
     with listening() as (port, called):
         path.write_text(text.format(f"http://127.0.0.1:{port}/a.ts"))
         with pytest.raises(MediaError):
-            recordings.probe(path)
+            audio_video.probe(path)
         assert not called.wait(0.2)
-        monkeypatch.setitem(recordings.OPENING, "io_open", None)
-        monkeypatch.setitem(recordings.OPENING["container_options"], "safe", "0")
+        monkeypatch.setitem(audio_video.OPEN_OPTIONS, "io_open", None)
+        monkeypatch.setitem(audio_video.OPEN_OPTIONS["container_options"], "safe", "0")
         with pytest.raises(MediaError):
-            recordings.probe(path)
+            audio_video.probe(path)
         assert called.wait(60)
 
 
@@ -219,7 +219,7 @@ async def test_the_reader_sees_no_secrets_and_ends_with_who_waits_for_it(
     script.write_text(f"#!/bin/sh\necho $$ > {told}\nenv >> {told}\nexec sleep 60\n")
     script.chmod(0o755)
     monkeypatch.setenv("JWT_SECRET", "planted-secret")
-    monkeypatch.setattr(confinement.sys, "executable", str(script))
+    monkeypatch.setattr(isolation.sys, "executable", str(script))
     waiting = asyncio.create_task(inspect_video(path))
     while not (told.exists() and "PATH" in told.read_text()):
         await asyncio.sleep(0.02)
@@ -234,8 +234,8 @@ async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.M
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
-    monkeypatch.setattr(confinement.sys, "executable", str(script))
-    monkeypatch.setattr(confinement, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(isolation.sys, "executable", str(script))
+    monkeypatch.setattr(isolation, "TIMEOUT_SECONDS", 0.2)
     with pytest.raises(MediaError, match="too long"):
         await inspect_video(path)
 
@@ -247,7 +247,7 @@ async def test_a_reader_that_dies_is_the_files_fault_and_one_that_cannot_start_i
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\n{command}\n")
     script.chmod(0o755)
-    monkeypatch.setattr(confinement.sys, "executable", str(script))
+    monkeypatch.setattr(isolation.sys, "executable", str(script))
     with pytest.raises(error):
         await inspect_video(path)
 

@@ -33,5 +33,5 @@ def test_every_log_line_is_explained_and_no_other() -> None:
 
 
 def test_every_metric_is_explained_and_no_other() -> None:
-    metrics = set(re.findall(r'"(gateway_\w+)"', (ROOT / "app" / "metrics.py").read_text("utf-8")))
+    metrics = set(re.findall(r'"(gateway_\w+)"', (ROOT / "app" / "telemetry" / "metrics.py").read_text("utf-8")))
     assert named_in("Metrics", r"`(gateway_\w+)[{`]") == metrics

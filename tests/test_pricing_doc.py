@@ -23,8 +23,8 @@ from app.cli.commands import app
 from app.database import open_database
 from app.errors import InvalidParameter
 from app.settings import Settings
-from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.action import merge_params
+from app.upstreams.see2ai.actions import ACTIONS
 from migrations.seeding import reprice_model
 from tests.support.sql import run_sql
 

@@ -87,7 +87,7 @@ async def test_a_file_comes_back(store: ObjectStore, film: Path) -> None:
 
 
 async def test_a_file_in_parts_comes_back(store: ObjectStore, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PLAIN_PUT_BYTES", 1024)
+    monkeypatch.setattr(storage, "MAX_PLAIN_PUT_BYTES", 1024)
     await store.put_file("films/parts.mp4", film, "video/mp4")
     assert await read(await store.open("films/parts.mp4")) == film.read_bytes()
 
@@ -246,7 +246,7 @@ async def speaking(answers: dict[bytes, bytes], heard: list[bytes]) -> AsyncIter
 
 async def test_a_file_of_usual_size_is_one_plain_signed_put(film: Path) -> None:
     """What OSS takes: a length, a type, a plain sha256; no chunks, no parts, no checksum trailers."""
-    os.truncate(film, storage.PLAIN_PUT_BYTES)
+    os.truncate(film, storage.MAX_PLAIN_PUT_BYTES)
     heard: list[bytes] = []
     async with speaking({b"PUT": b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 0\r\n\r\n"}, heard) as port:
         await open_object_store(dead_settings(port)).put_file("films/a.mp4", film, "video/mp4")

@@ -1,1 +1,1 @@
-"""Who is calling: credentials, users, API keys. Knows nothing of points."""
+"""Accounts: authentication, credentials, users, API keys and tickets. They hold no points."""

@@ -1,4 +1,4 @@
-"""API keys: made once, stored as a digest, revoked at once in every process."""
+"""Creates and revokes API keys. The database stores only their digests."""
 
 from datetime import datetime
 
@@ -10,9 +10,9 @@ from app.errors import NotFound
 from app.tables import api_keys
 
 ALL_SCOPES = ("tasks", "points")
-"""What a key may reach: `tasks` submits and reads tasks, `points` reads the balance and redeems codes."""
+"""`tasks` allows to submit and read tasks; `points` allows to read the balance and redeem codes."""
 ADMIN_SCOPE = "admin"
-"""Asked for by name alone, and of use only while the key's user is an admin."""
+"""Never granted by default, and effective only while the key's user is an admin."""
 
 
 @retry_on_conflict
@@ -24,7 +24,7 @@ async def create_key(
     scopes: tuple[str, ...] = ALL_SCOPES,
     expires_at: datetime | None = None,
 ) -> str:
-    """A new key in clear, for the only time."""
+    """Creates a key and returns it. The clear text cannot be read again."""
     api_key = new_api_key()
     async with database.begin() as connection:
         await connection.execute(
@@ -42,7 +42,7 @@ async def create_key(
 
 
 async def revoke_key(database: Database, prefix: str, user_id: int) -> int:
-    """Revokes the user's keys shown with this prefix; how many. NotFound where none is."""
+    """Revokes the user's keys with this prefix and returns their number. NotFound if there is none."""
     revoked = await _revoke(database, (api_keys.c.user_id == user_id) & (api_keys.c.prefix == prefix))
     if not revoked:
         raise NotFound("密钥不存在")
@@ -50,13 +50,13 @@ async def revoke_key(database: Database, prefix: str, user_id: int) -> int:
 
 
 async def revoke_named(database: Database, user_id: int, name: str) -> int:
-    """Revokes the user's keys of this name; how many."""
+    """Revokes the user's keys with this name and returns their number."""
     return await _revoke(database, (api_keys.c.user_id == user_id) & (api_keys.c.name == name))
 
 
 @retry_on_conflict
-async def _revoke(database: Database, which: ColumnElement[bool]) -> int:
+async def _revoke(database: Database, condition: ColumnElement[bool]) -> int:
     async with database.begin() as connection:
-        valid = which & api_keys.c.revoked_at.is_(None)
-        revoked = await connection.execute(update(api_keys).where(valid).values(revoked_at=utc_now()))
-    return int(revoked.rowcount)
+        is_valid = condition & api_keys.c.revoked_at.is_(None)
+        updated = await connection.execute(update(api_keys).where(is_valid).values(revoked_at=utc_now()))
+    return int(updated.rowcount)

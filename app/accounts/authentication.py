@@ -1,4 +1,4 @@
-"""From a credential to a caller. Every refusal is the same `Unauthenticated`, after the same one query."""
+"""Authenticates a JWT or an API key. Every refusal is the same `Unauthenticated`, after the same single query."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ LAST_USED_RESOLUTION = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is. `scopes` is empty for a JWT, which may do all its user may; `claims` are a JWT's."""
+    """The authenticated caller.
+
+    A JWT has `claims` and all rights of its user. An API key has `key_id` and `scopes`.
+    """
 
     user_id: int
     role: str
@@ -33,18 +36,24 @@ class Caller:
 
 
 async def authenticate(runtime: Runtime, credential: str) -> Caller:
-    """The caller behind a JWT or an `sk-…` key, or Unauthenticated. One query; bans and revocations count at once."""
+    """The caller of a JWT or an `sk-…` key. Raises Unauthenticated.
+
+    One query reads the newest state, so bans and revocations take effect at once.
+    """
     if not credential or len(credential) > MAX_CREDENTIAL_LENGTH:
         raise Unauthenticated
     if credential.startswith(KEY_PREFIX):
-        return await _from_api_key(runtime, _KEY, {"digest": digest_key(credential)})
+        return await _from_api_key(runtime, _KEY_BY_DIGEST, {"digest": digest_key(credential)})
     return await _from_claims(runtime, read_token(runtime.settings, credential))
 
 
 async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
-    """The same caller later, without the credential: Unauthenticated once it is revoked, expired or its user banned."""
+    """Checks an authenticated caller again, without the credential.
+
+    Raises Unauthenticated if the credential is revoked or expired, or the user is banned.
+    """
     if caller.claims is None:
-        return await _from_api_key(runtime, _KEY_AGAIN, {"id": caller.key_id})
+        return await _from_api_key(runtime, _KEY_BY_ID, {"id": caller.key_id})
     check_expiry(caller.claims)
     return await _from_claims(runtime, caller.claims)
 
@@ -57,15 +66,15 @@ async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
         return Caller(claims.user_id, "user", claims=claims)
     if user is None or user.status != "active":
         raise Unauthenticated
-    # A token says its second only: one of the very second of a ban counts as issued before it.
+    # `iat` has whole seconds only. A token from the same second as the ban counts as issued before it.
     if user.tokens_valid_from and claims.issued_at <= int(user.tokens_valid_from.timestamp()):
         raise Unauthenticated
     return Caller(claims.user_id, user.role, claims=claims)
 
 
-async def _from_api_key(runtime: Runtime, wanted: Select[Any], which: dict[str, Any]) -> Caller:
+async def _from_api_key(runtime: Runtime, query: Select[Any], values: dict[str, Any]) -> Caller:
     async with runtime.database.read() as connection:
-        key = (await connection.execute(wanted, which)).one_or_none()
+        key = (await connection.execute(query, values)).one_or_none()
     if key is None or key.revoked_at or key.status != "active" or (key.expires_at and key.expires_at <= key.now):
         raise Unauthenticated
     if key.last_used_at is None or key.now - key.last_used_at > LAST_USED_RESOLUTION:
@@ -74,7 +83,7 @@ async def _from_api_key(runtime: Runtime, wanted: Select[Any], which: dict[str, 
 
 
 async def _touch_last_used(runtime: Runtime, key: Row[Any]) -> None:
-    """Best effort: a good request is not refused because this could not be written."""
+    """Best effort: a failed write must not refuse a valid request."""
     with suppress(Unavailable):
         async with runtime.database.begin() as connection:
             await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
@@ -83,7 +92,7 @@ async def _touch_last_used(runtime: Runtime, key: Row[Any]) -> None:
 _USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
     users_table.c.id == bindparam("user_id")
 )
-_ANY_KEY = select(
+_KEY = select(
     api_keys.c.id,
     api_keys.c.user_id,
     api_keys.c.scopes,
@@ -94,5 +103,5 @@ _ANY_KEY = select(
     users_table.c.status,
     utc_now().label("now"),
 ).join(users_table, users_table.c.id == api_keys.c.user_id)
-_KEY = _ANY_KEY.where(api_keys.c.digest == bindparam("digest"))
-_KEY_AGAIN = _ANY_KEY.where(api_keys.c.id == bindparam("id"))
+_KEY_BY_DIGEST = _KEY.where(api_keys.c.digest == bindparam("digest"))
+_KEY_BY_ID = _KEY.where(api_keys.c.id == bindparam("id"))

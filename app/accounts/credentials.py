@@ -1,6 +1,6 @@
-"""Keys and tokens as pure functions: make, sign, digest, read. The only file that knows python-jose.
+"""Creates and digests API keys, and signs and reads JWTs. Only this file uses python-jose.
 
-It asks no database; whether a readable token still counts is decided in `callers.py`.
+It does not use the database. `authentication.py` checks whether a valid token still counts.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from app.settings import Settings
 
 KEY_PREFIX = "sk-"
 KEY_ALPHABET = string.ascii_letters + string.digits
-KEY_CHARACTERS = 43  # 256 random bits
+KEY_LENGTH = 43  # 256 random bits
 PREFIX_LENGTH = 10
 MAX_CREDENTIAL_LENGTH = 4096
 MAX_USER_ID = 2**63 - 1
 CLOCK_LEEWAY_SECONDS = 5
 TOKEN_CACHE_SIZE = 10_000
 
-_CHECKS = {
+_JWT_OPTIONS = {
     "require_sub": True,
     "require_exp": True,
     "require_iat": True,
@@ -39,7 +39,7 @@ _CHECKS = {
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says: whose it is, since when and until when (Unix seconds)."""
+    """The claims of a valid token. Times are Unix seconds."""
 
     user_id: int
     issued_at: int
@@ -47,8 +47,8 @@ class Claims:
 
 
 def new_api_key() -> str:
-    """`sk-` and 256 random bits as letters and digits. Shown once, stored only as its digest."""
-    return KEY_PREFIX + "".join(secrets.choice(KEY_ALPHABET) for _ in range(KEY_CHARACTERS))
+    """A new key: `sk-` and 256 random bits as letters and digits."""
+    return KEY_PREFIX + "".join(secrets.choice(KEY_ALPHABET) for _ in range(KEY_LENGTH))
 
 
 def digest_key(api_key: str) -> str:
@@ -57,7 +57,10 @@ def digest_key(api_key: str) -> str:
 
 
 def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
-    """A JWT by HS256 with the first of `JWT_SECRET`. Elsewhere another service does the log-in: Unauthenticated."""
+    """Signs a JWT with HS256 and the first secret of `JWT_SECRET`.
+
+    Raises Unauthenticated for other algorithms, because another service then signs the tokens.
+    """
     if settings.jwt_algorithm != "HS256":
         raise Unauthenticated(f"JWT_ALGORITHM is {settings.jwt_algorithm}: tokens are signed by another service")
     now = int(time.time())
@@ -70,7 +73,7 @@ def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
 
 
 def read_token(settings: Settings, token: str) -> Claims:
-    """The claims of a token signed by any current secret; raises Unauthenticated, always with the same text."""
+    """The claims of a token that any current secret verifies. Raises Unauthenticated, always with the same text."""
     if settings.jwt_algorithm == "HS256":
         keys = settings.jwt_secrets
     else:
@@ -81,26 +84,25 @@ def read_token(settings: Settings, token: str) -> Claims:
 
 
 def check_expiry(claims: Claims) -> None:
-    """Unauthenticated once their time is over."""
+    """Raises Unauthenticated if the token has expired."""
     if claims.expires_at < int(time.time()) - CLOCK_LEEWAY_SECONDS:
         raise Unauthenticated
 
 
 @lru_cache(maxsize=TOKEN_CACHE_SIZE)
 def _decode_cached(token: str, keys: tuple[str, ...], algorithm: str, audience: str, issuer: str) -> Claims:
-    """What does not change about a token, however often it comes: its signature and its claims.
+    """Verifies the signature and reads the claims, which never change.
 
-    Only good tokens are remembered, because a refusal raises. Whether it has expired meanwhile is asked each time,
-    and whether its user is still welcome is asked of the database.
+    The cache holds valid tokens only, because a refusal raises. The callers check the expiry and the user each time.
     """
-    options = _CHECKS | {"verify_aud": bool(audience), "require_aud": bool(audience), "require_iss": bool(issuer)}
+    options = _JWT_OPTIONS | {"verify_aud": bool(audience), "require_aud": bool(audience), "require_iss": bool(issuer)}
     for key in keys:
         try:
-            # One literal algorithm: `none` and HS/RS confusion have nowhere to enter.
+            # A single algorithm excludes `none` and the HS256/RS256 confusion.
             claims = jwt.decode(
                 token, key, algorithms=[algorithm], options=options, audience=audience or None, issuer=issuer or None
             )
-        except Exception:  # noqa: S112  python-jose stumbles over forged tokens in many ways, deep nesting for one
+        except Exception:  # noqa: S112  a forged token can make python-jose raise any exception
             continue
         return _parse_claims(claims)
     raise Unauthenticated

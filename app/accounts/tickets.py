@@ -1,7 +1,7 @@
-"""Tickets: a caller for thirty seconds and one use, for doors where a browser cannot send a header.
+"""Tickets authenticate a caller once and within 30 seconds, where a browser cannot send a header (SSE, WebSocket).
 
-A ticket stands in URLs, which end up in logs; so it is worth nothing once it was used. Redis keeps a digest of it and
-who it is for, never a credential.
+A ticket is part of a URL, which may be logged, so it is valid only once. Redis holds its digest and the caller, and
+never a credential.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MAX_TICKET_LENGTH = 64
 
 
 async def make_ticket(runtime: Runtime, caller: Caller) -> str:
-    """A new ticket, in clear for the only time. Unavailable without Redis."""
+    """Creates a ticket. Raises Unavailable without Redis."""
     ticket = secrets.token_urlsafe(24)
     async with _redis_timeout():
         await runtime.redis.set(_key(ticket), json.dumps(asdict(caller)), ex=TTL_SECONDS)
@@ -34,16 +34,20 @@ async def make_ticket(runtime: Runtime, caller: Caller) -> str:
 
 
 async def redeem_ticket(runtime: Runtime, ticket: str) -> Caller:
-    """Who it was made for, as they stand now. Of any number who try, one has it; Unauthenticated to all others."""
+    """Uses up the ticket and returns its caller, checked again.
+
+    Raises Unauthenticated if the ticket is unknown or used, or the caller is no longer valid. GETDEL makes sure that
+    only one of several requests gets the caller.
+    """
     if not 0 < len(ticket) <= MAX_TICKET_LENGTH:
         raise Unauthenticated
     async with _redis_timeout():
-        kept = await runtime.redis.getdel(_key(ticket))
-    if kept is None:
+        stored = await runtime.redis.getdel(_key(ticket))
+    if stored is None:
         raise Unauthenticated
-    told: dict[str, Any] = json.loads(kept)
-    claims, scopes = told.pop("claims"), told.pop("scopes")
-    caller = Caller(**told, scopes=tuple(scopes), claims=claims and Claims(**claims))
+    fields: dict[str, Any] = json.loads(stored)
+    claims, scopes = fields.pop("claims"), fields.pop("scopes")
+    caller = Caller(**fields, scopes=tuple(scopes), claims=claims and Claims(**claims))
     return await reauthenticate(runtime, caller)
 
 

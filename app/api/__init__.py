@@ -1,1 +1,1 @@
-"""The REST door: routes, the envelope, who is calling, how often. It knows the topics, not their tables."""
+"""The REST API: routes, the response envelope, access checks and rate limits. It imports no tables and no SQL."""

@@ -1,26 +1,26 @@
-"""What routes ask for: a desk, where the caller is known, allowed in and not too often there.
+"""Access checks of routes: each route depends on one `Access`, which gives it a `RequestContext` or refuses.
 
-One dependency a route, and `async`: FastAPI solves each at a price, and sends plain functions to a thread.
+`Access` is async because FastAPI runs plain functions in a thread.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 
 from app.accounts.api_keys import ADMIN_SCOPE
 from app.accounts.authentication import Caller, authenticate
 from app.accounts.tickets import redeem_ticket
+from app.api.rate_limits import Limit
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 
-REDEEMS_A_MINUTE = 10
-WEBHOOK_TESTS_A_MINUTE = 10
+Scope = Literal["tasks", "points", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """The runtime, and whose request it is."""
+    """The runtime and the authenticated caller of one request."""
 
     runtime: Runtime
     caller: Caller
@@ -30,104 +30,56 @@ class RequestContext:
         return self.caller.user_id
 
 
-async def get_runtime(request: Request) -> Runtime:
-    """For routes that anybody may ask."""
-    runtime: Runtime = request.app.state.runtime
-    return runtime
+class Access:
+    """The dependency of a route: authenticates the caller, checks the scope, then counts the request.
+
+    `limit` names the rate limit; each limit has its own counter. With `accepts_ticket`, `?ticket=` replaces the
+    header, because browsers cannot send headers when they open a stream.
+    """
+
+    def __init__(self, *, scope: Scope, limit: Limit, accepts_ticket: bool = False) -> None:
+        self._scope = scope
+        self._limit = limit
+        self._accepts_ticket = accepts_ticket
+
+    async def __call__(self, request: Request) -> RequestContext:
+        runtime: Runtime = request.app.state.runtime
+        caller = await self._authenticate(runtime, request)
+        check_scope(caller, self._scope)
+        await request.app.state.rate_limiter.check(self._limit, caller.user_id)
+        return RequestContext(runtime, caller)
+
+    async def _authenticate(self, runtime: Runtime, request: Request) -> Caller:
+        ticket = request.query_params.get("ticket") if self._accepts_ticket else None
+        if ticket is not None:
+            return await redeem_ticket(runtime, ticket)
+        return await authenticate(runtime, _credential(request))
 
 
-async def get_submit_desk(request: Request) -> RequestContext:
-    context = await _open_desk(request, "tasks")
-    await request.app.state.limits.check("submit", context.user_id, context.runtime.settings.submit_rate_per_minute)
-    return context
-
-
-async def get_upload_desk(request: Request) -> RequestContext:
-    """As many a minute as submits, and counted apart: a task may need several files."""
-    context = await _open_desk(request, "tasks")
-    await request.app.state.limits.check("upload", context.user_id, context.runtime.settings.submit_rate_per_minute)
-    return context
-
-
-async def get_task_desk(request: Request) -> RequestContext:
-    return await _open_reading_desk(request, "tasks")
-
-
-async def get_stream_desk(request: Request) -> RequestContext:
-    """As for reading tasks; `?ticket=` stands in for a header where none can be sent."""
-    ticket = request.query_params.get("ticket")
-    if ticket is None:
-        return await _open_reading_desk(request, "tasks")
-    runtime: Runtime = request.app.state.runtime
-    caller = await redeem_ticket(runtime, ticket)
-    await request.app.state.limits.check("read", caller.user_id, runtime.settings.read_rate_per_minute)
-    return RequestContext(runtime, caller)
-
-
-async def get_points_desk(request: Request) -> RequestContext:
-    return await _open_reading_desk(request, "points")
-
-
-async def get_redeem_desk(request: Request) -> RequestContext:
-    """Counted apart, and strictly: nobody has many codes, but somebody may try many."""
-    context = await _open_desk(request, "points")
-    await request.app.state.limits.check("redeem", context.user_id, REDEEMS_A_MINUTE)
-    return context
-
-
-async def get_webhook_test_desk(request: Request) -> RequestContext:
-    """Counted apart, and strictly: each makes the gateway call an address of the caller's choice."""
-    context = await _open_desk(request, "tasks")
-    await request.app.state.limits.check("webhook-test", context.user_id, WEBHOOK_TESTS_A_MINUTE)
-    return context
-
-
-async def get_admin_desk(request: Request) -> RequestContext:
-    """A user of role admin; a key of theirs only where it was made for this. Everybody else is forbidden."""
-    runtime: Runtime = request.app.state.runtime
-    caller = await _identify(runtime, request)
-    if caller.role != "admin" or (caller.key_id is not None and ADMIN_SCOPE not in caller.scopes):
+def check_scope(caller: Caller, scope: Scope) -> None:
+    """Raises Forbidden where the caller's API key lacks the scope. `admin` also needs a user of role admin."""
+    if scope == ADMIN_SCOPE and (caller.role != "admin" or not caller.has_scope(scope)):
         raise Forbidden
-    await request.app.state.limits.check("admin", caller.user_id, runtime.settings.read_rate_per_minute)
-    return RequestContext(runtime, caller)
-
-
-async def _open_reading_desk(request: Request, scope: str) -> RequestContext:
-    context = await _open_desk(request, scope)
-    await request.app.state.limits.check("read", context.user_id, context.runtime.settings.read_rate_per_minute)
-    return context
-
-
-async def _open_desk(request: Request, scope: str) -> RequestContext:
-    runtime: Runtime = request.app.state.runtime
-    caller = await _identify(runtime, request)
-    check_scope(caller, scope)
-    return RequestContext(runtime, caller)
-
-
-def check_scope(caller: Caller, scope: str) -> None:
     if not caller.has_scope(scope):
         raise Forbidden("该密钥无权访问此接口")
 
 
-async def _identify(runtime: Runtime, request: Request) -> Caller:
-    """`Authorization: Bearer <JWT or sk-…>`, or `X-API-Key: sk-…`. Two different ones at once are refused."""
+def _credential(request: Request) -> str:
+    """From `Authorization: Bearer <JWT or sk-…>` or `X-API-Key: sk-…`. Raises Unauthenticated where the two differ."""
     header, key = request.headers.get("authorization"), request.headers.get("x-api-key")
-    kind, _, credential = (header or "").strip().partition(" ")
-    if header and kind.lower() != "bearer":
+    scheme, _, credential = (header or "").strip().partition(" ")
+    if header and scheme.lower() != "bearer":
         raise Unauthenticated
     credential = credential.strip()
     if key and credential and key != credential:
         raise Unauthenticated
-    return await authenticate(runtime, credential or key or "")
+    return credential or key or ""
 
 
-AnyRuntime = Annotated[Runtime, Depends(get_runtime)]
-SubmitDesk = Annotated[RequestContext, Depends(get_submit_desk)]
-UploadDesk = Annotated[RequestContext, Depends(get_upload_desk)]
-TaskDesk = Annotated[RequestContext, Depends(get_task_desk)]
-StreamDesk = Annotated[RequestContext, Depends(get_stream_desk)]
-PointsDesk = Annotated[RequestContext, Depends(get_points_desk)]
-RedeemDesk = Annotated[RequestContext, Depends(get_redeem_desk)]
-WebhookTestDesk = Annotated[RequestContext, Depends(get_webhook_test_desk)]
-AdminDesk = Annotated[RequestContext, Depends(get_admin_desk)]
+async def get_runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+PublicRuntime = Annotated[Runtime, Depends(get_runtime)]
+"""For routes that need no credential."""

@@ -1,4 +1,4 @@
-"""One handler for everything that goes wrong: the envelope, in Chinese, with nothing leaking."""
+"""Turns every error into the envelope, with a Chinese message and no internal details."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than what it is given)
+    assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than the errors it passes)
     if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
         return await on_unhandled(request, error)
     return error_response(request, error)
@@ -44,17 +44,17 @@ async def _on_gateway_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    fault = error.errors()[0]
-    if fault["loc"] == ("body",) and isinstance(fault["input"], bytes):  # FastAPI parses only what is called JSON
+    first = error.errors()[0]
+    if first["loc"] == ("body",) and isinstance(first["input"], bytes):  # FastAPI parses JSON content types only
         return error_response(request, UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json"))
-    return error_response(request, InvalidParameter(*describe_validation_error(fault)))
+    return error_response(request, InvalidParameter(*describe_validation_error(first)))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    kind = BY_STATUS.get(error.status_code)
-    if kind is not None:
-        return error_response(request, kind(), headers=dict(error.headers or {}))
+    error_type = BY_STATUS.get(error.status_code)
+    if error_type is not None:
+        return error_response(request, error_type(), headers=dict(error.headers or {}))
     return error_response(request, InvalidParameter("请求体", "不是有效的 JSON"))
 
 
@@ -64,7 +64,7 @@ async def on_unhandled(request: Request, error: Exception) -> Response:
 
 
 def error_response(request: Request, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
-    """The error in the envelope, with the headers that belong to its kind."""
+    """The error in the envelope, with `Retry-After` or `WWW-Authenticate` where they apply."""
     headers = headers or {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -74,15 +74,15 @@ def error_response(request: Request, error: GatewayError, headers: dict[str, str
     return error_body(error.status, error.error_code, error.message, request_id, headers)
 
 
-def describe_validation_error(fault: dict[str, Any]) -> tuple[str, str]:
-    """A fault of pydantic's as (field as the caller wrote it, Chinese problem)."""
-    # Behind the field's name pydantic puts names of its own: which branch of a union it tried.
-    field = str(fault["loc"][1])[:100] if len(fault["loc"]) > 1 else "请求体"
-    problem = MESSAGES.get(fault["type"], "类型或取值错误")
-    context = fault.get("ctx", {})
+def describe_validation_error(error: dict[str, Any]) -> tuple[str, str]:
+    """The caller's field name and a Chinese message for one of pydantic's errors."""
+    # Only the first name is the caller's. After it pydantic lists the union branches that it tried.
+    field = str(error["loc"][1])[:100] if len(error["loc"]) > 1 else "请求体"
+    problem = MESSAGES.get(error["type"], "类型或取值错误")
+    context = error.get("ctx", {})
     if "expected" in context:
         context = context | {"expected": str(context["expected"]).replace(" or ", ", ")}
-    return ("请求体" if fault["type"] == "json_invalid" else field), problem.format(**context)
+    return ("请求体" if error["type"] == "json_invalid" else field), problem.format(**context)
 
 
 MESSAGES = {

@@ -1,6 +1,6 @@
-"""What wraps every request: its id and the headers of every answer, its body's limit, a net below all handlers.
+"""Middleware for every request: the request id, the limit of the body's size, and a handler for unexpected errors.
 
-Plain ASGI, because it is on the hot path.
+The classes are plain ASGI because they run on every request.
 """
 
 import re
@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import error_response, on_unhandled
 from app.errors import PayloadTooLarge
 
-_USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """`X-Request-Id` on every answer: the caller's own where it is usable, else a new one; also in every log line."""
+    """Sets `X-Request-Id` on every response and log line: the caller's own id where it is valid, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -44,61 +44,62 @@ class RequestId:
 
 
 class BodySizeLimit:
-    """413 before a byte is parsed where `Content-Length` admits too much, else as soon as too much has come.
+    """Answers 413 when `Content-Length` is too large, or as soon as the received body is.
 
-    `elsewhere`: paths with a limit and a text of their own. FastAPI's `max_body_size` answers in plain text, outside
-    every middleware.
+    `overrides` gives some paths their own limit and message. FastAPI's `max_body_size` cannot replace this class: it
+    answers in plain text, outside all middleware.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, elsewhere: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, overrides: Mapping[str, tuple[int, str]]) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.elsewhere = elsewhere
+        self.overrides = overrides
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        max_bytes, text = self.elsewhere.get(scope["path"], (self.max_bytes, None))
+        max_bytes, message_text = self.overrides.get(scope["path"], (self.max_bytes, None))
         if _content_length(scope["headers"]) > max_bytes:
-            await error_response(Request(scope), PayloadTooLarge(text))(scope, receive, send)
+            await error_response(Request(scope), PayloadTooLarge(message_text))(scope, receive, send)
             return
-        come_bytes = 0
+        received_bytes = 0
 
         async def receive_counted() -> Message:
-            nonlocal come_bytes
+            nonlocal received_bytes
             message = await receive()
-            come_bytes += len(message.get("body", b""))
-            if come_bytes > max_bytes:
-                raise HTTPException(PayloadTooLarge.status)  # the only kind FastAPI lets through while it reads a body
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > max_bytes:
+                raise HTTPException(PayloadTooLarge.status)  # FastAPI passes on no other error while it reads a body
             return message
 
         await self.app(scope, receive_counted, send)
 
 
 class CatchAll:
-    """What no handler foresaw becomes our 500 here, inside the other middlewares. Starlette's own net hangs outside
-    of them: its answers have no request id, and no browser of another origin may read them.
+    """Answers 500 for an unexpected error, inside the other middleware.
+
+    Starlette's own handler runs outside them. Its response would lack the request id and the CORS headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = scope["type"] != "http"
+        has_started = scope["type"] != "http"
 
-        async def send_noted(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+        async def send_recorded(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, send_noted)
+            await self.app(scope, receive, send_recorded)
         except Exception as error:
-            if has_begun:
+            if has_started:
                 raise
-            fallen = await on_unhandled(Request(scope), error)
-            await fallen(scope, receive, send)
+            response = await on_unhandled(Request(scope), error)
+            await response(scope, receive, send)
 
 
 def _content_length(headers: Any) -> int:
@@ -112,5 +113,5 @@ def _requested_id(headers: Any) -> str | None:
     for name, value in headers:
         if name == b"x-request-id":
             text = str(value.decode("latin-1"))
-            return text if _USABLE_ID.fullmatch(text) else None
+            return text if _VALID_ID.fullmatch(text) else None
     return None

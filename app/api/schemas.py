@@ -1,17 +1,18 @@
-"""The envelope, and the shapes of what is answered. Every JSON answer is `{"code", "message", "data"}`."""
+"""Response bodies. Every JSON response is the envelope `{"code", "message", "data"}`."""
 
 import json
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
-from typing_extensions import TypedDict
+
+from app.tasks.view import TaskView
 
 T = TypeVar("T")
 
 
 class Envelope(BaseModel, Generic[T]):
-    """Success is code 200, message `success`. The HTTP status equals `code`."""
+    """A success: `code` is 200 and `message` is `success`. `code` equals the HTTP status."""
 
     code: int = 200
     message: str = "success"
@@ -19,7 +20,7 @@ class Envelope(BaseModel, Generic[T]):
 
 
 class Page(BaseModel, Generic[T]):
-    """One page of records; `pages` is how many there are, `page` counts from 1."""
+    """One page of records. `page` counts from 1; `pages` is the number of pages."""
 
     records: list[T]
     total: int
@@ -28,45 +29,8 @@ class Page(BaseModel, Generic[T]):
     pages: int
 
 
-class ResultResponse(TypedDict):
-    """One stored result, known by its own bytes. Sizes in pixels; `durationSeconds` is null for a picture."""
-
-    url: str
-    type: Annotated[str, Field(description="MIME 类型")]
-    bytes: int
-    width: int
-    height: int
-    durationSeconds: float | None
-
-
-class TaskResponse(BaseModel):
-    """A task as its owner sees it. Times are local (`TIMEZONE`), to the second; links are permanent."""
-
-    taskNo: str
-    modelName: str
-    status: str = Field(description="created, queued, processing, completed, failed")
-    taskType: str
-    progress: int = Field(description="0-100，不会变小，仅完成时为 100")
-    estimatedSecondsLeft: int | None = Field(description="预计剩余秒数，仅供参考；结束后为 null")
-    promptSnippet: str
-    prompt: str
-    imageUrl: str | list[str] | None
-    params: dict[str, Any]
-    resultUrl: str | None
-    resultUrls: list[str]
-    thumbnailUrls: list[str] = Field(description="图片的缩略图；视频没有")
-    results: list[ResultResponse]
-    pointsCost: int
-    pointsRefunded: int
-    createTime: str
-    updateTime: str
-    completeTime: str | None
-    errorCode: str | None
-    errorMessage: str | None
-
-
 class UploadResponse(BaseModel):
-    """What is stored under `url`: a converted picture differs from what was sent."""
+    """The stored file. The gateway converts some images, so it may differ from the sent file."""
 
     url: str = Field(description="链接，可用作 imageUrl 等参数")
     type: str = Field(description="MIME 类型")
@@ -78,28 +42,28 @@ class UploadResponse(BaseModel):
 
 
 class TicketResponse(BaseModel):
-    """Opens one stream of tasks: `?ticket=`, once, within `expiresIn` seconds."""
+    """A ticket for `?ticket=`. It opens one stream, once, within `expiresIn` seconds."""
 
     ticket: str
     expiresIn: int
 
 
 class QuoteResponse(BaseModel):
-    """What a submit of the same body would take now, and what the caller has."""
+    """The price of a submit with the same body, and the caller's balance."""
 
     modelName: str
     pointsCost: int
     balance: int
 
 
-class SubmitResponse(TaskResponse):
+class SubmitResponse(TaskView):
     """The stored task, and the balance after its charge."""
 
     balance: int
 
 
 class BalanceResponse(BaseModel):
-    """`balance` can be spent; `held` belongs to tasks still running; `expireTime` is when the next points lapse."""
+    """`balance` can be spent; running tasks hold `held`; `expireTime` is when the next points expire."""
 
     userId: int
     balance: int
@@ -108,7 +72,7 @@ class BalanceResponse(BaseModel):
 
 
 class RecordResponse(BaseModel):
-    """One entry of the caller's ledger: what happened to the balance, and what it was then."""
+    """One ledger entry: a change of the balance, and the balance after it."""
 
     id: int
     kind: str = Field(description="grant, deduct, settle, refund, expire, adjust")
@@ -120,7 +84,7 @@ class RecordResponse(BaseModel):
 
 
 class RedeemResponse(BaseModel):
-    """What the code was worth, and the balance with it; `expireTime` is when the next points of the balance lapse."""
+    """The code's points and the balance that includes them; `expireTime` is when the next points expire."""
 
     points: int
     balance: int
@@ -128,7 +92,7 @@ class RedeemResponse(BaseModel):
 
 
 class GrantResponse(BaseModel):
-    """The top-up's user, their balance, and whether this request applied it (false: an earlier one did)."""
+    """The user, their balance, and `applied`: false where an earlier request applied the same top-up."""
 
     userId: int
     balance: int
@@ -136,9 +100,9 @@ class GrantResponse(BaseModel):
 
 
 class ModelResponse(BaseModel):
-    """A model a caller may name. `params` is the JSON Schema of what may be set on it.
+    """A model on sale. `params` is the JSON Schema of its parameters.
 
-    `pointsCost` is the price with nothing set; where `priceRules` is not empty, ask `/user/ai/tasks/quote`.
+    `pointsCost` is the price without parameters. With `priceRules`, `/user/ai/tasks/quote` gives the price.
     """
 
     modelName: str
@@ -151,14 +115,14 @@ class ModelResponse(BaseModel):
 
 
 class SecretResponse(BaseModel):
-    """What signs from now on; until `previousExpireTime` the secret before it signs as well."""
+    """The current signing secret. Until `previousExpireTime` the previous secret signs as well."""
 
     secret: str
     previousExpireTime: str | None
 
 
 class EndpointResponse(BaseModel):
-    """A standing receiver of the caller's ends of tasks."""
+    """A webhook endpoint. It receives the ends of the caller's tasks."""
 
     id: int
     url: str
@@ -170,15 +134,16 @@ class EndpointResponse(BaseModel):
 
 
 class NewEndpointResponse(EndpointResponse):
-    """The endpoint with its secret, which no list shows."""
+    """A new endpoint with its secret. No other response shows the secret."""
 
     secret: str
 
 
 class DeliveryResponse(BaseModel):
-    """One message to one receiver. `endpointId` is null for the task's own callbackUrl; `url` once it is deleted.
+    """One message to one receiver, with the outcome of the newest attempt.
 
-    `messageId` is what the receiver reads as `webhook-id`. The outcome is of the newest attempt.
+    `endpointId` is null for the task's callbackUrl. `url` is null once the endpoint is deleted. The receiver reads
+    `messageId` as `webhook-id`.
     """
 
     id: int
@@ -200,7 +165,7 @@ class DeliveryResponse(BaseModel):
 
 
 class WebhookTestResponse(BaseModel):
-    """What became of the test; the outcomes are those of deliveries."""
+    """The outcome of a test. The codes are those of deliveries."""
 
     delivered: bool
     statusCode: int | None
@@ -209,7 +174,7 @@ class WebhookTestResponse(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Any error: a Chinese message, a stable code, and the id to quote to support."""
+    """An error: a Chinese message, a stable error code, and the request id to quote to support."""
 
     code: int
     message: str
@@ -219,7 +184,7 @@ class ErrorResponse(BaseModel):
 
 
 class SafeJSONResponse(JSONResponse):
-    """UTF-8 whatever is inside: a lone surrogate echoed from a caller must not turn a 400 into a 500."""
+    """JSON that always encodes: a lone surrogate from the caller must not turn a 400 into a 500."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from app import read_version
 from app.cli.admin.codes import codes
 from app.cli.admin.models import models
 from app.cli.admin.see2ai import see2ai
@@ -55,6 +56,21 @@ def _reason(error: Exception) -> str:
     if isinstance(error, SQLAlchemyError):
         return f"database: {getattr(error, 'orig', None) or error} (is it migrated? `gateway migrate`)"
     raise error
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"gateway {read_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def set_options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The database: sessions, engines, and all that differs between MySQL and SQLite."""
+"""The database: connections, transactions, and the SQL that differs between MySQL and SQLite."""
 
 from app.database.connections import (
     COMMIT_TIMEOUT_SECONDS,

@@ -1,8 +1,7 @@
-"""Database and what may go wrong with them. SQLAlchemy's own errors stop here.
+"""Opens database connections, commits transactions, and turns SQLAlchemy's errors into ours.
 
-`Database` hands out connections of two kinds: `begin()` for a transaction that commits when the block ends, and
-`read()` for single statements outside any transaction. What a caller may wait out becomes `Unavailable`, what is worth
-repeating becomes `TransactionConflict`.
+`Database.begin()` opens a transaction that commits when the block ends. `Database.read()` opens a connection in
+autocommit. An unreachable database is `Unavailable`. A conflict that is worth a retry is `TransactionConflict`.
 """
 
 import asyncio
@@ -28,11 +27,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Connection = AsyncConnection
-"""What topic functions join. They never commit it."""
+"""A connection inside a transaction. Functions that take one join the transaction and never commit it."""
 
 COMMIT_TIMEOUT_SECONDS = 10
-TRANSACTION_TIMEOUT_SECONDS = 25  # a database that hangs is a database that is away
+TRANSACTION_TIMEOUT_SECONDS = 25  # after this time a database that hangs counts as unreachable
 MAX_ATTEMPTS = 8
+DUPLICATE_KEY = 1062
 DEADLOCK, LOCK_WAIT, STALE_SNAPSHOT = 1213, 1205, 1020
 SERVER_AWAY = frozenset(
     {
@@ -63,15 +63,15 @@ SERVER_AWAY = frozenset(
 
 
 class TransactionConflict(Unavailable):
-    """The database asked for the whole transaction to be repeated: a deadlock, or a lock not had in time."""
+    """The transaction must be repeated as a whole, after a deadlock or a lock timeout."""
 
 
 class CommitUnknown(Unavailable):
-    """The connection broke while COMMIT was on its way: it may or may not have happened. Read before repeating."""
+    """The connection broke during COMMIT. The commit may have happened, so read before you repeat."""
 
 
 class UniqueViolation(Exception):
-    """A UNIQUE constraint refused a row. `text` is the driver's own, for telling which."""
+    """A UNIQUE constraint refused a row. `text` is the driver's message, which names the constraint."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -79,7 +79,7 @@ class UniqueViolation(Exception):
 
 
 class Database:
-    """Connections to one database. Opened by `open_database`, closed by `close`."""
+    """The connections to one database. `open_database` opens it, `close` closes it."""
 
     def __init__(self, writers: AsyncEngine, readers: AsyncEngine) -> None:
         self.writers = writers
@@ -88,10 +88,10 @@ class Database:
         self._verifying = asyncio.Lock()
 
     async def verify(self) -> None:
-        """That the database refuses what would break the books: once, and before the first transaction at the latest.
+        """Verifies once that the database enforces the ledger's constraints.
 
-        So a database that was away at the start is proved at the first contact, and nothing is written to one that
-        was not. Raises UnsafeDatabase, or Unavailable where it cannot be asked.
+        `begin` calls it before the first transaction, so nothing is written to a database that is not verified.
+        Raises UnsafeDatabase, or Unavailable if the database is unreachable.
         """
         async with self._verifying:
             if self._is_verified:
@@ -103,20 +103,20 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Connection]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
+        """Opens a transaction. It commits when the block ends and rolls back when the block raises."""
         if not self._is_verified:
             await self.verify()
         with _translate_errors():
-            async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS) as clock, self.writers.connect() as connection:
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS) as timeout, self.writers.connect() as connection:
                 await connection.begin()
                 yield connection
-                # COMMIT has a clock of its own, which alone can say that its end is unknown.
-                clock.reschedule(asyncio.get_running_loop().time() + 2 * COMMIT_TIMEOUT_SECONDS)
+                # COMMIT has a timeout of its own, because only there a timeout means CommitUnknown.
+                timeout.reschedule(asyncio.get_running_loop().time() + 2 * COMMIT_TIMEOUT_SECONDS)
                 await _commit(connection)
 
     @asynccontextmanager
     async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Connection]:
-        """A connection in autocommit: one round trip a statement, the newest committed state."""
+        """Opens a connection in autocommit. Each statement is one round trip and reads the newest committed state."""
         with _translate_errors():
             async with asyncio.timeout(seconds), self.readers.connect() as connection:
                 yield connection
@@ -138,8 +138,8 @@ async def _commit(connection: AsyncConnection) -> None:
         raise
 
 
-class _translate_errors:  # noqa: N801 (a context manager written as a class: it runs on every statement's path)
-    """Turns the driver's errors into ours on the way out."""
+class _translate_errors:  # noqa: N801 (a context manager; as a class it costs less, and each transaction uses it)
+    """Turns the errors of SQLAlchemy and the driver into ours."""
 
     def __enter__(self) -> None: ...
 
@@ -171,30 +171,30 @@ def _is_away(error: DBAPIError) -> bool:
 
 
 def _is_duplicate(error: IntegrityError) -> bool:
-    return _code(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)  # noqa: PLR2004
+    return _code(error) == DUPLICATE_KEY or "UNIQUE constraint failed" in str(error.orig)
 
 
-def retry_on_conflict(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Repeats a function that opens its own transaction when the database asks for it, with jitter.
+def retry_on_conflict(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Decorates a function that opens its own transaction: after a TransactionConflict it runs again, with jitter.
 
-    Only whole transactions are repeated: everything the lost one did was rolled back with it.
+    The function must do nothing but the transaction, because only the transaction was rolled back.
     """
 
-    @functools.wraps(work)
-    async def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+    @functools.wraps(function)
+    async def with_retries(*args: P.args, **kwargs: P.kwargs) -> T:
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await work(*args, **kwargs)
+                return await function(*args, **kwargs)
             except TransactionConflict:
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(random.uniform(0.2, 1) * 0.01 * 2**attempt)  # noqa: S311
         raise AssertionError("unreachable")
 
-    return repeated
+    return with_retries
 
 
 async def ping(database: Database) -> None:
-    """One trivial statement; raises Unavailable where the database is away."""
+    """Runs one trivial statement. Raises Unavailable if the database is unreachable."""
     async with database.read() as connection:
         await connection.scalar(select(literal(1)))

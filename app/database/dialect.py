@@ -1,4 +1,4 @@
-"""What MySQL and SQLite spell differently in SQL: the clock, upserts, LIKE. Nothing of that elsewhere."""
+"""SQL that differs between MySQL and SQLite: the clock, upserts and LIKE. No other module knows a dialect."""
 
 from datetime import datetime
 from typing import Any
@@ -13,15 +13,15 @@ from sqlalchemy.sql.functions import FunctionElement
 from app.tables import UtcTime
 
 
-class utc_now(FunctionElement[datetime]):  # noqa: N801 (reads as the SQL function it is)
-    """The database's UTC clock, to the millisecond: the only clock that decides what is due."""
+class utc_now(FunctionElement[datetime]):  # noqa: N801 (it is an SQL function)
+    """The database's UTC clock with milliseconds. Only this clock decides what is due."""
 
     type = UtcTime()
     inherit_cache = True
 
 
 class utc_after(FunctionElement[datetime]):  # noqa: N801
-    """The database's UTC clock plus a number of seconds (may have a fraction)."""
+    """The database's UTC clock plus a number of seconds, which may have a fraction."""
 
     type = UtcTime()
     inherit_cache = True
@@ -49,26 +49,26 @@ def _sqlite_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def insert_ignore(dialect_name: str, table: Table, key: str) -> Insert:
-    """INSERT that leaves an existing row alone. Its row count differs between databases: never read it."""
+    """INSERT that keeps an existing row. Do not read its row count, which differs between databases."""
     if dialect_name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return mysql.insert(table).on_duplicate_key_update({key: table.c[key]})
 
 
 def upsert(dialect_name: str, table: Table, key: str, values: dict[str, Any], preserve: frozenset[str]) -> Insert:
-    """INSERT of one row that overwrites an existing one of the same `key`, but for the columns in `kept`.
+    """INSERT of one row that overwrites the row with the same `key`, except for the columns in `preserve`.
 
-    The new values are named, not repeated: Alembic's offline mode writes literals only into the first list.
+    The UPDATE part refers to the inserted values, because Alembic's offline mode renders literals only in VALUES.
     """
-    changed = [name for name in values if name not in preserve and name != key]
+    updated = [name for name in values if name not in preserve and name != key]
     if dialect_name == "sqlite":
         lite = sqlite.insert(table).values(**values)
-        return lite.on_conflict_do_update(index_elements=[key], set_={name: lite.excluded[name] for name in changed})
+        return lite.on_conflict_do_update(index_elements=[key], set_={name: lite.excluded[name] for name in updated})
     insert = mysql.insert(table).values(**values)
-    return insert.on_duplicate_key_update({name: insert.inserted[name] for name in changed})
+    return insert.on_duplicate_key_update({name: insert.inserted[name] for name in updated})
 
 
 def like_contains(text: str) -> tuple[str, str]:
-    """A LIKE pattern that finds `text` itself, and its escape character."""
+    """The LIKE pattern for values that contain `text`, and its escape character."""
     escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%", "!"

@@ -1,4 +1,4 @@
-"""Opens the engines: how this process speaks to MySQL, and how to SQLite."""
+"""Opens the database engines for MySQL and SQLite, and sets their options."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,26 @@ from app.settings import Settings
 
 LOCK_WAIT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
+SQLITE_PRAGMAS = (
+    "busy_timeout=15000",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "recursive_triggers=ON",  # the rows that REPLACE deletes then fire the ledger's triggers as well
+)
 
 
 def open_database(settings: Settings) -> Database:
-    """Engines for `settings.database_url`. Nothing is dialled before the first statement."""
+    """Creates the engines for `settings.database_url`. They connect at the first statement."""
     url = make_url(settings.database_url)
     return _open_sqlite(url) if settings.is_sqlite else _open_mysql(url, settings)
 
 
 def _open_mysql(url: URL, settings: Settings) -> Database:
-    """READ COMMITTED, UTC, strict. Readers run in autocommit: no BEGIN, no ROLLBACK on return.
+    """READ COMMITTED, UTC and strict mode. Readers run in autocommit: no BEGIN, and no ROLLBACK on return.
 
-    A process that freezes inside a transaction would keep its locks for as long as it is frozen, and nobody could
-    take its tasks over: MariaDB ends such a transaction when a lease is over. MySQL, which has no such limit, reads
-    that part as a comment.
+    A process that freezes inside a transaction keeps its locks, and no other process can take over its tasks. MariaDB
+    ends such a transaction after one lease. MySQL has no such option and reads that part as a comment.
     """
     options: dict[str, Any] = {
         "pool_size": settings.database_pool_size,
@@ -40,7 +46,7 @@ def _open_mysql(url: URL, settings: Settings) -> Database:
             f" /*M!100300 , idle_transaction_timeout={settings.lease_seconds} */",
         },
     }
-    # `begin` always ends what it began, so the pool need not send a ROLLBACK behind every COMMIT.
+    # `begin` always commits or rolls back, so the pool need not send a ROLLBACK when a connection returns.
     writers = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=None, **options)
     readers = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
     for engine in (writers, readers):
@@ -49,7 +55,7 @@ def _open_mysql(url: URL, settings: Settings) -> Database:
 
 
 def _connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
-    """asyncmy tells some broken handshakes as RuntimeError or IndexError; each is a database that is away."""
+    """Connects. asyncmy raises RuntimeError or IndexError for some broken handshakes; they become OSError."""
     try:
         return dialect.connect(*args, **options)
     except (dialect.loaded_dbapi.Error, OSError):
@@ -59,7 +65,7 @@ def _connect(dialect: Any, _record: Any, args: Any, options: Any) -> Any:
 
 
 def _open_sqlite(url: URL) -> Database:
-    """One writer at a time, as SQLite has it: they queue in the process instead of polling a locked file."""
+    """One writer connection, because SQLite allows one writer. Writers wait for it instead of polling a locked file."""
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     writers = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=30)
@@ -71,12 +77,10 @@ def _open_sqlite(url: URL) -> Database:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Without this the driver begins transactions by itself, and late: read-then-write would lose updates.
+    # Otherwise the driver begins transactions itself, and only at the first write: read-then-write would lose updates.
     connection.isolation_level = None
     cursor = connection.cursor()
-    pragmas = ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-    # With the last of them what REPLACE deletes meets the ledger's triggers, too.
-    for pragma in (*pragmas, "recursive_triggers=ON"):
+    for pragma in SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

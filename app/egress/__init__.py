@@ -1,16 +1,16 @@
-"""The guarded way out to addresses that callers or the upstream chose; it refuses whatever is not public.
+"""HTTP requests to URLs that callers or SEE2AI chose. Addresses that are not public are refused (SSRF protection).
 
-Every hop, the first and each redirect, passes the same two gates: its *form* (`form.py`, nothing resolved)
-and its *addresses* (`resolver.CheckedResolver`, which hands aiohttp exactly the addresses it has checked, so
-that a name cannot answer differently between the check and the call).
+Every request and every redirect passes two checks. `urls.py` checks the URL without a DNS query.
+`resolver.CheckedResolver` checks the resolved addresses and passes exactly these to aiohttp, so a host name cannot
+resolve to another address after the check.
 """
 
 from app.egress.client import Download, Egress, PostResult
 from app.egress.errors import EgressConnectError, EgressError, EgressFailed, EgressForbidden, EgressTimeout
-from app.egress.urls import LONGEST_URL, InvalidUrl, normalize_url, validate_url
+from app.egress.urls import MAX_URL_LENGTH, InvalidUrl, normalize_url, validate_url
 
 __all__ = [
-    "LONGEST_URL",
+    "MAX_URL_LENGTH",
     "Download",
     "Egress",
     "EgressConnectError",

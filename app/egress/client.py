@@ -1,4 +1,4 @@
-"""Fetching strangers' files, and posting to strangers: bounded in bytes, time and slowness; no cookies or proxies."""
+"""The HTTP client for foreign URLs. It bounds bytes, time and slowness, and uses no cookies and no proxies."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -14,26 +14,24 @@ from yarl import URL
 
 from app.egress.errors import EgressConnectError, EgressFailed, EgressForbidden, EgressTimeout
 from app.egress.resolver import DNS_THREADS, CheckedResolver, Lookup
-from app.egress.urls import InvalidUrl, parse_url
+from app.egress.urls import MAX_REQUESTED_URL_LENGTH, InvalidUrl, parse_url
 
 MAX_REDIRECTS = 5
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 CONNECT_SECONDS = 10
 MIN_RATE_SECONDS = 20
-"""A body must bring MIN_RATE_BYTES in every such stretch: slower, it is a drip that only holds us."""
+"""A body must bring MIN_RATE_BYTES in every period of this length. A slower server would only block us."""
 MIN_RATE_BYTES = 16 * 1024
 READ_BUFFER_BYTES = 256 * 1024
 DRAIN_BYTES = 4096
 DRAIN_SECONDS = 1.0
-MAX_URL_LENGTH = 8192
-"""Looser than for callers: storage services sign results and redirects with long tokens."""
 
 HEADERS = {"User-Agent": "points-gateway", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
 class Download:
-    """`content_type` is what the server claims, lower case, without parameters: judge by the bytes."""
+    """A downloaded file. `content_type` is the server's claim, in lower case and without parameters."""
 
     size_bytes: int
     content_type: str
@@ -41,16 +39,17 @@ class Download:
 
 @dataclass(frozen=True)
 class PostResult:
-    """The answer to a POST: any status at all, and its Retry-After as it came."""
+    """The response to a POST: its status, and the raw Retry-After header."""
 
     status: int
     retry_after: str | None
 
 
 class Egress:
-    """`allowed`: exact `host:port` origins exempt from the public-address and port rules.
+    """The client of one process. Close it at the end.
 
-    `lookup` stands in for the system's resolver. Open one for the life of the process and close it.
+    `allowed` holds exact `host:port` origins that are exempt from the public-address rule and the port rule.
+    `lookup` replaces the system's resolver.
     """
 
     def __init__(
@@ -61,29 +60,29 @@ class Egress:
         self._session: aiohttp.ClientSession | None = None
 
     async def download(self, url: str, to: Path, *, max_bytes: int, timeout_seconds: float) -> Download:
-        """Stream `url` into the file `to`, which is there afterwards only if all of it arrived.
+        """Downloads `url` into the file `to`. The file exists afterwards only if the download is complete.
 
-        Raises EgressForbidden, EgressFailed, or OSError where our own disk will not take it.
+        Raises EgressForbidden, EgressFailed, or OSError if our own disk fails.
         """
         try:
-            async with _bounded(timeout_seconds), self._open_response(url, {}) as response:
+            async with _limited(timeout_seconds), self._open_response(url, {}) as response:
                 size_bytes = await _write_to(response, to, max_bytes)
         except BaseException:
-            to.unlink(missing_ok=True)  # noqa: ASYNC240  nothing may be awaited while being cancelled
+            to.unlink(missing_ok=True)  # noqa: ASYNC240  during cancellation nothing may be awaited
             raise
-        claimed = response.headers.get("Content-Type", "").partition(";")[0]
-        return Download(size_bytes, claimed.strip().lower() or "application/octet-stream")
+        content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        return Download(size_bytes, content_type.strip().lower() or "application/octet-stream")
 
     async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
-        """The first `max_bytes` at `url`, or all there is; no more is read, whatever the server sends.
+        """Reads the first `max_bytes` bytes at `url`, or fewer if the file is shorter.
 
         Raises EgressForbidden or EgressFailed.
         """
         start = bytearray()
-        range_wanted = {"Range": f"bytes=0-{max_bytes - 1}"}
+        range_header = {"Range": f"bytes=0-{max_bytes - 1}"}
         async with (
-            _bounded(timeout_seconds),
-            self._open_response(url, range_wanted) as response,
+            _limited(timeout_seconds),
+            self._open_response(url, range_header) as response,
             aclosing(_chunks(response)) as chunks,
         ):
             async for chunk in chunks:
@@ -95,12 +94,12 @@ class Egress:
         return bytes(start[:max_bytes])
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float) -> PostResult:
-        """One POST to exactly this address: a redirect is an answer like any other, and nobody follows it.
+        """Sends one POST. It does not follow redirects.
 
-        Raises EgressForbidden, or EgressFailed where no answer came.
+        Raises EgressForbidden, or EgressFailed if there is no response.
         """
-        async with _bounded(timeout_seconds):
-            response = await self._open_session().post(
+        async with _limited(timeout_seconds):
+            response = await self._get_session().post(
                 self._checked_url(url), data=body, headers=headers, allow_redirects=False
             )
         try:
@@ -116,14 +115,14 @@ class Egress:
 
     @asynccontextmanager
     async def _open_response(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer at the end of the redirects, its body unread; each hop is judged anew."""
-        connection = self._open_session()
+        """Sends a GET and follows redirects; each URL is checked again. The body is not read yet."""
+        session = self._get_session()
         for _ in range(MAX_REDIRECTS + 1):
             target = self._checked_url(url)
-            response = await connection.get(target, headers=headers, allow_redirects=False)
+            response = await session.get(target, headers=headers, allow_redirects=False)
             try:
-                if response.status not in REDIRECTS:
-                    _require_plain_body(response, ranged="Range" in headers)
+                if response.status not in REDIRECT_STATUSES:
+                    _require_plain_body(response, is_ranged="Range" in headers)
                     yield response
                     return
                 url = _redirect_target(target, response)
@@ -133,19 +132,19 @@ class Egress:
 
     def _checked_url(self, url: str) -> URL:
         try:
-            return parse_url(url, self._allowed, longest=MAX_URL_LENGTH)
+            return parse_url(url, self._allowed, max_length=MAX_REQUESTED_URL_LENGTH)
         except InvalidUrl:
             raise EgressForbidden from None
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        """Made at the first call, because aiohttp wants a running loop. No connection is used twice."""
+    def _get_session(self) -> aiohttp.ClientSession:
+        """The session, created at the first call, because aiohttp needs a running loop. It reuses no connection."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False, force_close=True, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=MIN_RATE_SECONDS),
                 headers=HEADERS,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # or a bomb would swell before its header is refused
+                auto_decompress=False,  # a compressed body is refused by its header, before it is decompressed
                 trust_env=False,
                 read_bufsize=READ_BUFFER_BYTES,
             )
@@ -153,8 +152,8 @@ class Egress:
 
 
 @asynccontextmanager
-async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
-    """One deadline over everything within, and our own errors instead of aiohttp's, whose texts hold URLs."""
+async def _limited(timeout_seconds: float) -> AsyncIterator[None]:
+    """Limits the block to `timeout_seconds`, and turns aiohttp's errors, whose texts contain URLs, into ours."""
     try:
         async with asyncio.timeout(timeout_seconds):
             yield
@@ -169,20 +168,20 @@ async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """A little of a body nobody wants, so that who answers briefly is not cut off; who does not is."""
+    """Reads the start of a response body and ignores it, so that the server of a short response sees no reset."""
     with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
         async with asyncio.timeout(DRAIN_SECONDS):
             await response.content.read(DRAIN_BYTES)
 
 
-def _require_plain_body(response: aiohttp.ClientResponse, *, ranged: bool) -> None:
-    partial = ranged and response.status == HTTPStatus.PARTIAL_CONTENT
-    if response.status != HTTPStatus.OK and not partial:
+def _require_plain_body(response: aiohttp.ClientResponse, *, is_ranged: bool) -> None:
+    is_partial = is_ranged and response.status == HTTPStatus.PARTIAL_CONTENT
+    if response.status != HTTPStatus.OK and not is_partial:
         raise EgressFailed(f"HTTP {response.status}", response.status)
-    if partial and not response.headers.get("Content-Range", "").lower().startswith("bytes 0-"):
-        raise EgressFailed("another range than asked for", response.status)
+    if is_partial and not response.headers.get("Content-Range", "").lower().startswith("bytes 0-"):
+        raise EgressFailed("wrong Content-Range", response.status)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise EgressFailed("compressed although not asked for", response.status)
+        raise EgressFailed("the body is compressed", response.status)
 
 
 def _redirect_target(target: URL, response: aiohttp.ClientResponse) -> str:
@@ -193,8 +192,8 @@ def _redirect_target(target: URL, response: aiohttp.ClientResponse) -> str:
 
 
 async def _write_to(response: aiohttp.ClientResponse, to: Path, max_bytes: int) -> int:
-    announced_bytes = response.content_length
-    if announced_bytes is not None and announced_bytes > max_bytes:
+    content_length = response.content_length
+    if content_length is not None and content_length > max_bytes:
         raise EgressFailed("too large", response.status)
     size_bytes = 0
     async with aclosing(_chunks(response)) as chunks, await anyio.open_file(to, "wb") as file:
@@ -209,18 +208,18 @@ async def _write_to(response: aiohttp.ClientResponse, to: Path, max_bytes: int) 
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-    """The body as it comes, given up when it drips. No clock is left running across a `yield`."""
+    """The body in chunks. Raises EgressFailed below the minimum rate. No timeout runs across a `yield`."""
     loop = asyncio.get_running_loop()
-    due, fresh_bytes = loop.time() + MIN_RATE_SECONDS, 0
+    deadline, received_bytes = loop.time() + MIN_RATE_SECONDS, 0
     while True:
         try:
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(deadline):
                 chunk = await response.content.readany()
         except TimeoutError:
             raise EgressFailed("stalled", response.status) from None
         if not chunk:
             return
-        fresh_bytes += len(chunk)
-        if fresh_bytes >= MIN_RATE_BYTES:
-            due, fresh_bytes = loop.time() + MIN_RATE_SECONDS, 0
+        received_bytes += len(chunk)
+        if received_bytes >= MIN_RATE_BYTES:
+            deadline, received_bytes = loop.time() + MIN_RATE_SECONDS, 0
         yield chunk

@@ -1,19 +1,19 @@
-"""How a stranger's address fails us. Texts are for logs and never hold a URL's path or query."""
+"""Errors of outgoing requests. Their texts are for logs and never contain the path or query of a URL."""
 
 
 class EgressError(Exception):
-    """Something could not be fetched or sent."""
+    """An outgoing request was refused or failed."""
 
 
 class EgressForbidden(EgressError):
-    """Not an address we call. One text for every cause, so that nobody maps our network by asking."""
+    """The URL or its address is not allowed. One text for every cause, so that nobody can map our network."""
 
     def __init__(self) -> None:
         super().__init__("the address is refused")
 
 
 class EgressFailed(EgressError):
-    """An address we may call did not deliver; `status` is the HTTP status where there was one."""
+    """The server of an allowed URL did not deliver. `status` is its HTTP status, or None without a response."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         self.reason = reason
@@ -22,8 +22,8 @@ class EgressFailed(EgressError):
 
 
 class EgressConnectError(EgressFailed):
-    """The name has no address, or nobody takes the call there."""
+    """The host name does not resolve, or the host refuses the connection."""
 
 
 class EgressTimeout(EgressFailed):
-    """Not all of it came in the time it was given."""
+    """The request did not finish in time."""

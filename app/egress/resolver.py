@@ -1,4 +1,4 @@
-"""Names to addresses that were checked: what this resolver answers is what gets dialled."""
+"""A resolver for aiohttp that returns public addresses only. aiohttp connects to exactly these addresses."""
 
 import asyncio
 import socket
@@ -13,30 +13,30 @@ from app.egress.urls import is_public
 DNS_THREADS = 16
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""Host and port to addresses, as the system's resolver gives them."""
+"""Resolves a host and port to addresses."""
 
 
 class CheckedResolver(AbstractResolver):
-    """Answers with addresses that are all public, or raises EgressForbidden; aiohttp dials what it answers.
+    """Resolves a host name, and raises EgressForbidden unless all its addresses are public.
 
-    aiohttp asks no resolver about literal addresses: those are judged by their form.
+    aiohttp does not resolve literal addresses; `urls.parse_url` checks those.
     """
 
     def __init__(self, allowed: frozenset[str], lookup: Lookup | None = None, threads: int = DNS_THREADS) -> None:
         self._allowed = allowed
-        self._lookup = lookup or self._ask_system
-        # A pool of its own: names with slow servers must not hold threads that others wait for.
+        self._lookup = lookup or self._system_lookup
+        # A thread pool of its own, because slow DNS servers must not block the threads of other work.
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="egress-dns")
 
     async def resolve(
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  every family is looked up and checked
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  all families are resolved and checked
     ) -> list[ResolveResult]:
         addresses = await self._lookup(host, port)
-        exempt = f"{host}:{port}" in self._allowed
-        if not addresses or not (exempt or all(is_public(address) for address in addresses)):
+        is_exempt = f"{host}:{port}" in self._allowed
+        if not addresses or not (is_exempt or all(is_public(address) for address in addresses)):
             raise EgressForbidden
         return [
             ResolveResult(
@@ -53,8 +53,8 @@ class CheckedResolver(AbstractResolver):
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask_system(self, host: str, port: int) -> list[str]:
-        found = await asyncio.get_running_loop().run_in_executor(
+    async def _system_lookup(self, host: str, port: int) -> list[str]:
+        results = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
-        return [str(address[0]) for *_, address in found]
+        return [str(address[0]) for *_, address in results]

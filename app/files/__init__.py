@@ -1,1 +1,1 @@
-"""Files of callers: uploads, and the inspection of media."""
+"""Media files: uploads of callers, and the inspection and conversion of images, videos and audio."""

@@ -16,8 +16,8 @@ from app.aio import cancel_and_wait
 from app.egress import Egress
 from app.errors import Unavailable
 from app.failpoints import failpoint
+from app.jobs.webhook_payload import build_payload
 from app.runtime import Runtime
-from app.tasks.webhook_payload import build_payload
 from app.telemetry import metrics
 from app.webhooks.outbox import (
     DISABLED,

@@ -1,1 +1,1 @@
-"""Redis: the connection pool, the wakeup of workers, and publish/subscribe between processes."""
+"""Messages between the processes through Redis: worker wakeups and task changes."""

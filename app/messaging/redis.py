@@ -1,4 +1,4 @@
-"""The Redis connection pool of a process. Everything on the wire is JSON."""
+"""Opens the Redis connection pool of a process. ARQ jobs are JSON, not pickle."""
 
 import json
 from functools import cache
@@ -15,7 +15,7 @@ QUEUE = "gateway:tasks"
 
 
 def dump_json(value: Any) -> bytes:
-    """ARQ's serializer. It also receives results and exceptions; an exception becomes its text."""
+    """ARQ's serializer. ARQ also passes results and exceptions; an exception becomes its text."""
     return json.dumps(value, default=repr).encode()
 
 
@@ -25,14 +25,14 @@ def load_json(data: bytes) -> Any:
 
 @cache
 def _embedded_server() -> Any:
-    """The one Redis inside this process, shared by all who open it. Only `memory://` loads its library."""
+    """The Redis server inside this process, shared by all pools. Only `memory://` loads its library."""
     import fakeredis
 
     return fakeredis.FakeServer()
 
 
 def open_redis(settings: Settings) -> ArqRedis:
-    """One pool a process. `memory://` is a Redis inside this process that ends with it."""
+    """Opens the pool without a connection. `memory://` is a Redis server inside this process."""
     options: dict[str, Any] = {
         "job_serializer": dump_json,
         "job_deserializer": load_json,
@@ -55,7 +55,7 @@ def open_redis(settings: Settings) -> ArqRedis:
 
 
 class _NormalizeClosedError(AbstractConnection):
-    """Turns uvloop's RuntimeError for a write on a closed connection into redis-py's ConnectionError."""
+    """Turns the RuntimeError that uvloop raises for a write on a closed connection into a redis-py error."""
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         try:

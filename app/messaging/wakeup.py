@@ -1,6 +1,6 @@
-"""Wakes workers when a task becomes due. Best effort: the database remembers what a lost wakeup forgets.
+"""Wakes workers when a task becomes due. Best effort: workers also query the database, so a wakeup may be lost.
 
-Wakeups are sent from the background, many as one ARQ job. A submit neither waits for Redis nor fails with it.
+A background task sends the wakeups, and many become one ARQ job. A submit neither waits for Redis nor fails with it.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from app.telemetry import metrics
 log = structlog.get_logger()
 
 WAKE_JOB = "wake_worker"
-BATCH_WINDOW_SECONDS = 0.02  # one process sends at most 50 wakeups a second, whatever the number of submits
+BATCH_WINDOW_SECONDS = 0.02  # a process sends at most 50 wakeups per second
 NOTIFY_TIMEOUT_SECONDS = 0.2
-RETRY_DELAY_SECONDS = 1.0  # after a failure
-JOB_TTL_SECONDS = 60  # after a minute the workers' own queries have found the task
+RETRY_DELAY_SECONDS = 1.0
+JOB_TTL_SECONDS = 60  # by then the workers' own queries have found the task
 
 
 class WorkerWakeup:
-    """Sends wakeups of one process. A wakeup names no task: the rows say what is due."""
+    """Sends the wakeups of one process. A wakeup names no task; workers query the rows that are due."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
@@ -29,7 +29,7 @@ class WorkerWakeup:
         self._sender: asyncio.Task[None] | None = None
 
     def notify(self) -> None:
-        """Returns at once; calls that come together become one job."""
+        """Requests a wakeup and returns at once. Calls within the batch window become one job."""
         self._is_requested = True
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
@@ -47,7 +47,7 @@ class WorkerWakeup:
                 await asyncio.sleep(RETRY_DELAY_SECONDS)
 
     async def close(self) -> None:
-        """Waits for a wakeup that is being sent."""
+        """Waits briefly for the wakeup that is being sent."""
         if self._sender is not None:
             await asyncio.wait([self._sender], timeout=2 * NOTIFY_TIMEOUT_SECONDS)
             self._sender.cancel()

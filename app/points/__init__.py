@@ -1,1 +1,1 @@
-"""Points: models and their prices, the ledger, balances, and the audit that proves the books."""
+"""Points: the ledger, lots that expire, balances, redeem codes, and the audit."""

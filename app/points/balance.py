@@ -1,4 +1,4 @@
-"""What a user reads of their points: the balance, and the records it is made of."""
+"""Queries for a user's points: the balance and the ledger records."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from app.tables import points_ledger as ledger
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`available` can be spent now; `held` belongs to tasks still running; `expires` is when the next points lapse."""
+    """Points of a user. `available` can be spent, `held` belongs to running tasks, `expires` is the next expiry."""
 
     available: int
     held: int
@@ -22,7 +22,7 @@ class Balance:
 
 
 async def get_balance(database: Database, user_id: int) -> Balance:
-    """The newest committed balance, from any process; zeros for a user who never had points."""
+    """The newest committed balance. It is zero for a user who never had points."""
     async with database.read() as connection:
         row = (await connection.execute(_ACCOUNT, {"user": user_id})).one_or_none()
     return Balance(0, 0) if row is None else Balance(row.available, row.held, row.expires)
@@ -31,17 +31,17 @@ async def get_balance(database: Database, user_id: int) -> Balance:
 async def list_records(
     database: Database, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of the user's ledger, newest first, and the total number."""
-    wanted: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
+    """One page of the user's ledger entries, newest first, and the total number. Pages count from 1."""
+    conditions: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
     if kind:
-        wanted.append(ledger.c.kind == kind)
+        conditions.append(ledger.c.kind == kind)
     if task_no:
-        wanted.append(tasks.c.task_no == task_no)
-    newest = select(*_SHOWN).select_from(_ENTRIES).where(*wanted).order_by(ledger.c.seq.desc())
-    counted = select(func.count()).select_from(_ENTRIES if task_no else ledger).where(*wanted)
+        conditions.append(tasks.c.task_no == task_no)
+    records = select(*_RECORD).select_from(_ENTRIES).where(*conditions).order_by(ledger.c.seq.desc())
+    count = select(func.count()).select_from(_ENTRIES if task_no else ledger).where(*conditions)
     async with database.read() as connection:
-        total = int(await connection.scalar(counted) or 0)
-        rows = await connection.execute(newest.limit(size).offset((page - 1) * size))
+        total = int(await connection.scalar(count) or 0)
+        rows = await connection.execute(records.limit(size).offset((page - 1) * size))
         return [dict(row._mapping) for row in rows], total
 
 
@@ -50,7 +50,7 @@ _ACCOUNT = select(
     spendable_points(_user).label("available"), points_accounts.c.held, next_expiry(_user).label("expires")
 ).where(points_accounts.c.user_id == _user)
 _ENTRIES = ledger.outerjoin(tasks, tasks.c.id == ledger.c.task_id)
-_SHOWN = (
+_RECORD = (
     ledger.c.id,
     ledger.c.kind,
     ledger.c.points,

@@ -1,7 +1,7 @@
-"""Redeem codes: made in batches, shown once, kept as digests, each worth its points once.
+"""Redeem codes: creates batches of codes, lists and voids them, and redeems each code once.
 
-A code is used up and its points are granted in one transaction, by a conditional UPDATE and a reference of its own.
-Its user may ask again, as after an answer that was lost: they are told the same, and nothing is granted again.
+The database stores only digests. One transaction marks the code as redeemed and grants its points. The same user may
+redeem a code again, for example after a lost response: the result is the same, and no points are granted again.
 """
 
 import hashlib
@@ -18,25 +18,28 @@ from app.points import ledger
 from app.points.limits import MAX_CODES_PER_BATCH, MAX_LOT_DAYS
 from app.tables import redeem_codes as codes
 
-ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: 5 bits a character, and none to be taken for another
-GROUPS, GROUP = 5, 5  # 125 random bits; lists show the first group, and 100 stay unknown
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's Base32: 5 bits per character, no look-alikes
+GROUP_COUNT, GROUP_LENGTH = 5, 5  # 125 random bits; lists show the first group, so 100 bits stay secret
 LOOKALIKES = str.maketrans("OIL", "011")
 MAX_BATCH_LENGTH = 64
-CHUNK = 500
+INSERT_CHUNK = 500
 
 
 def new_code() -> str:
-    """As it is shown: `XXXXX-XXXXX-XXXXX-XXXXX-XXXXX`."""
-    return "-".join("".join(secrets.choice(ALPHABET) for _ in range(GROUP)) for _ in range(GROUPS))
+    """A random code `XXXXX-XXXXX-XXXXX-XXXXX-XXXXX`."""
+    return "-".join("".join(secrets.choice(ALPHABET) for _ in range(GROUP_LENGTH)) for _ in range(GROUP_COUNT))
 
 
 def digest_code(code: str) -> str | None:
-    """SHA-256 in hex of what was meant, in whatever case, width and grouping it was typed; None for no code at all."""
-    typed = unicodedata.normalize("NFKC", code).upper()
-    meant = "".join(letter for letter in typed if letter.isalnum()).translate(LOOKALIKES)
-    if len(meant) != GROUPS * GROUP or not set(meant) <= set(ALPHABET):
+    """SHA-256 in hex of the normalized code; None if it is not a code.
+
+    Case, character width, grouping and look-alike letters make no difference.
+    """
+    characters = unicodedata.normalize("NFKC", code).upper()
+    normalized = "".join(letter for letter in characters if letter.isalnum()).translate(LOOKALIKES)
+    if len(normalized) != GROUP_COUNT * GROUP_LENGTH or not set(normalized) <= set(ALPHABET):
         return None
-    return hashlib.sha256(meant.encode()).hexdigest()
+    return hashlib.sha256(normalized.encode()).hexdigest()
 
 
 @retry_on_conflict
@@ -49,7 +52,7 @@ async def create_codes(
     expires: datetime | None = None,
     lot_days: int | None = None,
 ) -> list[str]:
-    """New codes in clear, for the only time."""
+    """Creates codes and returns them. The clear text cannot be read again. `expires` is the expiry of the codes."""
     if not 0 < count <= MAX_CODES_PER_BATCH:
         raise InvalidParameter("count", f"须为 1 到 {MAX_CODES_PER_BATCH}")
     if not 0 < points <= ledger.MAX_POINTS:
@@ -58,57 +61,57 @@ async def create_codes(
         raise InvalidParameter("batch", f"不能为空、首尾不能有空格且最多 {MAX_BATCH_LENGTH} 个字符")
     if lot_days is not None and not 0 < lot_days <= MAX_LOT_DAYS:
         raise InvalidParameter("lot_days", f"须为 1 到 {MAX_LOT_DAYS}")
-    made = [new_code() for _ in range(count)]
+    new_codes = [new_code() for _ in range(count)]
     shared = {"batch": batch, "points": points, "lot_days": lot_days, "expires_at": expires}
-    rows = [{"digest": digest_code(code), "prefix": code[:GROUP], **shared} for code in made]
+    rows = [{"digest": digest_code(code), "prefix": code[:GROUP_LENGTH], **shared} for code in new_codes]
     async with database.begin() as connection:
         if expires is not None:
             await ledger.check_expiry(connection, expires)
-        for start in range(0, count, CHUNK):
-            await connection.execute(insert(codes).values(created_at=utc_now()), rows[start : start + CHUNK])
-    return made
+        for start in range(0, count, INSERT_CHUNK):
+            await connection.execute(insert(codes).values(created_at=utc_now()), rows[start : start + INSERT_CHUNK])
+    return new_codes
 
 
 async def list_codes(database: Database, batch: str | None = None, *, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """The newest codes, of one batch or of all, and how many there are: their first group, never the code."""
-    wanted = codes.c.batch == batch if batch is not None else true()
+    """The newest codes of one batch or of all, and the total number. A row holds only the first group of the code."""
+    condition = codes.c.batch == batch if batch is not None else true()
     async with database.read() as connection:
-        total = int(await connection.scalar(select(func.count()).select_from(codes).where(wanted)) or 0)
-        rows = await connection.execute(_LIST.where(wanted).limit(limit))
+        total = int(await connection.scalar(select(func.count()).select_from(codes).where(condition)) or 0)
+        rows = await connection.execute(_LIST.where(condition).limit(limit))
         return [dict(row._mapping) for row in rows], total
 
 
 @retry_on_conflict
 async def void_batch(database: Database, batch: str) -> int:
-    """Ends all codes of a batch that were not redeemed; how many. NotFound where there is no such batch."""
+    """Voids all unredeemed codes of a batch and returns their number. NotFound for an unknown batch."""
     async with database.begin() as connection:
         if await connection.scalar(select(codes.c.id).where(codes.c.batch == batch).limit(1)) is None:
             raise NotFound("批次不存在")
-        unused = (codes.c.batch == batch) & codes.c.redeemed_by.is_(None) & codes.c.voided_at.is_(None)
-        voided = await connection.execute(update(codes).where(unused).values(voided_at=utc_now()))
-        return int(voided.rowcount)
+        is_unused = (codes.c.batch == batch) & codes.c.redeemed_by.is_(None) & codes.c.voided_at.is_(None)
+        updated = await connection.execute(update(codes).where(is_unused).values(voided_at=utc_now()))
+        return int(updated.rowcount)
 
 
 @retry_on_conflict
 async def redeem_code(database: Database, user_id: int, code: str) -> int:
-    """Uses the code up and grants its points; how many, also where this user has had them before.
+    """Redeems the code, grants its points to the user, and returns the points.
 
-    CodeNotRedeemable changes nothing.
+    The result is the same if this user has redeemed the code before. Raises CodeNotRedeemable.
     """
     digest = digest_code(code)
     if digest is None:
         raise CodeNotRedeemable
     try:
         async with database.begin() as connection:
-            used_up = await connection.execute(_REDEEM, {"digest_": digest, "user": user_id})
+            updated = await connection.execute(_REDEEM, {"digest_": digest, "user": user_id})
             row = (await connection.execute(_BY_DIGEST, {"digest_": digest})).one_or_none()
             if row is None or row.redeemed_by != user_id:
                 raise CodeNotRedeemable(_reject_reason(row))
-            if used_up.rowcount:
+            if updated.rowcount:
                 expires = None if row.lot_days is None else row.now + timedelta(days=row.lot_days)
-                told = {"ref": f"code:{row.id}", "remark": f"兑换码 {row.prefix}"}
+                text = {"ref": f"code:{row.id}", "remark": f"兑换码 {row.prefix}"}
                 await ledger.grant_in_transaction(
-                    connection, user_id=user_id, points=row.points, expires=expires, **told
+                    connection, user_id=user_id, points=row.points, expires=expires, **text
                 )
     except CommitUnknown:
         async with database.read() as connection:
@@ -119,7 +122,7 @@ async def redeem_code(database: Database, user_id: int, code: str) -> int:
 
 
 def _reject_reason(row: Row[Any] | None) -> str | None:
-    """Who guesses learns nothing: an unknown code and a void one sound the same."""
+    """The Chinese text; None for the default text. Unknown and void codes get the same text (see CodeNotRedeemable)."""
     if row is None or row.voided_at is not None:
         return None
     return "兑换码已被使用" if row.redeemed_by is not None else "兑换码已过期"

@@ -1,7 +1,7 @@
-"""Every table, index, CHECK and UNIQUE: the floor plan of the database. It holds no query and no rule of behaviour.
+"""The database schema: every table, index, CHECK and UNIQUE. It holds no queries and no behaviour.
 
-Written once for MySQL (8.0.16+, MariaDB 10.11) and SQLite; `migrations/` builds the same, and `alembic check`
-holds the two against each other. All times are UTC with milliseconds. Points are whole numbers.
+The schema works on MySQL 8.0.16, MariaDB 10.11 and SQLite. `migrations/` creates the same schema, and `alembic check`
+compares the two. All times are UTC with milliseconds. Points are whole numbers.
 """
 
 from app.tables.coordination import circuit_breakers, model_durations, scheduled_jobs

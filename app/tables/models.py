@@ -1,4 +1,4 @@
-"""Models and prices."""
+"""The table of models and their prices."""
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Integer, String, Table, UniqueConstraint
 
@@ -12,9 +12,9 @@ points_config = Table(
     Column("description", String(255), nullable=False),
     Column("points_cost", POINTS, nullable=False),
     Column("task_type", String(32), nullable=False),
-    Column("action", binary_string(64), nullable=False),  # the SEE2AI action it runs on
-    Column("params", Json, nullable=False),  # fixed settings; a caller cannot override them
-    Column("defaults", Json, nullable=False),
+    Column("action", binary_string(64), nullable=False),  # the SEE2AI action
+    Column("params", Json, nullable=False),  # fixed params, which a caller cannot override
+    Column("defaults", Json, nullable=False),  # default params, which a caller can override
     Column("price_rules", Json, nullable=True),
     Column("enabled", Boolean, nullable=False, server_default="1"),
     Column("sort", Integer, nullable=False, server_default="0"),

@@ -1,4 +1,4 @@
-"""Points: accounts, the ledger, the lots that expire, and codes for more."""
+"""The tables of points: accounts, the ledger, lots that expire, and redeem codes."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
@@ -9,12 +9,12 @@ points_accounts = Table(
     metadata,
     Column("user_id", BigInteger, primary_key=True, autoincrement=False),
     Column("available", POINTS, nullable=False, server_default="0"),
-    Column("held", POINTS, nullable=False, server_default="0"),  # taken by tasks that have not ended
+    Column("held", POINTS, nullable=False, server_default="0"),  # reserved by tasks that have not ended
     Column("granted", POINTS, nullable=False, server_default="0"),
     Column("spent", POINTS, nullable=False, server_default="0"),
     Column("expired", POINTS, nullable=False, server_default="0"),
-    Column("seq", BigInteger, nullable=False, server_default="0"),  # the number of its newest ledger entry
-    Column("next_expiry", UtcTime, nullable=True),  # of its lots with points; NULL: no part of it ever expires
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # number of the newest ledger entry
+    Column("next_expiry", UtcTime, nullable=True),  # earliest expiry of its lots with points; NULL if there are none
     Column("updated_at", UtcTime, nullable=False),
     Index("ix_points_accounts_next_expiry", "next_expiry"),
     CheckConstraint("available >= 0", name="available"),
@@ -31,12 +31,12 @@ points_ledger = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("points", POINTS, nullable=False),  # what happened to `available`, signed
-    Column("held", POINTS, nullable=False),  # what happened to `held`, signed
+    Column("points", POINTS, nullable=False),  # signed change of `available`
+    Column("held", POINTS, nullable=False),  # signed change of `held`
     Column("balance_after", POINTS, nullable=False),
     Column("task_id", BigInteger, nullable=True),
-    Column("phase", String(8), nullable=True),  # a task opens once and closes once
-    Column("ref", binary_string(128), nullable=True),  # a top-up by reference is applied once
+    Column("phase", String(8), nullable=True),  # 'open' or 'close', each once per task
+    Column("ref", binary_string(128), nullable=True),  # unique, so that a top-up is applied once
     Column("remark", String(255), nullable=False, server_default=""),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("task_id", "phase"),
@@ -57,14 +57,14 @@ points_ledger = Table(
     **MYSQL,
 )
 
-# That part of `available` which expires. The rest needs no lot: it is what the lots leave.
+# Lots hold the part of `available` that expires. Points that never expire have no lot.
 points_lots = Table(
     "points_lots",
     metadata,
     Column("id", ID, primary_key=True, autoincrement=True),
     Column("user_id", BigInteger, nullable=False),
-    Column("ref", binary_string(128), nullable=True),  # of the grant that made it
-    Column("origin_lot_id", BigInteger, nullable=True),  # or the lapsed lot whose refunded points it holds
+    Column("ref", binary_string(128), nullable=True),  # of the grant that created the lot
+    Column("origin_lot_id", BigInteger, nullable=True),  # or the expired lot whose refunded points this lot holds
     Column("granted", POINTS, nullable=False),
     Column("remaining", POINTS, nullable=False),
     Column("expired", POINTS, nullable=False, server_default="0"),
@@ -83,7 +83,7 @@ points_lot_uses = Table(
     metadata,
     Column("task_id", BigInteger, primary_key=True, autoincrement=False),
     Column("lot_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("points", POINTS, nullable=False),  # taken from the lot for the task; a refund gives them back
+    Column("points", POINTS, nullable=False),  # consumed from the lot by the task; a refund restores them
     CheckConstraint("points > 0", name="points"),
     **MYSQL,
 )
@@ -96,8 +96,8 @@ redeem_codes = Table(
     Column("digest", binary_string(64), nullable=False),  # SHA-256 in hex; the code itself is stored nowhere
     Column("prefix", binary_string(8), nullable=False),
     Column("points", POINTS, nullable=False),
-    Column("lot_days", Integer, nullable=True),  # how long its points live once redeemed; NULL: for ever
-    Column("expires_at", UtcTime, nullable=True),  # the code itself
+    Column("lot_days", Integer, nullable=True),  # days until the redeemed points expire; NULL: never
+    Column("expires_at", UtcTime, nullable=True),  # of the code itself
     Column("voided_at", UtcTime, nullable=True),
     Column("redeemed_by", BigInteger, nullable=True),
     Column("redeemed_at", UtcTime, nullable=True),

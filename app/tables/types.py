@@ -1,4 +1,4 @@
-"""The words tables are written in: times, JSON, exact names, points, and what every table shares."""
+"""Column types of the tables (times, JSON, binary strings, points), and the options that all tables share."""
 
 import json
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; milliseconds on MySQL, whose plain DATETIME drops fractions."""
+    """An aware UTC datetime with milliseconds. MySQL's plain DATETIME would drop the fraction."""
 
     impl = DateTime
     cache_ok = True
@@ -32,7 +32,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON kept as text: the same bytes on every database, Chinese readable in a console. NULL is None."""
+    """JSON stored as text, so that every database stores the same bytes and Chinese stays readable. NULL is None."""
 
     impl = Text
     cache_ok = True
@@ -48,16 +48,16 @@ class Json(TypeDecorator[Any]):
 
 
 _write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-# A prompt of 20,000 characters is up to 80 KB in UTF-8: more than MySQL's TEXT holds.
+# A prompt of 20,000 characters has up to 80 KB in UTF-8, more than MySQL's TEXT can hold.
 LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
-# Searched by callers: the default collation holds all emoji for equal, this one (on MySQL and MariaDB) does not.
+# Callers search prompts. The default collation treats all emoji as equal; this collation does not.
 PROMPT = Text().with_variant(mysql.MEDIUMTEXT(collation="utf8mb4_unicode_520_ci"), "mysql", "mariadb")
 ID = BigInteger().with_variant(Integer(), "sqlite")
 POINTS = BigInteger
 
 
 def binary_string(length: int) -> TypeEngine[str]:
-    """Names and keys compare byte by byte: MySQL's default collation ignores case and trailing blanks."""
+    """A string that compares byte by byte. MySQL's default collation ignores case and trailing blanks."""
     return String(length).with_variant(
         mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
     )

@@ -1,4 +1,4 @@
-"""Who is calling: users and their API keys."""
+"""The tables of users and their API keys."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table, UniqueConstraint
 
@@ -11,7 +11,7 @@ users = Table(
     Column("username", binary_string(64), nullable=True),
     Column("role", String(16), nullable=False, server_default="user"),
     Column("status", String(16), nullable=False, server_default="active"),
-    Column("tokens_valid_from", UtcTime, nullable=True),  # a JWT issued before is void: ban, password change
+    Column("tokens_valid_from", UtcTime, nullable=True),  # a JWT issued before this time is invalid
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("username"),
     CheckConstraint("role IN ('user', 'admin')", name="role"),

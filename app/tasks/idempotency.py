@@ -12,8 +12,8 @@ from app.database import Database, retry_on_conflict, utc_after
 from app.errors import IdempotencyConflict, InvalidParameter
 from app.points.balance import get_balance
 from app.tables import tasks
-from app.tasks.queries import PUBLIC_COLUMNS
 from app.tasks.validation import Submission
+from app.tasks.view import PUBLIC_COLUMNS
 
 FIELD = "Idempotency-Key"
 MAX_KEY_LENGTH = 128

@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, select
 
-from app.database import Database, like_contains, utc_now
+from app.database import Database, like_contains
 from app.errors import NotFound
 from app.tables import tasks
+from app.tasks.view import PUBLIC_COLUMNS
 
 MAX_TASK_NO_LENGTH = 40
 
@@ -74,28 +75,4 @@ async def get_task_for_operator(database: Database, task_no: str) -> dict[str, A
     return dict(row._mapping)
 
 
-PUBLIC_COLUMNS: list[ColumnElement[Any]] = [
-    utc_now().label("now"),
-    *(
-        tasks.c[name]
-        for name in [
-            "task_no",
-            "model_name",
-            "status",
-            "task_type",
-            "action",
-            "progress",
-            "prompt",
-            "image_url",
-            "params",
-            "results",
-            "points_cost",
-            "created_at",
-            "updated_at",
-            "completed_at",
-            "error_code",
-            "error_message",
-        ]
-    ),
-]
 _ONE = select(*PUBLIC_COLUMNS).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))

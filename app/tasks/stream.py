@@ -28,7 +28,7 @@ from app.errors import InvalidParameter, Unavailable
 from app.messaging.pubsub import POLL_SECONDS, Subscription
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks.queries import PUBLIC_COLUMNS
+from app.tasks.view import PUBLIC_COLUMNS
 
 COMMIT_LAG_SECONDS = float(TRANSACTION_TIMEOUT_SECONDS + COMMIT_TIMEOUT_SECONDS)
 REMEMBERED_SECONDS = COMMIT_LAG_SECONDS + 2 * POLL_SECONDS
@@ -92,7 +92,7 @@ class TaskStream:
         The first None says that from now on no change is missed; later ones come every 30 seconds as a ping. Raises
         Unavailable only before the first None.
         """
-        async with self._runtime.pubsub.listen(self._user_id) as self._subscription:
+        async with self._runtime.pubsub.subscribe(self._user_id) as self._subscription:
             if self._since is None:
                 await self._skip_existing()
             yield None

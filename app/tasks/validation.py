@@ -13,8 +13,8 @@ import structlog
 from app.catalog.models import Model
 from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
+from app.files.references import parse_references, validate_link
 from app.runtime import Runtime
-from app.tasks.references import parse_references, validate_link
 from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
 from app.webhooks.endpoints import validate_target
@@ -75,9 +75,9 @@ def _prepare_task(runtime: Runtime, asked: Submission, model: Model) -> Prepared
     action = runtime.actions[model.action]
     references = parse_references(
         asked.image_url,
-        most=action.max_references,
+        max_count=action.max_references,
         allowed=runtime.settings.egress_allowed,
-        owns=runtime.store.key_from_url,
+        is_local_url=runtime.store.key_from_url,
     )
     _check_prompt(action, asked.prompt)
     params = merge_params(action, model.task_type, model.fixed, model.defaults, asked.params)
@@ -127,4 +127,6 @@ def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None
         named = {f"params.{name}[{place}]": url for place, url in enumerate(value)} if isinstance(value, list) else {}
         for told, url in (named or {f"params.{name}": value}).items():
             if url not in (None, []):
-                validate_link(told, url, allowed=runtime.settings.egress_allowed, owns=runtime.store.key_from_url)
+                validate_link(
+                    told, url, allowed=runtime.settings.egress_allowed, is_local_url=runtime.store.key_from_url
+                )

@@ -1,19 +1,87 @@
-"""A task as callers see it, from its row. Upstream ids, provider texts and storage keys stay here."""
+"""The task as callers see it. REST, streams, webhooks and the OpenAPI document all follow from `TaskView`.
+
+Ids and texts of the upstream and storage keys are not in it. A new field is one line in `TaskView`, one in `view_task`
+and, where it is a column, one in `PUBLIC_COLUMNS`; the clients' types follow.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import ColumnElement
+from typing_extensions import TypedDict
 
 from app.catalog.durations import typical_seconds
+from app.database import utc_now
 from app.datetimes import format_local
 from app.engine.progress import estimate_seconds_left
 from app.runtime import Runtime
+from app.tables import tasks
 
 SNIPPET_CHARACTERS = 20
 CLAUSE_MARKS = ",，。;；!！?？、"
 
 
-def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `GET /user/ai/tasks/{taskNo}`, in camelCase, times local to the second."""
+class ResultView(TypedDict):
+    """One stored result, described by its own bytes. Sizes are in pixels; `durationSeconds` is null for an image."""
+
+    url: str
+    type: Annotated[str, Field(description="MIME 类型")]
+    bytes: int
+    width: int
+    height: int
+    durationSeconds: float | None
+
+
+class TaskView(TypedDict):
+    """A task as its owner sees it. Times are local (`TIMEZONE`), to the second; URLs are permanent."""
+
+    taskNo: str
+    modelName: str
+    status: Annotated[str, Field(description="created, queued, processing, completed, failed")]
+    taskType: str
+    progress: Annotated[int, Field(description="0-100，不会变小，仅完成时为 100")]
+    estimatedSecondsLeft: Annotated[int | None, Field(description="预计剩余秒数，仅供参考；结束后为 null")]
+    promptSnippet: str
+    prompt: str
+    imageUrl: str | list[str] | None
+    params: dict[str, Any]
+    resultUrl: str | None
+    resultUrls: list[str]
+    thumbnailUrls: Annotated[list[str], Field(description="图片的缩略图；视频没有")]
+    results: list[ResultView]
+    pointsCost: int
+    pointsRefunded: int
+    createTime: str
+    updateTime: str
+    completeTime: str | None
+    errorCode: str | None
+    errorMessage: str | None
+
+
+PUBLIC_COLUMNS: tuple[ColumnElement[Any], ...] = (
+    utc_now().label("now"),
+    tasks.c.task_no,
+    tasks.c.model_name,
+    tasks.c.status,
+    tasks.c.task_type,
+    tasks.c.action,
+    tasks.c.progress,
+    tasks.c.prompt,
+    tasks.c.image_url,
+    tasks.c.params,
+    tasks.c.results,
+    tasks.c.points_cost,
+    tasks.c.created_at,
+    tasks.c.updated_at,
+    tasks.c.completed_at,
+    tasks.c.error_code,
+    tasks.c.error_message,
+)
+"""What `view_task` reads."""
+
+
+def view_task(runtime: Runtime, row: Mapping[str, Any]) -> TaskView:
     zone = runtime.settings.zone
     results = row.get("results") or []
     urls = [runtime.store.public_url(result["key"]) for result in results]
@@ -34,8 +102,8 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
         "results": [_view_result(url, result) for url, result in zip(urls, results, strict=True)],
         "pointsCost": row["points_cost"],
         "pointsRefunded": row["points_cost"] if row["status"] == "failed" else 0,
-        "createTime": format_local(row["created_at"], zone),
-        "updateTime": format_local(row["updated_at"], zone),
+        "createTime": format_local(row["created_at"], zone) or "",
+        "updateTime": format_local(row["updated_at"], zone) or "",
         "completeTime": format_local(row.get("completed_at"), zone),
         "errorCode": row.get("error_code"),
         "errorMessage": row.get("error_message"),
@@ -43,22 +111,29 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds_left(runtime: Runtime, row: Mapping[str, Any]) -> int | None:
-    """None once it has ended. How long a task waits before it is generated, nobody knows: that time is not in it."""
+    """None once the task has ended. The time before its generation begins is unknown and not in it."""
     if row.get("completed_at") is not None:
         return None
-    is_begun = row["status"] == "processing"
-    told_for = (row["now"] - row["updated_at"]).total_seconds() if is_begun else 0.0
-    return estimate_seconds_left(row["progress"], told_for, typical_seconds(runtime, row["model_name"], row["action"]))
+    is_running = row["status"] == "processing"
+    age_seconds = (row["now"] - row["updated_at"]).total_seconds() if is_running else 0.0
+    return estimate_seconds_left(
+        row["progress"], age_seconds, typical_seconds(runtime, row["model_name"], row["action"])
+    )
 
 
-def _view_result(url: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """`durationSeconds` is null for a picture."""
-    told = {name: result.get(name) for name in ("type", "bytes", "width", "height", "durationSeconds")}
-    return {"url": url, **told}
+def _view_result(url: str, result: Mapping[str, Any]) -> ResultView:
+    return {
+        "url": url,
+        "type": result["type"],
+        "bytes": result["bytes"],
+        "width": result["width"],
+        "height": result["height"],
+        "durationSeconds": result.get("durationSeconds"),
+    }
 
 
 def snippet(prompt: str) -> str:
-    """The whole prompt up to 20 characters; else cut at the last clause mark within them, or at 20, then `...`."""
+    """At most 20 characters of the prompt, cut at the last clause mark if there is one, then `...`."""
     if len(prompt) <= SNIPPET_CHARACTERS:
         return prompt
     start = prompt[:SNIPPET_CHARACTERS]

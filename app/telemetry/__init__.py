@@ -1,1 +1,1 @@
-"""What operators see: structured logs and Prometheus metrics."""
+"""Telemetry for operators: structured logs and Prometheus metrics."""

@@ -1,7 +1,7 @@
-"""Structured logs without secrets: what is set up once a process, and the filter every line passes.
+"""Configures structured logs, and redacts secrets in every line.
 
-They hold the whole submit payload and the start of SEE2AI's answers. They never hold a credential, a
-ticket or a signed query string.
+The logs contain whole submit payloads and the start of SEE2AI's responses. They never contain a credential, a ticket
+or a signed query string.
 """
 
 import logging
@@ -26,11 +26,11 @@ _USERINFO = re.compile(r"(\w+://)[^\s/@:]*:[^\s/@]*@")
 
 
 def configure_logs(settings: Settings) -> None:
-    """Console or JSON lines on standard error; the libraries' own logs join them at WARNING."""
+    """Writes console or JSON lines to standard error. Libraries log to the same place from WARNING on."""
     renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
     if settings.log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    before: list[Any] = [
+    shared_processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -39,20 +39,20 @@ def configure_logs(settings: Settings) -> None:
     ]
     level = logging.getLevelNamesMapping()[settings.log_level]
     structlog.configure(
-        processors=[*before, renderer],
+        processors=[*shared_processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=before))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared_processors))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(_REDACT_QUERIES)
 
 
 class _RedactQueries(logging.Filter):
-    """Uvicorn logs paths with their queries, and in a query a ticket may stand. Records keep the form it knows."""
+    """Redacts the query of each path that Uvicorn logs, because a query may contain a ticket."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -69,8 +69,8 @@ _REDACT_QUERIES = _RedactQueries()
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The structlog processor: walks the whole event, also inside payloads."""
-    return {key: _redact_value(key, value) for key, value in event.items()}
+    """The structlog processor that redacts the whole event, nested payloads included."""
+    return {name: _redact_value(name, value) for name, value in event.items()}
 
 
 def _redact_value(name: str, value: Any) -> Any:
@@ -79,9 +79,9 @@ def _redact_value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, dict):
-        return {key: _redact_value(str(key), inner) for key, inner in value.items()}
+        return {name: _redact_value(str(name), item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redact_value("", inner) for inner in value]
+        return [_redact_value("", item) for item in value]
     if isinstance(value, bytes):
         return redact_text(value.decode(errors="replace"))
     if isinstance(value, BaseException):
@@ -90,7 +90,7 @@ def _redact_value(name: str, value: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """`text` with keys, tokens, passwords in URLs and query strings replaced."""
+    """`text` in which keys, tokens, passwords in URLs and query strings are replaced."""
     text = _QUERY.sub(r"\1?" + REDACTED, text)
     text = _USERINFO.sub(r"\1" + REDACTED + "@", text)
     text = _BEARER.sub("Bearer " + REDACTED, text)

@@ -1,4 +1,4 @@
-"""The numbers an operator watches. Declared here, counted where they happen, served where METRICS_PORT says."""
+"""Declares the Prometheus metrics. Other modules count them; `serve_metrics` exposes them on METRICS_PORT."""
 
 import math
 
@@ -10,28 +10,28 @@ SUBMITTED = Counter("gateway_tasks_submitted_total", "Tasks accepted and charged
 ENDED = Counter("gateway_tasks_ended_total", "Tasks that ended", ["model", "outcome"])
 TASK_SECONDS = Histogram(
     "gateway_task_seconds",
-    "From submit to end",
+    "Seconds from the submit of a task to its end",
     ["model"],
     buckets=(1, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1800, 3600),
 )
-UPSTREAM_ANSWERS = Counter("gateway_upstream_answers_total", "What SEE2AI answered", ["call", "verdict"])
-UNKNOWN_STATES = Counter("gateway_upstream_unknown_states_total", "State words nobody has told us about", ["word"])
-SUSPECTED_ORPHANS = Counter("gateway_suspected_orphans_total", "Submits SEE2AI may have accepted unheard")
-FENCED_WRITES = Counter("gateway_stale_writes_total", "Outcomes dropped because another visit was first", ["step"])
-TASK_STEP_ERRORS = Counter("gateway_visit_faults_total", "Visits that raised", ["step"])
-WAKEUPS_FAILED = Counter("gateway_bells_lost_total", "Bells Redis did not take; the sweep finds these tasks")
-BREAKER_OPEN = Gauge("gateway_circuit_open", "1 while it refuses our key or our purse, as all know", ["provider"])
-SUBMITS_REFUSED = Counter("gateway_submits_refused_total", "Submits that could only wait in vain", ["provider"])
-SEE2AI_REACHABLE = Gauge("gateway_see2ai_reachable", "1 while SEE2AI answers this API process; nobody asked yet: NaN")
-SEE2AI_BALANCE = Gauge("gateway_see2ai_balance_tokens", "Our purse at SEE2AI; 50000 are RMB 1; unknown: NaN")
-OPEN_STREAMS = Gauge("gateway_streams_open", "Callers that are told of their tasks as they change", ["kind"])
-EVENTS = Counter("gateway_stream_events_total", "Changes of tasks told", ["kind"])
-SLOW_CONSUMERS = Counter("gateway_stream_slow_consumers_total", "Streams ended because nobody read them", ["kind"])
-WEBHOOKS = Counter("gateway_webhooks_total", "Attempts to tell a receiver of a task's end", ["outcome"])
-WEBHOOKS_DISABLED = Counter("gateway_webhooks_disabled_total", "Endpoints that are told no longer", ["reason"])
-WEBHOOKS_OVERDUE = Gauge("gateway_webhooks_overdue_seconds", "How long the longest due attempt waits for a hand")
-AUDIT_VIOLATIONS = Gauge("gateway_audit_violations", "What the newest audit found; none yet: NaN")
-AUDIT_AGE = Gauge("gateway_audit_age_seconds", "Since the newest audit, whoever ran it; none yet: NaN")
+UPSTREAM_ANSWERS = Counter("gateway_upstream_answers_total", "Responses of SEE2AI", ["call", "result"])
+UNKNOWN_STATES = Counter("gateway_upstream_unknown_states_total", "Task states unknown to the gateway", ["state"])
+SUSPECTED_ORPHANS = Counter("gateway_suspected_orphans_total", "Failed submits that SEE2AI may have accepted")
+FENCED_WRITES = Counter("gateway_fenced_writes_total", "Results dropped because another worker had the task", ["step"])
+TASK_STEP_ERRORS = Counter("gateway_task_step_errors_total", "Task steps that raised an exception", ["step"])
+WAKEUPS_FAILED = Counter("gateway_wakeups_failed_total", "Worker wakeups that Redis did not accept")
+BREAKER_OPEN = Gauge("gateway_breaker_open", "1 while the provider's circuit breaker is open", ["provider"])
+SUBMITS_REFUSED = Counter("gateway_submits_refused_total", "Submits refused because the breaker is open", ["provider"])
+SEE2AI_REACHABLE = Gauge("gateway_see2ai_reachable", "1 while SEE2AI answers; NaN before the first call")
+SEE2AI_BALANCE = Gauge("gateway_see2ai_balance_tokens", "Our balance; 50000 tokens are RMB 1; NaN if unknown")
+OPEN_STREAMS = Gauge("gateway_streams_open", "Open WebSocket and SSE streams", ["kind"])
+EVENTS = Counter("gateway_stream_events_total", "Task events sent to streams", ["kind"])
+SLOW_CONSUMERS = Counter("gateway_stream_slow_consumers_total", "Streams closed for slow reading", ["kind"])
+WEBHOOKS = Counter("gateway_webhooks_total", "Webhook delivery attempts", ["outcome"])
+WEBHOOKS_DISABLED = Counter("gateway_webhooks_disabled_total", "Webhook endpoints disabled", ["reason"])
+WEBHOOKS_OVERDUE = Gauge("gateway_webhooks_overdue_seconds", "Age of the oldest due webhook attempt")
+AUDIT_VIOLATIONS = Gauge("gateway_audit_violations", "Violations that the newest audit found; NaN before the first")
+AUDIT_AGE = Gauge("gateway_audit_age_seconds", "Seconds since the newest audit of any process; NaN before the first")
 SEE2AI_REACHABLE.set(math.nan)
 SEE2AI_BALANCE.set(math.nan)
 AUDIT_VIOLATIONS.set(math.nan)
@@ -39,6 +39,6 @@ AUDIT_AGE.set(math.nan)
 
 
 def serve_metrics(settings: Settings) -> None:
-    """Prometheus text on its own port, away from callers; 0 is off."""
+    """Serves the metrics as Prometheus text on a port of their own. Port 0 means off."""
     if settings.metrics_port:
         start_http_server(settings.metrics_port, addr=settings.host)

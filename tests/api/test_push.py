@@ -19,7 +19,7 @@ from app.accounts.authentication import authenticate
 from app.accounts.credentials import CLOCK_LEEWAY_SECONDS, sign_token
 from app.accounts.tickets import make_ticket, redeem_ticket
 from app.accounts.users import set_status
-from app.api.push import sse, websocket
+from app.api.push import connections, sse, websocket
 from app.cli.run import server as listening
 from app.errors import Unauthenticated
 from app.runtime import Runtime, open_runtime
@@ -261,7 +261,7 @@ async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch:
 async def test_whoever_is_not_welcome_any_more_is_let_go(
     make: Maker, runtime: Runtime, door: Door, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "REAUTHENTICATE_SECONDS", 0.2)
     monkeypatch.setattr(follow, "PING_SECONDS", 0.2)
     user = await make.user()
     key = await create_key(runtime.database, user.id, name="short")
@@ -299,7 +299,7 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
         assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
         async with door.told(other.token):
             pass
-    await until("seats are free", lambda: not door.state.limiter._taken)
+    await until("seats are free", lambda: not door.state.connection_limiter._open)
     async with door.told(user.token):
         pass
 
@@ -410,7 +410,7 @@ async def test_a_consumer_that_never_reads_is_dropped(
         # What was written in these rounds is 10 × 60 × 12 KB for each of ten consumers: 72 MB.
         assert grown < 10_000_000
         await until("dropped", lambda: metrics.SLOW_CONSUMERS.labels(kind)._value.get() == dropped + 10, 60)
-        await until("seats are free", lambda: door.state.limiter._taken == {user.id: 1})
+        await until("seats are free", lambda: door.state.connection_limiter._open == {user.id: 1})
         again = await make.task_no(user)
         runtime.pubsub.publish(user.id, again)
         assert (await reading.next_task())["data"]["taskNo"] == again

@@ -247,7 +247,7 @@ async def test_streams_outlive_redis(
 async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Maker, runtime: Runtime) -> None:
     """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
     user, other = await make.user(), await make.user()
-    async with runtime.pubsub.listen(user.id) as subscription, runtime.pubsub.listen(other.id) as quiet:
+    async with runtime.pubsub.subscribe(user.id) as subscription, runtime.pubsub.subscribe(other.id) as quiet:
         await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         await subscription.wait(1)
         quiet.drain()
@@ -255,11 +255,11 @@ async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Mak
         for n in range(50):
             runtime.pubsub.publish(user.id, f"T{n}")
             runtime.pubsub.publish(user.id, f"T{n}")
-        await until("all came", lambda: len(subscription._numbers) >= 50)
+        await until("all came", lambda: len(subscription._task_nos) >= 50)
         assert subscription.drain() == ([f"T{n}" for n in range(50)], False)
         for n in range(101):
             runtime.pubsub.publish(user.id, f"T{n}")
-        await until("too many came", lambda: subscription._has_missed)
+        await until("too many came", lambda: subscription._has_lost)
         assert subscription.drain() == ([], True)
         assert quiet.drain() == ([], False)
 
@@ -267,7 +267,7 @@ async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Mak
 async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
-    async with runtime.pubsub.listen(other.id):
+    async with runtime.pubsub.subscribe(other.id):
         await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         async with door.told(user.token) as socket:  # it has no reason to look but what it is told
             now = DATABASE_NOW[runtime.settings.is_sqlite]

@@ -49,9 +49,9 @@ LEASE_SECONDS, TASK_SECONDS, VIDEO_SECONDS, HOSTING_SECONDS = 5, 75, 120, 60
 GRACE_SECONDS = 60.0
 CALM_SECONDS = VIDEO_SECONDS + HOSTING_SECONDS + GRACE_SECONDS  # after the last fault everything has ended
 MOST_WORKERS = 2
-TOLD = ("suspected_orphan", "stale_visit", "circuit_open", "storage_fault", "result_fault", "database_away")
-TOLD += ("leases_not_kept", "rows_not_given_back", "bell_lost", "bell_unheard", "task_cancelled")
-BUGS = ("visit_failed", "request_failed", "claim_failed", "expiry_failed", "Traceback (most recent call last)")
+TOLD = ("suspected_orphan", "lease_lost", "circuit_open", "storage_failed", "result_rejected", "database_away")
+TOLD += ("lease_renewal_failed", "release_failed", "bell_lost", "bell_unheard", "task_cancelled")
+BUGS = ("step_failed", "request_failed", "claim_failed", "expiry_failed", "Traceback (most recent call last)")
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,12 @@ def test_an_audit_of_wrong_books_is_exit_1_with_the_rows(gateway: Run, world: Wo
         told = json.loads(result.stdout)
         (violation,) = told["violations"]
         assert (told["ok"], violation["invariant"]) == (False, "I1")
-        assert violation["meaning"] == "an account equals the fold of its ledger"
+        assert violation["meaning"] == "an account equals the sum of its ledger entries"
         row = violation["row"]
-        assert (row["user_id"], row["held"], int(row["folded_held"])) == (user_id, 20, 0)
+        assert (row["user_id"], row["held"], int(row["sum_held"])) == (user_id, 20, 0)
         return
     first, second, last = result.stdout.splitlines()
-    assert first == "I1  an account equals the fold of its ledger"
+    assert first == "I1  an account equals the sum of its ledger entries"
     assert f"'user_id': {user_id}" in second
     assert last == "1 violations"
 

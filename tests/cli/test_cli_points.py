@@ -28,7 +28,7 @@ def test_points_for_a_time_and_a_sweep(gateway: Run) -> None:
     top_up = ("points", "grant", user, "20", "--ref", "order-7", "--expires", "2090-01-01", "--json")
     assert said(gateway(*top_up)) == {"userId": int(user), "balance": 20, "applied": True}
     assert said(gateway(*top_up)) == {"userId": int(user), "balance": 20, "applied": False}
-    assert said(gateway("points", "expire", "--json")) == {"users": 0, "lots": 0, "points": 0, "stuck": 0}
+    assert said(gateway("points", "expire", "--json")) == {"users": 0, "lots": 0, "points": 0, "failed_users": 0}
     assert said(gateway("audit", "--json"))["ok"]
 
 

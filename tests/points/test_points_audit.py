@@ -26,7 +26,7 @@ from tests.support.worlds import execute
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 FREE_MODEL = "sc_free"
-OVERDUE = ("I9", "every task ends within its deadline and a grace")
+OVERDUE = ("I9", "every task ends within its deadline and a grace period")
 ENDED = "step = 'done', next_run_at = NULL, completed_at = created_at"
 ENTRY = "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, task_id, phase, ref, created_at)"
 MOMENT = "'2026-01-01 00:00:00.000'"
@@ -37,7 +37,7 @@ DAMAGE: Damages = {
     ("I1", "granted = available + held + spent + expired"): [
         "UPDATE points_accounts SET granted = granted + 1",
     ],
-    ("I1", "an account equals the fold of its ledger"): [
+    ("I1", "an account equals the sum of its ledger entries"): [
         "UPDATE points_accounts SET available = available + 1, granted = granted + 1",
         "UPDATE points_accounts SET available = available - 1, held = held + 1",
         "UPDATE points_accounts SET available = available - 1, spent = spent + 1",
@@ -51,11 +51,11 @@ DAMAGE: Damages = {
     ("I1", "every ledger entry belongs to an account"): [
         "DELETE FROM points_accounts",
     ],
-    ("I1", "entries are numbered without a gap and each states the balance it left"): [
+    ("I1", "entries are numbered without a gap, and each holds the balance after it"): [
         "UPDATE points_ledger SET balance_after = balance_after + 1 WHERE kind = 'deduct'",
         "UPDATE points_ledger SET seq = 3 WHERE kind = 'deduct'",
     ],
-    ("I2", "nothing is below zero"): [
+    ("I2", "no amount of an account is negative"): [
         f"UPDATE points_accounts SET {name} = -1" for name in ("available", "held", "granted", "spent", "expired")
     ],
     ("I3", "a task with a price has exactly one deduction"): [
@@ -65,7 +65,7 @@ DAMAGE: Damages = {
         f"{ENTRY} SELECT 1, 3, kind, points, held, 40, task_id, phase, 'x', created_at FROM points_ledger"
         " WHERE kind = 'deduct'",
     ],
-    ("I3", "a deduction, settle or refund is of the price of its task, which is not free"): [
+    ("I3", "a deduction, settle or refund equals the price of its task, which is not free"): [
         "UPDATE points_ledger SET held = 29, points = -29 WHERE kind = 'deduct'",
         "UPDATE tasks SET points_cost = 29 WHERE points_cost = 30",
         "UPDATE tasks SET points_cost = 0",
@@ -74,40 +74,40 @@ DAMAGE: Damages = {
             for entry in ("'refund', 30, -30, 100", "'settle', 0, -30, 70", "'deduct', -30, 30, 40")
         ),
     ],
-    ("I3", "a ledger entry that names a task has it, of the same user"): [
+    ("I3", "the task of a ledger entry exists and has the same user"): [
         "UPDATE points_ledger SET task_id = 999 WHERE kind = 'deduct'",
         "UPDATE tasks SET user_id = 77",
         "DELETE FROM tasks",
     ],
-    ("I4", "a finished task has exactly one settle or refund; a live one has none"): [
+    ("I4", "an ended task has exactly one settle or refund; a running task has none"): [
         f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED}",
         f"{ENTRY} SELECT 1, 3, 'settle', 0, -30, 70, task_id, 'close', NULL, created_at FROM points_ledger"
         " WHERE kind = 'deduct'",
     ],
-    ("I5", "completed means settled, failed means refunded; only a completed task has a result"): [
+    ("I5", "a completed task is settled and has results; a failed task is refunded and has none"): [
         f"UPDATE tasks SET status = 'completed', {ENDED}",
         f"UPDATE tasks SET status = 'completed', results = '[]', {ENDED}",
         f"UPDATE tasks SET status = 'failed', {ENDED}",
         f"UPDATE tasks SET status = 'failed', error_code = 'X', results = '[1]', {ENDED}",
     ],
-    ("I5", "status, step and the time of the end agree"): [
+    ("I5", "status, step and completed_at agree"): [
         "UPDATE tasks SET status = 'failed', error_code = 'X'",
         "UPDATE tasks SET step = 'done'",
         "UPDATE tasks SET completed_at = created_at",
     ],
-    ("I7", "no two tasks of a user have one key"): [
+    ("I7", "no two tasks of a user have the same idempotency key"): [
         "UPDATE tasks SET idempotency_key = 'k'",
     ],
-    ("I8", "no two tasks share one job of SEE2AI"): [
+    ("I8", "no two tasks have the same SEE2AI job"): [
         "UPDATE tasks SET upstream_task_id = 'x'",
     ],
-    ("I9", "a live task has its next visit"): [
+    ("I9", "a running task has a next_run_at"): [
         "UPDATE tasks SET next_run_at = NULL",
     ],
     OVERDUE: [
         f"UPDATE tasks SET deadline_at = {MOMENT}",
     ],
-    ("I13", "points come by a reference, and no two entries have the same"): [
+    ("I13", "every grant and adjustment has a reference, and no two entries have the same"): [
         f"{ENTRY} VALUES (1, 3, 'grant', 100, 0, 170, NULL, NULL, 'g', {MOMENT})",
         f"{ENTRY} VALUES (2, 1, 'grant', 100, 0, 100, NULL, NULL, 'g', {MOMENT})",
         f"{ENTRY} VALUES (1, 3, 'adjust', 1000, 0, 1070, NULL, NULL, NULL, {MOMENT})",
@@ -117,18 +117,18 @@ DAMAGE: Damages = {
 """Of one grant of 100 with the reference `g`, a live task of 30, and a free one."""
 
 LOT_DAMAGE: Damages = {
-    ("I12", "a lot holds no less than nothing and no more than was granted"): [
+    ("I12", "a lot holds no negative amount and not more than was granted"): [
         "UPDATE points_lots SET granted = 0 WHERE ref = 'l'",
         "UPDATE points_lots SET remaining = -1 WHERE ref = 'l'",
         "UPDATE points_lots SET expired = -1 WHERE ref = 'l'",
         "UPDATE points_lots SET remaining = granted + 1 WHERE ref = 'l'",
         "UPDATE points_lots SET expired = granted - remaining + 1 WHERE ref = 'l'",
     ],
-    ("I12", "what is left in a user's lots is part of what they can spend"): [
+    ("I12", "the points in a user's lots are part of the available points"): [
         "UPDATE points_lots SET remaining = 1000, granted = granted + 1000 - remaining WHERE ref = 'l'",
         "UPDATE points_lots SET user_id = 2 WHERE ref = 'l'",
     ],
-    ("I12", "what a lot was granted remains, has expired, is out with tasks or lives on in lots of grace"): [
+    ("I12", "a lot's granted points remain, have expired, are used by tasks or were moved to replacement lots"): [
         "UPDATE points_lots SET granted = granted + 1 WHERE ref = 'l'",
         "UPDATE points_lots SET remaining = remaining - 1 WHERE ref = 'l'",
         "UPDATE points_lots SET remaining = remaining + 1 WHERE ref = 'l'",
@@ -137,23 +137,23 @@ LOT_DAMAGE: Damages = {
         "UPDATE points_lot_uses SET points = points - 1",
         "DELETE FROM points_lot_uses",
     ],
-    ("I12", "an account knows when the soonest of its lots with points is due"): [
+    ("I12", "next_expiry of an account is the earliest expiry of its lots with points"): [
         "UPDATE points_accounts SET next_expiry = NULL",
         "UPDATE points_accounts SET next_expiry = '2030-01-01 00:00:00.000'",
         "UPDATE points_lots SET expires_at = '2030-01-01 00:00:00.000'",
         "DELETE FROM points_lots WHERE remaining > 0",
     ],
-    ("I12", "a lot comes from a grant of its points, or from a lapsed lot of the same user"): [
+    ("I12", "a lot comes from a grant of its points, or from an expired lot of the same user"): [
         "UPDATE points_lots SET ref = 'g' WHERE ref = 'l'",
         "UPDATE points_lots SET ref = 'nothing' WHERE ref = 'l'",
         "UPDATE points_lots SET ref = 'expire:1' WHERE ref = 'l'",
         "UPDATE points_lots SET ref = NULL WHERE ref = 'l'",
         "UPDATE points_lots SET origin_lot_id = 1 WHERE ref = 'l'",
-        "UPDATE points_lots SET user_id = 2 WHERE ref = 'lapsed'",
+        "UPDATE points_lots SET user_id = 2 WHERE ref = 'expired'",
         "UPDATE points_lots SET origin_lot_id = 99 WHERE origin_lot_id IS NOT NULL",
-        "UPDATE points_lots SET expired = 0, expires_at = '2090-01-01 00:00:00.000' WHERE ref = 'lapsed'",
+        "UPDATE points_lots SET expired = 0, expires_at = '2090-01-01 00:00:00.000' WHERE ref = 'expired'",
     ],
-    ("I12", "what has expired of a lot is told by its one entry"): [
+    ("I12", "the expired points of a lot equal its single expiry entry"): [
         "UPDATE points_lots SET expired = expired + 1, remaining = remaining - 1 WHERE ref = 'l'",
         "UPDATE points_ledger SET points = points - 1 WHERE kind = 'expire'",
         "DELETE FROM points_ledger WHERE kind = 'expire'",
@@ -161,23 +161,23 @@ LOT_DAMAGE: Damages = {
         f"{ENTRY} SELECT 1, 9, kind, 0, 0, 0, NULL, NULL, 'expire:01', created_at FROM points_ledger"
         " WHERE kind = 'expire'",
     ],
-    ("I12", "an entry of expiry has its lot"): [
+    ("I12", "the lot of an expiry entry exists"): [
         "UPDATE points_ledger SET ref = 'expire:99' WHERE kind = 'expire'",
         "UPDATE points_ledger SET ref = 'expire:x' WHERE kind = 'expire'",
-        "DELETE FROM points_lots WHERE ref = 'lapsed'",
+        "DELETE FROM points_lots WHERE ref = 'expired'",
     ],
-    ("I12", "an entry of expiry names a lot and takes points"): [
+    ("I12", "an expiry entry names a lot and deducts points"): [
         f"{ENTRY} VALUES (1, 9, 'expire', -30, 0, 40, NULL, NULL, NULL, {MOMENT})",
         f"{ENTRY} VALUES (1, 9, 'expire', -30, 0, 40, NULL, NULL, 'lapse', {MOMENT})",
         f"{ENTRY} VALUES (1, 9, 'expire', -30, 0, 40, NULL, NULL, 'EXPIRE:1', {MOMENT})",
         "UPDATE points_ledger SET points = 20 WHERE kind = 'expire'",
     ],
-    ("I12", "a task takes from lots no more than its price"): [
+    ("I12", "a task uses not more points of lots than its price"): [
         "UPDATE points_lot_uses SET points = points + 1",
         "UPDATE points_lot_uses SET task_id = 99 WHERE task_id = 4",
         "UPDATE points_lot_uses SET task_id = 2 WHERE task_id = 4",
     ],
-    ("I12", "what a task took has its lot, of the same user"): [
+    ("I12", "the lot that a task used exists and has the same user"): [
         "UPDATE points_lot_uses SET lot_id = 99",
         "UPDATE points_lot_uses SET points = 0",
         "UPDATE tasks SET user_id = 77",
@@ -187,7 +187,7 @@ LOT_DAMAGE: Damages = {
 """Beside the above of a lapsed lot whose points came back for a grace, and a lot of 90, some of it out with a task."""
 
 CODE_DAMAGE: Damages = {
-    ("I13", "a redeemed code has exactly one grant, of its points and to who redeemed it; any other has none"): [
+    ("I13", "a redeemed code has exactly one grant, of its points and to its user; any other code has none"): [
         "DELETE FROM points_ledger WHERE ref = 'code:1'",
         "UPDATE points_ledger SET ref = 'code:2' WHERE ref = 'code:1'",
         "UPDATE points_ledger SET points = 49 WHERE ref = 'code:1'",
@@ -197,14 +197,14 @@ CODE_DAMAGE: Damages = {
         "UPDATE redeem_codes SET redeemed_by = 1, redeemed_at = created_at WHERE id = 2",
         "UPDATE redeem_codes SET points = 51 WHERE id = 1",
     ],
-    ("I13", "a grant by code has its code"): [
+    ("I13", "the code of a grant by code exists"): [
         "UPDATE points_ledger SET ref = 'code:99' WHERE ref = 'code:1'",
         "UPDATE points_ledger SET ref = 'code:x' WHERE ref = 'code:1'",
         "DELETE FROM redeem_codes WHERE id = 1",
     ],
     (
         "I13",
-        "the points of a redeemed code have a lot where they live for some days, and none where they live for ever",
+        "a redeemed code with lot_days has a lot, and one without has none",
     ): [
         "DELETE FROM points_lots",
         "UPDATE redeem_codes SET lot_days = NULL",
@@ -253,7 +253,7 @@ async def books(lawless: Runtime) -> Runtime:
 @pytest.fixture
 async def lots(books: Runtime) -> Runtime:
     """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
-    await lot(books.database, 1, 50, 1, "expired_lots")
+    await lot(books.database, 1, 50, 1, "expired")
     row = await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))
     await later(books.database, 2)
     await execute(books, f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED} WHERE id = {row['id']}")

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from app.accounts.api_keys import create_key
-from app.database import CommitUnknown, Database, Connection
+from app.database import CommitUnknown, Connection, Database
 from app.database import connections as sessions_module
 from app.errors import CodeNotRedeemable, GatewayError, InvalidParameter, NotFound
 from app.points.balance import get_balance, list_records

@@ -202,7 +202,7 @@ async def test_expiry_is_once_however_many_sweep(make: Maker, runtime: Runtime) 
         await lot(runtime.database, user.id, 5, 1.5, f"b{number}")
         await lot(runtime.database, user.id, 7, 48, f"c{number}")
     await later(runtime.database, 2)
-    swept = await asyncio.gather(*[expire_lots(runtime.database, batch=3) for _ in range(10)])
+    swept = await asyncio.gather(*[expire_lots(runtime.database, batch_size=3) for _ in range(10)])
     assert sum(one.lots for one in swept) == 8
     assert sum(one.points for one in swept) == 4 * 45
     assert await expire_lots(runtime.database) == ExpiryResult()
@@ -238,7 +238,7 @@ async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Ma
     await later(runtime.database, 2)
     decision = "UPDATE points_accounts SET available = available {} 20, held = held {} 20 WHERE user_id = :user"
     await execute(runtime, decision.format("-", "+"), user=broken.id)
-    assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, stuck=1)
+    assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, failed_users=1)
     await execute(runtime, decision.format("+", "-"), user=broken.id)
     assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50)
 
@@ -256,7 +256,7 @@ async def test_a_lot_whose_end_is_told_already_does_not_hold_up_the_others(setti
             "INSERT INTO points_ledger (user_id, seq, kind, points, held, balance_after, ref, created_at)"
             " SELECT 3, 2, 'expire', -9, 0, 0, 'expire:1', created_at FROM points_lots WHERE ref = 'of1'",
         )
-        assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, stuck=1)
+        assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50, failed_users=1)
 
 
 # ------------------------------------------------------------------ refunds

@@ -27,9 +27,10 @@ from hypothesis.stateful import (
 )
 
 from app.catalog.models import set_model
-from app.engine.claim import ClaimedTask, Release, TaskFilter, claim_due, release
+from app.engine.claim import TaskFilter, claim_due, release
 from app.engine.finish import finish_task
-from app.engine.transitions import Complete, Fail
+from app.engine.state import ClaimedTask
+from app.engine.transitions import Complete, Fail, unchanged
 from app.errors import CodeNotRedeemable, GrantConflict, InsufficientPoints, NotCancellable, TaskFailure
 from app.points import ledger
 from app.points.audit import audit
@@ -104,9 +105,9 @@ class Task:
 
 @dataclass(eq=False)
 class Held:
-    """A visit and the task it is to; it may have been overtaken."""
+    """A claimed task and what the model knows of it; another worker may have claimed it since."""
 
-    visit: ClaimedTask
+    claimed: ClaimedTask
     task: Task
 
 
@@ -114,7 +115,7 @@ class PointsMachine(RuleBasedStateMachine):
     """The real functions on SQLite beside the model."""
 
     tasks = Bundle("tasks")
-    visits = Bundle("visits")
+    claims = Bundle("claims")
     refs = Bundle("refs")
     codes = Bundle("codes")
 
@@ -248,29 +249,27 @@ class PointsMachine(RuleBasedStateMachine):
             assert (again["task_no"], again["replayed"]) == (row["task_no"], True)
         return task
 
-    @rule(target=visits, most=st.integers(1, 3))
+    @rule(target=claims, most=st.integers(1, 3))
     def claim(self, most: int) -> Any:
         found = self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), most, 3600))
-        for visit in found:
-            self.by_id[visit.id].version = visit.version
-        return multiple(*[Held(visit, self.by_id[visit.id]) for visit in found])
+        for claimed in found:
+            self.by_id[claimed.id].version = claimed.version
+        return multiple(*[Held(claimed, self.by_id[claimed.id]) for claimed in found])
 
-    @rule(held=consumes(visits))
+    @rule(held=consumes(claims))
     def give_back(self, held: Held) -> None:
-        visit = held.visit
-        back = Release(visit, 0.0, visit.attempts, visit.crashes, visit.progress, visit.status, visit.upstream_state)
-        self.run(release(self.database, [back]))
+        self.run(release(self.database, [unchanged(held.claimed, 0.0)]))
         self.seen["given back"] += 1
         if self.is_current(held):
             held.task.version += 1
 
-    @rule(held=visits, is_good=st.booleans())
+    @rule(held=claims, is_good=st.booleans())
     def end(self, held: Held, is_good: bool) -> None:
-        """By whoever was first; a visit that was overtaken changes nothing, however often it tries."""
+        """By whoever was first; a claim that was overtaken changes nothing, however often it tries."""
         picture = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
         decision: Complete | Fail = Complete([picture]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
         may = self.is_current(held)
-        assert self.run(finish_task(self.runtime, held.visit, decision, [])) is may
+        assert self.run(finish_task(self.runtime, held.claimed, decision, [])) is may
         self.seen["an end in vain"] += not may
         if may:
             self.ended(held.task, "completed" if is_good else "failed")
@@ -278,11 +277,11 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(goods=st.lists(st.booleans(), min_size=1, max_size=3))
     def work(self, goods: list[bool]) -> None:
         """A worker that nobody overtakes."""
-        for visit, is_good in zip(
+        for claimed, is_good in zip(
             self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), len(goods), 3600)), goods, strict=False
         ):
-            held = Held(visit, self.by_id[visit.id])
-            held.task.version = visit.version
+            held = Held(claimed, self.by_id[claimed.id])
+            held.task.version = claimed.version
             self.end(held, is_good)
 
     @rule(task=tasks)
@@ -297,7 +296,7 @@ class PointsMachine(RuleBasedStateMachine):
             self.ended(task, "cancelled")
 
     def is_current(self, held: Held) -> bool:
-        return not held.task.end and held.visit.version == held.task.version
+        return not held.task.end and held.claimed.version == held.task.version
 
     def ended(self, task: Task, how: str) -> None:
         account = self.accounts[task.user]

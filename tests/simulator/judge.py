@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from app.points.audit import audit
 from app.runtime import open_runtime
-from tests.simulator.weather import EXIF_TRANSPOSE
+from tests.simulator.weather import FAULTS
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -51,7 +51,8 @@ def _upstream(world: "World") -> list[str]:
                 found.append(f"I8: a job was sent for {ask} without an intent on record: {at}")
         unheard = world.database.look(
             "SELECT task_no, error_code FROM tasks WHERE prompt = ? AND status = 'failed' AND suspected_orphan = 0"
-            " AND upstream_task_id IS NULL AND results IS NULL AND (upstream IS NULL OR upstream NOT LIKE '%urls%')",
+            " AND upstream_task_id IS NULL AND results IS NULL"
+            """ AND (upstream_state IS NULL OR upstream_state NOT LIKE '%"urls"%')""",
             ask,
         )
         if unheard and ask not in world.upstream.excused:
@@ -84,7 +85,7 @@ def _polls(world: "World") -> list[str]:
 
 def _calm(world: "World") -> list[str]:
     """Where no fault struck at all, nothing fails but what its caller took back."""
-    if any(world.weather.hits[kind] for kind in EXIF_TRANSPOSE):
+    if any(world.weather.hits[kind] for kind in FAULTS):
         return []
     rows = world.database.look("SELECT task_no, error_code FROM tasks WHERE status = 'failed'")
     return [f"I11: {task_no} failed in calm weather: {code}" for task_no, code in rows if code != "CANCELLED"]

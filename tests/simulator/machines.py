@@ -29,7 +29,7 @@ class Machines:
         *,
         spares_looks: bool,
         has_chores: bool,
-        hands: int | None,
+        slots: int | None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -38,11 +38,11 @@ class Machines:
         self.all: list[Process] = []
         self.living: dict[str, Process] = {}
         self.runtimes: dict[str, Runtime] = {}
-        self.steppers: dict[str, TaskRunner] = {}
+        self.runners: dict[str, TaskRunner] = {}
         self._births: Counter[str] = Counter()
         self.spares_looks = spares_looks
         self._has_chores = has_chores
-        self._deliveries = hands
+        self._slots = slots
         self._next_bell = math.inf
         if spares_looks:
             database.on_commit = self._ring_when_due
@@ -66,10 +66,10 @@ class Machines:
     async def _work(self, name: str) -> None:
         async with open_runtime(self.settings) as runtime:
             idle_seconds = SPARED_IDLE_SECONDS if self.spares_looks else IDLE_SECONDS
-            runner = self.steppers[name] = TaskRunner(runtime, idle_seconds=idle_seconds)
-            if self._deliveries is not None:
-                for lane in runner._pools:
-                    lane.size = self._deliveries
+            runner = self.runners[name] = TaskRunner(runtime, idle_seconds=idle_seconds)
+            if self._slots is not None:
+                for pool in runner._pools:
+                    pool.size = self._slots
             beside = _start_background(runtime) if self._has_chores else []
             await runner.run()
             for task in beside:
@@ -88,7 +88,7 @@ class Machines:
     def _bring_back(self, name: str, process: Process) -> None:
         if self.living.get(name) is process:
             del self.living[name]
-        self.steppers.pop(name, None) if name != "api" else self.runtimes.pop(name, None)
+        self.runners.pop(name, None) if name != "api" else self.runtimes.pop(name, None)
         longest = 2 if self.weather.place else self.weather.rng.choice([0.2, 2, 15, 40])
         delay = 0.5 if self.weather.is_fair else longest * self.weather.rng.random()
         asyncio.get_running_loop().call_later(delay, self.start, name, context=self.weather.context)
@@ -128,13 +128,13 @@ class Machines:
             self.database.lose_patience(process)
 
     def _stop_this(self) -> None:
-        for name, runner in self.steppers.items():
+        for name, runner in self.runners.items():
             if self.living.get(name) is PROCESS.get():
                 runner.stop()
 
     def ring(self) -> None:
-        if self.steppers and not self.database.is_over:
-            self.steppers[self.weather.rng.choice(sorted(self.steppers))].wake()
+        if self.runners and not self.database.is_over:
+            self.runners[self.weather.rng.choice(sorted(self.runners))].wake()
 
     def _ring_when_due(self) -> None:
         """A bell may come at any time; one that comes just when a row is due spares many idle looks."""
@@ -155,5 +155,5 @@ class Machines:
         self._ring_when_due()
 
     def are_calm(self) -> bool:
-        """No visit is under way any more: whoever thawed late has said its last word."""
-        return not any(lane.claimed for runner in self.steppers.values() for lane in runner._pools)
+        """No claimed task runs any more: a worker that thawed late has done its last write."""
+        return not any(runner._running for runner in self.runners.values())

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from app.engine import claim, finish
-from app.engine import execute as advance
-from app.engine import transitions as decide
-from app.engine.steps import prepare
-from app.tasks import cancel, submit
-from app.upstreams.see2ai import client
-from app.upstreams.see2ai import responses as states
+from app.engine import claim, execute, finish, state, transitions
+from app.engine.steps import prepare, submit
+from app.tasks import cancel
+from app.tasks import submit as submit_task
+from app.upstreams.see2ai import client, responses
 from tests.simulator.surgery import Edit, mutated
 from tests.simulator.world import simulate
 
@@ -31,9 +29,9 @@ class Mutant:
 
 UNFENCED: Edit = (
     claim,
-    "write",
-    "(tasks.c.id == visit.id) & (tasks.c.version == visit.version)",
-    "tasks.c.id == visit.id",
+    "fenced_update",
+    "(tasks.c.id == task.id) & (tasks.c.version == task.version)",
+    "tasks.c.id == task.id",
 )
 STALE_ENDS: Edit = (finish, "finish_task", "            return False\n", "            pass\n")
 ONE_CLOSE = "CONSTRAINT uq_points_ledger_task_id_phase UNIQUE (task_id, phase), "
@@ -45,24 +43,24 @@ UNHEARD = MappingProxyType({"db.commit_undone": 0.2, "db.commit_unheard": 0.1})
 BOOKS = ("audit I1", "I1", "audit I3", "audit I4", "I4", "audit I5")
 
 MUTANTS = (
-    Mutant("write without its fence", (UNFENCED,), ("bug", "I6", "I8", "audit I8", *BOOKS), storm=FREEZES),
+    Mutant("fenced_update without its fence", (UNFENCED,), ("bug", "I6", "I8", "audit I8", *BOOKS), storm=FREEZES),
     Mutant(
-        "give_back without its fence",
+        "release without its fence",
         (
             (
                 claim,
-                "_GIVE_BACK",
+                "_RELEASE",
                 'tasks.c.version == bindparam("b_version"),\n        tasks.c.step == bindparam("b_step"),',
                 'bindparam("b_version") == bindparam("b_version"), bindparam("b_step") == bindparam("b_step"),',
             ),
         ),
-        ("I6", "I8", "bug: rows_not_given_back"),
+        ("I6", "I8", "bug: release_failed"),
         storm=FREEZES,
     ),
     Mutant(
-        "give_back by the version alone",
-        ((claim, "_GIVE_BACK", 'tasks.c.step == bindparam("b_step")', 'bindparam("b_step") == bindparam("b_step")'),),
-        ("bug: rows_not_given_back",),
+        "release by the version alone",
+        ((claim, "_RELEASE", 'tasks.c.step == bindparam("b_step")', 'bindparam("b_step") == bindparam("b_step")'),),
+        ("bug: release_failed",),
         storm={"db.commit_undone": 0.5, "db.slow": 0.3},
     ),
     Mutant(
@@ -75,7 +73,7 @@ MUTANTS = (
     Mutant("an end that lost its race refunds all the same", (STALE_ENDS,), ("bug", *BOOKS), storm=LONG_FREEZES),
     Mutant(
         "is_held is always true",
-        ((claim, "ClaimedTask.is_held", "boottime() < self.held_until", "True"),),
+        ((state, "ClaimedTask.is_held", "boottime() < self.held_until", "True"),),
         ("I8",),
         storm={"submit.after_intent": 1, "point.freeze": 0.5},
     ),
@@ -89,9 +87,9 @@ MUTANTS = (
         "no intent before sending",
         (
             (
-                advance,
-                "_submit",
-                'await _commit_advance(runtime, visit, Advance("submitting", "asking SEE2AI"))',
+                submit,
+                "submit",
+                'await commit_intent(Advance("submitting", f"sending to {action.provider}", update=update))',
                 "pass",
             ),
         ),
@@ -112,15 +110,22 @@ MUTANTS = (
     ),
     Mutant(
         "a claim does not look again whether the row is due",
-        ((claim, "claim_due", "row.next_run_at <= row.now and row.step in share.steps", "row.step in share.steps"),),
+        (
+            (
+                claim,
+                "claim_due",
+                "row.next_run_at <= row.now and row.step in task_filter.steps",
+                "row.step in task_filter.steps",
+            ),
+        ),
         ("I8",),
         storm={"db.slow": 0.3, "up.accept_slow": 0.6, "redis.rings_ten_times": 0.5},
     ),
     Mutant(
         "a claim does not raise the version",
         (
-            (claim, "_TAKE", "        (tasks.c.version, tasks.c.version + 1),\n", ""),
-            (claim, "_visit", 'columns["version"] += 1', 'columns["version"] += 0'),
+            (claim, "_CLAIM", "        (tasks.c.version, tasks.c.version + 1),\n", ""),
+            (claim, "_claimed_task", 'columns["version"] += 1', 'columns["version"] += 0'),
         ),
         ("I6", "I8"),
     ),
@@ -134,11 +139,11 @@ MUTANTS = (
         "found submitting, it is sent again",
         (
             (
-                decide,
+                transitions,
                 "before_step",
                 "return Fail(TaskFailure.UPSTREAM_UNCERTAIN,"
-                ' "the visit that was sending never came back", is_orphan=True)',
-                'visit.step = "submit"',
+                ' "the worker that was sending never came back", is_orphan=True)',
+                'task.step = "submit"',
             ),
         ),
         ("I8",),
@@ -148,10 +153,10 @@ MUTANTS = (
         "an answer lost after sending is taken for not sent",
         (
             (
-                decide,
+                transitions,
                 "after_submit",
-                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN, result.note, is_orphan=True)",
-                "return _send_again(visit, result, visit.upstream)",
+                "return Fail(TaskFailure.UPSTREAM_UNCERTAIN, result.detail, is_orphan=True)",
+                "return _submit_again(task, result, task.upstream_state)",
             ),
         ),
         ("I8",),
@@ -159,13 +164,13 @@ MUTANTS = (
     ),
     Mutant(
         "a suspected orphan is not flagged",
-        ((decide, "after_submit", "result.note, is_orphan=True", "result.note"),),
+        ((transitions, "after_submit", "result.detail, is_orphan=True", "result.detail"),),
         ("I8",),
         storm={"up.accept_lost": 0.5},
     ),
     Mutant(
         "an unheard COMMIT of the intent is believed",
-        ((advance, "_was_committed", "return tuple(found.one()) == (visit.version + 1, step)", "return True"),),
+        ((execute, "_was_committed", "return tuple(found.one()) == (task.version + 1, step)", "return True"),),
         ("I8",),
         storm=UNHEARD,
     ),
@@ -173,7 +178,7 @@ MUTANTS = (
         "an unheard COMMIT of a submit is believed",
         (
             (
-                submit,
+                submit_task,
                 "_store",
                 'if row is None or not await _exists(runtime, row["task_no"]):\n            raise',
                 "pass",
@@ -188,8 +193,8 @@ MUTANTS = (
             (
                 finish,
                 "finish_task",
-                '        money = {"user_id"',
-                '    async with runtime.database.begin() as connection:\n        money = {"user_id"',
+                '        amounts = {"user_id"',
+                '    async with runtime.database.begin() as connection:\n        amounts = {"user_id"',
             ),
         ),
         BOOKS,
@@ -199,7 +204,7 @@ MUTANTS = (
         "the deduction in a transaction of its own",
         (
             (
-                submit,
+                submit_task,
                 "_store",
                 '            if row["points_cost"]:',
                 '        async with runtime.database.begin() as connection:\n            if row["points_cost"]:',
@@ -210,25 +215,25 @@ MUTANTS = (
     ),
     Mutant(
         "a repeated submit is not recognised by its key",
-        ((submit, "submit_task", "if asked.key is not None and", "if False and"),),
+        ((submit_task, "submit_task", "if asked.key is not None and", "if False and"),),
         ("I7", "bug"),
         storm={"point.kill": 0.3},
     ),
     Mutant(
         "no last look: a poll never ends at the deadline",
-        ((decide, "after_poll", "isinstance(decision, Reschedule) and is_last_poll", "False"),),
+        ((transitions, "after_poll", "isinstance(decision, Release) and is_last_poll", "False"),),
         ("I9",),
         storm={"job.endless": 0.5},
     ),
     Mutant(
         "a task that takes its worker down is tried for ever",
-        ((decide, "before_step", "visit.crashes >= MAX_CRASHES", "False"),),
+        ((transitions, "before_step", "task.crashes >= MAX_CRASHES", "False"),),
         ("I9",),
         storm={"event.poison": 1.0},
     ),
     Mutant(
         "an answer about another job is believed",
-        ((states, "read_poll", "theirs is not None and str(theirs) != task_id", "False"),),
+        ((responses, "read_poll", "other_id is not None and str(other_id) != task_id", "False"),),
         ("I11",),
         storm={"up.poll_other_id": 0.5},
     ),

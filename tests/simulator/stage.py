@@ -19,14 +19,11 @@ import structlog
 import app.database.engines
 import app.engine.runner
 import app.runtime
+import app.upstreams.see2ai.client
 from app import failpoints as faults
 from app.cli.migrate import migrate
-from app.engine import claim, finish
-from app.engine import execute as advance
-from app.engine import transitions as decide
-from app.engine.runner import TaskRunner
-from app.engine.steps import prepare
-from app.engine.steps import rehost as host
+from app.engine import execute, finish, state, transitions
+from app.engine.steps import prepare, rehost
 from app.engine.transitions import Advance, Fail
 from app.upstreams.breaker import CircuitBreaker
 from tests.simulator import doubles
@@ -58,7 +55,7 @@ WATCH = """
     CREATE TRIGGER watch_price AFTER UPDATE ON tasks WHEN NEW.points_cost <> OLD.points_cost
     BEGIN INSERT INTO watch VALUES ('I12: a price changed', OLD.task_no); END;
 """
-BUGS = frozenset({"visit_failed", "claim_failed", "audit_failed"})
+BUGS = frozenset({"step_failed", "claim_failed", "audit_failed"})
 QUIET = ("Unavailable", "CommitUnknown", "TransactionConflict", "ClaimCommitUnknown")
 
 
@@ -137,21 +134,21 @@ def in_place(
             (app.runtime, "open_redis", lambda _: doubles.Redis(weather, machines.ring)),
             (app.runtime, "open_object_store", lambda _: doubles.Store(cloud)),
             (app.runtime, "Egress", doubles.egress_of(cloud)),
-            (app.runtime, "See2aiClient", see2ai_of(upstream)),
+            (app.upstreams.see2ai.client, "See2aiClient", see2ai_of(upstream)),
             (CircuitBreaker.__init__, "__defaults__", _with_virtual_clock(CircuitBreaker.__init__.__defaults__)),
-            (host, "inspect_image", cloud.inspect),
-            (host, "make_thumbnail", cloud.thumbnail),
+            (rehost, "inspect_image", cloud.inspect),
+            (rehost, "make_thumbnail", cloud.thumbnail),
             (prepare, "anyio", SimpleNamespace(open_file=doubles.open_file)),
             (secrets, "randbelow", random.randrange),
             (tempfile, "tempdir", str(workshop())),
-            (decide, "before_step", _watched_arrival(weather)),
-            (advance, "_take_step", _watched_step(weather)),
+            (transitions, "before_step", _watched_before_step(weather)),
+            (execute, "_run_step", _watched_step(weather)),
             (finish, "datetime", SimpleNamespace(now=lambda _: database.now())),
             (app.engine.runner, "has_due", _spared_look(machines)),
-            (TaskRunner, "_can_continue", _watched_lanes(weather)),
+            (app.engine.runner._Run, "_can_continue", _watched_pools(weather)),
         ):
             undo.enter_context(_set(module, name, double))
-        undo.enter_context(everywhere(claim.boottime, boottime))
+        undo.enter_context(everywhere(state.boottime, boottime))
         undo.enter_context(everywhere(faults.failpoint, weather.reach))
         undo.enter_context(_logs(weather))
         undo.callback(random.setstate, random.getstate())
@@ -179,44 +176,39 @@ def everywhere(old: Any, new: Any) -> Iterator[None]:
         yield
 
 
-def _watched_arrival(weather: Weather) -> Callable[..., Any]:
-    real = decide.before_step
+def _watched_before_step(weather: Weather) -> Callable[..., Any]:
+    real = transitions.before_step
 
-    def before_step(visit: Any) -> Any:
-        weather.hits[f"step {visit.step}"] += 1
-        decision = real(visit)
+    def before_step(task: Any) -> Any:
+        weather.hits[f"step {task.step}"] += 1
+        decision = real(task)
         if decision is not None:
-            weather.note(f"move {visit.step} → {_wait_for_task(decision)}")
+            weather.note(f"decision {task.step} → {_name_of(decision)}")
         return decision
 
     return before_step
 
 
 def _watched_step(weather: Weather) -> Callable[..., Any]:
-    real = advance._take_step
+    real = execute._run_step
 
-    async def take_step(runtime: Any, visit: Any) -> Any:
-        step = visit.step
-        decision = await real(runtime, visit)
-        weather.note(f"move {step} → {_wait_for_task(decision)}")
+    async def run_step(runtime: Any, task: Any) -> Any:
+        step = task.step
+        decision = await real(runtime, task)
+        weather.note(f"decision {step} → {_name_of(decision)}")
         return decision
 
-    return take_step
+    return run_step
 
 
-def _watched_lanes(weather: Weather) -> Callable[..., Any]:
-    real = TaskRunner._can_continue
+def _watched_pools(weather: Weather) -> Callable[..., Any]:
+    real = app.engine.runner._Run._can_continue
 
-    def can_continue(runner: TaskRunner, visit: Any) -> Callable[[str], bool]:
-        asked = real(runner, visit)
-
-        def told(step: str) -> bool:
-            may = asked(step)
-            if not may:
-                weather.note(f"no hand free for {step}")
-            return may
-
-        return told
+    def can_continue(run: app.engine.runner._Run, step: str) -> bool:
+        may = real(run, step)
+        if not may:
+            weather.note(f"no slot free for {step}")
+        return may
 
     return can_continue
 
@@ -224,15 +216,15 @@ def _watched_lanes(weather: Weather) -> Callable[..., Any]:
 def _spared_look(machines: Machines) -> Callable[..., Any]:
     real = app.engine.runner.has_due
 
-    async def has_due(database: Any, shares: Any) -> Any:
-        return [False for _ in shares] if machines.is_vain() else await real(database, shares)
+    async def has_due(database: Any, filters: Any) -> Any:
+        return [False for _ in filters] if machines.is_vain() else await real(database, filters)
 
     return has_due
 
 
-def _wait_for_task(decision: Any) -> str:
+def _name_of(decision: Any) -> str:
     if isinstance(decision, Advance):
-        return f"Onward {decision.step}"
+        return f"Advance {decision.step}"
     return f"Fail {decision.reason.name}" if isinstance(decision, Fail) else type(decision).__name__
 
 
@@ -248,7 +240,7 @@ def _logs(weather: Weather) -> Iterator[None]:
         error = str(event.get("error", ""))
         if name in BUGS:
             weather.bugs.append(f"{name}: {event if name == 'audit_failed' else repr(sys.exc_info()[1])}")
-        elif name in {"rows_not_given_back", "leases_not_kept"} and error and not error.startswith(QUIET):
+        elif name in {"release_failed", "lease_renewal_failed"} and error and not error.startswith(QUIET):
             weather.bugs.append(f"{name}: {error}")
         weather.hits[f"log {name}"] += 1
         weather.tell(f"log {name} {event if name != 'see2ai_submit' else ''}")

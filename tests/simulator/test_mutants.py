@@ -1,4 +1,4 @@
-"""Each protection taken out by itself: the simulator must see it clamp_to_deadline so many seeds, or it would see nothing else."""
+"""Each protection taken out by itself: the simulator must see it within so many seeds, or it sees nothing."""
 
 import pytest
 

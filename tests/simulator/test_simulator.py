@@ -10,37 +10,37 @@ from tests.simulator.weather import ALL_TURNS, EVENTS, KINDS, PLACES, STEP_POINT
 from tests.simulator.world import simulate
 
 FEW = 16
-STEPS = ("prepare", "submit", "submitting", "poll", "host")
-MOVES = (
-    "prepare → Onward prepare",
-    "prepare → Onward submit",
-    "prepare → Later",
+STEPS = ("prepare", "submit", "submitting", "poll", "rehost")
+DECISIONS = (
+    "prepare → Advance prepare",
+    "prepare → Advance submit",
+    "prepare → Release",
     "prepare → Fail UPSTREAM_REJECTED",
     "prepare → Fail UPSTREAM_UNAVAILABLE",
-    "submit → Later",
-    "submit → Onward submit",
-    "submit → Onward poll",
-    "submit → Onward host",
+    "submit → Release",
+    "submit → Advance submit",
+    "submit → Advance poll",
+    "submit → Advance rehost",
     "submit → Fail UPSTREAM_UNCERTAIN",
     "submit → Fail UPSTREAM_REJECTED",
     "submit → Fail UPSTREAM_UNAVAILABLE",
     "submit → Fail TIMED_OUT",
     "submitting → Fail UPSTREAM_UNCERTAIN",
-    "poll → Later",
-    "poll → Onward host",
+    "poll → Release",
+    "poll → Advance rehost",
     "poll → Fail INTERNAL",
     "poll → Fail TIMED_OUT",
     "poll → Fail UPSTREAM_FAILED",
     "poll → Fail UPSTREAM_REJECTED",
     "poll → Fail APPROVAL_EXPIRED",
-    "host → Later",
-    "host → Onward poll",
-    "host → Complete",
+    "rehost → Release",
+    "rehost → Advance poll",
+    "rehost → Complete",
 )
-PUBLIC_PREFIXES = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
-PUBLIC_PREFIXES += ("told of an earlier submit", "unanswered")
-LOGS = ("circuit_closed", "circuit_learnt", "circuit_open", "database_away", "rows_not_given_back", "stale_visit")
-ALSO = ("db.idle_transaction_ended", "db.lock_wait", "poison", "up.lease_over", "no hand free for host")
+CALLER_ANSWERS = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
+CALLER_ANSWERS += ("told of an earlier submit", "unanswered")
+LOGS = ("circuit_closed", "circuit_learnt", "circuit_open", "database_away", "lease_lost", "release_failed")
+ALSO = ("db.idle_transaction_ended", "db.lock_wait", "poison", "up.lease_over", "no slot free for rehost")
 MARKS = frozenset(
     [
         *(KINDS | EVENTS),
@@ -48,8 +48,8 @@ MARKS = frozenset(
         *[f"{what} at {place}" for what in ("killed", "frozen") for place in PLACES],
         *[f"point {point}" for point in STEP_POINTS],
         *[f"step {step}" for step in STEPS],
-        *[f"move {decision}" for decision in MOVES],
-        *[f"caller {answer}" for answer in PUBLIC_PREFIXES],
+        *[f"decision {decision}" for decision in DECISIONS],
+        *[f"caller {answer}" for answer in CALLER_ANSWERS],
         *[f"log {event}" for event in LOGS],
     ]
 )

@@ -222,7 +222,7 @@ def see2ai_of(upstream: Upstream) -> type[See2aiClient]:
             self._fresh = self._kept = None  # type: ignore[assignment]
             self._logged_states: set[str] = set()
 
-        async def _ask(self, _client: Any, method: str, path: str, **body: Any) -> HttpResponse:
+        async def _request(self, _client: Any, method: str, path: str, **body: Any) -> HttpResponse:
             return await upstream.exchange(method, path, body)
 
         async def close(self) -> None: ...

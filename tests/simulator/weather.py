@@ -135,9 +135,9 @@ DOORS = (
 NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
 STEP_POINTS = FAILPOINTS - {"webhook.after_send"}  # no couriers in this world
 PLACES = (*DOORS, *sorted(STEP_POINTS))
-EXIF_TRANSPOSE = (*KINDS, *EVENTS)
+FAULTS = (*KINDS, *EVENTS)
 ROUND = 4
-ALL_TURNS = ROUND * max(len(EXIF_TRANSPOSE), len(PLACES))
+ALL_TURNS = ROUND * max(len(FAULTS), len(PLACES))
 """So many seeds in a row give every kind and every place its turn."""
 MOST_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
 SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
@@ -166,7 +166,7 @@ class Weather:
             self.place = next((place for place in PLACES if place in storm), "")
             self._draw_events(storm)
         elif which == 0:
-            self._give_a_turn(EXIF_TRANSPOSE[state % len(EXIF_TRANSPOSE)])
+            self._give_a_turn(FAULTS[state % len(FAULTS)])
         elif which == 1:
             self.place = PLACES[state % len(PLACES)]
             danger = 0.2 if self.place == "db.read" else 1.0

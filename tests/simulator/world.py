@@ -69,7 +69,7 @@ class World:
             self.tell,
             spares_looks=self.rng.random() < 0.8,
             has_chores=self.rng.random() < 0.15,
-            hands=pick([None, None, 1, 2]),
+            slots=pick([None, None, 1, 2]),
         )
 
     def tell(self, line: str) -> None:

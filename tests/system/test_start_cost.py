@@ -150,7 +150,7 @@ def require(times: float, yardstick: Measure, ours: dict[str, Measure]) -> None:
     pytest.fail(f"at most {times} times the {least:.3f} s of the yardstick are allowed: {told}")
 
 
-def test_help_costs_little_more_than_typer_itself(children: Children) -> None:
+def test_help_and_version_cost_little_more_than_typer_itself(children: Children) -> None:
     groups = {
         group.name: [one.name for one in group.typer_instance.registered_commands] for group in app.registered_groups
     }
@@ -163,7 +163,7 @@ def test_help_costs_little_more_than_typer_itself(children: Children) -> None:
     require(
         2.0,
         lambda: children.run(sys.executable, str(yardstick), "--help"),
-        {"help": lambda: children.run(GATEWAY, "--help")},
+        {name: partial(children.run, GATEWAY, name) for name in ("--help", "--version")},
     )
 
 

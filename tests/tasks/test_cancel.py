@@ -132,7 +132,7 @@ async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> No
     task_no = await make.task_no(user)
     ended = ("gateway_tasks_ended_total", {"model": TEXT_MODEL, "outcome": "CANCELLED"})
     before = REGISTRY.get_sample_value(*ended) or 0
-    async with runtime.pubsub.listen(user.id) as changed:
+    async with runtime.pubsub.subscribe(user.id) as changed:
 
         async def is_heard() -> bool:
             runtime.pubsub.publish(user.id, "probe")

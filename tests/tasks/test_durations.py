@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from app.aio import cancel_and_wait
 from app.catalog import durations
 from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
-from app.engine import transitions as decide
-from app.engine.claim import ClaimedTask, boottime
-from app.engine.transitions import Advance, Fail, Reschedule
-from app.jobs import scheduler as chores_module
+from app.engine import transitions
+from app.engine.progress import estimate_seconds_left, with_estimate
+from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
+from app.engine.transitions import Advance, Fail
+from app.jobs import scheduler
 from app.runtime import Runtime, open_runtime
 from app.upstreams.protocol import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
@@ -37,7 +38,7 @@ VIDEO_MODEL = "sc_video_text_fast"
 
 @dataclass(frozen=True)
 class Look:
-    """One visit: how long after the one before, what SEE2AI says, and what becomes of the process."""
+    """One task: how long after the one before, what SEE2AI says, and what becomes of the process."""
 
     seconds: float
     result: UpstreamResult
@@ -61,7 +62,7 @@ looks = st.builds(
 )
 
 
-def visit_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
+def task_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
     """As a worker claims it from its row."""
     return ClaimedTask(
         id=1,
@@ -87,73 +88,75 @@ def visit_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
 
 
 def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, Any] | None:
-    """The row after a visit; None once the task has ended."""
-    visit = visit_of(row, age_seconds)
-    if visit.step == "poll":
-        decision = decide.after_poll(visit, look.result, NOW, is_last_poll=False)
+    """The row after a task; None once the task has ended."""
+    task = task_of(row, age_seconds)
+    if task.step == "poll":
+        decision = transitions.after_poll(task, look.result, NOW, is_last_poll=False)
     else:
-        decision = decide.after_host_fault(visit, "lost", is_our_storage=look.storage_fails)
-    if isinstance(decision, Reschedule):
-        decision = decide.with_estimate(visit, decision, look.typical_seconds)
+        decision = transitions.after_rehost_error(task, "lost", is_our_storage=look.storage_fails)
+    if isinstance(decision, Release):
+        decision = with_estimate(task, decision, look.typical_seconds)
         return row | {
             "progress": decision.progress,
             "upstream_state": decision.upstream_state,
             "attempts": decision.attempts,
         }
     if isinstance(decision, Advance):
-        changes = {name: value for name, value in decision.changes.items() if name in row}
-        return row | {"step": decision.step, "attempts": 0} | changes
+        decision.update.apply_to(task)
+        return {"step": decision.step} | {name: getattr(task, name) for name in row if name != "step"}
     assert isinstance(decision, Fail)
     return None
 
 
 @given(st.lists(looks, max_size=40))
 def test_progress_never_falls_and_never_passes_its_ceiling(heard: list[Look]) -> None:
-    row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream_state": {"accepted_age": 3.0}, "attempts": 0}
+    row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(3.0), "attempts": 0}
     age_seconds, told_before = 0.0, 0
     for look in heard:
         age_seconds += look.seconds
         after = next_row(row, age_seconds, look)
         if after is None:
             return
-        assert told_before <= after["progress"] <= decide.PROGRESS_CEILING < 100
+        assert told_before <= after["progress"] <= transitions.PROGRESS_CEILING < 100
         told_before = after["progress"]
         if not look.crashes:
             row = after
         told_before = row["progress"]
 
 
-@pytest.mark.parametrize("step", ["prepare", "submit", "poll", "host"])
+@pytest.mark.parametrize("step", ["prepare", "submit", "poll", "rehost"])
 @given(st.integers(0, 95), st.floats(0, 100))
 def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progress: int, seconds: float) -> None:
-    visit = visit_of({"step": step, "progress": progress, "upstream_state": {"told": True}, "attempts": 0}, 10)
+    task = task_of(
+        {"step": step, "progress": progress, "upstream_state": UpstreamState(has_own_progress=True), "attempts": 0}, 10
+    )
     moves = (
-        decide.unchanged(visit, seconds),
-        decide.wait_for_upstream(visit, seconds, "circuit open"),
-        decide.after_fault(visit, "boom"),
-        decide.after_preparation(visit, UpstreamResult(ResultKind.RATE_LIMITED)),
+        transitions.unchanged(task, seconds),
+        transitions.wait_for_upstream(task, seconds, "breaker open"),
+        transitions.after_exception(task, "boom"),
+        transitions.after_preparation(task, UpstreamResult(ResultKind.RATE_LIMITED)),
     )
     for decision in moves:
-        assert isinstance(decision, Reschedule)
-        assert decide.with_estimate(visit, decision, 60).progress == progress
+        assert isinstance(decision, Release)
+        assert with_estimate(task, decision, 60).progress == progress
 
 
 def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
-    row = {"step": "poll", "progress": 40, "upstream_state": {}, "attempts": 0}
+    row = {"step": "poll", "progress": 40, "upstream_state": UpstreamState(), "attempts": 0}
     done = next_row(
         row, 10, Look(0, UpstreamResult(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False)
     )
     assert done is not None
-    assert (done["step"], done["progress"]) == ("host", 95)
-    at_once = decide.after_submit(
-        visit_of(row | {"step": "submitting"}, 10), UpstreamResult(ResultKind.SUCCEEDED, urls=("u",))
+    assert (done["step"], done["progress"]) == ("rehost", 95)
+    at_once = transitions.after_submit(
+        task_of(row | {"step": "submitting"}, 10), UpstreamResult(ResultKind.SUCCEEDED, urls=("u",))
     )
     assert isinstance(at_once, Advance)
-    assert at_once.changes["progress"] == 95
+    assert at_once.update.progress == 95
 
 
 def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
-    row = {"step": "poll", "progress": 0, "upstream_state": {"accepted_age": 100.0}, "attempts": 0}
+    row = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(100.0), "attempts": 0}
     quiet = Look(0, UpstreamResult(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
     slow = replace(quiet, typical_seconds=400)
     told = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=7))
@@ -168,12 +171,12 @@ def test_the_time_left_shrinks_with_time_and_progress_to_zero(
 ) -> None:
     less, more = sorted((one, two))
     early, late = sorted((age, later))
-    left = decide.estimate_seconds_left(less, early, usual)
+    left = estimate_seconds_left(less, early, usual)
     assert isinstance(left, int)
-    assert left >= decide.estimate_seconds_left(more, early, usual) >= decide.estimate_seconds_left(more, late, usual)
-    assert decide.estimate_seconds_left(more, late, usual) >= 0
-    assert decide.estimate_seconds_left(0, 0, 60) == 60
-    assert decide.estimate_seconds_left(50, 10, 60) == 20
+    assert left >= estimate_seconds_left(more, early, usual) >= estimate_seconds_left(more, late, usual)
+    assert estimate_seconds_left(more, late, usual) >= 0
+    assert estimate_seconds_left(0, 0, 60) == 60
+    assert estimate_seconds_left(50, 10, 60) == 20
 
 
 # ------------------------------------------------------------------ what is learnt
@@ -186,7 +189,7 @@ async def completed(make: Maker, user: User, model: str, *seconds: float, waited
         await make.ended(user, task_no)
         async with make.runtime.database.begin() as connection:
             fields = {"created_at": NOW - timedelta(seconds=took + waited), "completed_at": NOW}
-            fields |= {"upstream_state": {"accepted_age": waited}}
+            fields |= {"upstream_state": UpstreamState(waited).to_json()}
             await connection.execute(durations.tasks.update().filter_by(task_no=task_no).values(**fields))
 
 
@@ -213,7 +216,7 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     rows = await execute(runtime, "SELECT model_name, samples FROM model_durations ORDER BY model_name")
     assert [tuple(row) for row in rows] == [(TEXT_MODEL, 3), (OTHER_MODEL, 3)]
 
-    await execute(runtime, "UPDATE tasks SET upstream_state = :upstream", upstream='{"accepted_age":1e9}')
+    await execute(runtime, "UPDATE tasks SET upstream_state = :upstream", upstream='{"accepted_age_seconds":1e9}')
     await update_durations(runtime.database)  # a clock that was set: no estimate divides by what is not positive
     await read_durations(runtime)
     assert set(runtime.durations.values()) == {durations.MIN_SECONDS}
@@ -276,8 +279,8 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
-    monkeypatch.setattr(chores_module, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(chores_module, "LEARN_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "LEARN_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("brisk", "working")

@@ -318,14 +318,14 @@ async def test_hopeless_submits_are_refused_and_nothing_is_stored_or_taken(
     assert re.match(r"warning: open \(see2ai for 6\d\d ", await told(make))
     assert "余额" not in (await make.api.get("/readyz")).text
     metrics = generate_latest().decode()
-    assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
+    assert 'gateway_breaker_open{provider="see2ai"} 1.0' in metrics
     assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
     of(other).reset()
     await push_state(other.database, of(other))
     await until("recovered", lambda: not of(runtime).is_open)
     assert (await make.submit(user, "again")).status_code == 200
     assert await told(make) == "ok"
-    assert 'gateway_circuit_open{provider="see2ai"} 0.0' in generate_latest().decode()
+    assert 'gateway_breaker_open{provider="see2ai"} 0.0' in generate_latest().decode()
 
 
 @pytest.mark.settings(task_deadline_seconds=5)
@@ -479,8 +479,8 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
     user = await make.user(points=80 * 60 + 30 * 20)
     wait_for_upstream = [await make.task_no(user, f"parked {n}", model="sc_uniworld_text_1x1") for n in range(60)]
     runner = TaskRunner(two, idle_seconds=0.05)
-    for lane in runner._pools:
-        lane.size = min(lane.size, 4)
+    for pool in runner._pools:
+        pool.size = min(pool.size, 4)
     work = asyncio.create_task(runner.run())
     try:
         numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
@@ -495,7 +495,7 @@ async def test_tasks_parked_for_one_provider_keep_no_hands_from_anothers(
 
         rows = await until("each has been looked at and put back", all_parked)
         assert {(row["status"], row["step"]) for row in rows} == {("queued", "submit")}
-        await until("no hand holds a parked task", lambda: not any(lane.claimed for lane in runner._pools))
+        await until("no hand holds a parked task", lambda: not any(pool.used for pool in runner._pools))
     finally:
         runner.stop()
         await work

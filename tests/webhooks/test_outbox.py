@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def claimed(runtime: Runtime) -> Any:
-    (visit,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 30)
-    return visit
+    (task,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 30)
+    return task
 
 
 async def test_each_receiver_has_one_row_for_an_end(make: Maker, runtime: Runtime) -> None:
@@ -58,8 +58,8 @@ async def test_two_workers_that_end_the_same_task_write_it_once(make: Maker, run
     user = await make.user(points=100)
     await endpoint(make, user)
     task_no = await make.task_no(user, callbackUrl=HOOK)
-    visit = await claimed(runtime)
-    ends = [finish_task(runtime, visit, end, []) for _ in range(5)] + [cancel(make, user, task_no)]
+    task = await claimed(runtime)
+    ends = [finish_task(runtime, task, end, []) for _ in range(5)] + [cancel(make, user, task_no)]
     ended = await asyncio.gather(*ends)
     assert (
         Counter(ended[:5])[True] + (ended[5].status_code == 200 and ended[5].json()["data"]["errorCode"] == "CANCELLED")
@@ -83,7 +83,7 @@ async def test_an_end_that_is_rolled_back_is_not_told(
     user = await make.user(points=100)
     await endpoint(make, user)
     task_no = await make.task_no(user, callbackUrl=HOOK)
-    visit = await claimed(runtime)
+    task = await claimed(runtime)
     real = ledger.refund
 
     async def broken(*_: Any, **__: Any) -> None:
@@ -92,13 +92,13 @@ async def test_an_end_that_is_rolled_back_is_not_told(
     monkeypatch.setattr(ledger, "refund", broken)
     if how == "finish":
         with pytest.raises(RuntimeError):
-            await finish_task(runtime, visit, Fail(TaskFailure.TIMED_OUT), [])
+            await finish_task(runtime, task, Fail(TaskFailure.TIMED_OUT), [])
     else:
         assert (await cancel(make, user, task_no)).status_code == 500
     assert await outbox(runtime) == []
     assert (await make.task(user, task_no))["status"] == "queued"
     monkeypatch.setattr(ledger, "refund", real)
-    assert await finish_task(runtime, visit, Fail(TaskFailure.TIMED_OUT), [])
+    assert await finish_task(runtime, task, Fail(TaskFailure.TIMED_OUT), [])
     assert len(await outbox(runtime)) == 2
 
 

@@ -62,10 +62,17 @@ async def test_the_javascript_works(heard: tuple[str, Heard]) -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     assert dispatcher.RETRY_DELAYS == (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
-    hands = (dispatcher.MAX_CONCURRENCY, dispatcher.MAX_PER_HOST, dispatcher.MAX_PER_USER, dispatcher.SLOW_SECONDS)
-    told = re.search(r"with (\d+) hands, at most (\d+) for one host and (\d+) for one user; .*? than (\d+) s", PAGE)
-    assert told is not None
-    assert tuple(map(int, told.groups())) == hands
+    limits = re.search(r"up to (\d+) webhooks at once, at most (\d+) to one host and (\d+) for one user", PAGE)
+    slow = re.search(r"more than (\d+) s, the limits are 1 for that host and (\d+) for that user", PAGE)
+    assert limits is not None
+    assert slow is not None
+    assert [int(number) for number in (*limits.groups(), *slow.groups())] == [
+        dispatcher.MAX_CONCURRENCY,
+        dispatcher.MAX_PER_HOST,
+        dispatcher.MAX_PER_USER,
+        dispatcher.SLOW_SECONDS,
+        dispatcher.MAX_PER_SLOW_USER,
+    ]
 
 
 @pytest.mark.worlds("embedded")

@@ -1,1 +1,1 @@
-"""Changes of tasks pushed to callers: Server-Sent Events and WebSocket."""
+"""Streams of task changes for callers: Server-Sent Events and WebSocket."""

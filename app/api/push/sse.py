@@ -1,180 +1,101 @@
-"""Push: tasks as they change, by WebSocket and by Server-Sent Events, and the tickets that open both.
-
-What is told, and that nothing is missed, is the business of `tasks/follow.py`; here is who may listen and for how long.
-"""
+"""Server-Sent Events: a caller's tasks as they change, and the tickets that open a stream of either kind."""
 
 import asyncio
-import json
-import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-import structlog
-from fastapi import APIRouter, Header, Query, Request
-from starlette.datastructures import Headers
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.accounts.authentication import Caller, reauthenticate
 from app.accounts.tickets import TTL_SECONDS, make_ticket
-from app.aio import cancel_and_wait
-from app.api.access import RequestContext, StreamDesk, TaskDesk
+from app.aio import run_until_first_ends
+from app.api.access import Access, RequestContext
+from app.api.push.connections import (
+    SEND_TIMEOUT_SECONDS,
+    ConnectionLimiter,
+    dump_json,
+    is_origin_allowed,
+    record_slow_consumer,
+    task_events,
+)
 from app.api.schemas import Envelope, TicketResponse
-from app.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
-from app.runtime import Runtime
-from app.settings import Settings
-from app.tasks.stream import TaskStream, event_id, read_since
-from app.tasks.view import view_task
-from app.telemetry import metrics
+from app.errors import Forbidden, Unauthenticated
+from app.tasks.stream import TaskStream, read_since
 
-log = structlog.get_logger()
-
-MAX_STREAMS = 20  # of one user in one process
-CHECK_SECONDS = 60.0  # how often a stream's credential is asked about
-SEND_TIMEOUT_SECONDS = 20.0  # a message nobody takes for so long was for nobody
 RECONNECT_MILLISECONDS = 3000
-REVOKED, RESTARTING = 4401, 1012  # as a WebSocket is closed in the same cases
+REVOKED, RESTARTING = 4401, 1012  # the WebSocket's close codes in the same cases
 
 router = APIRouter(prefix="/user/ai/tasks", tags=["推送"])
 
 
 @router.post("/ws-ticket", summary="换取一次性推送凭证（30 秒内有效）")
-async def ws_ticket(context: TaskDesk) -> Envelope[TicketResponse]:
+async def ws_ticket(
+    context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))],
+) -> Envelope[TicketResponse]:
     ticket = await make_ticket(context.runtime, context.caller)
     return Envelope(data=TicketResponse(ticket=ticket, expiresIn=TTL_SECONDS))
 
 
-@router.get("/events", include_in_schema=False)  # it has no end, which no document can say
+@router.get("/events", include_in_schema=False)  # OpenAPI cannot describe a response without an end
 async def events(
     request: Request,
-    context: StreamDesk,
+    context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="read", accepts_ticket=True))],
     since: Annotated[str | None, Query(max_length=40)] = None,
     last_event_id: Annotated[str | None, Header(max_length=40)] = None,
 ) -> Response:
-    """`Last-Event-ID` is what a browser sends when it comes back, to the address it first called."""
+    """A browser that reconnects sends `Last-Event-ID` to its first address, so the header precedes `since`."""
     settings = context.runtime.settings
     if not is_origin_allowed(settings, request.headers):
         raise Forbidden("来源不被允许")
     stream = TaskStream(context.runtime, context.user_id, read_since(last_event_id or since, settings.zone))
-    return EventStream(context, request.app.state.limiter, stream)
-
-
-class ConnectionLimiter:
-    """How many streams each user has open in this process."""
-
-    def __init__(self) -> None:
-        self._taken: Counter[int] = Counter()
-
-    @contextmanager
-    def acquire(self, user_id: int, kind: str) -> Iterator[None]:
-        if self._taken[user_id] >= MAX_STREAMS:
-            raise RateLimited(f"同时打开的推送连接过多，最多 {MAX_STREAMS} 个", retry_after_seconds=5)
-        self._taken[user_id] += 1
-        metrics.OPEN_STREAMS.labels(kind).inc()
-        try:
-            yield
-        finally:
-            metrics.OPEN_STREAMS.labels(kind).dec()
-            self._taken[user_id] -= 1
-            if not self._taken[user_id]:
-                del self._taken[user_id]
-
-
-def is_origin_allowed(settings: Settings, headers: Headers) -> bool:
-    """Browsers name the page's origin: one of the list, or our own. Who names none is no browser."""
-    origin = headers.get("origin")
-    if origin is None or "*" in settings.cors_allowed or origin in settings.cors_allowed:
-        return True
-    try:
-        named = urlsplit(origin)
-    except ValueError:  # "http://["
-        return False
-    return named.scheme in {"http", "https"} and named.netloc in {
-        headers.get("host"),
-        urlsplit(settings.own_url).netloc,
-    }
-
-
-async def task_events(
-    runtime: Runtime, caller: Caller, stream: TaskStream, kind: str
-) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """`{"id", "data"}` of each change, data as `GET` of the task gives it; None as `TaskStream.changes` has it.
-
-    Raises Unauthenticated once the caller's credential is worth nothing any more.
-    """
-    check_at = time.monotonic() + CHECK_SECONDS
-    async with aclosing(stream.changes()) as changes:
-        async for row in changes:
-            if time.monotonic() >= check_at:
-                check_at = time.monotonic() + CHECK_SECONDS
-                with suppress(Unavailable):
-                    await reauthenticate(runtime, caller)
-            if row is not None:
-                metrics.EVENTS.labels(kind).inc()
-            yield row and {"id": event_id(row), "data": view_task(runtime, row)}
-
-
-def write_json(message: Any) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-
-
-def record_slow_consumer(caller: Caller, kind: str) -> None:
-    metrics.SLOW_CONSUMERS.labels(kind).inc()
-    log.warning("stream_not_read", user_id=caller.user_id, kind=kind)
+    return EventStream(context, request.app.state.connection_limiter, stream)
 
 
 class EventStream(Response):
-    """Server-Sent Events: one `task` a change, comments as pings, and an `end` that says why, where we end it."""
+    """The event stream: one `task` event for each change, comments as pings, and a last `end` event with a code."""
 
     media_type = "text/event-stream"
 
     def __init__(self, context: RequestContext, limiter: ConnectionLimiter, stream: TaskStream) -> None:
-        # X-Accel-Buffering: a proxy that gathers answers would gather this one for ever.
+        # X-Accel-Buffering tells nginx not to collect a response before it passes it on.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._desk, self._limiter, self._stream = context, limiter, stream
+        self._context, self._limiter, self._stream = context, limiter, stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """What is wrong before the first byte becomes an answer in the envelope; later on there is only the end."""
-        caller = self._desk.caller
+        """An error before the first byte becomes an error response. A later error can only end the stream."""
+        caller = self._context.caller
         with self._limiter.acquire(caller.user_id, "sse"):
-            async with aclosing(task_events(self._desk.runtime, caller, self._stream, "sse")) as told:
-                await anext(told)
-                work = [asyncio.create_task(self._send_events(told, send)), asyncio.create_task(_disconnected(receive))]
-                try:
-                    await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    await cancel_and_wait(*work)
-                if work[0].done() and not work[0].cancelled():
-                    work[0].result()
+            async with aclosing(task_events(self._context.runtime, caller, self._stream, "sse")) as changes:
+                await anext(changes)  # None: the stream is subscribed and misses nothing from here on
+                await run_until_first_ends(self._send_events(changes, send), _disconnected(receive))
 
-    async def _send_events(self, told: AsyncGenerator[dict[str, Any] | None, None], send: Send) -> None:
-        async def say(text: str, *, more: bool = True) -> None:
+    async def _send_events(self, changes: AsyncGenerator[dict[str, Any] | None, None], send: Send) -> None:
+        async def send_text(text: str, *, more: bool = True) -> None:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 await send({"type": "http.response.body", "body": text.encode(errors="replace"), "more_body": more})
 
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await say(f"retry: {RECONNECT_MILLISECONDS}\n\n")
-            code = await self._send_all(told, say)
-            await say(f'event: end\ndata: {{"code":{code}}}\n\n', more=False)
+            await send_text(f"retry: {RECONNECT_MILLISECONDS}\n\n")
+            code = RESTARTING
+            try:
+                async for change in changes:
+                    await send_text(_format_event(change))
+            except Unauthenticated:
+                code = REVOKED
+            await send_text(f'event: end\ndata: {{"code":{code}}}\n\n', more=False)
         except TimeoutError:
-            record_slow_consumer(self._desk.caller, "sse")
+            record_slow_consumer(self._context.caller, "sse")
 
-    async def _send_all(self, told: AsyncGenerator[dict[str, Any] | None, None], say: Any) -> int:
-        try:
-            async for one in told:
-                await say(
-                    ": ping\n\n"
-                    if one is None
-                    else f"id: {one['id']}\nevent: task\ndata: {write_json(one['data'])}\n\n"
-                )
-        except Unauthenticated:
-            return REVOKED
-        return RESTARTING
+
+def _format_event(change: dict[str, Any] | None) -> str:
+    """A `task` event, or a ping where nothing changed."""
+    if change is None:
+        return ": ping\n\n"
+    return f"id: {change['id']}\nevent: task\ndata: {dump_json(change['data'])}\n\n"
 
 
 async def _disconnected(receive: Receive) -> None:

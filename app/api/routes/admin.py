@@ -1,12 +1,12 @@
-"""`/admin/...`: what administrators do by REST. Every route asks for the admin desk, which lets nobody else in."""
+"""`/admin/...`: requests of administrators. Every route requires the scope `admin`."""
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.users import user_exists
-from app.api.access import AdminDesk
+from app.api.access import Access, RequestContext
 from app.api.schemas import Envelope, GrantResponse
 from app.datetimes import parse_datetime
 from app.errors import NotFound
@@ -18,7 +18,7 @@ NO_NUL = r"^[^\x00]*$"
 
 
 class GrantBody(BaseModel):
-    """Money: no field is guessed and none is ignored."""
+    """A top-up. It moves money, so types are strict and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -38,7 +38,9 @@ class GrantBody(BaseModel):
 
 
 @router.post("/points/grants", summary="充值积分，同一 ref 只生效一次")
-async def grant(body: GrantBody, context: AdminDesk) -> Envelope[GrantResponse]:
+async def grant(
+    body: GrantBody, context: Annotated[RequestContext, Depends(Access(scope="admin", limit="admin"))]
+) -> Envelope[GrantResponse]:
     database = context.runtime.database
     expires = parse_datetime("expires", body.expires, context.runtime.settings.zone)
     if not await user_exists(database, body.userId):

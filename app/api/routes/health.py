@@ -1,4 +1,4 @@
-"""`/healthz` says that the process lives; `/readyz` whether it can serve: the database decides, the rest warns."""
+"""`/healthz` says that the process lives. `/readyz` says whether it can serve."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request
 from redis.exceptions import RedisError
 
 from app.aio import cancel_and_wait
-from app.api.access import AnyRuntime
+from app.api.access import PublicRuntime
 from app.api.schemas import Envelope
 from app.catalog.durations import refresh_durations
 from app.database import ping
@@ -17,20 +17,20 @@ from app.upstreams.breaker_monitor import refresh_breakers
 from app.upstreams.see2ai.account import AccountMonitor, AccountStatus, see2ai_client
 
 REDIS_SECONDS = 1.0
-SEE2AI_SECONDS = 0.5  # a supervisor's own patience is often a second, and SEE2AI is no reason to lose it
+SEE2AI_SECONDS = 0.5  # supervisors often wait one second, and a slow SEE2AI must not make the gateway look dead
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Lives inside the application's own lifespan, which has laid the runtime out by then."""
+    """Runs inside the application's lifespan, which has opened the runtime."""
     runtime: Runtime = app.state.runtime
-    watch = app.state.tenant_watch = AccountMonitor(see2ai_client(runtime.upstreams))
+    monitor = app.state.account_monitor = AccountMonitor(see2ai_client(runtime.upstreams))
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
-        watch.start_polling()
-    providers = asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers))
+        monitor.start_polling()
+    breakers = asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers))
     durations = asyncio.create_task(refresh_durations(runtime))
     yield
-    await asyncio.gather(cancel_and_wait(providers, durations), watch.close())
+    await asyncio.gather(cancel_and_wait(breakers, durations), monitor.close())
 
 
 router = APIRouter(tags=["健康检查"], lifespan=lifespan)
@@ -42,19 +42,19 @@ async def healthz() -> Envelope[dict[str, str]]:
 
 
 @router.get("/readyz", summary="可否服务")
-async def readyz(request: Request, runtime: AnyRuntime) -> Envelope[dict[str, str]]:
-    """503 where the database is away. Redis away is a warning: submits still answer and tasks still end.
+async def readyz(request: Request, runtime: PublicRuntime) -> Envelope[dict[str, str]]:
+    """503 while the database is unreachable. Problems with Redis or SEE2AI are warnings.
 
-    So is all that may be wrong with SEE2AI: tasks wait for it, and end refunded where it does not come back.
+    Without Redis submits and tasks still work. Tasks wait for SEE2AI, and are refunded when their deadline passes.
     """
     await ping(runtime.database)
     redis, see2ai = await asyncio.gather(_check_redis(runtime), _check_see2ai(runtime, request))
-    told = {"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": _check_breakers(runtime)}
-    return Envelope(data=told)
+    breakers = _check_breakers(runtime)
+    return Envelope(data={"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": breakers})
 
 
 def _check_breakers(runtime: Runtime) -> str:
-    """What the workers have found out, at most some seconds ago: no provider is asked here."""
+    """The breakers' state as the workers last shared it. It calls no provider."""
     breakers = sorted(runtime.breakers.items())
     opened = [f"{name} for {breaker.open_seconds():.0f} s" for name, breaker in breakers if breaker.is_open]
     return f"warning: open ({', '.join(opened)})" if opened else "ok"
@@ -70,11 +70,11 @@ async def _check_redis(runtime: Runtime) -> str:
 
 
 async def _check_see2ai(runtime: Runtime, request: Request) -> str:
-    """No name and no figure of the tenant: anybody may ask here."""
+    """The account's status without its name and balance, because the route is public."""
     if not runtime.settings.see2ai_api_key:
         return "warning: no key"
-    watch: AccountMonitor = request.app.state.tenant_watch
-    account = await watch.get(SEE2AI_SECONDS)
+    monitor: AccountMonitor = request.app.state.account_monitor
+    account = await monitor.get(SEE2AI_SECONDS)
     if account is None:
         return "warning: no answer yet"
     return "ok" if account.status is AccountStatus.USABLE else f"warning: {account.status}"

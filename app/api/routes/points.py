@@ -1,12 +1,12 @@
-"""`/user/points/...`: the balance, the records it is made of, and codes for more."""
+"""`/user/points/...`: the balance, the ledger's records, and redeem codes."""
 
 import math
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.access import PointsDesk, RedeemDesk
+from app.api.access import Access, RequestContext
 from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
 from app.datetimes import format_local
 from app.points.balance import get_balance, list_records
@@ -14,11 +14,12 @@ from app.points.redeem_codes import redeem_code
 
 router = APIRouter(prefix="/user/points", tags=["积分"])
 
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="points", limit="read"))]
 Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
 
 
 @router.get("/consumption/balance", summary="查询积分余额")
-async def balance(context: PointsDesk) -> Envelope[BalanceResponse]:
+async def balance(context: ReadAccess) -> Envelope[BalanceResponse]:
     found = await get_balance(context.runtime.database, context.user_id)
     expires = format_local(found.expires, context.runtime.settings.zone)
     return Envelope(
@@ -28,7 +29,7 @@ async def balance(context: PointsDesk) -> Envelope[BalanceResponse]:
 
 @router.get("/consumption/records", summary="积分明细，最新的在前")
 async def records(
-    context: PointsDesk,
+    context: ReadAccess,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     kind: Annotated[Kind | Literal[""] | None, Query()] = None,
@@ -37,7 +38,7 @@ async def records(
     rows, total = await list_records(
         context.runtime.database, context.user_id, kind=kind or None, task_no=task_no or None, page=page, size=size
     )
-    told = [
+    responses = [
         RecordResponse(
             id=row["id"],
             kind=row["kind"],
@@ -49,11 +50,11 @@ async def records(
         )
         for row in rows
     ]
-    return Envelope(data=Page(records=told, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return Envelope(data=Page(records=responses, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 class RedeemBody(BaseModel):
-    """Money: no field is guessed and none is ignored."""
+    """A redeem code. It moves money, so types are strict and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -61,7 +62,9 @@ class RedeemBody(BaseModel):
 
 
 @router.post("/redeem", summary="使用兑换码")
-async def redeem(body: RedeemBody, context: RedeemDesk) -> Envelope[RedeemResponse]:
+async def redeem(
+    body: RedeemBody, context: Annotated[RequestContext, Depends(Access(scope="points", limit="redeem"))]
+) -> Envelope[RedeemResponse]:
     database = context.runtime.database
     points = await redeem_code(database, context.user_id, body.code)
     found = await get_balance(database, context.user_id)

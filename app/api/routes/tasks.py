@@ -1,17 +1,17 @@
-"""`/user/ai/...`: models, submit, one task, the list of tasks."""
+"""`/user/ai/...`: models, quotes, submits, cancels, one task, and the list of tasks."""
 
 import math
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from app.api.access import SubmitDesk, TaskDesk
-from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, TaskResponse
+from app.api.access import Access, RequestContext
+from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
-from app.egress import LONGEST_URL
+from app.egress import MAX_URL_LENGTH
 from app.messaging.pubsub import Subscription
 from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
@@ -19,18 +19,19 @@ from app.tasks.idempotency import FIELD, check_key
 from app.tasks.queries import Filters, get_task, list_tasks
 from app.tasks.submit import quote_task, submit_task
 from app.tasks.validation import Submission, base_price
-from app.tasks.view import view_task
+from app.tasks.view import TaskView, view_task
 from app.upstreams.action import params_schema
 
 router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
 
-RECHECK_SECONDS = 2.0  # while waiting for a task: notices may be lost, the clock is not
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
+SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
+RECHECK_SECONDS = 2.0  # how often a waiting request reads the task, because notices may be lost
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
 REPLAYED_HEADER = "Idempotency-Replayed"
-NO_NUL = r"^[^\x00]*$"  # C ends a string at a NUL, and SQLite's LIKE with it: `%\0` would find everything
-
+NO_NUL = r"^[^\x00]*$"  # SQLite's LIKE ends a pattern at a NUL, so `%\0` would match every task
 
 IMAGE_URL: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
@@ -39,15 +40,15 @@ IMAGE_URL: dict[str, Any] = {
 
 
 class SubmitBody(BaseModel):
-    """Unknown fields here are ignored; unknown fields in `params` are refused."""
+    """A task to submit. Unknown fields are ignored here and refused in `params`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     modelName: Annotated[str, Field(min_length=1, max_length=100)]
     prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""
-    imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # judged where its forms are known, by one text
+    imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # `Submission` validates it, with one message
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
-    callbackUrl: Annotated[str | None, Field(max_length=LONGEST_URL, description="任务结束时通知此链接")] = None
+    callbackUrl: Annotated[str | None, Field(max_length=MAX_URL_LENGTH, description="任务结束时通知此链接")] = None
 
     def to_submission(self, key: str | None = None) -> Submission:
         callback_url = self.callbackUrl or None
@@ -60,32 +61,32 @@ Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "descrip
 
 @router.post("/tasks/submit", summary="提交任务，立即扣除积分", responses={200: Replayed})
 async def submit(
-    body: SubmitBody, context: SubmitDesk, response: Response, key: IdempotencyKey = None
+    body: SubmitBody, context: SubmitAccess, response: Response, key: IdempotencyKey = None
 ) -> Envelope[SubmitResponse]:
     row = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
     if "replayed" in row:
         response.headers[REPLAYED_HEADER] = "true"
-    return Envelope(data=SubmitResponse.model_construct(**view_task(context.runtime, row), balance=row["balance"]))
+    return Envelope(data=SubmitResponse(**view_task(context.runtime, row), balance=row["balance"]))
 
 
 @router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")
-async def cancel(task_no: str, context: SubmitDesk) -> Envelope[TaskResponse]:
+async def cancel(task_no: str, context: SubmitAccess) -> Envelope[TaskView]:
     row = await cancel_task(context.runtime, context.user_id, task_no)
-    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+    return Envelope(data=view_task(context.runtime, row))
 
 
 @router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
-async def quote(body: SubmitBody, context: TaskDesk) -> Envelope[QuoteResponse]:
-    """The body is that of submit, and so are the refusals; the same function charges there."""
-    told = await quote_task(context.runtime, context.user_id, body.to_submission())
+async def quote(body: SubmitBody, context: ReadAccess) -> Envelope[QuoteResponse]:
+    """Body and errors are those of submit, which computes the price with the same function."""
+    price = await quote_task(context.runtime, context.user_id, body.to_submission())
     return Envelope(
-        data=QuoteResponse(modelName=body.modelName, pointsCost=told["points_cost"], balance=told["balance"])
+        data=QuoteResponse(modelName=body.modelName, pointsCost=price["points_cost"], balance=price["balance"])
     )
 
 
 @router.get("/tasks/list", summary="任务列表，最新的在前")
 async def list_(
-    context: TaskDesk,
+    context: ReadAccess,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
@@ -94,7 +95,7 @@ async def list_(
     keyword: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
-) -> Envelope[Page[TaskResponse]]:
+) -> Envelope[Page[TaskView]]:
     runtime, zone = context.runtime, context.runtime.settings.zone
     filters = Filters(
         task_type=task_type or None,
@@ -105,52 +106,52 @@ async def list_(
         end=parse_datetime("endTime", end_time or None, zone),
     )
     rows, total = await list_tasks(runtime.database, context.user_id, filters, page=page, size=size)
-    records = [TaskResponse.model_construct(**view_task(runtime, row)) for row in rows]
+    records = [view_task(runtime, row) for row in rows]
     return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 @router.get("/tasks/{task_no}", summary="查询单个任务")
 async def get(
     task_no: str,
-    context: TaskDesk,
+    context: ReadAccess,
     wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
-) -> Envelope[TaskResponse]:
+) -> Envelope[TaskView]:
     row = await get_task(context.runtime.database, context.user_id, task_no)
     if wait and row["status"] not in ENDED:
         row = await _wait_for_end(context.runtime, context.user_id, task_no, wait)
-    return Envelope(data=TaskResponse.model_construct(**view_task(context.runtime, row)))
+    return Envelope(data=view_task(context.runtime, row))
 
 
 async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
-    """Woken by the task's notices; looks by itself now and then, because a notice may be lost."""
-    until = time.monotonic() + seconds
-    async with runtime.pubsub.listen(user_id) as changed:
+    """The task's row when it ends, or after `seconds`."""
+    deadline = time.monotonic() + seconds
+    async with runtime.pubsub.subscribe(user_id) as subscription:
         while True:
             row = await get_task(runtime.database, user_id, task_no)
             now = time.monotonic()
-            if row["status"] in ENDED or now >= until or changed.is_closed:
+            if row["status"] in ENDED or now >= deadline or subscription.is_closed:
                 return row
-            await _wait_for_task(changed, task_no, min(until - now, RECHECK_SECONDS))
+            await _wait_for_change(subscription, task_no, min(deadline - now, RECHECK_SECONDS))
 
 
-async def _wait_for_task(changed: Subscription, task_no: str, seconds: float) -> None:
-    """Until this task may have changed, at most so long: the user's others are no reason to look."""
-    until = time.monotonic() + seconds
-    while not changed.is_closed and (left := until - time.monotonic()) > 0:
-        await changed.wait(left)
-        numbers, has_missed = changed.drain()
+async def _wait_for_change(subscription: Subscription, task_no: str, seconds: float) -> None:
+    """Waits until this task may have changed, at most `seconds`. Changes of other tasks do not end the wait."""
+    deadline = time.monotonic() + seconds
+    while not subscription.is_closed and (remaining := deadline - time.monotonic()) > 0:
+        await subscription.wait(remaining)
+        numbers, has_missed = subscription.drain()
         if task_no in numbers or has_missed:
             return
 
 
 @router.get("/models", summary="可用模型与价格")
-async def models(context: TaskDesk) -> Envelope[list[ModelResponse]]:
-    runtime, offered = context.runtime, []
+async def models(context: ReadAccess) -> Envelope[list[ModelResponse]]:
+    runtime, listed = context.runtime, []
     for model in await list_models(runtime.database):
         points_cost = base_price(runtime, model)
         if points_cost is None:
             continue
-        offered.append(
+        listed.append(
             ModelResponse(
                 modelName=model.model_name,
                 description=model.description,
@@ -161,4 +162,4 @@ async def models(context: TaskDesk) -> Envelope[list[ModelResponse]]:
                 params=params_schema(runtime.actions[model.action].params[model.task_type], model.fixed),
             )
         )
-    return Envelope(data=offered)
+    return Envelope(data=listed)

@@ -1,20 +1,20 @@
-"""`POST /user/files/upload`: a caller's own picture, film or sound becomes a link, for `imageUrl` and the like."""
+"""`POST /user/files/upload`: stores an image, video or audio file and answers its link, for `imageUrl` and others."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.api.access import UploadDesk
+from app.api.access import Access, RequestContext
 from app.api.schemas import Envelope, UploadResponse
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
 from app.files.uploads import FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, store_upload
 
 PATH = "/user/files/upload"
 BODY_LIMIT = {PATH: (MAX_UPLOAD_BYTES + 100_000, TOO_LARGE)}
-"""With the form around the file, and fields that nobody asked for."""
+"""The limit includes the form around the file and extra fields."""
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_BYTES = 10_000
 
@@ -35,8 +35,10 @@ FORM: dict[str, Any] = {
 
 
 @router.post(PATH, summary="上传参考图片、视频或音频", openapi_extra={"requestBody": FORM})
-async def upload(request: Request, context: UploadDesk) -> Envelope[UploadResponse]:
-    """The form is read here and not by FastAPI, whose own errors name neither the field nor the limit."""
+async def upload(
+    request: Request, context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="upload"))]
+) -> Envelope[UploadResponse]:
+    """Reads the form itself, because FastAPI's errors name neither the field nor the limit."""
     form = await _read_form(request)
     try:
         stored = await store_upload(context.runtime, _get_single_file(form).file)
@@ -56,7 +58,7 @@ async def upload(request: Request, context: UploadDesk) -> Envelope[UploadRespon
 
 
 async def _read_form(request: Request) -> FormData:
-    """Starlette writes a file to disk as it comes, without a name, so that nothing stays whatever happens."""
+    """The form. Starlette writes the file to an unnamed temporary file, which disappears when it is closed."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "multipart/form-data":
         raise UnsupportedMedia("请求体须为 multipart/form-data，文件放在 file 字段")
@@ -68,11 +70,11 @@ async def _read_form(request: Request) -> FormData:
         if error.detail.startswith("Too many files"):
             raise InvalidParameter(FIELD, "只能有一个文件") from None
         raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
-    except ValueError:  # a charset that Python knows and the form is not in
+    except ValueError:  # the form is not in the charset that it declares
         raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
-    except ClientDisconnect:  # nobody hears it
+    except ClientDisconnect:  # nobody receives the response
         raise InvalidParameter(FIELD, "上传中断") from None
-    except OSError as error:  # no room on our disk
+    except OSError as error:  # the disk is full
         raise Unavailable from error
 
 

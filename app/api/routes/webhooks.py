@@ -1,4 +1,4 @@
-"""`/user/webhooks/...`: secrets, endpoints, the delivery log, and a test that is sent at once."""
+"""`/user/webhooks/...`: signing secrets, endpoints, the delivery log, and a test message."""
 
 import asyncio
 import math
@@ -6,10 +6,10 @@ import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.access import SubmitDesk, TaskDesk, WebhookTestDesk
+from app.api.access import Access, RequestContext
 from app.api.schemas import (
     DeliveryResponse,
     EndpointResponse,
@@ -20,10 +20,10 @@ from app.api.schemas import (
     WebhookTestResponse,
 )
 from app.datetimes import format_local
-from app.egress import LONGEST_URL
+from app.egress import MAX_URL_LENGTH
 from app.errors import InvalidParameter
+from app.jobs.webhook_payload import EVENT_TYPES, message_id
 from app.runtime import Runtime
-from app.tasks.webhook_payload import EVENT_TYPES, message_id
 from app.webhooks.deliveries import list_deliveries, replay
 from app.webhooks.endpoints import (
     change_endpoint,
@@ -41,66 +41,68 @@ from app.webhooks.signing_secrets import SigningSecrets, get_secrets, rotate_sec
 
 router = APIRouter(prefix="/user/webhooks", tags=["推送"])
 
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
+SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
 Id = Annotated[int, Path(ge=1, le=2**53)]
 Event = Literal["task.completed", "task.failed"]
 MIN_FAILURE_SECONDS = 2.0
-"""Where nobody was reached this is told no sooner, so that the clock does not tell why."""
+"""A failed connection is answered no sooner, so that the duration does not tell why it failed."""
 
 
 class EndpointBody(BaseModel):
-    """Where ends of tasks are told, and which; a misspelt field would be a setting not made."""
+    """A new endpoint. Unknown fields are refused: a misspelt field would be a lost setting."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
+    url: Annotated[str, Field(min_length=1, max_length=MAX_URL_LENGTH)]
     events: Annotated[list[Event], Field(min_length=1, max_length=10)] = ["task.completed", "task.failed"]
 
 
 class EndpointChange(BaseModel):
-    """What is null or absent stays as it is."""
+    """Changes of an endpoint. A field that is null or missing stays unchanged."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str | None, Field(min_length=1, max_length=LONGEST_URL)] = None
+    url: Annotated[str | None, Field(min_length=1, max_length=MAX_URL_LENGTH)] = None
     events: Annotated[list[Event] | None, Field(min_length=1, max_length=10)] = None
     enabled: Annotated[bool | None, Field(description="true 重新启用，false 停用")] = None
 
 
 class TestBody(BaseModel):
-    """One of the two."""
+    """A test's receiver: exactly one of the two fields."""
 
-    __test__ = False  # pytest takes it for a test by its name
+    __test__ = False  # else pytest collects the class because of its name
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[str | None, Field(max_length=LONGEST_URL)] = None
+    url: Annotated[str | None, Field(max_length=MAX_URL_LENGTH)] = None
     endpointId: Annotated[int | None, Field(ge=1, le=2**53)] = None
 
 
 @router.get("/secret", summary="查询 callbackUrl 的签名密钥")
-async def secret(context: TaskDesk) -> Envelope[SecretResponse]:
+async def secret(context: ReadAccess) -> Envelope[SecretResponse]:
     return _secret(context.runtime, await get_secrets(context.runtime.database, context.user_id))
 
 
 @router.post("/secret/rotate", summary="更换签名密钥，旧密钥继续签名 24 小时")
-async def rotate(context: SubmitDesk) -> Envelope[SecretResponse]:
+async def rotate(context: SubmitAccess) -> Envelope[SecretResponse]:
     return _secret(context.runtime, await rotate_secrets(context.runtime.database, context.user_id))
 
 
 @router.get("/endpoints", summary="推送端点列表")
-async def endpoints(context: TaskDesk) -> Envelope[list[EndpointResponse]]:
+async def endpoints(context: ReadAccess) -> Envelope[list[EndpointResponse]]:
     rows = await list_endpoints(context.runtime.database, context.user_id)
     return Envelope(data=[EndpointResponse(**endpoint_view(context.runtime, row)) for row in rows])
 
 
 @router.post("/endpoints", summary="添加推送端点，密钥仅此时返回")
-async def create(body: EndpointBody, context: SubmitDesk) -> Envelope[NewEndpointResponse]:
+async def create(body: EndpointBody, context: SubmitAccess) -> Envelope[NewEndpointResponse]:
     row = await create_endpoint(context.runtime, context.user_id, body.url, list(dict.fromkeys(body.events)))
     return Envelope(data=NewEndpointResponse(**endpoint_view(context.runtime, row), secret=row["secret"]))
 
 
 @router.post("/endpoints/{endpoint_id}", summary="修改、停用或重新启用推送端点")
-async def change(endpoint_id: Id, body: EndpointChange, context: SubmitDesk) -> Envelope[EndpointResponse]:
+async def change(endpoint_id: Id, body: EndpointChange, context: SubmitAccess) -> Envelope[EndpointResponse]:
     row = await change_endpoint(
         context.runtime,
         context.user_id,
@@ -113,19 +115,19 @@ async def change(endpoint_id: Id, body: EndpointChange, context: SubmitDesk) -> 
 
 
 @router.post("/endpoints/{endpoint_id}/rotate", summary="更换推送端点的密钥，旧密钥继续签名 24 小时")
-async def rotate_endpoint_secret(endpoint_id: Id, context: SubmitDesk) -> Envelope[SecretResponse]:
+async def rotate_endpoint_secret(endpoint_id: Id, context: SubmitAccess) -> Envelope[SecretResponse]:
     return _secret(context.runtime, await rotate_endpoint(context.runtime.database, context.user_id, endpoint_id))
 
 
 @router.post("/endpoints/{endpoint_id}/delete", summary="删除推送端点")
-async def delete(endpoint_id: Id, context: SubmitDesk) -> Envelope[None]:
+async def delete(endpoint_id: Id, context: SubmitAccess) -> Envelope[None]:
     await delete_endpoint(context.runtime.database, context.user_id, endpoint_id)
     return Envelope(data=None)
 
 
 @router.get("/deliveries", summary="推送记录，最新的在前，保留 30 天")
 async def deliveries(
-    context: TaskDesk,
+    context: ReadAccess,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=100)] = 10,
     status: Annotated[Literal["pending", "delivered", "failed", ""] | None, Query()] = None,
@@ -134,43 +136,48 @@ async def deliveries(
     rows, total = await list_deliveries(
         context.runtime.database, context.user_id, status=status or None, task_no=task_no or None, page=page, size=size
     )
-    told = [delivery_view(context.runtime, row) for row in rows]
-    return Envelope(data=Page(records=told, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    responses = [delivery_view(context.runtime, row) for row in rows]
+    return Envelope(data=Page(records=responses, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 @router.post("/deliveries/{delivery_id}/replay", summary="重新推送")
-async def replay_delivery(delivery_id: Id, context: SubmitDesk) -> Envelope[DeliveryResponse]:
+async def replay_delivery(delivery_id: Id, context: SubmitAccess) -> Envelope[DeliveryResponse]:
     return Envelope(
         data=delivery_view(context.runtime, await replay(context.runtime.database, context.user_id, delivery_id))
     )
 
 
 @router.post("/test", summary="立即发送一条 webhook.test 并返回结果")
-async def test(body: TestBody, context: WebhookTestDesk) -> Envelope[WebhookTestResponse]:
-    """To `url`, signed with the user's secret, or to an endpoint, enabled or not, signed with its own."""
+async def test(
+    body: TestBody, context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-test"))]
+) -> Envelope[WebhookTestResponse]:
+    """Sends to `url`, signed with the user's secret, or to an endpoint, signed with the endpoint's secret."""
     if (body.url is None) == (body.endpointId is None):
         raise InvalidParameter("url", "与 endpointId 须且只能填写一个")
     runtime, database = context.runtime, context.runtime.database
     if body.endpointId is not None:
-        url, keys = await get_endpoint(database, context.user_id, body.endpointId)
+        url, signing_secrets = await get_endpoint(database, context.user_id, body.endpointId)
     else:
         url = validate_target("url", str(body.url), runtime.settings.egress_allowed)
-        keys = await get_secrets(database, context.user_id)
+        signing_secrets = await get_secrets(database, context.user_id)
     message = write_message(f"msg_test_{secrets.token_hex(12)}", "webhook.test", datetime.now(UTC), {"test": True})
-    began = asyncio.get_running_loop().time()
-    told = await send(runtime.egress, url, keys, message)
-    if told.status is None:
-        await asyncio.sleep(began + MIN_FAILURE_SECONDS - asyncio.get_running_loop().time())
+    started_at = asyncio.get_running_loop().time()
+    outcome = await send(runtime.egress, url, signing_secrets, message)
+    if outcome.status is None:
+        await asyncio.sleep(started_at + MIN_FAILURE_SECONDS - asyncio.get_running_loop().time())
     return Envelope(
         data=WebhookTestResponse(
-            delivered=told.is_delivered, statusCode=told.status, durationMs=told.duration_ms, outcome=told.code
+            delivered=outcome.is_delivered,
+            statusCode=outcome.status,
+            durationMs=outcome.duration_ms,
+            outcome=outcome.code,
         )
     )
 
 
-def _secret(runtime: Runtime, keys: SigningSecrets) -> Envelope[SecretResponse]:
-    ends = format_local(keys.previous_until, runtime.settings.zone)
-    return Envelope(data=SecretResponse(secret=keys.secret, previousExpireTime=ends))
+def _secret(runtime: Runtime, signing_secrets: SigningSecrets) -> Envelope[SecretResponse]:
+    expires = format_local(signing_secrets.previous_until, runtime.settings.zone)
+    return Envelope(data=SecretResponse(secret=signing_secrets.secret, previousExpireTime=expires))
 
 
 def endpoint_view(runtime: Runtime, row: dict[str, Any]) -> dict[str, Any]:

@@ -132,10 +132,10 @@ def points_expire(json: Json = False) -> None:
     """Ends all points whose time is over, as the workers do every hour. Exit 1 where an account's books refused."""
     from app.points.expiry import expire_lots
 
-    swept = run_with_database(expire_lots)
-    print_record(asdict(swept), json)
-    if swept.stuck:
-        fail(f"{swept.stuck} accounts refused: `gateway audit` tells why")
+    result = run_with_database(expire_lots)
+    print_record(asdict(result), json)
+    if result.failed_users:
+        fail(f"the points of {result.failed_users} users were not expired: `gateway audit` shows why")
 
 
 @tasks.command("show")

@@ -1,6 +1,6 @@
-"""What strangers' files really hold, by their bytes alone; everybody else says `from app.files.media import …`.
+"""Inspects and converts media files of unknown origin. Other packages import from here only.
 
-Names, headers and claims are not believed. What is not whole, or too large, is a MediaError.
+The bytes decide the type; file names and headers do not count. A broken, incomplete or too large file is a MediaError.
 """
 
 from app.files.media.audio_video import AudioInfo, VideoInfo, inspect_audio, inspect_audio_video, inspect_video

@@ -1,6 +1,6 @@
-"""Films and sounds: kind, size, length, whether they are whole and begin to decode; packets are counted, not played.
+"""Inspects videos (MP4, MOV, WebM) and audio files (MP3, WAV, M4A, AAC): type, size, duration and completeness.
 
-MP4, MOV and WebM; MP3, WAV, M4A and AAC. An MP3 or AAC promises no length, so what there is of it counts as all.
+The first frame is decoded, and the packets are counted. An MP3 or AAC declares no length, so it is never truncated.
 """
 
 import math
@@ -13,7 +13,7 @@ from app.files.media.images import MAX_PIXELS, MediaError, OversizedError
 from app.files.media.isolation import run_isolated
 from app.files.media.sniff import START_BYTES, sniff
 
-if TYPE_CHECKING:  # loaded in the confined process alone
+if TYPE_CHECKING:  # only the isolated process loads it
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -28,7 +28,7 @@ DEMUXERS = {
     "audio/wav": "wav",
     "audio/aac": "aac",
 }
-"""Named for every file, so that none of the demuxers that open further files or addresses is ever tried."""
+"""The demuxer is fixed per type, because some other demuxers open further files or network addresses."""
 EXTENSIONS = {
     "video/mp4": "mp4",
     "video/quicktime": "mov",
@@ -43,12 +43,12 @@ AUDIO_CODECS = frozenset({"aac", "alac", "mp3", "mp3float", "opus", "libopus", "
 PCM = frozenset({"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_s16be", "pcm_s24be"})
 CODECS = VIDEO_CODECS | AUDIO_CODECS | PCM
 DURATION_TOLERANCE_SECONDS = 1.0
-MIN_FRAME_RATIO = 0.9  # of the frames promised: QuickTime counts empty ones, too
+MIN_FRAME_RATIO = 0.9  # of the declared frames, because QuickTime also counts empty frames
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """`ext` has no dot; width and height are as shown, that is after the rotation a phone notes."""
+    """A video. `ext` has no dot; width and height are in pixels, after the rotation in the metadata."""
 
     mime: str
     ext: str
@@ -59,64 +59,66 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class AudioInfo:
+    """An audio file. `ext` has no dot."""
+
     mime: str
     ext: str
     duration_seconds: float
 
 
 async def inspect_video(path: Path) -> VideoInfo:
-    """Raises MediaError unless it is a whole MP4, MOV or WebM of at most 4 h and 8192 pixels a side."""
-    found = await inspect_audio_video(path)
-    if not isinstance(found, VideoInfo):
-        raise MediaError("no film in it")
-    return found
+    """Raises MediaError unless the file is a complete MP4, MOV or WebM of at most 4 hours and 8192 pixels per side."""
+    info = await inspect_audio_video(path)
+    if not isinstance(info, VideoInfo):
+        raise MediaError("no video stream")
+    return info
 
 
 async def inspect_audio(path: Path) -> AudioInfo:
-    """Raises MediaError unless it is a whole MP3, WAV, M4A or AAC of at most 4 h."""
-    found = await inspect_audio_video(path)
-    if not isinstance(found, AudioInfo):
-        raise MediaError("not only sound")
-    return found
+    """Raises MediaError unless the file is a complete MP3, WAV, M4A or AAC of at most 4 hours."""
+    info = await inspect_audio_video(path)
+    if not isinstance(info, AudioInfo):
+        raise MediaError("a video, not an audio file")
+    return info
 
 
 async def inspect_audio_video(path: Path) -> VideoInfo | AudioInfo:
-    """Either of them: only its inside tells whether an MP4 is a film. Raises MediaError."""
-    found = await run_isolated("probe", path)
-    return VideoInfo(**found) if "width" in found else AudioInfo(**found)
+    """Inspects either kind, because only the streams of an MP4 tell whether it is a video. Raises MediaError."""
+    result = await run_isolated("probe", path)
+    return VideoInfo(**result) if "width" in result else AudioInfo(**result)
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """The work itself, in the confined process."""
-    import av  # only that process needs its libraries
+    """The job of the isolated process. Returns the fields of VideoInfo or AudioInfo."""
+    import av  # only the isolated process loads its libraries
 
     with path.open("rb") as file:
         mime = sniff(file.read(START_BYTES)) or ""
         if mime not in DEMUXERS:
-            raise MediaError("neither film nor sound")
+            raise MediaError("neither video nor audio")
         require_complete(file, mime)
         file.seek(0)
         try:
-            with av.open(file, "r", DEMUXERS[mime], **OPENING) as container:
+            with av.open(file, "r", DEMUXERS[mime], **OPEN_OPTIONS) as container:
                 return asdict(_read(container, mime))
         except MediaError:
             raise
-        except Exception as error:  # as Pillow's readers, these raise whatever a hostile file drives them to
-            raise MediaError(f"not a readable recording ({type(error).__name__})") from error
+        except Exception as error:  # a hostile file can make the decoders raise any exception
+            raise MediaError(f"not a readable video or audio file ({type(error).__name__})") from error
 
 
 def _reject_open(*_: object) -> NoReturn:
-    """In the place of what opens further files and addresses, whatever a file says."""
-    raise MediaError("wants to open something else")
+    """Refuses to open further files and network addresses that the media file names."""
+    raise MediaError("refers to another file")
 
 
-OPENING: dict[str, Any] = {
+OPEN_OPTIONS: dict[str, Any] = {
     "container_options": {
         "codec_whitelist": ",".join(sorted(CODECS)),
-        "ignore_editlist": "1",  # with them, frames nobody sees would be missing from the count
+        "ignore_editlist": "1",  # edit lists would hide frames from the count
     },
     "io_open": _reject_open,
-    "metadata_errors": "replace",  # old MP3s name their songs in GBK
+    "metadata_errors": "replace",  # old MP3s have titles in GBK
 }
 
 
@@ -124,25 +126,26 @@ def _read(container: "InputContainer", mime: str) -> VideoInfo | AudioInfo:
     from av.stream import Disposition
     from av.video.frame import VideoFrame
 
-    film = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-    sound = next(iter(container.streams.audio), None)
-    lead = film or sound
-    if lead is None or (film is None and mime == "video/webm"):
-        raise MediaError("neither film nor sound in it")
-    if lead.codec_context.name not in CODECS:
-        raise MediaError(f"a codec we do not keep ({lead.codec_context.name})")
-    if film is not None:
-        _require_size(film.codec_context.width, film.codec_context.height)
-    seconds, first = _measure(container, lead)
-    claimed = (container.duration or 0) / 1_000_000
-    if mime == "video/webm" and seconds < claimed - max(DURATION_TOLERANCE_SECONDS, claimed * (1 - MIN_FRAME_RATIO)):
-        raise MediaError(f"cut: {seconds:.1f} of {claimed:.1f} s")
-    if not isinstance(first, VideoFrame):
-        kind = "audio/mp4" if DEMUXERS[mime] == "mov" else mime
-        return AudioInfo(kind, EXTENSIONS[kind], round(seconds, 3))
-    _require_size(first.width, first.height)
-    lies = first.rotation % 180 != 0
-    width, height = (first.height, first.width) if lies else (first.width, first.height)
+    video = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    stream = video or next(iter(container.streams.audio), None)
+    if stream is None or (video is None and mime == "video/webm"):
+        raise MediaError("no video or audio stream")
+    if stream.codec_context.name not in CODECS:
+        raise MediaError(f"unsupported codec ({stream.codec_context.name})")
+    if video is not None:
+        _require_size(video.codec_context.width, video.codec_context.height)
+    seconds, first_frame = _measure(container, stream)
+    declared_seconds = (container.duration or 0) / 1_000_000
+    tolerance = max(DURATION_TOLERANCE_SECONDS, declared_seconds * (1 - MIN_FRAME_RATIO))
+    if mime == "video/webm" and seconds < declared_seconds - tolerance:
+        raise MediaError(f"truncated: {seconds:.1f} of {declared_seconds:.1f} s")
+    if not isinstance(first_frame, VideoFrame):
+        audio_mime = "audio/mp4" if DEMUXERS[mime] == "mov" else mime
+        return AudioInfo(audio_mime, EXTENSIONS[audio_mime], round(seconds, 3))
+    _require_size(first_frame.width, first_frame.height)
+    width, height = first_frame.width, first_frame.height
+    if first_frame.rotation % 180 != 0:
+        width, height = height, width
     return VideoInfo(mime, EXTENSIONS[mime], width, height, round(seconds, 3))
 
 
@@ -151,23 +154,24 @@ def _require_size(width: int, height: int) -> None:
         raise OversizedError(f"too large ({width}x{height})")
 
 
-def _measure(container: "InputContainer", lead: "VideoStream | AudioStream") -> tuple[float, object]:
-    """Through all packets of a stream, of which one is held at a time: how long it is, and its first frame."""
-    lead.codec_context.thread_count = 1  # each thread would take its share of the process' memory
-    unit = float(lead.time_base or 0)
-    first, packets, begin, end = None, 0, math.inf, 0.0
-    for packet in container.demux(lead):
-        if first is None:
-            first = next(iter(packet.decode()), None)
-        at = packet.dts if packet.pts is None else packet.pts
-        if not packet.size or at is None:  # the last one is empty, and makes the decoder give what it still holds
+def _measure(container: "InputContainer", stream: "VideoStream | AudioStream") -> tuple[float, object]:
+    """The stream's duration in seconds and its first frame. Reads all packets, one at a time."""
+    stream.codec_context.thread_count = 1  # more threads would need more of the limited memory
+    time_base = float(stream.time_base or 0)
+    first_frame, packets, start, end = None, 0, math.inf, 0.0
+    for packet in container.demux(stream):
+        if first_frame is None:
+            first_frame = next(iter(packet.decode()), None)
+        timestamp = packet.dts if packet.pts is None else packet.pts
+        if not packet.size or timestamp is None:  # the last packet is empty and only flushes the decoder
             continue
         packets += 1
-        begin, end = min(begin, at * unit), max(end, (at + (packet.duration or 0)) * unit)
-        if end - begin > MAX_DURATION_SECONDS:
-            raise OversizedError(f"too long ({end - begin:.0f} s)")
-    if first is None:
-        raise MediaError("nothing of it decodes")
-    if lead.type == "video" and packets < lead.frames * MIN_FRAME_RATIO:
-        raise MediaError(f"cut: {packets} of {lead.frames} frames")
-    return end - begin, first
+        start = min(start, timestamp * time_base)
+        end = max(end, (timestamp + (packet.duration or 0)) * time_base)
+        if end - start > MAX_DURATION_SECONDS:
+            raise OversizedError(f"too long ({end - start:.0f} s)")
+    if first_frame is None:
+        raise MediaError("no frame decodes")
+    if stream.type == "video" and packets < stream.frames * MIN_FRAME_RATIO:
+        raise MediaError(f"truncated: {packets} of {stream.frames} frames")
+    return end - start, first_frame

@@ -1,6 +1,6 @@
-"""JPEG, PNG, WebP and GIF: kind, size, whether they decode; and a thumbnail.
+"""Inspects JPEG, PNG, WebP and GIF images (type, size, whether they decode) and makes thumbnails.
 
-All Pillow work runs in few threads at a time, because a picture of the largest size takes 256 MB decoded.
+At most two images are decoded at the same time, because the largest image needs 256 MB.
 """
 
 import io
@@ -26,24 +26,28 @@ EXIF_TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of each EXIF orientation upright."""
+"""The transposition that makes an image upright, by its EXIF orientation.
+
+Pillow's `ImageOps.exif_transpose` raises for broken EXIF and decodes a whole PNG to find the orientation.
+"""
 ROTATED = frozenset({5, 6, 7, 8})
 VP8L_SIGNATURE = 0x2F
 
-KINDS = {
+FORMATS = {
     "JPEG": ("image/jpeg", "jpg"),
-    "MPO": ("image/jpeg", "jpg"),  # a JPEG with further pictures behind it, as phones write them
+    "MPO": ("image/jpeg", "jpg"),  # a JPEG followed by further images, as phones write it
     "PNG": ("image/png", "png"),
     "WEBP": ("image/webp", "webp"),
     "GIF": ("image/gif", "gif"),
 }
-READERS = ("JPEG", "PNG", "WEBP", "GIF")
+"""MIME type and file extension by Pillow's name of the format."""
+OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 _threads = anyio.CapacityLimiter(2)
 
 
 class MediaError(Exception):
-    """Not a file we keep; the reason is for logs."""
+    """The file is broken, incomplete or of an unsupported type. The reason is for logs."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -51,12 +55,12 @@ class MediaError(Exception):
 
 
 class OversizedError(MediaError):
-    """Of a kind we keep, and too large: in pixels or, of a recording, in hours."""
+    """The file has too many pixels, or its duration is too long."""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """`ext` has no dot; width and height are as shown, that is after the EXIF orientation."""
+    """An image. `ext` has no dot; width and height are in pixels, after the EXIF orientation."""
 
     mime: str
     ext: str
@@ -65,60 +69,59 @@ class ImageInfo:
 
 
 async def inspect_image(path: Path) -> ImageInfo:
-    """What the file holds; raises MediaError unless it is a whole JPEG, PNG, WebP or GIF of at most 64 MP."""
+    """Raises MediaError unless the file is a complete JPEG, PNG, WebP or GIF of at most 64 megapixels."""
     return await anyio.to_thread.run_sync(_inspect, path, limiter=_threads)
 
 
 async def make_thumbnail(path: Path) -> bytes:
-    """A JPEG of at most 512 pixels along its long edge, upright, on white; raises MediaError."""
+    """A JPEG with a long edge of at most 512 pixels, upright and on white. Raises MediaError."""
     return await anyio.to_thread.run_sync(_make_thumbnail, path, limiter=_threads)
 
 
 def read_size(start: bytes) -> tuple[int, int] | None:
-    """Width and height as shown, from an image's first bytes; None where these do not tell."""
+    """Width and height after the EXIF orientation, from an image's first bytes; None if they are not enough."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return _read_webp_size(start)  # Pillow wants the whole file for this one
+        return _read_webp_size(start)  # Pillow needs the whole file of a WebP
     try:
-        with Image.open(io.BytesIO(start), formats=READERS) as image:
+        with Image.open(io.BytesIO(start), formats=OPENED_FORMATS) as image:
             return display_size(image)
-    except Exception:  # as below
+    except Exception:  # see as_media_error
         return None
 
 
 def _inspect(path: Path) -> ImageInfo:
-    with as_media_error(), Image.open(path, formats=READERS) as image:
-        mime, ext = KINDS[image.format or ""]
+    with as_media_error(), Image.open(path, formats=OPENED_FORMATS) as image:
+        mime, ext = FORMATS[image.format or ""]
         require_size(image)
         width, height = display_size(image)
-        image.draft(None, (1, 1))  # a JPEG then decodes to an eighth of its size: all is read, less is held
+        image.draft(None, (1, 1))  # a JPEG decodes at an eighth of its size, which needs less memory
         image.load()
     return ImageInfo(mime, ext, width, height)
 
 
 def _make_thumbnail(path: Path) -> bytes:
     box = (THUMBNAIL_EDGE, THUMBNAIL_EDGE)
-    with as_media_error(), Image.open(path, formats=READERS) as image:
-        require_size(image)
-        state = EXIF_TRANSPOSE.get(orientation(image))
-        image.draft("RGB", box)
-        if image.mode in {"RGB", "RGBA", "L", "LA"} and "transparency" not in image.info:
-            image.thumbnail(box)  # at once: converting a large picture first would hold it twice
-        picture = to_rgb(image)
-    picture.thumbnail(box)
-    if state is not None:
-        picture = picture.transpose(state)
-    if picture.mode == "RGBA":
-        paper = Image.new("RGB", picture.size, "white")
-        paper.paste(picture, mask=picture)
-        picture = paper
+    with as_media_error(), Image.open(path, formats=OPENED_FORMATS) as source:
+        require_size(source)
+        source_orientation = orientation(source)
+        source.draft("RGB", box)
+        if source.mode in {"RGB", "RGBA", "L", "LA"} and "transparency" not in source.info:
+            source.thumbnail(box)  # first, because a conversion would hold the large image twice
+        image = to_rgb(source)
+    image.thumbnail(box)
+    image = upright(image, source_orientation)
+    if image.mode == "RGBA":
+        background = Image.new("RGB", image.size, "white")
+        background.paste(image, mask=image)
+        image = background
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
+    image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
     return file.getvalue()
 
 
 @contextmanager
 def as_media_error() -> Iterator[None]:
-    """Pillow's readers raise whatever a hostile file drives them to: OSError, SyntaxError, struct.error, …"""
+    """Turns every exception into MediaError. A hostile file can make Pillow raise any exception."""
     try:
         yield
     except MediaError:
@@ -126,7 +129,7 @@ def as_media_error() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise OversizedError("too large for Pillow") from error
     except Exception as error:
-        raise MediaError(f"not a readable picture ({type(error).__name__})") from error
+        raise MediaError(f"not a readable image ({type(error).__name__})") from error
 
 
 def require_size(image: Image.Image) -> None:
@@ -141,18 +144,23 @@ def display_size(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8. Broken EXIF is common in good pictures and spoils none of them."""
+    """The EXIF orientation, 1 to 8. It is 1 for broken EXIF, which is common in good images."""
     exif = Image.Exif()
     try:
-        exif.load(image.info.get("exif", b""))  # image.getexif() would decode a whole PNG, however large
+        exif.load(image.info.get("exif", b""))  # image.getexif() would decode a whole PNG
         value = exif.get(ORIENTATION_TAG)
     except Exception:
         return 1
     return value if isinstance(value, int) else 1
 
 
+def upright(image: Image.Image, exif_orientation: int) -> Image.Image:
+    transposition = EXIF_TRANSPOSE.get(exif_orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGBA where something shows through, else RGB. Sixteen-bit greys are scaled: Pillow would clip them."""
+    """The image as RGBA if it has transparency, else as RGB. 16-bit grey is scaled, because Pillow would clip it."""
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode.startswith("I"):
@@ -161,7 +169,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _read_webp_size(start: bytes) -> tuple[int, int] | None:
-    """From the first chunk, by RFC 9649: lossy, lossless or extended."""
+    """The size in the first chunk (RFC 9649): extended, lossless or lossy."""
     kind, body = start[12:16], start[20:30]
     try:
         if kind == b"VP8X":
@@ -173,5 +181,5 @@ def _read_webp_size(start: bytes) -> tuple[int, int] | None:
             width, height = struct.unpack_from("<HH", body, 6)
             return width & 0x3FFF, height & 0x3FFF
     except (IndexError, struct.error):
-        return None  # the start was cut before the size: as good as no WebP
+        return None  # too few bytes
     return None

@@ -1,4 +1,7 @@
-"""The confined process: `python -m app.files.media.isolated_main JOB PATH…` bounds itself, reads one file, prints what it found."""
+"""The isolated process: `python -m app.files.media.isolated_main JOB PATH…`.
+
+It limits its own resources, runs one job on a file, and prints the result as JSON.
+"""
 
 import json
 import resource
@@ -13,8 +16,8 @@ from app.files.media.images import MediaError, OversizedError
 
 MEMORY_BYTES = 1_500_000_000
 CPU_SECONDS = 60
-MAX_OUTPUT_BYTES = 300_000_000  # more than a picture of 64 MP takes as PNG
-OPEN_FILES = 32
+MAX_OUTPUT_BYTES = 300_000_000  # more than a PNG of 64 megapixels needs
+MAX_OPEN_FILES = 32
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {"convert": convert, "probe": probe}
 
 
@@ -22,26 +25,26 @@ def main() -> None:
     job, *paths = sys.argv[1:]
     _apply_limits()
     try:
-        found = JOBS[job](*map(Path, paths))
+        result = JOBS[job](*map(Path, paths))
     except OversizedError as error:
-        found = {"oversized": error.reason}
+        result = {"oversized": error.reason}
     except MediaError as error:
-        found = {"refused": error.reason}
+        result = {"refused": error.reason}
     except MemoryError:
-        found = {"refused": "wants too much memory"}
-    sys.stdout.write(json.dumps(found))
+        result = {"refused": "needs too much memory"}
+    sys.stdout.write(json.dumps(result))
 
 
 def _apply_limits() -> None:
-    bounds = {
+    limits = {
         resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_CPU: CPU_SECONDS,
         resource.RLIMIT_FSIZE: MAX_OUTPUT_BYTES,
-        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
         resource.RLIMIT_CORE: 0,
     }
-    for kind, bound in bounds.items():
-        resource.setrlimit(kind, (bound, bound))
+    for kind, limit in limits.items():
+        resource.setrlimit(kind, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Runs a reader of strange files in a process of its own, with little memory and little time.
+"""Runs a job on a media file in an isolated process with limited memory and time.
 
-Readers of films and of rarer pictures are large libraries in C, and a thread of ours could neither be stopped nor
-bounded: 700 bytes of MP4 make one ask for gigabytes. What the process may use is set in `reader.py`.
+The decoders of videos and rarer image formats are large C libraries. A thread could be neither stopped nor limited,
+and an MP4 of 700 bytes can request gigabytes of memory. `isolated_main.py` sets the limits.
 """
 
 import asyncio
@@ -17,14 +17,17 @@ import anyio
 from app.files.media.images import MediaError, OversizedError
 
 TIMEOUT_SECONDS = 120.0
-PROJECT_ROOT = Path(__file__).parents[2]  # where the package `app` lies, installed or not
-ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # and none of our secrets
+PROJECT_ROOT = Path(__file__).parents[3]  # the folder of the package `app`, installed or not
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # the process gets no other variables, because they hold secrets
 
 _processes = anyio.CapacityLimiter(2)
 
 
 async def run_isolated(job: str, *paths: Path) -> dict[str, Any]:
-    """What the job of `reader.py` found; raises MediaError where it refused the file, broke down or took too long."""
+    """Runs a job of `isolated_main.py` and returns its result.
+
+    Raises MediaError if the job refuses the file, crashes or takes too long.
+    """
     command = [sys.executable, "-m", "app.files.media.isolated_main", job, *(str(path.absolute()) for path in paths)]
     env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     async with _processes:
@@ -33,24 +36,24 @@ async def run_isolated(job: str, *paths: Path) -> dict[str, Any]:
         )
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                said, _ = await process.communicate()
+                output, _ = await process.communicate()
         except TimeoutError:
             raise MediaError(f"{job} took too long") from None
         finally:
-            if process.returncode is None:  # nobody waits for it any more
+            if process.returncode is None:  # a timeout or a cancellation
                 process.kill()
                 await process.wait()
-    return _parse_output(process.returncode or 0, said)
+    return _parse_output(process.returncode or 0, output)
 
 
-def _parse_output(code: int, said: bytes) -> dict[str, Any]:
-    if code < 0:  # killed: by its limits, or by a fault of a library that the file has found
-        raise MediaError(f"the reader was ended by signal {-code}")
-    if code > 0:
-        raise RuntimeError(f"the reader ended with {code}")  # it did not even come to read
-    found: dict[str, Any] = json.loads(said)
-    if "oversized" in found:
-        raise OversizedError(found["oversized"])
-    if "refused" in found:
-        raise MediaError(found["refused"])
-    return found
+def _parse_output(exit_code: int, output: bytes) -> dict[str, Any]:
+    if exit_code < 0:  # a limit, or a crash of a library
+        raise MediaError(f"the isolated process was killed by signal {-exit_code}")
+    if exit_code > 0:
+        raise RuntimeError(f"the isolated process ended with {exit_code}")  # it failed before the job: our bug
+    result: dict[str, Any] = json.loads(output)
+    if "oversized" in result:
+        raise OversizedError(result["oversized"])
+    if "refused" in result:
+        raise MediaError(result["refused"])
+    return result

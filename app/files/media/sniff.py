@@ -1,31 +1,32 @@
-"""What a file seems to be, by its first bytes: enough to choose who looks closer, never a verdict."""
+"""Guesses the MIME type of a file from its first bytes, to choose the module that inspects the file."""
 
 import filetype
 
 START_BYTES = 4096
-"""As many of the first bytes as `sniff` can use."""
+"""The number of bytes that `sniff` needs at most."""
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-COLLECTIVE_BRANDS = frozenset({b"mif1", b"msf1"})  # say "a picture", and leave its coding to the brands behind
-RENAMED = {"image/apng": "image/png", "audio/x-wav": "audio/wav"}
+GENERIC_IMAGE_BRANDS = frozenset({b"mif1", b"msf1"})  # any codec; the compatible brands name it
+MIME_ALIASES = {"image/apng": "image/png", "audio/x-wav": "audio/wav"}
 
 
 def sniff(start: bytes) -> str | None:
-    """The MIME type of what begins so, or None; of an MP4 that is only sound, too, it says `video/mp4`."""
-    if start[4:8] == b"ftyp":  # filetype knows a few of these brands only
-        return _read_brands(start)
+    """The likely MIME type, or None if it is unknown. For an MP4 that holds only audio it is also `video/mp4`."""
+    if start[4:8] == b"ftyp":  # filetype knows only a few of these brands
+        return _mime_of_ftyp(start)
     mime: str | None = filetype.guess_mime(start)
-    return RENAMED.get(mime, mime) if mime else None
+    return MIME_ALIASES.get(mime, mime) if mime else None
 
 
-def _read_brands(start: bytes) -> str:
-    """By ISO/IEC 14496-12: the file's own brand, a version, then the brands it is compatible with."""
-    own = start[8:12]
-    behind = {start[place : place + 4] for place in range(16, min(int.from_bytes(start[:4], "big"), len(start)), 4)}
-    brands = {own} if own not in COLLECTIVE_BRANDS else behind
+def _mime_of_ftyp(start: bytes) -> str:
+    """Reads an `ftyp` box (ISO/IEC 14496-12): the major brand, a version, then the compatible brands."""
+    major_brand = start[8:12]
+    end = min(int.from_bytes(start[:4], "big"), len(start))
+    compatible_brands = {start[offset : offset + 4] for offset in range(16, end, 4)}
+    brands = compatible_brands if major_brand in GENERIC_IMAGE_BRANDS else {major_brand}
     if brands & AVIF_BRANDS:
         return "image/avif"
-    if brands & HEIF_BRANDS or own in COLLECTIVE_BRANDS:
+    if brands & HEIF_BRANDS or major_brand in GENERIC_IMAGE_BRANDS:
         return "image/heic"
-    return "video/quicktime" if own == b"qt  " else "video/mp4"
+    return "video/quicktime" if major_brand == b"qt  " else "video/mp4"

@@ -1,25 +1,25 @@
-"""`gateway worker` with a bug planted: hosting for a prompt with this word in it takes the whole process down."""
+"""`gateway worker` with a bug planted: rehosting the result of a prompt with this word kills the process."""
 
 import os
 import signal
 from typing import Any
 
 from app.cli import main
-from app.engine import execute as advance
-from app.engine.claim import ClaimedTask
+from app.engine import execute
+from app.engine.state import ClaimedTask
 from app.runtime import Runtime
 
 WORD = "poison"
-_host_results = advance.rehost_results
+_rehost_results = execute.rehost_results
 
 
-async def _crash(runtime: Runtime, visit: ClaimedTask) -> Any:
-    if WORD in visit.upstream_request["prompt"]:
-        print("poisoned:", visit.task_no, flush=True)
+async def _crash(runtime: Runtime, task: ClaimedTask) -> Any:
+    if WORD in task.upstream_request["prompt"]:
+        print("poisoned:", task.task_no, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    return await _host_results(runtime, visit)
+    return await _rehost_results(runtime, task)
 
 
 if __name__ == "__main__":
-    advance.rehost_results = _crash  # type: ignore[assignment]
+    execute.rehost_results = _crash  # type: ignore[assignment]
     main()

@@ -44,7 +44,7 @@ def test_the_databases_clock_decides(real_services: RealServices, sandbox_server
             _is_off(workers[skew], skew)
         asyncio.run(_run(env, {skew: f"http://127.0.0.1:{port}" for skew, port in ports.items()}, sandbox_server))
         for process in (*workers.values(), *apis.values()):
-            assert "stale_visit" not in process.log(), "a lease was taken away that still held"
+            assert "lease_lost" not in process.log(), "a lease was taken away that still held"
             assert process.terminate() == 0
 
 

@@ -37,7 +37,7 @@ WORKER_COMMITS = (
     b"upstream_task_id='",
     b"lease_until=NULL, attempts",
 )
-WORKER_COMMITS += (b"step='host'", b"'settle'")
+WORKER_COMMITS += (b"step='rehost'", b"'settle'")
 
 
 @dataclass

@@ -1,0 +1,96 @@
+"""What both kinds of stream share: the limit of open streams, the origin check, and the events of tasks.
+
+`app/tasks/stream.py` finds the changes. This package decides who receives them, and for how long.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers
+
+from app.accounts.authentication import Caller, reauthenticate
+from app.errors import RateLimited, Unavailable
+from app.runtime import Runtime
+from app.settings import Settings
+from app.tasks.stream import TaskStream, event_id
+from app.tasks.view import view_task
+from app.telemetry import metrics
+
+log = structlog.get_logger()
+
+MAX_STREAMS = 20  # of one user in one process
+REAUTHENTICATE_SECONDS = 60.0
+SEND_TIMEOUT_SECONDS = 20.0
+
+Transport = Literal["sse", "websocket"]
+
+
+class ConnectionLimiter:
+    """Counts the open streams of each user in this process."""
+
+    def __init__(self) -> None:
+        self._open: Counter[int] = Counter()
+
+    @contextmanager
+    def acquire(self, user_id: int, transport: Transport) -> Iterator[None]:
+        """Counts one stream while the block runs. Raises RateLimited where the user has MAX_STREAMS already."""
+        if self._open[user_id] >= MAX_STREAMS:
+            raise RateLimited(f"同时打开的推送连接过多，最多 {MAX_STREAMS} 个", retry_after_seconds=5)
+        self._open[user_id] += 1
+        metrics.OPEN_STREAMS.labels(transport).inc()
+        try:
+            yield
+        finally:
+            metrics.OPEN_STREAMS.labels(transport).dec()
+            self._open[user_id] -= 1
+            if not self._open[user_id]:
+                del self._open[user_id]
+
+
+def is_origin_allowed(settings: Settings, headers: Headers) -> bool:
+    """Whether the page's origin is in CORS_ORIGINS or is our own. A client without `Origin` is no browser."""
+    origin = headers.get("origin")
+    if origin is None or "*" in settings.cors_allowed or origin in settings.cors_allowed:
+        return True
+    try:
+        page = urlsplit(origin)
+    except ValueError:  # "http://["
+        return False
+    return page.scheme in {"http", "https"} and page.netloc in {
+        headers.get("host"),
+        urlsplit(settings.own_url).netloc,
+    }
+
+
+async def task_events(
+    runtime: Runtime, caller: Caller, stream: TaskStream, transport: Transport
+) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """`{"id", "data"}` of each change; `data` is what `GET` of the task answers. None as in `TaskStream.changes`.
+
+    Raises Unauthenticated once the caller's credential is no longer valid.
+    """
+    check_at = time.monotonic() + REAUTHENTICATE_SECONDS
+    async with aclosing(stream.changes()) as changes:
+        async for row in changes:
+            if time.monotonic() >= check_at:
+                check_at = time.monotonic() + REAUTHENTICATE_SECONDS
+                with suppress(Unavailable):
+                    await reauthenticate(runtime, caller)
+            if row is not None:
+                metrics.EVENTS.labels(transport).inc()
+            yield row and {"id": event_id(row), "data": view_task(runtime, row)}
+
+
+def dump_json(message: Any) -> str:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def record_slow_consumer(caller: Caller, transport: Transport) -> None:
+    metrics.SLOW_CONSUMERS.labels(transport).inc()
+    log.warning("stream_slow_consumer", user_id=caller.user_id, kind=transport)

@@ -1,0 +1,52 @@
+"""Validates `imageUrl` in its three forms, and URLs in `params`. Nothing is fetched."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from app.egress import validate_url
+from app.errors import InvalidParameter
+from app.upstreams.action import IMAGE_URL
+
+IsLocalUrl = Callable[[str], object]
+
+
+def parse_references(
+    image_url: Any, *, max_count: int, allowed: frozenset[str], is_local_url: IsLocalUrl
+) -> tuple[str, ...]:
+    """The URLs in `imageUrl`: one URL, a JSON array inside a string (the guide's form), or a real array.
+
+    None, "" and [] mean no reference. Raises InvalidParameter with the field and, in a list, the index.
+    """
+    if image_url is None or image_url in ("", []):
+        return ()
+    urls = _parse_list(image_url)
+    if len(urls) > max_count:
+        raise InvalidParameter(IMAGE_URL, f"最多 {max_count} 张参考图" if max_count else "不适用于该模型")
+    for index, url in enumerate(urls):
+        field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{index}]"
+        validate_link(field, url, allowed=allowed, is_local_url=is_local_url)
+    return tuple(urls)
+
+
+def validate_link(field: str, url: Any, *, allowed: frozenset[str], is_local_url: IsLocalUrl) -> None:
+    """Raises InvalidParameter for anything but a public URL. `is_local_url` accepts files that this gateway serves."""
+    if not isinstance(url, str) or not url:
+        raise InvalidParameter(field, "须为链接")
+    problem = validate_url(url, allowed)
+    if problem and not is_local_url(url):
+        raise InvalidParameter(field, problem)
+
+
+def _parse_list(image_url: Any) -> list[Any]:
+    if isinstance(image_url, list):
+        return image_url
+    if not isinstance(image_url, str):
+        raise InvalidParameter(IMAGE_URL, "须为链接或链接数组")
+    if not image_url.lstrip().startswith("["):
+        return [image_url]
+    try:
+        urls = json.loads(image_url)
+    except (ValueError, RecursionError):
+        raise InvalidParameter(IMAGE_URL, "不是有效的 JSON 数组") from None
+    return list(urls)

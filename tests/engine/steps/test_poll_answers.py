@@ -1,0 +1,262 @@
+"""Every row of the table "answer to a poll", over HTTP, in both worlds: looked at again, and when it is believed."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import REGISTRY
+
+from app.engine import transitions
+from app.upstreams import breaker
+from app.upstreams.see2ai import client
+from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
+from tests.support.makers import Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits
+from tests.support.waiting import until
+from tests.support.workers import stepping
+
+pytestmark = pytest.mark.anyio
+working = pytest.mark.usefixtures("working")
+PRICE = 30
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
+
+
+# ------------------------------------------------------------------ trouble, which never ends a task
+
+
+@working
+async def test_trouble_is_looked_at_again_and_the_job_completes(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "POLL_SECONDS", 1.0)
+    user = await make.user(points=1000)
+    # More often than a step may crash, so that no trouble is taken for a fault of ours.
+    prompts = {
+        f"[[sandbox: poll {trouble} {times} times; take 0]]": times
+        for trouble, times in {
+            **dict.fromkeys(("500", "502 detail html", "503", "504", "422", "429", "404"), 4),
+            **dict.fromkeys(("malformed", "html", "reset", "wrong-task-id"), 4),
+            **dict.fromkeys(("hang", "gzip-bomb", "huge", "drip"), 1),
+            f"redirect {upstream.origin}/stolen": 4,
+        }.items()
+    }
+    ends = await run_all(make, user, prompts)
+    for prompt, one in ends.items():
+        assert one.outcome == "completed", prompt
+        assert len(polls(upstream, one.row)) == prompts[prompt] + 1, prompt
+        assert len(submits(upstream, one.prompt)) == 1, prompt
+    assert not [entry for entry in upstream.journal() if "stolen" in entry["path"]]
+    assert await make.balance(user) == (1000 - PRICE * len(prompts), 0)
+
+
+@working
+async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 0.0)
+    user = await make.user(points=300)
+    expected = {
+        f'[[sandbox: poll 404 "{SECRET}"; never finish]]': ("UPSTREAM_FAILED", 3),
+        "[[sandbox: poll 404 once; take 0]]": ("completed", 2),
+        "[[sandbox: poll 404 twice; take 0]]": ("completed", 3),
+        "[[sandbox: poll 404 twice; poll 500 once; poll 404 twice; take 0]]": ("completed", 6),
+    }
+    ends = await run_all(make, user, expected)
+    assert {prompt: (one.outcome, len(polls(upstream, one.row))) for prompt, one in ends.items()} == expected
+    gone = next(iter(ends.values()))
+    assert SECRET not in gone.words
+    assert gone.row["suspected_orphan"] is False
+    assert await make.balance(user) == (300 - 3 * PRICE, 0)
+
+
+@working
+async def test_three_404s_must_also_span_their_time(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert transitions.NOT_FOUND_SECONDS == 60
+    monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 1.0)
+    user = await make.user(points=100)
+    one = (await run_all(make, user, ["[[sandbox: poll 404]]"]))["[[sandbox: poll 404]]"]
+    looks = [entry["monotonic"] for entry in polls(upstream, one.row)]
+    assert one.outcome == "UPSTREAM_FAILED"
+    assert len(looks) > 3
+    assert looks[-1] - looks[0] >= 0.95
+
+
+@working
+@pytest.mark.parametrize("code", [401, 402, 403])
+async def test_a_refused_key_keeps_the_tasks_place(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 8.0)
+    user = await make.user(points=100)
+    upstream.control({"fail": code, "where": "poll", "text": SECRET})
+    task_no = await make.task_no(user, "[[sandbox: take 0]]")
+    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
+    assert (await make.task(user, task_no))["status"] == "processing"
+    waiting = await make.task_no(user, "[[sandbox: take 0]] another")  # the circuit is the provider's, not the task's
+    await asyncio.sleep(0.2)
+    assert len([entry for entry in upstream.journal() if "/status/" in entry["path"]]) == 1
+    assert submits(upstream, "[[sandbox: take 0]] another") == []
+    upstream.control()
+    for number in (task_no, waiting):
+        assert (await ended(make, user, number)).outcome == "completed"
+    assert len([entry for entry in upstream.journal() if entry["outcome"] == "accepted"]) == 2
+
+
+@working
+async def test_too_fast_slows_the_looks(make: Maker, upstream: Server) -> None:
+    user = await make.user(points=100)
+    prompt = "[[sandbox: poll 429 retry-after 1 once; take 0]]"
+    one = (await run_all(make, user, [prompt]))[prompt]
+    first, second = (entry["monotonic"] for entry in polls(upstream, one.row))
+    assert second - first >= 1.0
+    assert one.outcome == "completed"
+
+
+# ------------------------------------------------------------------ words
+
+
+@working
+async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: Maker, upstream: Server) -> None:
+    user = await make.user(points=2000)
+    expected = {}
+    meanings = (
+        (SUCCESS, "completed"),
+        (FAILURE - {NEEDS_REPAIR}, "UPSTREAM_FAILED"),
+        ({NEEDS_REPAIR}, "UPSTREAM_REJECTED"),
+    )
+    for words, outcome in meanings:
+        for word, field in zip(sorted(words), ("state", "status", "both") * 3, strict=False):
+            reason = f'"{SECRET}"' if outcome != "completed" else ""
+            for spelled in (word, word.upper() if len(word) % 2 else word.title()):
+                expected[f"[[sandbox: end {spelled} {reason}; field {field}; take 0]]"] = outcome
+    ends = await run_all(make, user, expected)
+    assert {prompt: one.outcome for prompt, one in ends.items()} == expected
+    for one in ends.values():
+        assert len(polls(upstream, one.row)) == 1
+        if one.outcome != "completed":
+            assert SECRET in one.row["operator_note"]
+            assert SECRET not in one.words
+            assert one.row["suspected_orphan"] is False
+    assert await make.balance(user) == (2000 - PRICE * sum(o == "completed" for o in expected.values()), 0)
+
+
+@working
+async def test_every_other_word_means_still_running_and_an_unknown_one_is_counted_once(
+    make: Maker, upstream: Server
+) -> None:
+    def counted(word: str) -> float:
+        return REGISTRY.get_sample_value("gateway_upstream_unknown_states_total", {"state": word}) or 0.0
+
+    before = {word: counted(word) for word in ("simmering", "queued", "awaiting_user_approval")}
+    user = await make.user(points=1000)
+    words = ("queued", "Pending", "SUBMITTED", "created", "waiting", "RUNNING", "processing", "awaiting_user_approval")
+    prompts = [f"[[sandbox: state {word}; take 8]]" for word in words]
+    prompts += [f"[[sandbox: state {word}; take 8]]" for word in ("Simmering", "SIMMERING", "unbekannt-未知")]
+    prompts += [f"[[sandbox: state Simmering; field {field}; take 8]]" for field in ("state", "status")]
+    ends = await run_all(make, user, prompts)
+    for prompt, one in ends.items():
+        assert one.outcome == "completed", prompt
+        assert len(polls(upstream, one.row)) >= 2, prompt
+    after = {word: counted(word) - before[word] for word in before}
+    assert after == {"simmering": 1.0, "queued": 0.0, "awaiting_user_approval": 0.0}
+
+
+@working
+async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> None:
+    user = await make.user(points=100)
+    expected = {
+        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", transitions.MAX_EMPTY_RESULTS),
+        f"[[sandbox: success without url {transitions.MAX_EMPTY_RESULTS - 1} times; take 0]]": (
+            "completed",
+            transitions.MAX_EMPTY_RESULTS,
+        ),
+    }
+    ends = await run_all(make, user, expected)
+    assert {prompt: (one.outcome, len(polls(upstream, one.row))) for prompt, one in ends.items()} == expected
+    assert await make.balance(user) == (70, 0)
+
+
+@working
+async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(make: Maker) -> None:
+    user = await make.user(points=100)
+    seen = [(await make.submit(user, "[[sandbox: progress 20,60,30,100; take 8]]")).json()["data"]]
+    task_no = seen[0]["taskNo"]
+    while seen[-1]["status"] not in {"completed", "failed"}:
+        await asyncio.sleep(0.03)
+        seen.append(await make.task(user, task_no))
+    figures = [task["progress"] for task in seen]
+    assert figures == sorted(figures)
+    assert set(figures) == {0, 20, 60, 95, 100}
+    assert {task["status"] for task in seen if task["progress"] == 100} == {"completed"}
+
+
+# ------------------------------------------------------------------ the deadline
+
+
+async def test_at_the_deadline_there_is_one_last_look(
+    make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 50.0)
+    monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
+    user = await make.user(points=150)
+    expected = {
+        "[[sandbox: take 1]]": ("completed", 1),
+        "[[sandbox: never finish]]": ("TIMED_OUT", 1),
+        "[[sandbox: poll 404; take 0]]": ("TIMED_OUT", 1),
+        "[[sandbox: poll hang; take 0]]": ("TIMED_OUT", 1),
+        "[[sandbox: poll 401; take 0]]": ("TIMED_OUT", 1),
+    }
+    numbers = {prompt: await make.task_no(user, prompt) for prompt in expected}
+    for task_no in numbers.values():
+        await set_deadline(make.runtime, task_no, 15.0)
+    began = asyncio.get_running_loop().time()
+    async with stepping(make.runtime):
+        ends = {prompt: await ended(make, user, task_no) for prompt, task_no in numbers.items()}
+    assert {prompt: (one.outcome, len(polls(upstream, one.row))) for prompt, one in ends.items()} == expected
+    assert asyncio.get_running_loop().time() - began >= 10
+    for one in ends.values():
+        assert one.task["errorMessage"] == (None if one.outcome == "completed" else "生成超时，积分已退还")
+    assert await make.balance(user) == (120, 0)
+
+
+@pytest.mark.full
+async def test_a_look_that_hung_across_the_deadline_is_not_the_last_one(
+    make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before the deadline: the job, long done, must not be lost to one slow answer."""
+    monkeypatch.setattr(client, "POLL_SECONDS", 18.0)
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "[[sandbox: poll hang once; take 0]]")
+    await set_deadline(make.runtime, task_no, 15.0)
+    async with stepping(make.runtime):
+        one = await ended(make, user, task_no)
+    assert (one.outcome, len(polls(upstream, one.row))) == ("completed", 2)
+
+
+@working
+async def test_a_late_success_after_the_refund_changes_nothing(
+    make: Maker, upstream: Server, advance_sandbox: Callable[[float], None]
+) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user, "[[sandbox: take 600]]")
+    await until("accepted", lambda: submits(upstream, "[[sandbox: take 600]]", "accepted"))
+    await set_deadline(make.runtime, task_no, 0.0)
+    one = await ended(make, user, task_no)
+    assert one.outcome == "TIMED_OUT"
+    looks = len(polls(upstream, one.row))
+    advance_sandbox(600)  # SEE2AI has finished it by then
+    await asyncio.sleep(0.5)
+    assert len(polls(upstream, one.row)) == looks
+    assert (await row_of(make.runtime, task_no))["version"] == one.row["version"]
+    assert await make.balance(user) == (30, 0)

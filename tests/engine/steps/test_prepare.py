@@ -1,0 +1,145 @@
+"""What is done before the job, where callers mean harm or things are slow: nothing private leaves, nobody starves."""
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.engine import pools, runner
+from app.engine.runner import TaskRunner
+from app.engine.steps import prepare, rehost
+from app.runtime import Runtime
+from tests.support.makers import IMAGE_MODEL, Maker
+from tests.support.sandbox_server import Server
+from tests.support.task_rows import ended, submits
+from tests.support.workers import stepping
+
+pytestmark = [pytest.mark.anyio, pytest.mark.settings(see2ai_uploads="always")]
+UPLOADED = "uploads/2026/01/0123456789abcdef0123456789abcdef.png"
+
+
+def uploads(upstream: Server) -> list[dict[str, Any]]:
+    return [entry for entry in upstream.journal() if entry["path"].endswith("see2ai_storage_upload_v1")]
+
+
+async def put_picture(runtime: Runtime, key: str) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 12), "navy").save(file, "PNG")
+    await runtime.store.put(key, file.getvalue(), "image/png")
+    return runtime.store.public_url(key)
+
+
+@pytest.mark.usefixtures("working")
+@pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
+async def test_what_else_lies_in_the_store_is_never_handed_over(make: Maker, upstream: Server, key: str) -> None:
+    url = await put_picture(make.runtime, key)
+    assert make.runtime.store.key_from_url(url) is None
+    user = await make.user(points=100)
+    answer = await make.submit(user, model="sc_image_normalize", imageUrl=url)
+    if answer.status_code == 200:  # a public address of ours: SEE2AI may try to fetch it like any stranger's
+        await make.ended(user, answer.json()["data"]["taskNo"])
+    assert uploads(upstream) == []
+
+
+@pytest.mark.usefixtures("working")
+async def test_a_file_larger_than_see2ai_takes_is_not_sent(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_REFERENCE_BYTES", 50)
+    user = await make.user(points=35)
+    url = await put_picture(make.runtime, UPLOADED)
+    one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
+    assert one.outcome == "UPSTREAM_REJECTED"
+    assert uploads(upstream) == []
+    assert await make.balance(user) == (35, 0)
+
+
+@pytest.mark.usefixtures("working")
+async def test_our_own_link_given_back_is_no_answer(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await put_picture(make.runtime, UPLOADED)
+    monkeypatch.setattr("app.upstreams.see2ai.client.as_urls", lambda _: (url,))
+    user = await make.user(points=35)
+    one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
+    assert one.outcome == "UPSTREAM_UNAVAILABLE"
+    assert len(uploads(upstream)) == 1
+
+
+@pytest.mark.usefixtures("working")
+async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker) -> None:
+    breaker = make.runtime.breakers["see2ai"]
+    breaker.trip("HTTP 401", is_free=True)
+    breaker._open_until = 0.0  # the pause is over: the next to ask is the probe
+    user = await make.user(points=35)
+    gone = make.runtime.store.public_url(UPLOADED.replace("0", "1"))
+    one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
+    assert one.outcome == "UPSTREAM_REJECTED"
+    assert breaker.wait_seconds(is_free=True) == 0.0
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_slow_hand_overs_do_not_hold_up_others(
+    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than their lane has hands, each of a minute: a task without references ends meanwhile."""
+    real = TaskRunner.__init__
+
+    def narrow(self: TaskRunner, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        for pool in self._pools:
+            pool.size = min(pool.size, 2)
+
+    monkeypatch.setattr(TaskRunner, "__init__", narrow)
+    monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
+    upstream.control({"marker": "upload hang 60"})
+    user = await make.user(points=1000)
+    url = await put_picture(make.runtime, UPLOADED)
+    slow = [await make.task_no(user, model=IMAGE_MODEL, imageUrl=url) for _ in range(3)]
+    async with stepping(make.runtime):
+        while not uploads(upstream):
+            await asyncio.sleep(0.02)
+        quick = await make.task_no(user, "快 [[sandbox: take 0.2]]")
+        assert (await make.ended(user, quick))["status"] == "completed"
+        assert not submits(upstream, "一只可爱的柴犬")
+    upstream.control()
+    async with stepping(make.runtime):
+        for task_no in slow:
+            assert (await make.ended(user, task_no))["status"] == "completed"
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty jobs end at once: no more results are fetched side by side than the lane has hands."""
+    under_way, most, real = 0, 0, rehost._rehost
+
+    async def counted(*args: Any) -> dict[str, Any]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.2)
+        try:
+            return await real(*args)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(rehost, "_rehost", counted)
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 8)
+    user = await make.user(points=1000)
+    tasks = [await make.task_no(user, "[[sandbox: take 0]]") for _ in range(30)]
+    async with stepping(make.runtime):
+        for task_no in tasks:
+            assert (await make.ended(user, task_no))["status"] == "completed"
+    assert 1 < most <= 8
+
+
+async def test_a_key_longer_than_a_file_systems_names_is_none(make: Maker) -> None:
+    store = make.runtime.store
+    base = store.public_url("uploads/x").removesuffix("uploads/x")
+    assert store.key_from_url(f"{base}uploads/{'a' * 300}.png") is None
+    assert store.key_from_url(f"{base}uploads/../private/x.png") is None
+    assert store.key_from_url(f"{base}uploads/%2e%2e/x.png") is None
+    assert store.key_from_url(f"{base}uploads/x.png?y=1") is None
+    assert store.key_from_url(f"{base}uploads/x.png") == "uploads/x.png"

@@ -1,0 +1,270 @@
+"""Who is slow keeps nobody else waiting: strangers' files, submits that hang, another provider."""
+
+import asyncio
+import io
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.aio import cancel_and_wait
+from app.egress import client as fetch
+from app.engine import pools
+from app.engine import runner as runner_module
+from app.engine.runner import TaskRunner
+from app.runtime import Runtime
+from app.tasks.submit import submit_task
+from app.tasks.validation import Submission
+from tests.support import workers
+from tests.support.makers import IMAGE_MODEL, Maker, User
+from tests.support.sandbox_server import Server
+from tests.support.waiting import until
+from tests.support.worlds import execute
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
+SLOW = 40
+MOST_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minutes
+
+
+@asynccontextmanager
+async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
+    monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 600)  # a drip lasts, however slow the machine
+    async with workers.stepping(runtime) as [runner]:
+        yield runner
+
+
+def held(runner: TaskRunner, step: str) -> int:
+    return sum(task.step == step for task in runner._running.values())
+
+
+async def until_held(runner: TaskRunner, step: str, number: int) -> None:
+    async with asyncio.timeout(120):
+        while held(runner, step) < number:
+            await asyncio.sleep(0.05)
+
+
+def looks_of(upstream: Server, task_id: str) -> list[float]:
+    return [entry["monotonic"] for entry in upstream.journal() if entry["path"].endswith(f"/status/{task_id}")]
+
+
+def longest_gap(upstream: Server, task_id: str) -> float:
+    looks = looks_of(upstream, task_id)
+    assert len(looks) > 2
+    return max(later - earlier for earlier, later in itertools.pairwise(looks))
+
+
+async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
+    """A job is looked after as if nothing were, and new tasks go their whole way."""
+    watched = await make.task_no(user, "[[sandbox: take 8]] watched")
+    fast = [await make.task_no(user, f"[[sandbox: take 0]] fast {n}") for n in range(10)]
+    ended = await asyncio.gather(*[make.ended(user, number) for number in [*fast, watched]])
+    assert {task["status"] for task in ended} == {"completed"}
+    select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
+    task_id = (await execute(runtime, select, no=watched)).scalar()
+    assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
+
+
+async def test_forty_results_that_drip_keep_nobody_waiting(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=30 * (SLOW + 11))
+    for n in range(SLOW):
+        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "rehost", SLOW)
+        assert [pool.used for pool in runner._pools if "rehost" in pool.task_filter.steps] == [SLOW, 0]
+        await all_goes_on(make, user, runtime, upstream)
+        assert held(runner, "rehost") == SLOW
+
+
+async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 3)
+    user = await make.user(points=30 * 21)
+    for n in range(20):
+        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "rehost", 3)
+        watched = await make.task_no(user, "[[sandbox: never finish]] watched")
+        where = "FROM tasks WHERE step = 'rehost' AND lease_until IS NULL AND crashes = 0"
+
+        async def waiting() -> bool:
+            return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
+
+        await until("the others have come so far", waiting, 120)
+        most = 0
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            most = max(most, held(runner, "rehost"))
+        assert most == 3, "a look went on to a download beyond its lane"
+        assert await waiting()
+        select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
+        task_id = (await execute(runtime, select, no=watched)).scalar()
+        async with asyncio.timeout(60):
+            while len(looks_of(upstream, task_id)) <= 2:
+                await asyncio.sleep(0.05)
+        assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
+
+
+async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = TaskRunner(runtime)
+    pool = next(pool for pool in runner._pools if "rehost" in pool.task_filter.steps)
+    free: list[int] = []
+
+    async def claim_due(*_: Any) -> list[Any]:
+        free.append(pool.free)
+        return []
+
+    monkeypatch.setattr(runner_module, "claim_due", claim_due)
+    await runner._claim(pool)
+    assert (free, pool.free) == ([0], pools.SLOW_CONCURRENCY)
+
+
+@pytest.mark.settings(see2ai_uploads="always")
+async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=35 * SLOW + 30 * 11)
+    reference = await upload(make, user)
+    upstream.control({"marker": "upload hang 60"})
+    for n in range(SLOW):
+        await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
+    async with stepping(runtime, monkeypatch) as runner:
+        await until_held(runner, "prepare", SLOW)
+        assert [pool.used for pool in runner._pools if "prepare" in pool.task_filter.steps] == [SLOW, 0]
+        await all_goes_on(make, user, runtime, upstream)
+        assert held(runner, "prepare") == SLOW
+    upstream.control()
+    async with stepping(runtime, monkeypatch):  # given back, and handed over again: harmless, and not a crash
+        await until_all_completed(runtime, SLOW + 11)
+    assert (await execute(runtime, "SELECT SUM(crashes) FROM tasks")).scalar() == 0
+    assert await make.balance(user) == (0, 0)
+
+
+async def upload(make: Maker, user: User) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "navy").save(file, "PNG")
+    answer = await make.api.post(
+        "/user/files/upload", files={"file": ("reference.png", file.getvalue())}, headers=user.headers
+    )
+    data: dict[str, Any] = answer.json()["data"]
+    return str(data["url"])
+
+
+async def until_all_completed(runtime: Runtime, number: int) -> None:
+    async with asyncio.timeout(120):
+        while (await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE status = 'completed'")).scalar() < number:
+            await asyncio.sleep(0.1)
+
+
+# ------------------------------------------------------------------ submits that hang, and another provider's
+
+
+FEW = 4
+HANG = "submit hang 60"  # as long as a submit may take
+ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers, in these tests
+
+
+@asynccontextmanager
+async def few_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
+    """With few hands in every lane; what still hangs at the end is left alone."""
+    monkeypatch.setattr(pools, "FAST_CONCURRENCY", FEW)
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", FEW)
+    monkeypatch.setattr(runner_module, "SUBMIT_GRACE_SECONDS", 0.1)
+    async with stepping(runtime, monkeypatch) as runner:
+        yield runner
+    await cancel_and_wait(*runner._running)
+
+
+async def until_looked(upstream: Server, task_id: str, more: int) -> None:
+    before = len(looks_of(upstream, task_id))
+    async with asyncio.timeout(40):
+        while len(looks_of(upstream, task_id)) < before + more:
+            await asyncio.sleep(0.05)
+
+
+async def test_submits_that_hang_keep_no_look_waiting(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Normalizing answers with the result, up to a minute later: more of it than there are hands to submit."""
+    user = await make.user(points=30 + 3 * FEW)
+    async with few_running(runtime, monkeypatch) as runner:
+        await make.task_no(user, "[[sandbox: never finish]] watched")
+        await until_held(runner, "poll", 1)
+        task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
+        upstream.control({"marker": HANG})
+        for n in range(3 * FEW):
+            picture = f"https://example.com/{n}.jpg"
+            await submit_task(runtime, user.id, Submission("sc_image_normalize", "", picture))
+        await until_held(runner, "submitting", FEW)
+        await until_looked(upstream, task_id, 20)
+        assert held(runner, "submitting") == FEW
+    upstream.control()
+
+
+@pytest.mark.parametrize(("trouble", "step"), [(HANG, "submitting"), ("take 0; result drip", "rehost")])
+async def test_one_providers_trouble_takes_no_hands_of_another(
+    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch, trouble: str, step: str
+) -> None:
+    user = await make.user(points=80 * 3 * FEW + 30 * 11)
+    for n in range(3 * FEW):
+        await make.task_no(user, f"[[sandbox: {trouble}]] {n}", model="sc_uniworld_text_1x1")
+    async with few_running(with_two_providers(runtime), monkeypatch) as runner:
+        await until_held(runner, step, FEW)
+        await all_goes_on(make, user, runtime, upstream)
+        pool = runner.pool_for(step, ELSEWHERE)
+        assert "see2ai_image_generation_fast_v1" in pool.task_filter.not_actions
+        assert (pool.used, pool.free) == (FEW, 0)
+        assert held(runner, step) == FEW
+
+
+async def test_a_task_whose_action_nobody_offers_any_more_still_ends(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=30)
+    task_no = await make.task_no(user)
+    await execute(runtime, "UPDATE tasks SET action = 'of a release before'")
+    async with few_running(with_two_providers(runtime), monkeypatch):
+        assert (await make.ended(user, task_no))["errorCode"] == "INTERNAL"
+    assert await make.balance(user) == (30, 0)
+
+
+async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, bool]] = []
+    real_find, real_claim = runner_module.has_due, runner_module.claim_due
+
+    async def has_due(database: Any, shares: Any) -> Any:
+        found = await real_find(database, shares)
+        asked.append((len(found), any(found)))
+        return found
+
+    async def claim_due(*args: Any) -> Any:
+        claimed.append(args)
+        return await real_claim(*args)
+
+    claimed: list[Any] = []
+    monkeypatch.setattr(runner_module, "has_due", has_due)
+    monkeypatch.setattr(runner_module, "claim_due", claim_due)
+    async with few_running(with_two_providers(runtime), monkeypatch):
+        async with asyncio.timeout(60):
+            while len(asked) < 3:
+                await asyncio.sleep(0.05)
+        assert (set(asked), claimed) == ({(9, False)}, [])
+        user = await make.user(points=30)
+        assert (await make.ended(user, await make.task_no(user)))["status"] == "completed"
+    assert claimed
+
+
+def with_two_providers(runtime: Runtime) -> Runtime:
+    elsewhere = replace(runtime.actions[ELSEWHERE], provider="elsewhere")
+    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere})
