@@ -31,31 +31,33 @@ NO_ANSWER = frozenset({AccountStatus.UNREACHABLE, AccountStatus.RATE_LIMITED})
 async def refresh_breakers(database: Database, breakers: Mapping[str, CircuitBreaker]) -> None:
     """Reads the rows once a second, until cancelled."""
     while True:
-        try:
-            await read_breakers(database, breakers)
-            await asyncio.sleep(READ_SECONDS)
-        except Unavailable:  # the database is away: that is logged where it is noticed
-            await asyncio.sleep(RETRY_SECONDS)
-        except Exception as error:
-            log.warning("circuits_not_read", error=repr(error)[:300])
-            await asyncio.sleep(RETRY_SECONDS)
+        is_read = await _read_breakers(database, breakers)
+        await asyncio.sleep(READ_SECONDS if is_read else RETRY_SECONDS)
 
 
-async def read_breakers(database: Database, breakers: Mapping[str, CircuitBreaker]) -> None:
-    """One query for all providers. Raises Unavailable."""
+async def _read_breakers(database: Database, breakers: Mapping[str, CircuitBreaker]) -> bool:
+    """One query for all providers. False where it fails."""
     known = {provider: breaker.state for provider, breaker in breakers.items()}
-    async with database.read(READ_TIMEOUT_SECONDS) as connection:
-        rows = {row.provider: row for row in await connection.execute(ROWS)}
+    try:
+        async with database.read(READ_TIMEOUT_SECONDS) as connection:
+            rows = {row.provider: row for row in await connection.execute(ROWS)}
+    except Unavailable:  # the database is away: that is logged where it is noticed
+        return False
+    except Exception as error:
+        log.warning("circuits_not_read", error=repr(error)[:300])
+        return False
     for provider, state in known.items():
         if breakers[provider].state is state:  # else it was changed here while the answer was on its way
             breakers[provider].load(rows.get(provider))
+    return True
 
 
 async def probe_idle_breaker(
     database: Database, breaker: CircuitBreaker, see2ai: See2aiClient, actions: Mapping[str, Action]
 ) -> None:
     """Probes where no task does, until cancelled. A worker that starts probes at once: perhaps it has a new key."""
-    await asyncio.sleep(READ_SECONDS)  # until `refresh_breakers` has read the row
+    while not await _read_breakers(database, {breaker.provider: breaker}):
+        await asyncio.sleep(RETRY_SECONDS)
     await breaker.change(BreakerState.pause_ended)
     overdue_seconds = 0.0
     while True:
