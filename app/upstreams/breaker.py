@@ -187,10 +187,11 @@ class CircuitBreaker:
             self._reject()
 
     async def admit_trial(self, connection: Connection, deadline_seconds: float) -> None:
-        """In the transaction that stores a task: where a trial is admitted, the row admits one of all processes.
+        """`reject_when_open` in the transaction that stores the task. The row admits one trial of all processes.
 
         The copy does not change, because the transaction may be rolled back or repeated.
         """
+        self.reject_when_open(deadline_seconds)  # once more: the trial may have been taken meanwhile
         if self.state.admits_trial:
             admitted = await connection.execute(_ADMIT, {"of": self.provider})
             if not admitted.rowcount and self.open_seconds() >= deadline_seconds:
