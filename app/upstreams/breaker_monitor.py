@@ -56,8 +56,7 @@ async def probe_idle_breaker(
     database: Database, breaker: CircuitBreaker, see2ai: See2aiClient, actions: Mapping[str, Action]
 ) -> None:
     """Probes where no task does, until cancelled. A worker that starts probes at once: perhaps it has a new key."""
-    while not await _read_breakers(database, {breaker.provider: breaker}):
-        await asyncio.sleep(RETRY_SECONDS)
+    await _read_breakers(database, {breaker.provider: breaker})
     await breaker.change(BreakerState.pause_ended)
     overdue_seconds = 0.0
     while True:

@@ -67,13 +67,13 @@ async def test_submits_are_refused_after_an_outage_of_a_whole_deadline_and_nothi
     assert re.match(r"warning: open \(see2ai for 6\d\d ", await readiness(make))
     assert "余额" not in (await make.api.get("/readyz")).text
     metrics = generate_latest().decode()
-    assert 'gateway_circuit_open{provider="see2ai"} 1.0' in metrics
+    assert 'gateway_breaker_open{provider="see2ai"} 1.0' in metrics
     assert f'gateway_submits_refused_total{{provider="see2ai"}} {counted + 1}' in metrics
     await close(other)
     await until("recovered", lambda: not breaker_of(runtime).is_open)
     assert (await make.submit(user, "again")).status_code == 200
     assert await readiness(make) == "ok"
-    assert 'gateway_circuit_open{provider="see2ai"} 0.0' in generate_latest().decode()
+    assert 'gateway_breaker_open{provider="see2ai"} 0.0' in generate_latest().decode()
 
 
 @pytest.mark.settings(task_deadline_seconds=5)

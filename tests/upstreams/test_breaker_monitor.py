@@ -66,7 +66,7 @@ async def test_an_outage_goes_on_while_the_account_is_refused(
     async with monitors(runtime, other, probes=True):
         await until("three calls", lambda: len(account_calls(upstream)) >= 3)
         calls = account_calls(upstream)
-        # The worker that starts probes at once, so there may be two for two workers. Then it is one a pause, and longer.
+        # A worker that starts probes at once, so two workers may probe twice. Then it is once a pause.
         assert calls[-1] - calls[0] >= 2.5, "one of the two probes, once a pause"
         assert breaker_of(runtime).is_open
         assert breaker_of(runtime).open_seconds() >= 2.5
