@@ -12,40 +12,40 @@ from pathlib import Path
 import aiohttp
 
 from app.settings import Settings
-from bench.ground import gateway, lay_ground
-from bench.poll import first_look, flying, polls, upstream
-from bench.table import show
+from bench.harness import gateway, open_harness
+from bench.poll import polls, seeded_tasks, upstream, wait_for_first_poll
+from bench.report import print_report
 from tests.support.ports import free_port
 
 MOST_MEGABYTES = 300
 
 
 async def main() -> None:
-    asked = arguments()
+    options = arguments()
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
-    async with lay_ground(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as ground, upstream(ground, port):
-        settings = Settings(_env_file=None, database_url=ground.database_url)
+    async with open_harness(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as harness, upstream(harness, port):
+        settings = Settings(_env_file=None, database_url=harness.database_url)
         async with (
-            flying(settings, asked.tasks) as flight,
+            seeded_tasks(settings, options.tasks) as seeded,
             aiohttp.ClientSession(origin) as counter,
-            ground.process(gateway(), "worker") as worker,
+            harness.process(gateway(), "worker") as worker,
         ):
-            await flight.call()
-            await first_look(counter, 0)
-            await asyncio.sleep(asked.seconds)
-            highest, looks, flying_still = megabytes(worker.pid), await polls(counter), await flight.in_flight()
-        violations = await ground.violations()
-    show(
-        f"memory: one worker process, {asked.tasks} tasks in flight for {asked.seconds:.0f} s",
+            await seeded.make_due()
+            await wait_for_first_poll(counter, 0)
+            await asyncio.sleep(options.seconds)
+            highest, result, flying_still = megabytes(worker.pid), await polls(counter), await seeded.in_flight()
+        violations = await harness.violations()
+    print_report(
+        f"memory: one worker process, {options.tasks} tasks in flight for {options.seconds:.0f} s",
         {
             "highest resident": f"{highest:.0f} MB   (limit: {MOST_MEGABYTES})",
-            "looks meanwhile": f"{looks}",
+            "looks meanwhile": f"{result}",
             "in flight at the end": f"{flying_still}",
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
     )
-    if violations or highest >= MOST_MEGABYTES or flying_still != asked.tasks:
+    if violations or highest >= MOST_MEGABYTES or flying_still != options.tasks:
         raise SystemExit(1)
 
 

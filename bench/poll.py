@@ -1,8 +1,8 @@
-"""How many looks a second one worker process makes, beside a bare aiohttp loop of the same GETs in the same run.
+"""How many polls a second one worker process makes, beside a bare aiohttp loop of the same GETs in the same run.
 
     python -m bench.poll [--seconds 3] [--pairs 4] [--tasks 20000]
 
-All tasks are made due at once and parked again: there are more of them than the worker can look after in a slice.
+All tasks are made due at once and deferred again: there are more of them than the worker can poll in one run.
 """
 
 import argparse
@@ -16,36 +16,36 @@ from statistics import median
 import aiohttp
 
 from app.settings import Settings
-from bench.flight import Flight
-from bench.ground import Ground, cpu_seconds, gateway, lay_ground, wait_for_port
-from bench.slices import Slice, cpu_milliseconds, drive, median_ratio, pairs
-from bench.table import show
-from bench.wiretap import tap
+from bench.harness import Harness, cpu_seconds, gateway, open_harness, wait_for_port
+from bench.paired_runs import Slice, cpu_milliseconds, median_ratio, pairs, start_driver
+from bench.report import print_report
+from bench.round_trips import open_proxy
+from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
-CONCURRENCY = 128  # the stepper's own
+CONCURRENCY = 128  # as the worker's pool
 START_SECONDS = 60
 SETTLE_SECONDS = 0.5
 
 
 async def main() -> None:
-    asked = arguments()
+    options = arguments()
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
-    async with lay_ground(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as ground, upstream(ground, port):
-        settings = Settings(_env_file=None, database_url=ground.database_url)
-        async with flying(settings, asked.tasks) as flight, aiohttp.ClientSession(origin) as counter:
-            ours, bare = await measure(ground, flight, counter, asked)
-            trips = await count_round_trips(ground, flight, counter, asked.seconds)
-        violations = await ground.violations()
-    show(
-        f"looks at SEE2AI: one worker process, {asked.tasks} tasks in flight",
+    async with open_harness(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as harness, upstream(harness, port):
+        settings = Settings(_env_file=None, database_url=harness.database_url)
+        async with seeded_tasks(settings, options.tasks) as seeded, aiohttp.ClientSession(origin) as counter:
+            ours, bare = await measure(harness, seeded, counter, options)
+            trips = await count_round_trips(harness, seeded, counter, options.seconds)
+        violations = await harness.violations()
+    print_report(
+        f"polls of SEE2AI: one worker process, {options.tasks} tasks in flight",
         {
             "gateway / bare": f"{median_ratio(ours, bare):.2f}   (pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
             "bare aiohttp loop": f"{median(one.rate for one in bare):.0f} /s",
-            "CPU a look": f"{cpu_milliseconds(ours):.2f} ms worker, {cpu_milliseconds(bare):.2f} ms bare loop",
-            "round trips a look": trips,
+            "CPU a poll": f"{cpu_milliseconds(ours):.2f} ms worker, {cpu_milliseconds(bare):.2f} ms bare loop",
+            "round trips a poll": trips,
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
     )
@@ -62,59 +62,59 @@ def arguments() -> argparse.Namespace:
 
 
 @asynccontextmanager
-async def upstream(ground: Ground, port: int) -> AsyncIterator[None]:
-    async with ground.process(sys.executable, "-m", "bench.upstream", str(port)):
+async def upstream(harness: Harness, port: int) -> AsyncIterator[None]:
+    async with harness.process(sys.executable, "-m", "bench.upstream", str(port)):
         await wait_for_port(port)
         yield
 
 
 @asynccontextmanager
-async def flying(settings: Settings, number: int) -> AsyncIterator[Flight]:
-    flight = Flight(settings, number)
+async def seeded_tasks(settings: Settings, number: int) -> AsyncIterator[SeededTasks]:
+    seeded = SeededTasks(settings, number)
     try:
-        await flight.take_off()
-        yield flight
+        await seeded.create()
+        yield seeded
     finally:
-        await flight.land()
+        await seeded.close()
 
 
 async def measure(
-    ground: Ground, flight: Flight, counter: aiohttp.ClientSession, asked: argparse.Namespace
+    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, options: argparse.Namespace
 ) -> tuple[list[Slice], list[Slice]]:
     """Slices of the worker and of the bare loop, by turns, after one of each to warm up."""
     ours, bare = [], []
-    origin, tasks = ground.environment["SEE2AI_BASE_URL"], str(len(flight.ids))
+    origin, tasks = harness.environment["SEE2AI_BASE_URL"], str(len(seeded.ids))
     async with (
-        ground.process(gateway(), "worker") as worker,
-        drive(ground, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
+        harness.process(gateway(), "worker") as worker,
+        start_driver(harness, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
     ):
-        for _ in range(1 + asked.pairs):
-            ours.append(await worker_slice(flight, counter, asked.seconds, worker.pid))
-            bare.append(await loop.run(asked.seconds))
+        for _ in range(1 + options.pairs):
+            ours.append(await worker_slice(seeded, counter, options.seconds, worker.pid))
+            bare.append(await loop.run(options.seconds))
     return ours[1:], bare[1:]
 
 
-async def worker_slice(flight: Flight, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
-    """Counts at the upstream how often the worker looks in `seconds`, from its first look on."""
+async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
+    """Counts at the upstream how often the worker polls in `seconds`, from its first poll on."""
     idle = await polls(counter)
-    await flight.call()
-    await first_look(counter, idle)
+    await seeded.make_due()
+    await wait_for_first_poll(counter, idle)
     before, cpu, began = await polls(counter), cpu_seconds(pid), time.perf_counter()
     await asyncio.sleep(seconds)
     done, spent = await polls(counter) - before, time.perf_counter() - began
     cpu = cpu_seconds(pid) - cpu
-    await flight.park()
+    await seeded.defer()
     await asyncio.sleep(SETTLE_SECONDS)
-    if done >= len(flight.ids):
-        raise SystemExit("every task was looked at within a slice: ask for more --tasks or fewer --seconds")
+    if done >= len(seeded.ids):
+        raise SystemExit("every task was polled within one run: give more --tasks or fewer --seconds")
     return Slice(done=done, seconds=spent, cpu=cpu)
 
 
-async def first_look(counter: aiohttp.ClientSession, idle: int) -> None:
+async def wait_for_first_poll(counter: aiohttp.ClientSession, idle: int) -> None:
     until = time.perf_counter() + START_SECONDS
     while await polls(counter) == idle:
         if time.perf_counter() > until:
-            raise SystemExit("the worker looked at nothing")
+            raise SystemExit("the worker polled nothing")
         await asyncio.sleep(0.02)
 
 
@@ -123,16 +123,18 @@ async def polls(counter: aiohttp.ClientSession) -> int:
         return int(await answer.text())
 
 
-async def count_round_trips(ground: Ground, flight: Flight, counter: aiohttp.ClientSession, seconds: float) -> str:
-    """MySQL commands a look, counted on the wire while the worker is busy."""
+async def count_round_trips(
+    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float
+) -> str:
+    """MySQL commands a poll, counted on the wire while the worker is busy."""
     async with (
-        tap(ground.database_url) as tapped,
-        ground.process(gateway(), "worker", DATABASE_URL=tapped.url) as worker,
+        open_proxy(harness.database_url) as proxy,
+        harness.process(gateway(), "worker", DATABASE_URL=proxy.url) as worker,
     ):
-        await worker_slice(flight, counter, 1.0, worker.pid)
-        tapped.counts.clear()
-        looks = await worker_slice(flight, counter, seconds, worker.pid)
-        total, kinds = tapped.per(looks.done)
+        await worker_slice(seeded, counter, 1.0, worker.pid)
+        proxy.counts.clear()
+        result = await worker_slice(seeded, counter, seconds, worker.pid)
+        total, kinds = proxy.per(result.done)
     return f"{total:.2f}   ({kinds})"
 
 

@@ -26,11 +26,11 @@ from app.engine.transitions import Complete
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.telemetry.logs import configure_logs
-from bench.flight import Flight
-from bench.ground import Ground, lay_ground, wait_for_port
+from bench.harness import Harness, open_harness, wait_for_port
+from bench.paired_runs import percentile
 from bench.push_bare import CHANNEL
-from bench.slices import percentile
-from bench.table import show
+from bench.report import print_report
+from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
 USER = 1  # the first of an empty database
@@ -43,21 +43,21 @@ Make = Callable[[], Awaitable[tuple[str, float]]]
 
 
 async def main() -> None:
-    asked = arguments()
-    async with lay_ground() as ground:
-        reach = {"database_url": ground.database_url, "redis_url": ground.environment["REDIS_URL"]}
+    options = arguments()
+    async with open_harness() as harness:
+        reach = {"database_url": harness.database_url, "redis_url": harness.environment["REDIS_URL"]}
         settings = Settings(_env_file=None, log_level="WARNING", **reach)
         configure_logs(settings)
-        flight = Flight(settings, (asked.ends + 1) * asked.pairs)
-        await flight.take_off()
-        await flight.call()
-        async with open_runtime(settings) as runtime, ground.api() as (_, port), bare_hop(ground) as bare_port:
-            ours, bare = await measure(runtime, port, bare_port, asked)
-        await flight.land()
-        violations = await ground.violations()
+        seeded = SeededTasks(settings, (options.ends + 1) * options.pairs)
+        await seeded.create()
+        await seeded.make_due()
+        async with open_runtime(settings) as runtime, harness.api() as (_, port), bare_hop(harness) as bare_port:
+            ours, bare = await measure(runtime, port, bare_port, options)
+        await seeded.close()
+        violations = await harness.violations()
     ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
-    show(
-        f"push: from the commit to the client, {len(ours) * asked.ends} ends, {asked.streams} stream(s)",
+    print_report(
+        f"push: from the commit to the client, {len(ours) * options.ends} ends, {options.streams} stream(s)",
         {
             "gateway / bare": f"{ratio:.1f}   (p50 in ms, pairs: {shown_pairs(ours, bare)})",
             "gateway": distribution(ours),
@@ -78,15 +78,15 @@ def arguments() -> argparse.Namespace:
 
 
 @asynccontextmanager
-async def bare_hop(ground: Ground) -> AsyncIterator[int]:
+async def bare_hop(harness: Harness) -> AsyncIterator[int]:
     port = free_port()
-    async with ground.process(sys.executable, "-m", "bench.push_bare", str(port)):
+    async with harness.process(sys.executable, "-m", "bench.push_bare", str(port)):
         await wait_for_port(port)
         yield port
 
 
 async def measure(
-    runtime: Runtime, port: int, bare_port: int, asked: argparse.Namespace
+    runtime: Runtime, port: int, bare_port: int, options: argparse.Namespace
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Milliseconds, slice by slice, in turns."""
     token = sign_token(runtime.settings, USER)
@@ -110,12 +110,14 @@ async def measure(
 
     ours, bare = [], []
     async with AsyncExitStack() as stack:
-        streams = [await opened(stack, f"ws://127.0.0.1:{port}/user/ai/tasks/ws", token) for _ in range(asked.streams)]
-        hops = [await opened(stack, f"ws://127.0.0.1:{bare_port}") for _ in range(asked.streams)]
+        streams = [
+            await opened(stack, f"ws://127.0.0.1:{port}/user/ai/tasks/ws", token) for _ in range(options.streams)
+        ]
+        hops = [await opened(stack, f"ws://127.0.0.1:{bare_port}") for _ in range(options.streams)]
         stack.push_async_callback(redis.aclose)
-        for _ in range(asked.pairs):
-            ours.append(await one_slice(streams, end_a_task, asked.ends))
-            bare.append(await one_slice(hops, publish, asked.ends))
+        for _ in range(options.pairs):
+            ours.append(await one_slice(streams, end_a_task, options.ends))
+            bare.append(await one_slice(hops, publish, options.ends))
     return ours, bare
 
 
@@ -150,8 +152,8 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
     return [(now - made[name]) * 1000 for name, now in heard]
 
 
-def distribution(slices: list[list[float]]) -> str:
-    times = [time for one in slices for time in one]
+def distribution(paired_runs: list[list[float]]) -> str:
+    times = [time for one in paired_runs for time in one]
     return "   ".join(f"p{share} {percentile(times, share / 100):.1f} ms" for share in (50, 95, 99))
 
 

@@ -16,11 +16,11 @@ from app.accounts.users import create_user
 from app.database import Database, open_database
 from app.points import ledger
 from app.settings import Settings
-from bench.ground import Ground, cpu_seconds, lay_ground
-from bench.slices import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
+from bench.harness import Harness, cpu_seconds, open_harness
+from bench.paired_runs import Driver, Slice, cpu_milliseconds, median_ratio, pairs, percentile, start_driver
+from bench.report import print_report
+from bench.round_trips import CountingProxy, open_proxy
 from bench.submit_callers import BODY
-from bench.table import show
-from bench.wiretap import Wiretap, tap
 
 TARGET = 0.2
 POINTS = 10**9
@@ -29,18 +29,18 @@ COUNTED = 100
 
 
 async def main() -> None:
-    asked = arguments()
-    limit = str(max(LIMITED_TO // asked.users, 1))
-    async with lay_ground(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as ground:
-        settings = Settings(_env_file=None, database_url=ground.database_url)
-        await make_users(settings, 2 * asked.users)
-        ours, bare = await measure(ground, asked)
-        trips = await count_round_trips(ground, settings)
-        violations = await ground.violations()
+    options = arguments()
+    limit = str(max(LIMITED_TO // options.users, 1))
+    async with open_harness(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as harness:
+        settings = Settings(_env_file=None, database_url=harness.database_url)
+        await make_users(settings, 2 * options.users)
+        ours, bare = await measure(harness, options)
+        trips = await count_round_trips(harness, settings)
+        violations = await harness.violations()
     latencies = [latency for one in ours for latency in one.latencies]
     ratio = median_ratio(ours, bare)
-    show(
-        f"submits: one API process, {asked.connections} connections, {asked.users} users",
+    print_report(
+        f"submits: one API process, {options.connections} connections, {options.users} users",
         {
             "gateway / bare": f"{ratio:.2f}   (mark: {TARGET}; pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
@@ -64,21 +64,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure(ground: Ground, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+async def measure(harness: Harness, options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
     """Slices of the gateway and of the bare loop, by turns."""
-    connections, users = str(asked.connections), str(asked.users)
+    connections, users = str(options.connections), str(options.users)
     ours, bare = [], []
     async with (
-        ground.api() as (pid, port),
-        drive(ground, "bench.submit_callers", str(port), connections, users) as callers,
-        drive(ground, "bench.submit_bare", connections, users) as loop,
+        harness.api() as (pid, port),
+        start_driver(harness, "bench.submit_callers", str(port), connections, users) as callers,
+        start_driver(harness, "bench.submit_bare", connections, users) as loop,
     ):
-        await warm_up(callers, loop, asked.seconds / 2)
-        for _ in range(asked.pairs):
+        await warm_up(callers, loop, options.seconds / 2)
+        for _ in range(options.pairs):
             before = cpu_seconds(pid)
-            ours.append(await callers.run(asked.seconds))
+            ours.append(await callers.run(options.seconds))
             ours[-1].cpu = cpu_seconds(pid) - before
-            bare.append(await loop.run(asked.seconds))
+            bare.append(await loop.run(options.seconds))
     return ours, bare
 
 
@@ -103,15 +103,15 @@ async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) 
         await ledger.grant(database, user_id=user_id, points=POINTS, ref=f"bench:{user_id}")
 
 
-async def count_round_trips(ground: Ground, settings: Settings) -> str:
+async def count_round_trips(harness: Harness, settings: Settings) -> str:
     """MySQL commands of a submit, counted on the wire around submits one after another."""
-    async with tap(ground.database_url) as tapped, ground.api(DATABASE_URL=tapped.url) as (_, port):
+    async with open_proxy(harness.database_url) as proxy, harness.api(DATABASE_URL=proxy.url) as (_, port):
         headers = {"Authorization": f"Bearer {sign_token(settings, 1)}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as caller:
             await _submit(caller, 5)
-            tapped.counts.clear()
+            proxy.counts.clear()
             await _submit(caller, COUNTED)
-            return told(tapped, COUNTED)
+            return told(proxy, COUNTED)
 
 
 async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
@@ -121,8 +121,8 @@ async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
                 raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
 
 
-def told(tapped: Wiretap, number: int) -> str:
-    total, kinds = tapped.per(number)
+def told(proxy: CountingProxy, number: int) -> str:
+    total, kinds = proxy.per(number)
     return f"{total:.2f}   ({kinds})"
 
 

@@ -1,16 +1,19 @@
-"""Alembic's entry: `alembic upgrade head`, or `--sql` for a DBA. `DATABASE_URL` decides the dialect.
+"""Alembic's entry: `alembic upgrade head`, or with `--sql` for a DBA. `DATABASE_URL` decides the dialect.
 
-Runs synchronously over the same drivers by way of SQLAlchemy's async engine.
+One process migrates at a time. Others wait, and then find nothing to do. SQLite migrates in one transaction. MySQL
+commits each DDL statement by itself; `ddl.py` explains how a stopped migration is run again.
 """
 
 import asyncio
 
 from alembic import context
-from sqlalchemy import Connection, pool
-from sqlalchemy.ext.asyncio import create_async_engine
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection
 
 from app.settings import load_settings
 from app.tables import metadata
+from migrations.connections import open_engine, wait_for_lock
+from migrations.takeover import take_over
 
 
 def run_offline(url: str) -> None:
@@ -19,21 +22,33 @@ def run_offline(url: str) -> None:
         context.run_migrations()
 
 
+async def run_online(url: str) -> None:
+    engine = open_engine(url)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(run_with)
+    finally:
+        await engine.dispose()
+
+
 def run_with(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, compare_type=True, render_as_batch=False)
-    with context.begin_transaction():
+    wait_for_lock(connection)
+    with connection.begin():
+        take_over(connection)
+        context.configure(connection=connection, target_metadata=metadata)
+        refuse_unknown_revisions()
         context.run_migrations()
 
 
-async def run_online(url: str) -> None:
-    engine = create_async_engine(url, poolclass=pool.NullPool)
-    async with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":  # kept in the file; two connections that switch it at once would collide
-            await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            await connection.rollback()
-        await connection.run_sync(run_with)
-        await connection.commit()
-    await engine.dispose()
+def refuse_unknown_revisions() -> None:
+    """Raises CommandError. Alembic alone would accept the first letters of a revision for the whole."""
+    known = {script.revision for script in context.script.walk_revisions()}
+    unknown = set(context.get_context().get_current_heads()) - known
+    if unknown:
+        raise CommandError(
+            f"the schema of the database is {', '.join(sorted(unknown))}, which this version of the gateway does not"
+            " know: start the version that has migrated the database"
+        )
 
 
 database_url = context.config.attributes.get("database_url") or load_settings().database_url

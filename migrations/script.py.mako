@@ -1,4 +1,7 @@
-"""${message}."""
+"""${message}.
+
+MySQL commits each CREATE, ALTER and DROP by itself. Skip each one that was executed already (migrations/ddl.py).
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,82 +1,118 @@
-"""How migrations seed models: upsert, reprice, disable. Works online and with `--sql`, where it prints statements.
+"""How migrations change the catalog: upsert, reprice, disable. With `--sql` the statements are printed.
 
-Every row passes `validate_model`, the same rules the command line asks, when the migration is *run*: a typo stops the
-deployment, not a submit.
+A migration must do the same next year, so nothing here knows the actions and price rules of today. Wrong rows are found
+in the result, by tests/migrations/test_catalog.py and by `gateway models check`.
 """
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql, sqlite
 
-from app.catalog.models import CHECKED, validate_model
-from app.catalog.pricing import MAX_POINTS, validate_rules
-from app.database import upsert, utc_now
-from app.tables import points_config
-from app.upstreams.see2ai.actions import ACTIONS
+from migrations.types import JSON, UTC_TIME
 
-KEPT: Any = object()
+KEEP: Any = object()
+REQUIRED = ("model_name", "description", "points_cost", "task_type", "action")
+DEFAULTS: dict[str, Any] = {"params": {}, "defaults": {}, "price_rules": None, "enabled": True, "sort": 0}
+COLUMNS = (*REQUIRED, *DEFAULTS)
+points_config = sa.table(
+    "points_config",
+    sa.column("model_name", sa.String),
+    sa.column("description", sa.String),
+    sa.column("points_cost", sa.BigInteger),
+    sa.column("task_type", sa.String),
+    sa.column("action", sa.String),
+    sa.column("params", JSON),
+    sa.column("defaults", JSON),
+    sa.column("price_rules", JSON),
+    sa.column("enabled", sa.Boolean),
+    sa.column("sort", sa.Integer),
+    sa.column("created_at", UTC_TIME),
+    sa.column("updated_at", UTC_TIME),
+)
 
 
 def upsert_models(rows: list[dict[str, Any]]) -> None:
-    """Inserts models, or overwrites those of the same `model_name`. Missing columns take their defaults."""
+    """Inserts models and overwrites existing ones. Columns that a row leaves out take their defaults."""
     for row in rows:
-        full: dict[str, Any] = {
-            "params": {},
-            "defaults": {},
-            "price_rules": None,
-            "enabled": True,
-            "sort": 0,
-            **row,
-        }
-        validate_model(**{name: full[name] for name in ("model_name", *CHECKED)})
-        full["price_rules"] = full["price_rules"] or None
-        stamped = {**full, "created_at": utc_now(), "updated_at": utc_now()}
-        dialect = op.get_context().dialect.name
-        op.execute(upsert(dialect, points_config, "model_name", stamped, preserve=frozenset({"created_at"})))
+        unknown, missing = sorted(set(row) - set(COLUMNS)), sorted(set(REQUIRED) - set(row))
+        if unknown or missing:
+            raise ValueError(f"{row.get('model_name')}: unknown columns {unknown}, missing columns {missing}")
+        values = _as_stored(DEFAULTS | row)
+        _execute(_upsert({name: values[name] for name in COLUMNS}))
 
 
-def reprice_model(
-    model_name: str,
-    points_cost: int | None = None,
-    price_rules: Any = KEPT,
-    *,
-    action: str | None = None,
-    task_type: str | None = None,
-) -> None:
-    """A new price from now on; tasks already submitted carry their own. `price_rules=None` ends the rules there were.
-
-    New rules are checked without the row, because `--sql` has no database to read it from: say its `action` and
-    `task_type`, and name every value of a param, also where the row fixes it.
-    """
-    if points_cost is not None and not 0 <= points_cost <= MAX_POINTS:
-        raise ValueError(f"{model_name}: points_cost must not be negative or beyond {MAX_POINTS}")
-    changed: dict[str, Any] = {} if points_cost is None else {"points_cost": points_cost}
-    if price_rules is not KEPT:
-        if price_rules:
-            if action not in ACTIONS or task_type not in ACTIONS[action].params:
-                raise ValueError(f"{model_name}: price_rules need the row's action and task_type")
-            validate_rules(price_rules, ACTIONS[action].params[task_type], {}, points_cost or 0)
-        changed["price_rules"] = price_rules or None
-    if not changed:
-        raise ValueError(f"{model_name}: neither points_cost nor price_rules")
-    _change(model_name, **changed)
+def reprice_model(model_name: str, points_cost: int = KEEP, price_rules: list[dict[str, Any]] | None = KEEP) -> None:
+    """Sets a new price. Submitted tasks keep theirs. `price_rules=None` removes the rules."""
+    changes = {"points_cost": points_cost, "price_rules": price_rules}
+    _update(model_name, **{name: value for name, value in changes.items() if value is not KEEP})
 
 
 def disable_model(model_name: str) -> None:
-    _change(model_name, enabled=False)
+    _update(model_name, enabled=False)
 
 
 def enable_model(model_name: str) -> None:
-    _change(model_name, enabled=True)
+    _update(model_name, enabled=True)
 
 
 def delete_models(model_names: list[str]) -> None:
-    """For `downgrade` only: a model that was ever used is better disabled."""
+    """For `downgrade` only. Disable a model that was ever used."""
     op.execute(sa.delete(points_config).where(points_config.c.model_name.in_(model_names)))
 
 
-def _change(model_name: str, **columns: Any) -> None:
-    op.execute(
-        sa.update(points_config).where(points_config.c.model_name == model_name).values(**columns, updated_at=utc_now())
-    )
+def _execute(upsert: sa.Insert) -> None:
+    """Prints the statement on three lines with `--sql`, so that a DBA finds the row."""
+    context = op.get_context()
+    if not context.as_sql:
+        op.execute(upsert)
+        return
+    sql = str(upsert.compile(dialect=context.dialect, compile_kwargs={"literal_binds": True}))
+    columns, _, rest = sql.partition(" VALUES ")
+    row, _, update = rest.rpartition(" ON ")
+    context.impl.static_output(f"{columns}\nVALUES {row}\nON {update};")
+
+
+def _upsert(values: dict[str, Any]) -> sa.Insert:
+    """The UPDATE part refers to the inserted values, so that each value stands in the statement once."""
+    changed = ["updated_at", *(name for name in values if name != "model_name")]
+    values = values | {"created_at": _now(), "updated_at": _now()}
+    if _is_sqlite():
+        insert = sqlite.insert(points_config).values(**values)
+        return insert.on_conflict_do_update(
+            index_elements=["model_name"], set_={name: insert.excluded[name] for name in changed}
+        )
+    insert_ = mysql.insert(points_config).values(**values)
+    return insert_.on_duplicate_key_update({name: insert_.inserted[name] for name in changed})
+
+
+def _update(model_name: str, **changes: Any) -> None:
+    if not changes:
+        raise ValueError(f"{model_name}: nothing to change")
+    named = points_config.c.model_name == model_name
+    op.execute(sa.update(points_config).where(named).values(**_as_stored(changes), updated_at=_now()))
+
+
+def _as_stored(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns JSON columns as text. Empty price rules become NULL."""
+    stored = dict(values)
+    for name in {"params", "defaults"} & set(stored):
+        stored[name] = _as_json(stored[name])
+    if "price_rules" in stored:
+        stored["price_rules"] = _as_json(stored["price_rules"]) if stored["price_rules"] else None
+    return stored
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _now() -> sa.TextClause:
+    """The database's clock, in UTC with milliseconds."""
+    return sa.text("(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')" if _is_sqlite() else "UTC_TIMESTAMP(3)")
+
+
+def _is_sqlite() -> bool:
+    return op.get_context().dialect.name == "sqlite"

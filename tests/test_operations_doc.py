@@ -1,8 +1,10 @@
-"""docs/operations.md names every log line and every metric there is, and no other."""
+"""docs/operations.md names every log event, metric and readiness word there is, and no other."""
 
 import ast
 import re
 from pathlib import Path
+
+from app.upstreams.see2ai.account import AccountStatus
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -35,3 +37,8 @@ def test_every_log_line_is_explained_and_no_other() -> None:
 def test_every_metric_is_explained_and_no_other() -> None:
     metrics = set(re.findall(r'"(gateway_\w+)"', (ROOT / "app" / "telemetry" / "metrics.py").read_text("utf-8")))
     assert named_in("Metrics", r"`(gateway_\w+)[{`]") == metrics
+
+
+def test_every_readiness_word_of_see2ai_is_explained_and_no_other() -> None:
+    words = {str(status) for status in AccountStatus} | {"no key", "no answer yet"}
+    assert named_in("Readiness", r"^\| `([^`]+)`") == words

@@ -1,1 +1,1 @@
-"""What is sold and for how much: models, prices, typical durations."""
+"""The catalog: models, their prices and their typical durations."""

@@ -1,7 +1,7 @@
-"""How long each model lately took: a chore writes it to `model_durations`, every process keeps it in memory.
+"""Typical durations of models, for progress and time estimates.
 
-What is counted is the time between SEE2AI's acceptance and the end, so that a day of waiting for its capacity makes no
-model look slow. One figure a model, also for videos, whose length and resolution matter: it is for estimates only.
+A periodic job writes the median of recent tasks to `model_durations`. Every process keeps the table in memory. A
+duration lasts from SEE2AI's acceptance to the end of the task, so it does not include the wait for capacity.
 """
 
 import asyncio
@@ -20,40 +20,44 @@ from app.tables import model_durations, tasks
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 30.0
-MAX_SAMPLES = 100  # a model's newest: a median of more would be slow to follow a change
-MIN_SAMPLES = 3  # one or two may be flukes
+MAX_SAMPLES = 100  # per model, newest first; a median of more tasks would follow a change slowly
+MIN_SAMPLES = 3  # fewer tasks may be exceptions
 MAX_ROWS_READ = 1000
-MAX_ROWS_BACK = 20_000  # rows: where hardly any task completes, the table is not searched to its beginning
+MAX_ROWS_BACK = 20_000  # bounds the search when few of the newest tasks are completed
 MIN_SECONDS = 1.0
 UNKNOWN_SECONDS = 60.0
 
 
 def typical_seconds(runtime: Runtime, model_name: str, action: str) -> float:
-    """The model's recent median, or what its action usually takes. It asks memory alone."""
-    offered = runtime.actions.get(action)  # a task may be of a release that offered more
-    return runtime.durations.get(model_name) or (offered.typical_seconds if offered else UNKNOWN_SECONDS)
+    """The model's recent median, or the typical duration of its action. It reads memory only."""
+    known_action = runtime.actions.get(action)  # an older task may have an action that no longer exists
+    return runtime.durations.get(model_name) or (known_action.typical_seconds if known_action else UNKNOWN_SECONDS)
 
 
 async def update_durations(database: Database) -> int:
-    """The median of each model's newest completed tasks; of how many models. A model not seen keeps its figure."""
-    taken: dict[str, list[float]] = defaultdict(list)
+    """Writes the median of each model's newest completed tasks. Returns the number of models.
+
+    A model with too few tasks keeps its earlier median.
+    """
+    durations: dict[str, list[float]] = defaultdict(list)
     async with database.read() as connection:
         for row in await connection.execute(_NEWEST):
-            taken[row.model_name].append(_generation_seconds(row))
-    learnt = {model: seconds[:MAX_SAMPLES] for model, seconds in taken.items() if len(seconds) >= MIN_SAMPLES}
-    await _write(database, learnt)
-    return len(learnt)
+            durations[row.model_name].append(_generation_seconds(row))
+    samples = {model: seconds[:MAX_SAMPLES] for model, seconds in durations.items() if len(seconds) >= MIN_SAMPLES}
+    await _write(database, samples)
+    return len(samples)
 
 
 def _generation_seconds(row: Row[*tuple[Any, ...]]) -> float:
-    waited = float((row.upstream_state or {}).get("accepted_age_seconds", 0))
-    return float((row.completed_at - row.created_at).total_seconds()) - waited
+    state = row.upstream_state or {}
+    wait_seconds = float(state.get("accepted_age_seconds", state.get("accepted_age", 0)))  # the second key is former
+    return float((row.completed_at - row.created_at).total_seconds()) - wait_seconds
 
 
 @retry_on_conflict
-async def _write(database: Database, learnt: dict[str, list[float]]) -> None:
+async def _write(database: Database, samples: dict[str, list[float]]) -> None:
     async with database.begin() as connection:
-        for model, seconds in sorted(learnt.items()):
+        for model, seconds in sorted(samples.items()):
             row = {
                 "model_name": model,
                 "typical_seconds": max(round(statistics.median(seconds), 1), MIN_SECONDS),
@@ -65,12 +69,12 @@ async def _write(database: Database, learnt: dict[str, list[float]]) -> None:
 
 
 async def refresh_durations(runtime: Runtime) -> None:
-    """Keeps the process' memory as the table is, until cancelled; while that cannot be read, as it was."""
+    """Reads the table into the process' memory every REFRESH_SECONDS, until cancelled."""
     while True:
         try:
             await read_durations(runtime)
         except Unavailable:
-            pass  # the database is away, which is told where it is noticed
+            pass  # the database layer has logged it
         except Exception as error:
             log.warning("durations_not_read", error=repr(error)[:300])
         await asyncio.sleep(REFRESH_SECONDS)
@@ -82,10 +86,10 @@ async def read_durations(runtime: Runtime) -> None:
         runtime.durations.update({row.model_name: row.typical_seconds for row in rows})
 
 
-_last = select(func.max(tasks.c.id)).scalar_subquery()
+_newest_id = select(func.max(tasks.c.id)).scalar_subquery()
 _NEWEST = (
     select(tasks.c.model_name, tasks.c.created_at, tasks.c.completed_at, tasks.c.upstream_state)
-    .where(tasks.c.status == "completed", tasks.c.id > _last - MAX_ROWS_BACK)
+    .where(tasks.c.status == "completed", tasks.c.id > _newest_id - MAX_ROWS_BACK)
     .order_by(tasks.c.id.desc())
     .limit(MAX_ROWS_READ)
 )

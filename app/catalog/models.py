@@ -1,4 +1,4 @@
-"""Models a caller may name, as rows of `points_config`: read them, list them, write them by the same rules."""
+"""Models: reads and writes the rows of `points_config`. A row that is not valid is no model."""
 
 import json
 import math
@@ -9,23 +9,24 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 
+from app.catalog.price_rules import MAX_POINTS, PriceRule, parse_rules
 from app.catalog.pricing import validate_rules
 from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, ModelNotFound
 from app.tables import points_config
 from app.upstreams.action import IMAGE_URL, ActionInput, build_request, merge_params
-from app.upstreams.see2ai.actions import ACTIONS
+from app.upstreams.registry import known_actions
 
 log = structlog.get_logger()
 
 MAX_NAME_LENGTH = 100
-CHECKED = ("points_cost", "task_type", "action", "params", "defaults", "price_rules")  # beside the name
-NORMALIZE_REFERENCES = "normalizeReferences"  # in `params`, for the row alone: callers neither see nor set it
+VALIDATED_COLUMNS = ("points_cost", "task_type", "action", "params", "defaults", "price_rules")
+NORMALIZE_REFERENCES = "normalizeReferences"  # only in the row's `params`; callers neither see nor set it
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One row of `points_config`. `now` is the database's clock at the moment it was read."""
+    """One row of `points_config`. `rules` is the parsed `price_rules`; `now` is the database's clock at the read."""
 
     model_name: str
     description: str
@@ -38,76 +39,83 @@ class Model:
     enabled: bool
     sort: int
     now: datetime
+    rules: tuple[PriceRule, ...]
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What callers cannot change, by the action's own names."""
+        """The params that callers cannot change, by the action's names."""
         return {name: value for name, value in self.params.items() if name != NORMALIZE_REFERENCES}
 
     @property
     def normalizes_references(self) -> bool:
-        """Whether SEE2AI normalizes the reference pictures before it is asked for the real thing."""
+        """Whether SEE2AI normalizes the reference images before the main job."""
         return self.params.get(NORMALIZE_REFERENCES) is True
 
 
 async def get_model(connection: Connection, model_name: str) -> Model:
-    """An enabled model by its exact name; ModelNotFound otherwise, also where its row cannot be read.
-
-    To MySQL `x` and `x ` are equal: not to us.
-    """
+    """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
-    if row is None or row.model_name != model_name or not row.enabled or row.action not in ACTIONS:
+    # The names are compared again, because MySQL ignores trailing blanks.
+    if row is None or row.model_name != model_name or not row.enabled or row.action not in known_actions():
         raise ModelNotFound
     try:
-        return _read(row)
+        return _load(row)
     except InvalidParameter as error:
-        log.error("model_unreadable", model=model_name, error=error.message)
+        log.error("model_invalid", model=model_name, error=error.message)
         raise ModelNotFound from error
 
 
 async def list_models(database: Database, *, only_enabled: bool = True) -> list[Model]:
-    """All models in their display order. A row that cannot be read is left out, loudly."""
-    models, unreadable = await read_models(database)
-    for name, reason in unreadable.items():
-        log.error("model_unreadable", model=name, error=reason)
-    return [model for model in models if (model.enabled and model.action in ACTIONS) or not only_enabled]
+    """The models in display order. Rows that are not valid are logged and left out."""
+    models, invalid = await read_models(database)
+    for name, reason in invalid.items():
+        log.error("model_invalid", model=name, error=reason)
+    return [model for model in models if (model.enabled and model.action in known_actions()) or not only_enabled]
 
 
 async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
-    """All rows in their display order, but for those that hold what is no JSON: by name, what is wrong with them."""
+    """The models in display order, and the problem of each row that is not valid, by its name."""
     async with database.read() as connection:
         rows = (await connection.execute(_ALL)).all()
-    models, unreadable = [], {}
+    models, invalid = [], {}
     for row in rows:
         try:
-            models.append(_read(row))
+            models.append(_load(row))
         except InvalidParameter as error:
-            unreadable[row.model_name] = error.message
-    return models, unreadable
+            invalid[row.model_name] = error.message
+    return models, invalid
 
 
-def _read(row: Row[*tuple[Any, ...]]) -> Model:
-    return Model(**{name: _read_column(name, value) for name, value in row._mapping.items()})
+def _load(row: Row[*tuple[Any, ...]]) -> Model:
+    """The model of a row. Raises InvalidParameter for a row that was written without `set_model` and is not valid."""
+    columns = {name: _load_column(name, value) for name, value in row._mapping.items()}
+    action = known_actions().get(row.action)
+    if action and row.task_type not in action.params:
+        raise InvalidParameter("task_type", "action 不支持")
+    return Model(**columns, rules=tuple(parse_rules(columns["price_rules"])))
 
 
-def _read_column(name: str, value: Any) -> Any:
-    """What the column holds; InvalidParameter where that should be JSON and is none: written past the gateway."""
+def _load_column(name: str, value: Any) -> Any:
+    """The column's value, parsed if it is JSON. Raises InvalidParameter for a wrong form."""
     if name not in _JSON or value is None:
         return value
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except (ValueError, RecursionError):
         raise InvalidParameter(name, "不是 JSON") from None
+    if name != "price_rules" and not isinstance(parsed, dict):
+        raise InvalidParameter(name, "须为 JSON 对象")
+    return parsed
 
 
 def aspect_ratio(model: Model) -> str | None:
-    """The ratio a row fixes, by name or by its canvas in pixels."""
-    named = model.params.get("aspectRatio")
+    """The aspect ratio that a row fixes, by name or by its canvas in pixels."""
+    ratio = model.params.get("aspectRatio")
     width, height = model.params.get("canvasW"), model.params.get("canvasH")
-    if named or not (width and height):
-        return named
-    shared = math.gcd(width, height)
-    return f"{width // shared}:{height // shared}"
+    if ratio or not (width and height):
+        return ratio
+    divisor = math.gcd(width, height)
+    return f"{width // divisor}:{height // divisor}"
 
 
 def validate_model(
@@ -119,14 +127,15 @@ def validate_model(
     defaults: dict[str, Any],
     price_rules: list[dict[str, Any]] | None = None,
 ) -> None:
-    """The rules of a row, asked when it is written and never at submit. InvalidParameter names the column."""
+    """Validates a row that is being written. InvalidParameter names the column."""
     if not 0 < len(model_name) <= MAX_NAME_LENGTH or not model_name.isascii() or model_name != model_name.strip():
         raise InvalidParameter("model_name", "须为 1 到 100 个 ASCII 字符")
-    if not 0 <= points_cost <= 2**53:
+    if not 0 <= points_cost <= MAX_POINTS:
         raise InvalidParameter("points_cost", "不能为负数或过大")
-    if action not in ACTIONS:
-        raise InvalidParameter("action", f"未知，可选: {', '.join(ACTIONS)}")
-    spec = ACTIONS[action]
+    known = known_actions()
+    if action not in known:
+        raise InvalidParameter("action", f"未知，可选: {', '.join(known)}")
+    spec = known[action]
     if task_type not in spec.params:
         raise InvalidParameter("task_type", f"该 action 支持: {', '.join(sorted(spec.params))}")
     if NORMALIZE_REFERENCES in params and not (
@@ -135,45 +144,45 @@ def validate_model(
         raise InvalidParameter(f"params.{NORMALIZE_REFERENCES}", "须为布尔值，且 action 须使用参考图")
     fixed = {name: value for name, value in params.items() if name != NORMALIZE_REFERENCES}
     merge_params(spec, task_type, {}, {}, fixed)
-    folded = merge_params(spec, task_type, fixed, {}, defaults)
-    pictures = () if task_type.startswith("text_to_") else ("https://example.com/picture.jpg",)
+    merged = merge_params(spec, task_type, fixed, {}, defaults)
+    images = () if task_type.startswith("text_to_") else ("https://example.com/picture.jpg",)
     try:
-        build_request(spec, ActionInput(task_type, "a prompt", pictures, folded))
+        build_request(spec, ActionInput(task_type, "a prompt", images, merged))
     except InvalidParameter as error:
-        if error.field != IMAGE_URL:  # which and how many pictures is the caller's business
+        if error.field != IMAGE_URL:  # the caller chooses the images
             raise
     validate_rules(price_rules, spec.params[task_type], fixed, points_cost)
 
 
 @retry_on_conflict
 async def set_model(database: Database, model_name: str, changes: dict[str, Any]) -> None:
-    """Creates the model or changes some of its columns. Tasks already submitted keep their price."""
+    """Creates the model, or changes the columns in `changes` that are not None. Submitted tasks keep their price."""
     async with database.begin() as connection:
         row = (await connection.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
-        kept = [name for name in _WRITABLE if changes.get(name) is None]
-        old = {} if row is None else {name: _read_column(name, getattr(row, name)) for name in kept}
+        unchanged = [name for name in _WRITABLE if changes.get(name) is None]
+        old = {} if row is None else {name: _load_column(name, getattr(row, name)) for name in unchanged}
         new = _DEFAULTS | old | {name: value for name, value in changes.items() if value is not None}
         for required in ("points_cost", "task_type", "action"):
             if new[required] is None:
                 raise InvalidParameter(required, "不能为空")
-        validate_model(model_name, **{name: new[name] for name in CHECKED})
-        new["price_rules"] = new["price_rules"] or None  # no rules are NULL, however they were written
+        validate_model(model_name, **{name: new[name] for name in VALIDATED_COLUMNS})
+        new["price_rules"] = new["price_rules"] or None  # an empty list is stored as NULL
         if row is None:
             statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
         else:
-            named = points_config.c.model_name == model_name
-            statement = update(points_config).where(named).values(updated_at=utc_now())  # type: ignore[assignment]
+            is_model = points_config.c.model_name == model_name
+            statement = update(points_config).where(is_model).values(updated_at=utc_now())  # type: ignore[assignment]
         await connection.execute(statement.values(**new))
 
 
 async def disable_model(database: Database, model_name: str) -> None:
-    """No new tasks on this model; those already submitted end as usual. ModelNotFound where there is none."""
+    """Disables the model for new tasks. Raises ModelNotFound."""
     async with database.begin() as connection:
-        named = points_config.c.model_name == model_name
-        changed = await connection.execute(
-            update(points_config).where(named).values(enabled=False, updated_at=utc_now())
+        is_model = points_config.c.model_name == model_name
+        updated = await connection.execute(
+            update(points_config).where(is_model).values(enabled=False, updated_at=utc_now())
         )
-        if not changed.rowcount:
+        if not updated.rowcount:
             raise ModelNotFound
 
 
@@ -189,7 +198,7 @@ _DEFAULTS: dict[str, Any] = {
     "sort": 0,
 }
 _WRITABLE = tuple(_DEFAULTS)
-_JSON = frozenset({"params", "defaults", "price_rules"})  # read as the text they are, each for itself
+_JSON = frozenset({"params", "defaults", "price_rules"})  # read as text, so that broken JSON fails only its own row
 _COLUMNS = [
     type_coerce(points_config.c[name], Text).label(name) if name in _JSON else points_config.c[name]
     for name in ("model_name", *_WRITABLE)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.constraints_check import verify_constraints
+from app.database.revision import verify_revision
 from app.errors import Unavailable
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ class Database:
         self._verifying = asyncio.Lock()
 
     async def verify(self) -> None:
-        """Verifies once that the database enforces the ledger's constraints.
+        """Verifies once that the database has the schema of this version and enforces the ledger's constraints.
 
         `begin` calls it before the first transaction, so nothing is written to a database that is not verified.
         Raises UnsafeDatabase, or Unavailable if the database is unreachable.
@@ -98,6 +99,7 @@ class Database:
                 return
             with _translate_errors():
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), self.writers.connect() as connection:
+                    await verify_revision(connection)
                     await verify_constraints(connection)
             self._is_verified = True
 

@@ -48,7 +48,7 @@ async def verify_constraints(connection: AsyncConnection) -> None:
             if not await _is_refused(connection, statement, {"entry_seq": seq}, _is_trigger_error):
                 raise UnsafeDatabase(
                     f"the trigger points_ledger_no_{verb} is missing, so old ledger entries could be changed:"
-                    " see migrations/versions/0006_ledger_append_only.py"
+                    " see migrations/versions/0003_ledger_triggers.py"
                 )
     finally:
         await transaction.rollback()

@@ -21,7 +21,6 @@ from app.database import CommitUnknown, UniqueViolation, retry_on_conflict, utc_
 from app.engine import transitions
 from app.engine.claim import fenced_update
 from app.engine.finish import append_history, finish_task
-from app.engine.progress import with_estimate
 from app.engine.state import ClaimedTask, Release, boottime
 from app.engine.steps.poll import poll
 from app.engine.steps.prepare import prepare
@@ -61,7 +60,7 @@ async def run_steps(
         failpoint("task.claimed")
         decision = transitions.before_step(task) or await _run_step(runtime, task)
         if isinstance(decision, Release):
-            return with_estimate(task, decision, typical_seconds(runtime, task.model_name, task.action))
+            return transitions.with_estimate(task, decision, typical_seconds(runtime, task.model_name, task.action))
         if isinstance(decision, Complete | Fail):
             await _end(runtime, task, decision)
             return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from app.catalog.progress import PROGRESS_CEILING, estimate_progress
 from app.engine.state import MAX_NOTE_LENGTH, ClaimedTask, Release, TaskUpdate, UpstreamState
 from app.errors import TaskFailure
 from app.upstreams.protocol import ResultKind, UpstreamResult
@@ -18,7 +19,6 @@ MAX_SUBMIT_ATTEMPTS = 3  # of a submit that the upstream answers with 500, 502 o
 MAX_EMPTY_RESULTS = 5  # polls that report success without a result URL
 MIN_NOT_FOUND_POLLS = 3
 NOT_FOUND_SECONDS = 60.0
-PROGRESS_CEILING = 95  # of a task whose result is not stored yet
 POLL_SCHEDULE = (
     (2.0, 2.0),
     (5.0, 3.0),
@@ -243,6 +243,13 @@ def after_exception(task: ClaimedTask, note: str) -> Decision:
         return Fail(TaskFailure.INTERNAL, note)
     delay = clamp_to_deadline(backoff_seconds(task.crashes, MAX_BACKOFF_SECONDS), task.seconds_left())
     return replace(unchanged(task, delay), crashes=task.crashes + 1)
+
+
+def with_estimate(task: ClaimedTask, release: Release, typical_seconds: float) -> Release:
+    """While the upstream works and reports no progress, the gateway estimates it."""
+    if task.step != "poll" or release.upstream_state.has_own_progress:
+        return release
+    return replace(release, progress=max(release.progress, estimate_progress(job_seconds(task), typical_seconds)))
 
 
 def job_seconds(task: ClaimedTask) -> float:

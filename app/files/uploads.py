@@ -71,7 +71,7 @@ async def store_upload(runtime: Runtime, file: IO[bytes]) -> Upload:
             key = f"uploads/{datetime.now(UTC):%Y/%m}/{secrets.token_hex(KEY_BYTES)}.{info.ext}"
             await runtime.store.put_file(key, path, info.mime)
     except (StorageError, OSError) as error:  # OSError: the disk with the temporary directory
-        log.warning("storage_fault", error=str(error))
+        log.warning("storage_failed", error=str(error))
         raise Unavailable from error
     return Upload(
         url=runtime.store.public_url(key),

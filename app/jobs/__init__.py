@@ -1,1 +1,1 @@
-"""What workers do beside tasks: periodic jobs, and the delivery of webhooks."""
+"""What workers do besides tasks: periodic jobs, and the delivery of webhooks."""

@@ -1,6 +1,6 @@
-"""What workers do by the clock, beside the tasks: each chore by one of them at a time, and by another if that one dies.
+"""Runs periodic jobs. One worker runs a job at a time; if that worker dies, another one runs the job.
 
-No task waits for a chore, and no queue in Redis knows of one: whose turn it is stands in the database.
+The database holds the schedule and the leases. Redis and ARQ take no part, and no task waits for a job.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ log = structlog.get_logger()
 
 TICK_SECONDS = 5.0
 LEASE_SECONDS = 60.0
-RETRY_SECONDS = 60.0  # after one that failed
+RETRY_SECONDS = 60.0  # after a failure
 EXPIRE_SECONDS = 3600.0
-LEARN_SECONDS = 60.0
-FORGET_SECONDS = 3600.0
+DURATIONS_SECONDS = 60.0
+PURGE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class PeriodicJob:
-    """`work` answers with a number, which every worker shows in `result`, and in `age` how long ago that was."""
+    """A job. Every worker shows the number that `work` returned in `result`, and the age of that run in `age`."""
 
     name: str
     period_seconds: float
@@ -46,36 +46,36 @@ class PeriodicJob:
 
 
 def periodic_jobs(settings: Settings) -> list[PeriodicJob]:
-    """The registry: all chores there are; one with a period of 0 is switched off."""
-    scheduled_jobs = [
+    """All periodic jobs. A period of 0 switches a job off."""
+    jobs = [
         PeriodicJob("expire", EXPIRE_SECONDS, expire_points),
-        PeriodicJob("durations", LEARN_SECONDS, update_model_durations),
-        PeriodicJob("webhooks", FORGET_SECONDS, purge_deliveries),
+        PeriodicJob("durations", DURATIONS_SECONDS, update_model_durations),
+        PeriodicJob("webhooks", PURGE_SECONDS, purge_deliveries),
         PeriodicJob("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
     ]
-    return [job for job in scheduled_jobs if job.period_seconds]
+    return [job for job in jobs if job.period_seconds]
 
 
 async def expire_points(runtime: Runtime) -> int:
-    """Ends points whose time is over; of how many lots."""
+    """Expires lots of points. Returns the number of lots."""
     return (await expire_lots(runtime.database)).lots
 
 
 async def update_model_durations(runtime: Runtime) -> int:
-    """How long models take by now; of how many."""
+    """Measures how long models take. Returns the number of models."""
     return await update_durations(runtime.database)
 
 
 async def purge_deliveries(runtime: Runtime) -> int:
-    """The delivery log keeps a month; how many deliveries went."""
+    """Deletes webhook deliveries after a month. Returns their number."""
     return await purge_old(runtime.database)
 
 
 async def run_audit(runtime: Runtime) -> int:
-    """The audit, as `gateway audit` runs it; the number of violations."""
+    """Runs the audit of `gateway audit`. Returns the number of violations."""
     violations = await audit(runtime.database)
     if violations:
-        rows = [f"{one.invariant}: {one.meaning}: {one.row}" for one in violations]
+        rows = [f"{v.invariant}: {v.meaning}: {v.row}" for v in violations]
         log.error("audit_failed", violations=len(violations), rows=rows)
     else:
         log.info("audit_ok")
@@ -83,13 +83,13 @@ async def run_audit(runtime: Runtime) -> int:
 
 
 class Scheduler:
-    """Looks what is due and does it, until cancelled. Whatever goes wrong in a chore, the loop goes on."""
+    """Runs due jobs until it is cancelled. An error in a job does not end the loop."""
 
-    def __init__(self, runtime: Runtime, scheduled_jobs: Sequence[PeriodicJob]) -> None:
+    def __init__(self, runtime: Runtime, jobs: Sequence[PeriodicJob]) -> None:
         self._runtime = runtime
-        self._jobs = scheduled_jobs
+        self._jobs = jobs
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._done_at: dict[str, float] = {}  # by this process' clock, also where another process did it
+        self._done_at: dict[str, float] = {}  # by this process's clock, also for runs of other processes
 
     async def run(self) -> None:
         try:
@@ -97,9 +97,9 @@ class Scheduler:
                 try:
                     await self._tick()
                 except Unavailable:
-                    pass  # the database is away, which is told where it is noticed
+                    pass  # app/database logs that the database is unreachable
                 except Exception:
-                    log.exception("chores_not_looked_at")
+                    log.exception("scheduler_query_failed")
                 self._show_ages()
                 await asyncio.sleep(TICK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
@@ -122,7 +122,7 @@ class Scheduler:
 
     async def _run_job(self, job: PeriodicJob, version: int) -> None:
         database = self._runtime.database
-        keeper = asyncio.create_task(self._renew_lease(job, version))
+        renewal = asyncio.create_task(self._renew_lease(job, version))
         try:
             result = await job.work(self._runtime)
             if await complete_job(database, job.name, version, result=result, period_seconds=job.period_seconds):
@@ -130,12 +130,12 @@ class Scheduler:
         except BaseException as error:
             is_cancelled = isinstance(error, asyncio.CancelledError)
             if not is_cancelled:
-                log.error("chore_failed", job=job.name, exc_info=error)
-            with contextlib.suppress(Exception):  # the lease ends by itself
+                log.error("job_failed", job=job.name, exc_info=error)
+            with contextlib.suppress(Exception):  # if the release fails, the lease runs out
                 delay = 0.0 if is_cancelled else min(RETRY_SECONDS, job.period_seconds)
                 await release_job(database, job.name, version, delay)
         finally:
-            await cancel_and_wait(keeper)
+            await cancel_and_wait(renewal)
             self._running.pop(job.name, None)
 
     async def _renew_lease(self, job: PeriodicJob, version: int) -> None:
@@ -151,7 +151,7 @@ class Scheduler:
         self._show_ages()
 
     def _show_ages(self) -> None:
-        """Also while the database cannot be asked: an age that stood still would look well."""
+        """Runs at every tick, because ages must grow while the database is unreachable."""
         for job in self._jobs:
             if job.age is not None and job.name in self._done_at:
                 job.age.set(time.monotonic() - self._done_at[job.name])

@@ -1,7 +1,7 @@
-"""Tells receivers of the ends of tasks: claims what is due in the outbox, sends it, and records how it went.
+"""Delivers webhooks: claims due rows of the outbox, sends each message, and records the outcome.
 
-It has hands, DNS threads and a way out of its own, so that no receiver, however slow, delays a task; and it shares
-its hands out by receiver and by user, so that none delays another. It needs no Redis.
+It has its own concurrency limits, DNS threads and HTTP client, so a slow receiver delays no task. Limits for each host
+and each user keep one receiver from delaying others. It needs no Redis.
 """
 
 import asyncio
@@ -38,19 +38,20 @@ log = structlog.get_logger()
 MAX_CONCURRENCY = 64
 MAX_PER_HOST = 8
 MAX_PER_USER = 16
-SLOW_SECONDS = 2.0  # whoever took longer the last time has fewer hands until the next quick one: a host has one
-EGRESS_HEALTHY_SECONDS = 300.0  # after any answer at all our own way out is known to be sound for so long
+SLOW_SECONDS = 2.0  # a longer attempt makes its host and user slow, until an attempt is quick again
+MAX_PER_SLOW_HOST = 1
 MAX_PER_SLOW_USER = 4
-MAX_SLOW = 10_000
+MAX_SLOW = 10_000  # remembered hosts and users
+EGRESS_HEALTHY_SECONDS = 300.0  # after a response our own network counts as working for this long
 MAX_QUERY_ROWS = 200
 IDLE_SECONDS = 0.5
 MEASURE_SECONDS = 15.0
 RETRY_DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0)
-FAILING_SECONDS = 24 * 3600.0  # without one success: then an endpoint is disabled
+FAILING_SECONDS = 24 * 3600.0  # an endpoint without a success for this long is disabled
 
 
 class WebhookDispatcher:
-    """One a process. `run` until cancelled; what is under way then is told again when its lease is over."""
+    """One per process; `run` works until it is cancelled. A cancelled attempt is repeated when its lease runs out."""
 
     def __init__(self, runtime: Runtime, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._runtime = runtime
@@ -58,16 +59,16 @@ class WebhookDispatcher:
         self._deliveries: dict[asyncio.Task[None], Delivery] = {}
         self._active_by_host: Counter[str] = Counter()
         self._active_by_user: Counter[int] = Counter()
-        self._slow: dict[str | int, None] = {}  # hosts and users, the longest unheard first
+        self._slow: dict[str | int, None] = {}  # hosts and users, the oldest entry first
         self._answered_at = float("-inf")
         self._woken = asyncio.Event()
-        self._is_behind = False  # something due waits for a hand
+        self._is_behind = False  # a due delivery waits for a free slot
         self._lease_seconds = TIMEOUT_SECONDS + runtime.settings.lease_seconds
 
     async def run(self) -> None:
-        # Every hand may wait for a name nobody answers for, and leave a thread that waits a while longer.
+        # Each slot may block one thread with DNS, and a timed-out lookup blocks its thread a while longer.
         self._egress = Egress(self._runtime.settings.egress_allowed, dns_threads=2 * MAX_CONCURRENCY)
-        measuring = asyncio.create_task(self._measure())
+        measurement = asyncio.create_task(self._measure_overdue())
         try:
             while True:
                 self._woken.clear()
@@ -75,28 +76,30 @@ class WebhookDispatcher:
                 try:
                     await self._claim_due()
                 except Unavailable:
-                    pause = 1.0  # the database is away, which is told where it is noticed
+                    pause = 1.0  # app/database logs that the database is unreachable
                 except Exception:
-                    log.exception("deliveries_not_claimed")
+                    log.exception("claim_deliveries_failed")
                     pause = 5.0
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
-            await cancel_and_wait(measuring, *self._deliveries)
+            await cancel_and_wait(measurement, *self._deliveries)
             await self._egress.close()
 
     async def _claim_due(self) -> None:
-        """Claims until nothing due is left, or no hand is free for it."""
+        """Claims due deliveries until none is left or no slot is free."""
         self._is_behind = True
         while self._free_slots() > 0:
             full_hosts = [host for host in self._active_by_host if self._capacity_for_host(host) <= 0]
             full_users = [user for user in self._active_by_user if self._capacity_for_user(user) <= 0]
-            due = await find_due(self._runtime.database, MAX_QUERY_ROWS, hosts=full_hosts, users=full_users)
-            chosen = self._pick_fairly(due)
-            self._is_behind = bool(full_hosts or full_users) or len(chosen) < len(due)
-            if not chosen:
+            due = await find_due(
+                self._runtime.database, MAX_QUERY_ROWS, excluded_hosts=full_hosts, excluded_users=full_users
+            )
+            picked = self._pick_fairly(due)
+            self._is_behind = bool(full_hosts or full_users) or len(picked) < len(due)
+            if not picked:
                 return
-            for delivery in await claim(self._runtime.database, chosen, self._lease_seconds):
+            for delivery in await claim(self._runtime.database, picked, self._lease_seconds):
                 self._active_by_host[delivery.host] += 1
                 self._active_by_user[delivery.user_id] += 1
                 task = asyncio.create_task(self._deliver(delivery))
@@ -106,25 +109,25 @@ class WebhookDispatcher:
                 return
 
     def _pick_fairly(self, due: list[Due]) -> list[Due]:
-        """The longest due first, as many as there are hands for: in all, for their host, and for their user."""
-        hosts, users, chosen = Counter[str](), Counter[int](), list[Due]()
-        for one in due:
-            if len(chosen) == self._free_slots():
+        """As many as have a free slot in all, for their host and for their user, the longest due first."""
+        hosts, users, picked = Counter[str](), Counter[int](), list[Due]()
+        for delivery in due:
+            if len(picked) == self._free_slots():
                 break
-            if hosts[one.host] >= self._capacity_for_host(one.host):
+            if hosts[delivery.host] >= self._capacity_for_host(delivery.host):
                 continue
-            if users[one.user_id] >= self._capacity_for_user(one.user_id):
+            if users[delivery.user_id] >= self._capacity_for_user(delivery.user_id):
                 continue
-            hosts[one.host] += 1
-            users[one.user_id] += 1
-            chosen.append(one)
-        return chosen
+            hosts[delivery.host] += 1
+            users[delivery.user_id] += 1
+            picked.append(delivery)
+        return picked
 
     def _free_slots(self) -> int:
         return MAX_CONCURRENCY - len(self._deliveries)
 
     def _capacity_for_host(self, host: str) -> int:
-        return (1 if host in self._slow else MAX_PER_HOST) - self._active_by_host[host]
+        return (MAX_PER_SLOW_HOST if host in self._slow else MAX_PER_HOST) - self._active_by_host[host]
 
     def _capacity_for_user(self, user: int) -> int:
         return (MAX_PER_SLOW_USER if user in self._slow else MAX_PER_USER) - self._active_by_user[user]
@@ -133,25 +136,25 @@ class WebhookDispatcher:
         delivery = self._deliveries.pop(task)
         if self._is_behind:
             self._woken.set()
-        self._active_by_host -= Counter([delivery.host])  # who has no hand left goes from the count
+        self._active_by_host -= Counter([delivery.host])  # removes a host whose count is 0
         self._active_by_user -= Counter([delivery.user_id])
 
     async def _deliver(self, delivery: Delivery) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             outcome = await self._attempt(delivery)
         except Unavailable:
-            return  # its lease runs out, and it is found again
+            return  # the lease runs out, and the delivery is due again
         except Exception:
             log.exception("delivery_failed", delivery=delivery.id)
             outcome = Outcome("internal")
         failpoint("webhook.after_send")
         if outcome.status is not None:
             self._answered_at = time.monotonic()
-        self._track_latency(delivery, time.monotonic() - began)
+        self._track_latency(delivery, time.monotonic() - started_at)
         metrics.WEBHOOKS.labels(outcome.code).inc()
-        told = {"outcome": outcome.code, "status": outcome.status, "ms": outcome.duration_ms}
-        log.info("webhook_sent", delivery=delivery.id, host=delivery.host, attempt=delivery.attempts, **told)
+        result = {"outcome": outcome.code, "status": outcome.status, "ms": outcome.duration_ms}
+        log.info("webhook_sent", delivery=delivery.id, host=delivery.host, attempt=delivery.attempts, **result)
         reason = await self._record(delivery, outcome)
         if reason is not None:
             await self._notify_disabled(delivery, reason)
@@ -173,13 +176,13 @@ class WebhookDispatcher:
             del self._slow[next(iter(self._slow))]
 
     async def _record(self, delivery: Delivery, outcome: Outcome) -> str | None:
-        """Until the database took it; only as long as the lease holds, after which it is sent again anyway.
+        """Writes the outcome, and repeats that until the lease ends, after which the message is sent again anyway.
 
-        The reason where the endpoint was disabled by it.
+        Returns the reason where the outcome disables the endpoint.
         """
         retry_seconds = retry_after(delivery, outcome)
-        # While nobody at all answers it is our way out, and held against no receiver.
-        is_way_out_sound = time.monotonic() - self._answered_at < EGRESS_HEALTHY_SECONDS
+        # While no receiver answers, our own network is the likely cause.
+        is_egress_healthy = time.monotonic() - self._answered_at < EGRESS_HEALTHY_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._lease_seconds):
                 while True:
@@ -190,31 +193,32 @@ class WebhookDispatcher:
                             outcome,
                             retry_seconds=retry_seconds,
                             failing_seconds=FAILING_SECONDS,
-                            counts_against_endpoint=outcome.counts_against_endpoint and is_way_out_sound,
+                            counts_against_endpoint=outcome.counts_against_endpoint and is_egress_healthy,
                         )
                     except Unavailable:
                         await asyncio.sleep(1)
                     except Exception:
-                        log.exception("delivery_not_recorded", delivery=delivery.id)
+                        log.exception("record_delivery_failed", delivery=delivery.id)
                         break
         return None
 
     async def _notify_disabled(self, delivery: Delivery, reason: str) -> None:
-        """Its owner, once, at the endpoints that still work: what lasts is the list."""
+        """Sends one message about it to the user's other endpoints. The list of endpoints shows it permanently."""
         metrics.WEBHOOKS_DISABLED.labels(reason).inc()
-        told = {"endpoint": delivery.endpoint_id, "user_id": delivery.user_id, "host": delivery.host}
-        log.warning("webhook_disabled", reason=reason, **told)
+        context = {"endpoint": delivery.endpoint_id, "user_id": delivery.user_id, "host": delivery.host}
+        log.warning("webhook_disabled", reason=reason, **context)
         data = {"endpointId": delivery.endpoint_id, "reason": reason}
         try:
-            for url, keys in await other_endpoints(self._runtime.database, delivery):
-                message = write_message(f"msg_disabled_{delivery.id}_{delivery.version}", DISABLED, keys.now, data)
-                await send(self._egress, url, keys, message)
+            for url, signing_secrets in await other_endpoints(self._runtime.database, delivery):
+                id_ = f"msg_disabled_{delivery.id}_{delivery.version}"
+                message = write_message(id_, DISABLED, signing_secrets.now, data)
+                await send(self._egress, url, signing_secrets, message)
         except Unavailable:
-            return  # the database is away
+            return  # app/database logs that the database is unreachable
         except Exception:
-            log.exception("disabling_not_told", **told)
+            log.exception("disable_notice_failed", **context)
 
-    async def _measure(self) -> None:
+    async def _measure_overdue(self) -> None:
         while True:
             with contextlib.suppress(Exception):
                 metrics.WEBHOOKS_OVERDUE.set(await overdue_seconds(self._runtime.database))
@@ -222,9 +226,9 @@ class WebhookDispatcher:
 
 
 def retry_after(delivery: Delivery, outcome: Outcome) -> float | None:
-    """Seconds to the next attempt, the last of which is made when the day is over; None where there is none."""
+    """Seconds until the next attempt; None where there is none. The last attempt is at the end of the retry window."""
     if outcome.is_delivered or outcome.code in {"gone", "disabled"} or delivery.seconds_left <= 0:
         return None
-    stair = RETRY_DELAYS[min(delivery.attempts, len(RETRY_DELAYS)) - 1]
-    pause = max(stair * random.uniform(0.8, 1.2), outcome.retry_after_seconds or 0.0)  # noqa: S311
-    return min(pause, delivery.seconds_left)
+    delay = RETRY_DELAYS[min(delivery.attempts, len(RETRY_DELAYS)) - 1]
+    seconds = max(delay * random.uniform(0.8, 1.2), outcome.retry_after_seconds or 0.0)  # noqa: S311
+    return min(seconds, delivery.seconds_left)

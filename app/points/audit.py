@@ -171,11 +171,11 @@ _WITHOUT_OUTBOX = (
     )
     .limit(MAX_SHOWN)
 )
-_TIME_CHECKS = (
+_TIME_CHECKS: tuple[tuple[str, str, Executable], ...] = (
     ("I9", "every task ends within its deadline and a grace period", _OVERDUE),
     ("I16", "an ended task with a callback URL has a delivery in the outbox", _WITHOUT_OUTBOX),
 )
-_TEXT_CHECKS = tuple(
+_TEXT_CHECKS: tuple[tuple[str, str, Executable], ...] = tuple(
     (invariant, meaning, text(f"{statement} LIMIT {MAX_SHOWN}"))
     for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)
 )

@@ -2,7 +2,7 @@
 
 import time
 
-_WALL_AT_ZERO_SECONDS = time.time() - time.monotonic()
+_UNIX_AT_ZERO_SECONDS = time.time() - time.monotonic()
 
 
 def now() -> float:
@@ -10,6 +10,6 @@ def now() -> float:
     return time.monotonic()
 
 
-def as_wall(moment: float) -> float:
-    """The same moment as Unix seconds: the face shown in URLs and in the journal."""
-    return _WALL_AT_ZERO_SECONDS + moment
+def to_unix(monotonic_seconds: float) -> float:
+    """The same time as Unix seconds, as URLs and the request log show it."""
+    return _UNIX_AT_ZERO_SECONDS + monotonic_seconds

@@ -23,7 +23,7 @@ circuit_breakers = Table(
 )
 
 scheduled_jobs = Table(
-    "chores",
+    "scheduled_jobs",
     metadata,
     Column("name", binary_string(64), primary_key=True),
     Column("version", Integer, nullable=False),  # the fence: a process whose lease ran out cannot complete the run

@@ -103,7 +103,7 @@ redeem_codes = Table(
     Column("redeemed_at", UtcTime, nullable=True),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("digest"),
-    Index("ix_points_codes_batch", "batch"),
+    Index("ix_redeem_codes_batch", "batch"),
     CheckConstraint("points > 0 AND (lot_days IS NULL OR lot_days > 0)", name="points"),
     CheckConstraint("(redeemed_by IS NULL) = (redeemed_at IS NULL)", name="redeemed"),
     CheckConstraint("redeemed_by IS NULL OR voided_at IS NULL", name="void"),

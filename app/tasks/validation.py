@@ -21,8 +21,6 @@ from app.webhooks.endpoints import validate_target
 
 log = structlog.get_logger()
 
-ROW_ERRORS = (InvalidParameter, LookupError, TypeError, ValueError, AttributeError)  # but for the first, of a row
-
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -65,7 +63,7 @@ def prepare_task(runtime: Runtime, asked: Submission, model: Model) -> PreparedT
     """
     try:
         return _prepare_task(runtime, asked, model)
-    except ROW_ERRORS as error:
+    except InvalidParameter as error:
         if base_price(runtime, model) is None:
             raise ModelNotFound from error
         raise
@@ -96,15 +94,15 @@ def base_price(runtime: Runtime, model: Model) -> int | None:
     try:
         params = merge_params(action, model.task_type, model.fixed, model.defaults, {})
         return _price(model, params, 0 if model.task_type.startswith("text_to_") else 1)
-    except ROW_ERRORS as error:
-        log.warning("model_unsellable", model=model.model_name, error=repr(error)[:200])
+    except InvalidParameter as error:
+        log.warning("model_not_sellable", model=model.model_name, error=error.message[:200])
         return None
 
 
 def _price(model: Model, params: CallerParams, references: int) -> int:
-    if not model.price_rules:
+    if not model.rules:
         return model.points_cost
-    return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
+    return compute_price(model.points_cost, model.rules, params.model_dump(by_alias=True), references)
 
 
 def _callback(runtime: Runtime, url: str | None) -> str | None:

@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement
 from typing_extensions import TypedDict
 
 from app.catalog.durations import typical_seconds
+from app.catalog.progress import estimate_seconds_left
 from app.database import utc_now
 from app.datetimes import format_local
-from app.engine.progress import estimate_seconds_left
 from app.runtime import Runtime
 from app.tables import tasks
 

@@ -1,1 +1,1 @@
-"""Webhooks: who is told of a task's end, with whose secret, and the outbox from which it is told."""
+"""Webhooks: endpoints, signing secrets, and the outbox of messages about the ends of tasks."""

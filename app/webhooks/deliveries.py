@@ -1,4 +1,4 @@
-"""The delivery log: what was told to whom and how it went, told again by hand, and forgotten after a month."""
+"""The delivery log: lists deliveries, replays them on request, and purges them after a month."""
 
 from typing import Any
 
@@ -18,28 +18,28 @@ PURGE_BATCH = 500
 async def list_deliveries(
     database: Database, user_id: int, *, status: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page, newest first, and the total number."""
-    wanted = [deliveries.c.user_id == user_id]
+    """One page of deliveries, newest first, and the total number of deliveries."""
+    conditions = [deliveries.c.user_id == user_id]
     if status:
-        wanted.append(deliveries.c.status == status)
+        conditions.append(deliveries.c.status == status)
     if task_no:
         task = select(tasks.c.id).where(tasks.c.task_no == task_no, tasks.c.user_id == user_id)
-        wanted.append(deliveries.c.task_id == task.scalar_subquery())
-    newest = _SHOWN.where(*wanted).order_by(deliveries.c.id.desc()).limit(size).offset((page - 1) * size)
+        conditions.append(deliveries.c.task_id == task.scalar_subquery())
+    newest = _SHOWN.where(*conditions).order_by(deliveries.c.id.desc()).limit(size).offset((page - 1) * size)
     async with database.read() as connection:
-        total = int(await connection.scalar(select(func.count()).select_from(deliveries).where(*wanted)) or 0)
+        total = int(await connection.scalar(select(func.count()).select_from(deliveries).where(*conditions)) or 0)
         return [dict(row._mapping) for row in await connection.execute(newest)], total
 
 
 @retry_on_conflict
 async def replay(database: Database, user_id: int, delivery_id: int) -> dict[str, Any]:
-    """Tells it again at once, with a day of attempts before it; the row as it then is.
+    """Makes the delivery due now, with a new day of attempts, and returns its row.
 
-    One that is on its way this very moment is left to it. Raises NotFound, or InvalidParameter where its endpoint is
-    not there or not enabled.
+    A delivery that a process is sending right now stays unchanged. Raises NotFound, or InvalidParameter where the
+    endpoint is deleted or disabled.
     """
     this = (deliveries.c.id == delivery_id) & (deliveries.c.user_id == user_id)
-    is_in_nobodys_hands = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= utc_now())
+    is_free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= utc_now())
     async with database.begin() as connection:
         row = (await connection.execute(_SHOWN.where(this))).one_or_none()
         if row is None:
@@ -48,7 +48,7 @@ async def replay(database: Database, user_id: int, delivery_id: int) -> dict[str
             raise InvalidParameter("id", "的推送端点已删除或已停用")
         await connection.execute(
             update(deliveries)
-            .where(this, is_in_nobodys_hands)
+            .where(this, is_free)
             .values(
                 status="pending",
                 version=deliveries.c.version + 1,
@@ -63,17 +63,17 @@ async def replay(database: Database, user_id: int, delivery_id: int) -> dict[str
 
 
 async def purge_old(database: Database) -> int:
-    """Deletes deliveries that ended and are older than RETENTION_SECONDS, the oldest first; how many."""
-    forgotten = 0
-    while ids := await _oldest(database):
+    """Deletes ended deliveries older than RETENTION_SECONDS, oldest first. Returns their number."""
+    purged = 0
+    while ids := await _find_old(database):
         await _delete(database, ids)
-        forgotten += len(ids)
-    return forgotten
+        purged += len(ids)
+    return purged
 
 
-async def _oldest(database: Database) -> list[int]:
+async def _find_old(database: Database) -> list[int]:
     async with database.read() as connection:
-        return list(await connection.scalars(_OLD, {"kept": -RETENTION_SECONDS}))
+        return list(await connection.scalars(_OLD, {"age": -RETENTION_SECONDS}))
 
 
 @retry_on_conflict
@@ -102,13 +102,13 @@ _SHOWN = (
         ],
         tasks.c.task_no,
         tasks.c.status.label("task_status"),
-        case((_is_callback, tasks.c.callback_url), else_=endpoints.c.url).label("url"),  # NULL: it was deleted
+        case((_is_callback, tasks.c.callback_url), else_=endpoints.c.url).label("url"),  # NULL: the endpoint is deleted
         endpoints.c.disabled_at,
     )
     .join(tasks, tasks.c.id == deliveries.c.task_id)
     .outerjoin(endpoints, (endpoints.c.id == deliveries.c.endpoint_id) & (endpoints.c.user_id == deliveries.c.user_id))
 )
-# By the primary key: the oldest rows stand first, and no index is kept for this alone.
-_first = select(deliveries.c.id, deliveries.c.created_at, deliveries.c.status).order_by(deliveries.c.id)
-_front = _first.limit(PURGE_BATCH).subquery()
-_OLD = select(_front.c.id).where(_front.c.created_at < utc_after(bindparam("kept")), _front.c.status != "pending")
+# In the order of the primary key the oldest rows come first, so the purge needs no index of its own.
+_by_age = select(deliveries.c.id, deliveries.c.created_at, deliveries.c.status).order_by(deliveries.c.id)
+_oldest = _by_age.limit(PURGE_BATCH).subquery()
+_OLD = select(_oldest.c.id).where(_oldest.c.created_at < utc_after(bindparam("age")), _oldest.c.status != "pending")

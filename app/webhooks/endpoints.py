@@ -1,4 +1,4 @@
-"""Endpoints: a user's standing addresses, each told of all their tasks' ends. Another's is not found."""
+"""Webhook endpoints: the URLs that receive all ends of a user's tasks. Other users' endpoints are not found."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ _RESET_HEALTH = {"failing_since": None, "failed_at": None}
 
 
 def validate_target(field: str, url: str, allowed: frozenset[str]) -> str:
-    """A caller's URL in the spelling in which it is kept and dialled; judged by its form only."""
+    """The caller's URL, normalized. It checks the form only; nothing is resolved. Raises InvalidParameter."""
     try:
         return normalize_url(url, allowed)
-    except InvalidUrl as problem:
-        raise InvalidParameter(field, str(problem)) from None
+    except InvalidUrl as error:
+        raise InvalidParameter(field, str(error)) from None
 
 
 async def list_endpoints(database: Database, user_id: int) -> list[dict[str, Any]]:
-    """The oldest first, without their secrets."""
+    """The user's endpoints without their secrets, oldest first."""
     async with database.read() as connection:
         rows = await connection.execute(select(*_SHOWN).where(endpoints.c.user_id == user_id).order_by(endpoints.c.id))
         return [dict(row._mapping) for row in rows]
@@ -37,21 +37,21 @@ async def list_endpoints(database: Database, user_id: int) -> list[dict[str, Any
 
 @retry_on_conflict
 async def create_endpoint(runtime: Runtime, user_id: int, url: str, events: list[str]) -> dict[str, Any]:
-    """The endpoint as it is listed, with its `secret` for the only time. InvalidParameter for one too many."""
+    """The new endpoint with its `secret`, which is shown only here. Raises InvalidParameter above MAX_ENDPOINTS."""
     target = validate_target("url", url, runtime.settings.egress_allowed)
     secret = new_secret()
     async with runtime.database.begin() as connection:
-        # The user's row is held, so that two at once do not both find room for the last one.
+        # The lock on the user's row keeps two requests at once from exceeding the limit.
         await connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
         mine = select(func.count()).select_from(endpoints).where(endpoints.c.user_id == user_id)
         if int(await connection.scalar(mine) or 0) >= MAX_ENDPOINTS:
             raise InvalidParameter("url", f"最多 {MAX_ENDPOINTS} 个推送端点，请先删除不用的")
-        made = await connection.execute(
+        inserted = await connection.execute(
             insert(endpoints).values(
                 user_id=user_id, url=target, events=events, secret=secret, created_at=utc_now(), updated_at=utc_now()
             )
         )
-        row = (await connection.execute(select(*_SHOWN).where(endpoints.c.id == made.lastrowid))).one()
+        row = (await connection.execute(select(*_SHOWN).where(endpoints.c.id == inserted.lastrowid))).one()
     return dict(row._mapping) | {"secret": secret}
 
 
@@ -65,10 +65,10 @@ async def change_endpoint(
     events: list[str] | None = None,
     enabled: bool | None = None,
 ) -> dict[str, Any]:
-    """The endpoint as it then is; None leaves a thing as it was.
+    """The changed endpoint. An argument of None changes nothing.
 
-    A new address starts without a past of failures, and is told at once of what waits. What is under way to the old
-    one is taken out of its process's hands: whatever comes of it says nothing about the new one.
+    A new URL resets the endpoint's health and makes its pending deliveries due now. It also fences attempts to the
+    old URL, because their outcome says nothing about the new one.
     """
     changes: dict[str, Any] = {"updated_at": utc_now()}
     if url is not None:
@@ -91,7 +91,7 @@ async def change_endpoint(
 
 @retry_on_conflict
 async def rotate_endpoint(database: Database, user_id: int, endpoint_id: int) -> SigningSecrets:
-    """A new secret for the endpoint; the old one signs beside it for a day."""
+    """A new secret for the endpoint. The old one also signs for a day."""
     this = _mine(user_id, endpoint_id)
     async with database.begin() as connection:
         if not (await connection.execute(rotation(endpoints, this))).rowcount:
@@ -101,17 +101,17 @@ async def rotate_endpoint(database: Database, user_id: int, endpoint_id: int) ->
 
 @retry_on_conflict
 async def delete_endpoint(database: Database, user_id: int, endpoint_id: int) -> None:
-    """What it was still to be told fails at its next attempt; the log keeps what was."""
+    """Deletes the endpoint. Its pending deliveries fail at their next attempt; the log keeps them."""
     async with database.begin() as connection:
         if not (await connection.execute(delete(endpoints).where(_mine(user_id, endpoint_id)))).rowcount:
             raise NotFound("推送端点不存在")
 
 
 async def get_endpoint(database: Database, user_id: int, endpoint_id: int) -> tuple[str, SigningSecrets]:
-    """Where it is, and what signs for it, whether or not it is enabled."""
+    """The endpoint's URL and signing secrets, also where it is disabled."""
     async with database.read() as connection:
-        asked = select(endpoints.c.url, *secrets_columns(endpoints)).where(_mine(user_id, endpoint_id))
-        row = (await connection.execute(asked)).one_or_none()
+        statement = select(endpoints.c.url, *secrets_columns(endpoints)).where(_mine(user_id, endpoint_id))
+        row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise NotFound("推送端点不存在")
     return row.url, secrets_from_row(row)
@@ -122,10 +122,10 @@ def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
 
 
 def _retarget(endpoint_id: int, user_id: int) -> Update:
-    address = select(host_of(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
+    host = select(host_of(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
     pending = (deliveries.c.endpoint_id == endpoint_id) & (deliveries.c.status == "pending")
-    moved = {"host": address, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}
-    return update(deliveries).where(pending, deliveries.c.user_id == user_id).values(**moved)
+    changes = {"host": host, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}
+    return update(deliveries).where(pending, deliveries.c.user_id == user_id).values(**changes)
 
 
 _SHOWN = [endpoints.c[name] for name in ("id", "url", "events", "disabled_at", "disabled_reason", "created_at")]

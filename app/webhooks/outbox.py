@@ -1,7 +1,7 @@
-"""The outbox: a row for each end and each receiver, written with the end itself, and claimed until it is delivered.
+"""The outbox: one row for each receiver of a task's end. The transaction that ends the task writes the rows.
 
-Claims are as those of tasks: leased by the database's clock and fenced by `version`. A row whose lease ran out was
-left by a process that never came back, and is told again: at least once, under the same message id.
+A claim is a lease by the database's clock, fenced by `version`, like a claim of a task. When a process dies, its lease
+runs out and another process sends the message again. So delivery is at least once, under the same message id.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,22 +18,22 @@ from app.webhooks.signing_secrets import SigningSecrets, get_secrets, secrets_co
 
 COMPLETED, FAILED, DISABLED = "task.completed", "task.failed", "webhook.disabled"
 RETRY_WINDOW_SECONDS = 24 * 3600.0
-"""How long a receiver is tried."""
+"""After this time the gateway stops retrying a delivery."""
 CALLBACK = 0
-"""The `endpoint_id` of what goes to the task's own callbackUrl."""
+"""The `endpoint_id` of a delivery to the task's callbackUrl."""
 GONE, FAILING = "gone", "failing"
 MAX_ATTEMPT_GAP_SECONDS = 10 * 3600.0
-"""Between two attempts of one delivery, which are at most eight hours and a fifth apart."""
+"""A longer gap without an attempt means that no dispatcher ran. Retries are at most 9.6 hours apart."""
 
 
 async def enqueue(connection: Connection, *, user_id: int, task_id: int, event: str) -> None:
-    """Joins the transaction that ends the task: one statement, which finds nobody to tell for most users."""
+    """Writes the deliveries of a task's end in one statement, inside the transaction that ends the task."""
     await connection.execute(_ENQUEUE, {"user": user_id, "task": task_id, "event": f'"{event}"'})
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is due, and for whom: enough to share the hands out fairly."""
+    """A due delivery, with what the dispatcher needs to pick fairly."""
 
     id: int
     host: str
@@ -42,7 +42,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One attempt in this process's hands; `attempts` counts it. `seconds_left`: until nobody tries any longer."""
+    """A claimed delivery. `attempts` includes the coming attempt; retries stop after `seconds_left`."""
 
     id: int
     host: str
@@ -54,20 +54,22 @@ class Delivery:
     seconds_left: float
 
 
-async def find_due(database: Database, most: int, *, hosts: Collection[str], users: Collection[int]) -> list[Due]:
-    """Up to `most` due rows, the longest due first, but none for these hosts and users."""
-    passed_over = {"most": most, "hosts": list(hosts), "users": list(users)}
+async def find_due(
+    database: Database, limit: int, *, excluded_hosts: Collection[str], excluded_users: Collection[int]
+) -> list[Due]:
+    """Up to `limit` due deliveries, the longest due first, without those of the excluded hosts and users."""
+    values = {"limit": limit, "hosts": list(excluded_hosts), "users": list(excluded_users)}
     async with database.read() as connection:
-        return [Due(*row) for row in await connection.execute(_LOOK, passed_over)]
+        return [Due(*row) for row in await connection.execute(_DUE, values)]
 
 
 @retry_on_conflict
-async def claim(database: Database, chosen: Sequence[Due], lease_seconds: float) -> list[Delivery]:
-    """Those of the chosen that are still due; no row is handed to two processes."""
+async def claim(database: Database, picked: Sequence[Due], lease_seconds: float) -> list[Delivery]:
+    """Claims the picked deliveries that are still due. Each goes to one process."""
     async with database.begin() as connection:
-        rows = (await connection.execute(_THESE, {"ids": [due.id for due in chosen]})).all()
+        rows = (await connection.execute(_LOCK_DUE, {"ids": [due.id for due in picked]})).all()
         if rows:
-            await connection.execute(_TAKE, {"ids": [row.id for row in rows], "lease": lease_seconds})
+            await connection.execute(_CLAIM, {"ids": [row.id for row in rows], "lease": lease_seconds})
     return [
         Delivery(
             id=row.id,
@@ -84,24 +86,24 @@ async def claim(database: Database, chosen: Sequence[Due], lease_seconds: float)
 
 
 async def other_endpoints(database: Database, delivery: Delivery) -> list[tuple[str, SigningSecrets]]:
-    """The user's other endpoints that are told of things, and what signs for each."""
+    """URL and signing secrets of each other enabled endpoint of the user."""
     async with database.read() as connection:
         rows = await connection.execute(_OTHERS, {"endpoint": delivery.endpoint_id, "user": delivery.user_id})
         return [(row.url, secrets_from_row(row)) for row in rows]
 
 
 async def find_target(database: Database, delivery: Delivery) -> tuple[str, SigningSecrets] | None:
-    """The address as it is now, and what signs for it; None where nobody is to be told any longer."""
+    """The receiver's current URL and signing secrets; None where the endpoint is deleted or disabled."""
     async with database.read() as connection:
         if delivery.endpoint_id != CALLBACK:
-            this = {"endpoint": delivery.endpoint_id, "user": delivery.user_id}
-            row = (await connection.execute(_ENDPOINT, this)).one_or_none()
+            endpoint = {"endpoint": delivery.endpoint_id, "user": delivery.user_id}
+            row = (await connection.execute(_ENDPOINT, endpoint)).one_or_none()
             return None if row is None else (row.url, secrets_from_row(row))
         row = (await connection.execute(_CALLBACK, {"task": delivery.task_id})).one_or_none()
     if row is None:
         return None
-    keys = await get_secrets(database, delivery.user_id) if row.secret is None else secrets_from_row(row)
-    return row.callback_url, keys
+    signing_secrets = await get_secrets(database, delivery.user_id) if row.secret is None else secrets_from_row(row)
+    return row.callback_url, signing_secrets
 
 
 @retry_on_conflict
@@ -114,13 +116,14 @@ async def record(
     failing_seconds: float,
     counts_against_endpoint: bool,
 ) -> str | None:
-    """Writes what became of an attempt; nothing where the row is in other hands by now.
+    """Writes the outcome of an attempt, unless another process has claimed the row since.
 
-    None for `retry_seconds` ends it. An endpoint is disabled by a 410, or once it has failed for `failing_seconds`
-    without a success between: then the reason is answered. Only what `counts_against_endpoint` says anything about it.
+    With `retry_seconds` None the delivery ends. A 410 disables the endpoint, and so does failure for
+    `failing_seconds` without a success. Then the reason is returned. An outcome that does not count against the
+    endpoint leaves its health unchanged.
     """
     is_over = outcome.is_delivered or retry_seconds is None
-    told = {
+    changes = {
         "outcome": outcome.code,
         "status_code": outcome.status,
         "duration_ms": outcome.duration_ms,
@@ -128,11 +131,12 @@ async def record(
         "next_run_at": None if is_over else utc_after(round(retry_seconds or 0, 3)),
         "delivered_at": utc_now() if outcome.is_delivered else None,
     }
-    told["status"] = "delivered" if outcome.is_delivered else "failed" if is_over else "pending"
+    changes["status"] = "delivered" if outcome.is_delivered else "failed" if is_over else "pending"
     fence = (deliveries.c.id == delivery.id) & (deliveries.c.version == delivery.version)
     async with database.begin() as connection:
-        wrote = await connection.execute(update(deliveries).where(fence).values(version=delivery.version + 1, **told))
-        if not wrote.rowcount or delivery.endpoint_id == CALLBACK or not counts_against_endpoint:
+        statement = update(deliveries).where(fence).values(version=delivery.version + 1, **changes)
+        written = await connection.execute(statement)
+        if not written.rowcount or delivery.endpoint_id == CALLBACK or not counts_against_endpoint:
             return None
         return await _update_health(connection, delivery.endpoint_id, outcome, failing_seconds)
 
@@ -140,36 +144,36 @@ async def record(
 async def _update_health(
     connection: Connection, endpoint_id: int, outcome: Outcome, failing_seconds: float
 ) -> str | None:
-    """How the endpoint does; the reason where this outcome disables it."""
+    """Updates the endpoint's health. Returns the reason where this outcome disables it."""
     this = (endpoints.c.id == endpoint_id) & endpoints.c.disabled_at.is_(None)
     if outcome.is_delivered:
-        works = update(endpoints).where(this, endpoints.c.failing_since.is_not(None))
-        await connection.execute(works.values(failing_since=None, failed_at=None))
+        recovered = update(endpoints).where(this, endpoints.c.failing_since.is_not(None))
+        await connection.execute(recovered.values(failing_since=None, failed_at=None))
         return None
-    # Where nobody tried for so long, we were not there, and nothing is known of the time between.
-    is_kept_up = endpoints.c.failed_at > utc_after(-MAX_ATTEMPT_GAP_SECONDS)
-    since = case((is_kept_up, endpoints.c.failing_since), else_=utc_now())
+    # After a long gap without attempts the failure counts from now: the gateway did not try in between.
+    is_continuous = endpoints.c.failed_at > utc_after(-MAX_ATTEMPT_GAP_SECONDS)
+    since = case((is_continuous, endpoints.c.failing_since), else_=utc_now())
     failed = update(endpoints).where(this)  # MySQL assigns from left to right
     await connection.execute(
         failed.ordered_values((endpoints.c.failing_since, since), (endpoints.c.failed_at, utc_now()))
     )
     reason = GONE if outcome.code == "gone" else FAILING
-    too_long = literal(True) if reason == GONE else endpoints.c.failing_since <= utc_after(-failing_seconds)
+    is_final = literal(True) if reason == GONE else endpoints.c.failing_since <= utc_after(-failing_seconds)
     disabled = await connection.execute(
-        update(endpoints).where(this, too_long).values(disabled_at=utc_now(), disabled_reason=reason)
+        update(endpoints).where(this, is_final).values(disabled_at=utc_now(), disabled_reason=reason)
     )
     return reason if disabled.rowcount else None
 
 
 async def overdue_seconds(database: Database) -> float:
-    """How long the longest due row has waited for a hand; 0 where none is due."""
+    """How long the oldest due delivery has waited; 0 where none is due."""
     async with database.read() as connection:
         row = (await connection.execute(_OLDEST)).one()
     return 0.0 if row.oldest is None else max((row.now - row.oldest).total_seconds(), 0.0)
 
 
 def host_of(url: ColumnElement[str]) -> ColumnElement[str]:
-    """Host and port of a URL in our spelling, which always has a path."""
+    """SQL for the host and port of a normalized URL, which always has a path."""
     rest = func.substr(url, func.instr(url, "//", type_=Integer) + 2, type_=String)
     return func.substr(rest, 1, func.instr(rest, "/", type_=Integer) - 1, type_=String)
 
@@ -200,7 +204,7 @@ _ENQUEUE = insert(deliveries).from_select(
         ),
     ),
 )
-_LOOK = (
+_DUE = (
     select(deliveries.c.id, deliveries.c.host, deliveries.c.user_id)
     .where(
         deliveries.c.next_run_at <= utc_now(),
@@ -208,15 +212,15 @@ _LOOK = (
         deliveries.c.user_id.not_in(bindparam("users", expanding=True)),
     )
     .order_by(deliveries.c.next_run_at)
-    .limit(bindparam("most"))
+    .limit(bindparam("limit"))
 )
 _ids = deliveries.c.id.in_(bindparam("ids", expanding=True))
-_THESE = (
+_LOCK_DUE = (
     select(deliveries, utc_now().label("now"))
     .where(_ids, deliveries.c.next_run_at <= utc_now())
     .with_for_update(skip_locked=True)
 )
-_TAKE = (
+_CLAIM = (
     update(deliveries)
     .where(_ids)
     .values(

@@ -1,4 +1,4 @@
-"""One signed POST through the guarded way out, and what became of it in a word that tells nobody about our network."""
+"""Sends one signed POST through the egress guard. The outcome's code reveals nothing about our network."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from app.webhooks.signing import Message, sign
 from app.webhooks.signing_secrets import SigningSecrets
 
 TIMEOUT_SECONDS = 10.0
-"""For a whole attempt: name, connection, TLS, and the answer's head."""
+"""For a whole attempt: DNS, connection, TLS and the response's head."""
 MAX_RETRY_AFTER_SECONDS = 3600.0
-"""A receiver that asks for more quiet than this is not heard."""
+"""A longer `Retry-After` is ignored."""
 RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`word` is one of the delivery log's; `status` and `duration_ms` are None where nobody was reached.
+    """The outcome of one attempt. `status` and `duration_ms` are None where no connection was made.
 
-    `retry_after_seconds` is how long the receiver asked to be left alone.
+    `code` is one of the delivery log's outcomes. `retry_after_seconds` is the receiver's `Retry-After`.
     """
 
     code: str
@@ -34,30 +34,30 @@ class Outcome:
 
     @property
     def counts_against_endpoint(self) -> bool:
-        """Whether it says anything about how the receiver does, where our own way out is sound."""
+        """Whether the outcome says anything about the receiver, provided that our own network works."""
         return self.code not in {"disabled", "internal"}
 
 
-async def send(egress: Egress, url: str, keys: SigningSecrets, message: Message) -> Outcome:
-    """Signed for this moment by the database's clock: receivers refuse a signature that is minutes off."""
-    headers = {"Content-Type": "application/json", **sign(message, int(keys.now.timestamp()), keys.active())}
+async def send(egress: Egress, url: str, signing_secrets: SigningSecrets, message: Message) -> Outcome:
+    """Signs with the database's time, because receivers refuse a signature that is some minutes off."""
+    signature = sign(message, int(signing_secrets.now.timestamp()), signing_secrets.active())
+    headers = {"Content-Type": "application/json", **signature}
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    started_at = loop.time()
     try:
-        answer = await egress.post(url, message.body, headers, timeout_seconds=TIMEOUT_SECONDS)
+        response = await egress.post(url, message.body, headers, timeout_seconds=TIMEOUT_SECONDS)
     except EgressError as error:
-        word = _code_for_error(error)
-        return Outcome(word, None, None if word == "unreachable" else round((loop.time() - began) * 1000))
-    wish = (
-        parse_retry_after(answer.retry_after, MAX_RETRY_AFTER_SECONDS)
-        if answer.status in RETRY_AFTER_STATUSES
-        else None
-    )
-    return Outcome(_code_for_status(answer.status), answer.status, round((loop.time() - began) * 1000), wish)
+        code = _code_for_error(error)
+        return Outcome(code, None, None if code == "unreachable" else round((loop.time() - started_at) * 1000))
+    duration_ms = round((loop.time() - started_at) * 1000)
+    retry_after_seconds = None
+    if response.status in RETRY_AFTER_STATUSES:
+        retry_after_seconds = parse_retry_after(response.retry_after, MAX_RETRY_AFTER_SECONDS)
+    return Outcome(_code_for_status(response.status), response.status, duration_ms, retry_after_seconds)
 
 
 def _code_for_error(error: EgressError) -> str:
-    """An address we refuse sounds like one that is not there."""
+    """A forbidden address has the code of one that does not answer, so that callers cannot map our network."""
     match error:
         case EgressForbidden() | EgressConnectError():
             return "unreachable"

@@ -1,4 +1,4 @@
-"""Standard Webhooks, the pure part: secrets, messages, and the three headers that let a receiver believe one."""
+"""Secrets, messages and signatures by the Standard Webhooks specification. It does no I/O."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is told. `id` stays the same however often and to whomever it is sent: by it receivers drop repeats."""
+    """A message. `id` is the same at every attempt and for every receiver, so that receivers can drop repeats."""
 
     id: str
     body: bytes
@@ -26,17 +26,17 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def write_message(message_id: str, kind: str, moment: datetime, data: dict[str, Any]) -> Message:
-    """`moment` is when it happened; it is told in UTC."""
-    timestamp = moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    told = {"type": kind, "timestamp": timestamp, "data": data}
-    return Message(message_id, json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+def write_message(message_id: str, event_type: str, occurred_at: datetime, data: dict[str, Any]) -> Message:
+    """The timestamp in the body is `occurred_at` in UTC."""
+    timestamp = occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = {"type": event_type, "timestamp": timestamp, "data": data}
+    return Message(message_id, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
 def sign(message: Message, timestamp: int, secrets_: Iterable[str]) -> dict[str, str]:
-    """The headers of one attempt, made at `timestamp` (Unix seconds): one signature for each secret, the newest first.
+    """The headers of one attempt at `timestamp` (Unix seconds), with one signature for each secret.
 
-    Signed is `{id}.{timestamp}.{body}`, with HMAC-SHA256.
+    A signature is the HMAC-SHA256 of `{id}.{timestamp}.{body}`.
     """
     signed = f"{message.id}.{timestamp}.".encode() + message.body
     return {

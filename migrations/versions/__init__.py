@@ -1,1 +1,1 @@
-"""One change a file; MySQL commits on DDL."""
+"""One revision a file."""

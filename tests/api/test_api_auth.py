@@ -395,7 +395,7 @@ async def test_a_whole_run_logs_no_secret(
     numbers = [
         await make.task_no(user, f"猫 {planted} Bearer planted-bearer {user.token}"),
         await make.task_no(user, "猫", model=IMAGE_MODEL, imageUrl=[picture]),
-        await make.task_no(user, "[[sandbox: end failed]]"),
+        await make.task_no(user, '[[sandbox: {"end": "failed"}]]'),
     ]
     for number in numbers:
         await make.ended(user, number)

@@ -12,7 +12,7 @@ from app.runtime import Runtime, open_runtime
 from app.upstreams import breaker_monitor
 from tests.support.breakers import admit, age, breaker_of, close, shorten_pauses, trip, workers
 from tests.support.makers import Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import hasten
 from tests.support.waiting import until
 from tests.support.worlds import execute
@@ -96,7 +96,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
         upstream.control()
         # The pause is 4 or 8 seconds by now.
         await until("a trial is admitted", lambda: breaker_of(runtime).state.admits_trial)
-        task = await make.ended(user, await make.task_no(user, "[[sandbox: take 0]] again"))
+        task = await make.ended(user, await make.task_no(user, directive({"take_seconds": 0}) + " again"))
         assert task["status"] == "completed"
         await until("closed", lambda: not breaker_of(runtime).is_open)
 
@@ -118,7 +118,7 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
     upstream.control({"fail": 403, "where": "submit"})
 
     async def is_taken() -> bool:
-        return (await make.submit(user, "[[sandbox: take 0]]")).status_code == 200
+        return (await make.submit(user, directive({"take_seconds": 0}))).status_code == 200
 
     async def count_waiting() -> int:
         return int((await execute(runtime, "SELECT COUNT(*) FROM tasks WHERE step <> 'done'")).scalar() or 0)

@@ -97,11 +97,11 @@ async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("column", "text", "event"),
     [
-        *((column, '{"a":', "model_unreadable") for column in ("params", "defaults", "price_rules")),
-        *((column, "5", "model_unsellable") for column in ("params", "defaults", "price_rules")),
-        ("params", "[]", "model_unsellable"),
-        ("params", '{"aspectRatio":"7:5"}', "model_unsellable"),
-        ("price_rules", "[5]", "model_unsellable"),
+        *((column, '{"a":', "model_invalid") for column in ("params", "defaults", "price_rules")),
+        *((column, "5", "model_invalid") for column in ("params", "defaults", "price_rules")),
+        ("params", "[]", "model_invalid"),
+        ("params", '{"aspectRatio":"7:5"}', "model_not_sellable"),
+        ("price_rules", "[5]", "model_invalid"),
     ],
 )
 async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(
@@ -375,7 +375,7 @@ async def test_a_hundred_at_once_on_points_for_ten(make: Maker, runtime: Runtime
 @pytest.mark.usefixtures("hurry")
 async def test_the_price_is_the_one_of_the_submit(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
-    good, bad = await make.task_no(user), await make.task_no(user, "[[sandbox: end failed]]")
+    good, bad = await make.task_no(user), await make.task_no(user, '[[sandbox: {"end": "failed"}]]')
     await set_model(runtime.database, TEXT_MODEL, {"points_cost": 41})
     assert refusal(await make.submit(user))[2] == "积分不足，当前余额 40，本次需要 41"
     await set_model(runtime.database, TEXT_MODEL, {"enabled": False})

@@ -27,6 +27,7 @@ from app.tasks import stream as follow
 from app.telemetry import metrics
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
+from tests.support.sandbox_server import directive
 from tests.support.streams import DATABASE_NOW, EVENTS, TICKET, WS, Door, open_door, states
 from tests.support.waiting import until
 from tests.support.worlds import execute
@@ -45,8 +46,15 @@ async def test_every_change_is_told_in_order_and_as_get_tells_it(make: Maker, do
         door.events(Authorization=f"Bearer {user.api_key}") as events,
     ):
         # It is queued until SEE2AI has answered: for long enough to be seen.
-        good = await make.task_no(user, "好 [[sandbox: submit hang 1 once; take 1; progress 20,60]]")
-        bad = await make.task_no(user, "坏 [[sandbox: end failed]]")
+        good = await make.task_no(
+            user,
+            "好 "
+            + directive(
+                {"where": "submit", "fault": "hang", "seconds": 1, "times": 1},
+                {"take_seconds": 1, "progress": [20, 60]},
+            ),
+        )
+        bad = await make.task_no(user, '坏 [[sandbox: {"end": "failed"}]]')
         foreign = await make.task_no(other, "别人的")
         messages = await socket.until_ended(good, bad)
         events_seen = await events.until_ended(good, bad)

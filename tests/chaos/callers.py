@@ -35,10 +35,10 @@ MODELS: tuple[tuple[str, float, str], ...] = (
 )
 # What the job itself is to do, by share; the rest just succeeds.
 JOBS: tuple[tuple[str, float], ...] = (
-    ("[[sandbox: end failed]]", 0.03),
-    ("[[sandbox: never finish]]", 0.01),
-    ("[[sandbox: take 12]]", 0.02),
-    ("[[sandbox: success without url once]]", 0.01),
+    ('[[sandbox: {"end": "failed"}]]', 0.03),
+    ('[[sandbox: {"end": "never"}]]', 0.01),
+    ('[[sandbox: {"take_seconds": 12}]]', 0.02),
+    ('[[sandbox: {"polls_without_url": 1}]]', 0.01),
 )
 
 

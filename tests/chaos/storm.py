@@ -150,7 +150,7 @@ async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, proce
         storm_seconds=storm_seconds,
         calm_seconds=calm_seconds,
         struck=striker.struck,
-        trouble=Counter(entry["trouble"] for entry in journal),
+        trouble=Counter(entry["fault"] for entry in journal),
         starts=world.fleet.starts(),
         events=_events(folder),
     )

@@ -1,11 +1,11 @@
-"""SEE2AI's stand-in as a process of its own, with a journal that forgets nothing of a whole storm."""
+"""SEE2AI's stand-in as a process of its own, with a request log that keeps all requests of a storm."""
 
 import argparse
 
 import uvicorn
 
 from app.sandbox import create_sandbox
-from app.sandbox.journal import Journal
+from app.sandbox.request_log import RequestLog
 
 ENTRIES, BODY_BYTES = 2_000_000, 1 << 30
 JOB_SCALE = 0.5
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--api-key", required=True)
     options = parser.parse_args()
     sandbox = create_sandbox(api_key=options.api_key, seconds_scale=JOB_SCALE)
-    sandbox.state.context.journal = Journal(ENTRIES, BODY_BYTES)
+    sandbox.state.sandbox.request_log = RequestLog(ENTRIES, BODY_BYTES)
     uvicorn.run(
         sandbox, host="127.0.0.1", port=options.port, access_log=False, log_config=None, timeout_graceful_shutdown=1
     )

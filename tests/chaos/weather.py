@@ -24,36 +24,36 @@ WEIGHTS: dict[str, int] = {
 }
 
 # Which share of what SEE2AI is asked for goes wrong while the storm lasts: 30 % at each place.
-TROUBLE: tuple[tuple[str, float], ...] = (
-    ("submit fail 500", 0.05),
-    ("submit fail 503 retry-after 1", 0.05),
-    ("submit fail 429 retry-after 2", 0.06),
-    ("submit hang 4", 0.04),
-    ("submit reset", 0.025),
-    ("submit malformed", 0.02),
-    ("submit html", 0.01),
-    ("submit no-task-id", 0.01),
-    ("submit reuse-task-id", 0.01),
-    ("submit fail 400", 0.015),
-    ("submit fail 504", 0.01),
-    ("poll fail 500", 0.05),
-    ("poll fail 503", 0.05),
-    ("poll fail 404", 0.03),
-    ("poll fail 429 retry-after 1", 0.01),
-    ("poll hang 5", 0.03),
-    ("poll reset", 0.04),
-    ("poll malformed", 0.03),
-    ("poll html", 0.03),
-    ("poll wrong-task-id", 0.03),
-    ("result fail 404", 0.05),
-    ("result fail 503", 0.05),
-    ("result reset", 0.05),
-    ("result truncated", 0.05),
-    ("result not-an-image", 0.04),
-    ("result hang 5", 0.03),
-    ("result empty", 0.03),
-    ("upload fail 500", 0.15),
-    ("upload reset", 0.15),
+TROUBLE: tuple[tuple[dict[str, object], float], ...] = (
+    ({"where": "submit", "fail": 500}, 0.05),
+    ({"where": "submit", "fail": 503, "retry_after": 1}, 0.05),
+    ({"where": "submit", "fail": 429, "retry_after": 2}, 0.06),
+    ({"where": "submit", "fault": "hang", "seconds": 4}, 0.04),
+    ({"where": "submit", "fault": "reset"}, 0.025),
+    ({"where": "submit", "fault": "malformed"}, 0.02),
+    ({"where": "submit", "fault": "html"}, 0.01),
+    ({"where": "submit", "fault": "no-task-id"}, 0.01),
+    ({"where": "submit", "fault": "reuse-task-id"}, 0.01),
+    ({"where": "submit", "fail": 400}, 0.015),
+    ({"where": "submit", "fail": 504}, 0.01),
+    ({"where": "poll", "fail": 500}, 0.05),
+    ({"where": "poll", "fail": 503}, 0.05),
+    ({"where": "poll", "fail": 404}, 0.03),
+    ({"where": "poll", "fail": 429, "retry_after": 1}, 0.01),
+    ({"where": "poll", "fault": "hang", "seconds": 5}, 0.03),
+    ({"where": "poll", "fault": "reset"}, 0.04),
+    ({"where": "poll", "fault": "malformed"}, 0.03),
+    ({"where": "poll", "fault": "html"}, 0.03),
+    ({"where": "poll", "fault": "wrong-task-id"}, 0.03),
+    ({"where": "result", "fail": 404}, 0.05),
+    ({"where": "result", "fail": 503}, 0.05),
+    ({"where": "result", "fault": "reset"}, 0.05),
+    ({"where": "result", "fault": "truncated"}, 0.05),
+    ({"where": "result", "fault": "not-an-image"}, 0.04),
+    ({"where": "result", "fault": "hang", "seconds": 5}, 0.03),
+    ({"where": "result", "fault": "empty"}, 0.03),
+    ({"where": "upload", "fail": 500}, 0.15),
+    ({"where": "upload", "fault": "reset"}, 0.15),
 )
 
 
@@ -87,9 +87,9 @@ def rules() -> list[dict[str, object]]:
     """The trouble as the sandbox takes it. The first rule that strikes decides, so each share is of what is left."""
     rules: list[dict[str, object]] = []
     left: dict[str, float] = {}
-    for marker, share in TROUBLE:
-        where = marker.split()[0]
+    for rule, share in TROUBLE:
+        where = str(rule["where"])
         here = left.get(where, 1.0)
-        rules.append({"marker": marker, "share": share / here})
+        rules.append({**rule, "probability": share / here})
         left[where] = here - share
     return rules

@@ -1,7 +1,8 @@
-"""`gateway models diff` finds what was changed by hand, and `models set --price-rules` what it may be changed to."""
+"""`gateway models`: `diff` finds what was changed by hand, `check` what cannot be sold, `set` changes the prices."""
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_what_is_no_json_is_named_and_hides_nothing_else(gateway: Run, world: Wo
     result = gateway("models", "list", "--json")
     assert (result.exit_code, SQUARE in result.stdout) == (0, False)
     assert "sc_soraimg_text_2x3" in result.stdout
-    assert ("model_unreadable" in result.stderr, SQUARE in result.stderr) == (True, True)
+    assert ("model_invalid" in result.stderr, SQUARE in result.stderr) == (True, True)
 
 
 def test_what_is_no_json_is_mended_by_writing_it_anew_and_by_nothing_less(gateway: Run, world: World) -> None:
@@ -130,3 +131,23 @@ def test_price_rules_by_hand(gateway: Run) -> None:
     assert rules() == json.loads(RULES)
     assert gateway("models", "set", SQUARE, "--price-rules", "[]").exit_code == 0
     assert rules() is None
+
+
+def test_check_names_the_enabled_models_that_cannot_be_sold(gateway: Run, world: World) -> None:
+    result = gateway("models", "check")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"ok: \d+ models can be sold\n", result.stdout)
+    write(
+        world,
+        f"UPDATE points_config SET action = 'see2ai_gone' WHERE model_name = '{SQUARE}'",
+        "UPDATE points_config SET action = 'see2ai_gone', enabled = 0 WHERE model_name = 'sc_soraimg_text_2x3'",
+        "UPDATE points_config SET params = '{\"a\":' WHERE model_name = 'sc_soraimg_text_3x2'",
+    )
+    result = gateway("models", "check")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0] == "invalid  sc_soraimg_text_3x2  参数错误: params 不是 JSON"
+    assert lines[1].startswith(f"invalid  {SQUARE}  参数错误: action 未知")
+    assert len(lines) == 2
+    found = json.loads(gateway("models", "check", "--json").stdout)
+    assert (found["ok"], [row["modelName"] for row in found["invalid"]]) == (False, ["sc_soraimg_text_3x2", SQUARE])

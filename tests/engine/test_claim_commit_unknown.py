@@ -1,4 +1,4 @@
-"""A claim whose COMMIT was not heard: what is given back then may be somebody else's, or at its end, by now."""
+"""A claim whose COMMIT got no answer: the rows that are released then may be another worker's, or ended, by now."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.worlds import execute
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
-async def test_a_claim_that_never_happened_does_not_give_back_a_cancelled_task(make: Maker, runtime: Runtime) -> None:
+async def test_a_claim_that_was_not_committed_releases_no_cancelled_task(make: Maker, runtime: Runtime) -> None:
     """The cancel made of version 0 the same 1 that the claim would have made of it."""
     user = await make.user(points=60)
     cancelled, other = await make.task_no(user), await make.task_no(user)
@@ -22,5 +22,5 @@ async def test_a_claim_that_never_happened_does_not_give_back_a_cancelled_task(m
     await release(runtime.database, [unchanged(task, 0.0) for task in claimed])
     rows = {row.task_no: row for row in await execute(runtime, "SELECT task_no, step, version, lease_until FROM tasks")}
     assert (rows[cancelled].step, rows[cancelled].version) == ("done", 1)
-    assert (rows[other].version, rows[other].lease_until) == (2, None), "its neighbours in the batch are given back"
+    assert (rows[other].version, rows[other].lease_until) == (2, None), "the other tasks of the batch are released"
     assert await make.balance(user) == (30, 30)

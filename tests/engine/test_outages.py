@@ -14,14 +14,14 @@ from app.upstreams import breaker, breaker_state
 from app.upstreams.breaker import CircuitBreaker
 from tests.support.breakers import breaker_of, end_pause, shorten_pauses, trip, workers
 from tests.support.makers import Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import hasten, row_of, submits
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 PRICE = 30
-REFUSED_PROMPT = "[[sandbox: submit fail 403]] refused"
+REFUSED_PROMPT = directive({"fail": 403}) + " refused"
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +50,9 @@ async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_t
     user = await make.user(points=PRICE * 41)
     upstream.control({"balance": "empty"})
     async with workers(runtime, other):
-        numbers = [await make.task_no(user, "[[sandbox: take 0]] 0")]
+        numbers = [await make.task_no(user, directive({"take_seconds": 0}) + " 0")]
         await until("both know", lambda: breaker_of(runtime).is_open and breaker_of(other).is_open)
-        numbers += [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(1, 41)]
+        numbers += [await make.task_no(user, directive({"take_seconds": 0}) + f" {n}") for n in range(1, 41)]
         await until("two probes", lambda: len(refused_submits(upstream)) >= 3)
         # One opened it; pauses of 1, 2 and 4 seconds, each ended by one probe of all workers together.
         gaps = [later - earlier for earlier, later in itertools.pairwise(refused_submits(upstream))]
@@ -77,10 +77,10 @@ async def test_with_an_empty_balance_running_jobs_are_still_polled(
 ) -> None:
     user = await make.user(points=90)
     async with workers(runtime):
-        running = await make.task_no(user, "[[sandbox: take 2]] running")
-        await until("sent", lambda: submits(upstream, "[[sandbox: take 2]] running", "accepted"))
+        running = await make.task_no(user, directive({"take_seconds": 2}) + " running")
+        await until("sent", lambda: submits(upstream, directive({"take_seconds": 2}) + " running", "accepted"))
         upstream.control({"fail": 402, "where": "submit"})
-        waiting = await make.task_no(user, "[[sandbox: take 0]] waiting")
+        waiting = await make.task_no(user, directive({"take_seconds": 0}) + " waiting")
         await until("open", lambda: breaker_of(runtime).is_open)
         opened_at = breaker_of(runtime).state.opened_at
         assert (await make.ended(user, running))["status"] == "completed"
@@ -95,7 +95,7 @@ async def test_a_worker_that_lost_its_task_gives_the_probe_back(
 ) -> None:
     """Its caller cancelled the task at the last moment: nobody should wait 70 s for a probe that was never sent."""
     user = await make.user(points=60)
-    first = await make.task_no(user, "[[sandbox: take 0]] lost")
+    first = await make.task_no(user, directive({"take_seconds": 0}) + " lost")
     await trip(runtime, "HTTP 401")
     await end_pause(runtime)
     real = CircuitBreaker.change
@@ -113,7 +113,7 @@ async def test_a_worker_that_lost_its_task_gives_the_probe_back(
     async with workers(runtime):
         await taken.wait()
         assert (await make.ended(user, first))["status"] == "completed"
-    assert len(submits(upstream, "[[sandbox: take 0]] lost")) == 1
+    assert len(submits(upstream, directive({"take_seconds": 0}) + " lost")) == 1
 
 
 @pytest.mark.settings(task_deadline_seconds=6)
@@ -136,7 +136,7 @@ async def run_others(make: Maker, user: Any, name: str) -> float:
     """Twenty tasks at once; the seconds until all have completed."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    numbers = [await make.task_no(user, f"[[sandbox: take 0]] {name} {n}") for n in range(20)]
+    numbers = [await make.task_no(user, directive({"take_seconds": 0}) + f" {name} {n}") for n in range(20)]
     ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
     assert {task["status"] for task in ended} == {"completed"}
     return loop.time() - began
@@ -172,7 +172,7 @@ async def test_a_refused_task_lets_others_probe_and_is_rejected_after_the_second
         for n in (1, 2):
             await until("open", lambda: breaker_of(runtime).is_open)
             assert (await make.task(user, refused))["status"] == "queued"
-            good = await make.task_no(user, f"[[sandbox: take 0]] {n}")
+            good = await make.task_no(user, directive({"take_seconds": 0}) + f" {n}")
             assert (await make.ended(user, good))["status"] == "completed"
         assert (await make.ended(user, refused))["errorCode"] == "UPSTREAM_REJECTED"
     assert await make.balance(user) == (PRICE, 0)
@@ -201,7 +201,7 @@ async def test_tasks_that_wait_for_one_provider_take_no_slots_of_another(
         pool.size = min(pool.size, 4)
     work = asyncio.create_task(runner.run())
     try:
-        numbers = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(20)]
+        numbers = [await make.task_no(user, directive({"take_seconds": 0}) + f" {n}") for n in range(20)]
         ended = await asyncio.gather(*[make.ended(user, number) for number in numbers])
         assert {task["status"] for task in ended} == {"completed"}
         assert not two.breakers["see2ai"].is_open

@@ -1,4 +1,4 @@
-"""Who is slow keeps nobody else waiting: strangers' files, submits that hang, another provider."""
+"""Slow work delays nothing else: slow downloads, submits that hang, another provider."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
 from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
@@ -60,8 +60,8 @@ def longest_gap(upstream: Server, task_id: str) -> float:
 
 async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
     """A job is looked after as if nothing were, and new tasks go their whole way."""
-    watched = await make.task_no(user, "[[sandbox: take 8]] watched")
-    fast = [await make.task_no(user, f"[[sandbox: take 0]] fast {n}") for n in range(10)]
+    watched = await make.task_no(user, '[[sandbox: {"take_seconds": 8}]] watched')
+    fast = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] fast {n}') for n in range(10)]
     ended = await asyncio.gather(*[make.ended(user, number) for number in [*fast, watched]])
     assert {task["status"] for task in ended} == {"completed"}
     select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
@@ -69,12 +69,12 @@ async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Serve
     assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
 
 
-async def test_forty_results_that_drip_keep_nobody_waiting(
+async def test_forty_slow_downloads_delay_no_other_task(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=30 * (SLOW + 11))
     for n in range(SLOW):
-        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+        await make.task_no(user, directive({"take_seconds": 0}, {"where": "result", "fault": "drip"}) + f" {n}")
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "rehost", SLOW)
         assert [pool.used for pool in runner._pools if "rehost" in pool.task_filter.steps] == [SLOW, 0]
@@ -82,16 +82,16 @@ async def test_forty_results_that_drip_keep_nobody_waiting(
         assert held(runner, "rehost") == SLOW
 
 
-async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
+async def test_results_wait_for_a_slot_and_polls_do_not(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 3)
     user = await make.user(points=30 * 21)
     for n in range(20):
-        await make.task_no(user, f"[[sandbox: take 0; result drip]] {n}")
+        await make.task_no(user, directive({"take_seconds": 0}, {"where": "result", "fault": "drip"}) + f" {n}")
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "rehost", 3)
-        watched = await make.task_no(user, "[[sandbox: never finish]] watched")
+        watched = await make.task_no(user, '[[sandbox: {"end": "never"}]] watched')
         where = "FROM tasks WHERE step = 'rehost' AND lease_until IS NULL AND crashes = 0"
 
         async def waiting() -> bool:
@@ -102,7 +102,7 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
         for _ in range(60):
             await asyncio.sleep(0.05)
             most = max(most, held(runner, "rehost"))
-        assert most == 3, "a look went on to a download beyond its lane"
+        assert most == 3, "a poll went on to a download without a free slot"
         assert await waiting()
         select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
         task_id = (await execute(runtime, select, no=watched)).scalar()
@@ -112,7 +112,7 @@ async def test_more_results_than_hands_wait_their_turn_and_looks_do_not(
         assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
 
 
-async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
+async def test_the_slots_of_a_claim_are_reserved_while_it_runs(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TaskRunner(runtime)
@@ -129,21 +129,21 @@ async def test_a_hand_that_waits_for_a_claim_is_given_to_nobody_else(
 
 
 @pytest.mark.settings(see2ai_uploads="always")
-async def test_forty_references_that_are_handed_over_slowly_keep_nobody_waiting(
+async def test_forty_slow_uploads_of_references_delay_no_other_task(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=35 * SLOW + 30 * 11)
     reference = await upload(make, user)
-    upstream.control({"marker": "upload hang 60"})
+    upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     for n in range(SLOW):
-        await make.task_no(user, f"[[sandbox: take 0]] slow {n}", model=IMAGE_MODEL, imageUrl=reference)
+        await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] slow {n}', model=IMAGE_MODEL, imageUrl=reference)
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "prepare", SLOW)
         assert [pool.used for pool in runner._pools if "prepare" in pool.task_filter.steps] == [SLOW, 0]
         await all_goes_on(make, user, runtime, upstream)
         assert held(runner, "prepare") == SLOW
     upstream.control()
-    async with stepping(runtime, monkeypatch):  # given back, and handed over again: harmless, and not a crash
+    async with stepping(runtime, monkeypatch):  # released and uploaded again, which does no harm and is no crash
         await until_all_completed(runtime, SLOW + 11)
     assert (await execute(runtime, "SELECT SUM(crashes) FROM tasks")).scalar() == 0
     assert await make.balance(user) == (0, 0)
@@ -169,13 +169,13 @@ async def until_all_completed(runtime: Runtime, number: int) -> None:
 
 
 FEW = 4
-HANG = "submit hang 60"  # as long as a submit may take
+HANG = {"where": "submit", "fault": "hang", "seconds": 60}  # as long as a submit may take
 ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers, in these tests
 
 
 @asynccontextmanager
 async def few_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
-    """With few hands in every lane; what still hangs at the end is left alone."""
+    """With few slots in each pool. What still hangs at the end is cancelled."""
     monkeypatch.setattr(pools, "FAST_CONCURRENCY", FEW)
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", FEW)
     monkeypatch.setattr(runner_module, "SUBMIT_GRACE_SECONDS", 0.1)
@@ -191,16 +191,16 @@ async def until_looked(upstream: Server, task_id: str, more: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_submits_that_hang_keep_no_look_waiting(
+async def test_submits_that_hang_delay_no_poll(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Normalizing answers with the result, up to a minute later: more of it than there are hands to submit."""
+    """A normalization answers after up to a minute. Here are more of them than slots for submits."""
     user = await make.user(points=30 + 3 * FEW)
     async with few_running(runtime, monkeypatch) as runner:
-        await make.task_no(user, "[[sandbox: never finish]] watched")
+        await make.task_no(user, '[[sandbox: {"end": "never"}]] watched')
         await until_held(runner, "poll", 1)
         task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
-        upstream.control({"marker": HANG})
+        upstream.control(HANG)
         for n in range(3 * FEW):
             picture = f"https://example.com/{n}.jpg"
             await submit_task(runtime, user.id, Submission("sc_image_normalize", "", picture))
@@ -210,13 +210,21 @@ async def test_submits_that_hang_keep_no_look_waiting(
     upstream.control()
 
 
-@pytest.mark.parametrize(("trouble", "step"), [(HANG, "submitting"), ("take 0; result drip", "rehost")])
+@pytest.mark.parametrize(
+    ("rules", "step"),
+    [([HANG], "submitting"), ([{"take_seconds": 0}, {"where": "result", "fault": "drip"}], "rehost")],
+)
 async def test_one_providers_trouble_takes_no_hands_of_another(
-    make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch, trouble: str, step: str
+    make: Maker,
+    runtime: Runtime,
+    upstream: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: list[dict[str, Any]],
+    step: str,
 ) -> None:
     user = await make.user(points=80 * 3 * FEW + 30 * 11)
     for n in range(3 * FEW):
-        await make.task_no(user, f"[[sandbox: {trouble}]] {n}", model="sc_uniworld_text_1x1")
+        await make.task_no(user, f"{directive(*rules)} {n}", model="sc_uniworld_text_1x1")
     async with few_running(with_two_providers(runtime), monkeypatch) as runner:
         await until_held(runner, step, FEW)
         await all_goes_on(make, user, runtime, upstream)
@@ -226,7 +234,7 @@ async def test_one_providers_trouble_takes_no_hands_of_another(
         assert held(runner, step) == FEW
 
 
-async def test_a_task_whose_action_nobody_offers_any_more_still_ends(
+async def test_a_task_of_an_unknown_action_still_ends(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=30)
@@ -237,7 +245,7 @@ async def test_a_task_whose_action_nobody_offers_any_more_still_ends(
     assert await make.balance(user) == (30, 0)
 
 
-async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
+async def test_an_idle_worker_sends_one_query_for_all_pools(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, bool]] = []
@@ -267,4 +275,5 @@ async def test_an_idle_look_is_one_query_however_many_lanes_there_are(
 
 def with_two_providers(runtime: Runtime) -> Runtime:
     elsewhere = replace(runtime.actions[ELSEWHERE], provider="elsewhere")
-    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere})
+    upstreams = {**runtime.upstreams, "elsewhere": runtime.upstreams["see2ai"]}
+    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams)

@@ -22,7 +22,7 @@ from app.upstreams.protocol import UpstreamResult
 from app.upstreams.see2ai.actions import Action
 from app.upstreams.see2ai.client import See2aiClient
 from tests.support.makers import Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.waiting import until
 from tests.support.workers import stepping
 from tests.support.worlds import execute
@@ -46,7 +46,7 @@ async def lose_lease(runtime: Runtime) -> None:
     await execute(runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at WHERE step <> 'done'")
 
 
-async def test_four_steppers_and_many_bells_take_each_step_once(
+async def test_four_runners_and_many_wakeups_run_each_step_once(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:
     user = await make.user(points=30 * 30)
@@ -72,7 +72,7 @@ async def test_no_row_is_claimed_twice(make: Maker, runtime: Runtime) -> None:
     assert {task.status for batch in batches for task in batch} == {"queued"}
 
 
-async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
+async def test_a_worker_that_lost_its_lease_sends_nothing_and_changes_nothing(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:
     user = await make.user(points=30)
@@ -86,10 +86,8 @@ async def test_a_visit_that_lost_its_lease_sends_nothing_and_changes_nothing(
     assert (await make.task(user, task_no))["status"] == "queued"
 
 
-async def test_a_visit_thawed_after_its_lease_knows_it_by_its_own_clock(
-    make: Maker, runtime: Runtime, upstream: Server
-) -> None:
-    """Nobody else came meanwhile, so the version is still its own: only the clock speaks against sending."""
+async def test_a_worker_frozen_past_its_lease_sends_nothing(make: Maker, runtime: Runtime, upstream: Server) -> None:
+    """No other worker claimed the task, so the version is unchanged. Only the worker's clock forbids to send."""
     user = await make.user(points=30)
     await make.task_no(user)
     frozen = await claim_one(runtime)
@@ -128,7 +126,7 @@ async def test_found_submitting_again_is_refunded_and_never_sent(
     assert row == 1
 
 
-async def test_a_handler_that_raises_three_times_ends_its_task_with_a_refund(
+async def test_a_step_that_raises_three_times_ends_its_task_with_a_refund(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed: list[str] = []
@@ -147,7 +145,7 @@ async def test_a_handler_that_raises_three_times_ends_its_task_with_a_refund(
     assert "ZeroDivision" not in str(task)
 
 
-async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make: Maker, runtime: Runtime) -> None:
+async def test_three_crashes_in_a_row_end_a_task_and_a_finished_step_resets_them(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=60)
     first, second = await make.task_no(user), await make.task_no(user)
     for _ in range(3):
@@ -163,7 +161,7 @@ async def test_three_crashes_in_a_row_end_a_task_and_progress_forgives_them(make
     assert (await execute(runtime, f"SELECT crashes FROM tasks WHERE task_no = '{second}'")).scalar() == 0
 
 
-async def test_tasks_left_by_two_crashes_go_one_at_a_time(
+async def test_quarantined_tasks_run_one_at_a_time(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=300)
@@ -191,7 +189,7 @@ async def test_tasks_left_by_two_crashes_go_one_at_a_time(
     assert most == 1
 
 
-async def test_leases_are_kept_while_work_goes_on_and_only_by_their_holder(make: Maker, runtime: Runtime) -> None:
+async def test_only_the_holder_renews_a_lease(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=60)
     await make.task_no(user)
     task = await claim_one(runtime, lease_seconds=5)
@@ -224,12 +222,12 @@ async def test_work_longer_than_a_lease_is_not_taken_away(
     assert (crashes, len(accepted(upstream))) == (0, 1)
 
 
-async def test_stopping_hears_a_submit_out(
+async def test_a_stopping_worker_waits_for_the_answer_to_a_submit(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "慢 [[sandbox: submit hang 5]]")
+    task_no = await make.task_no(user, '慢 [[sandbox: {"where": "submit", "fault": "hang", "seconds": 5}]]')
     async with stepping(runtime):
         while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "submitting":
             await asyncio.sleep(0.02)
@@ -240,12 +238,12 @@ async def test_stopping_hears_a_submit_out(
     assert len(accepted(upstream)) == 1
 
 
-async def test_stopping_gives_the_rest_back_at_once(
+async def test_a_stopping_worker_releases_other_tasks_at_once(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "挂 [[sandbox: poll hang 20 once]]")
+    task_no = await make.task_no(user, "挂 " + directive({"where": "poll", "fault": "hang", "seconds": 20, "times": 1}))
     async with stepping(runtime):
         while (await execute(runtime, "SELECT step FROM tasks")).scalar() != "poll":
             await asyncio.sleep(0.02)
@@ -256,7 +254,7 @@ async def test_stopping_gives_the_rest_back_at_once(
         assert (await make.ended(user, task_no))["status"] == "completed"
 
 
-async def test_a_visit_that_outlives_its_cancellation_keeps_its_row(
+async def test_a_task_that_outlives_its_cancellation_keeps_its_row(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one task."""
@@ -300,7 +298,7 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
             swallowed += 1
 
     user = await make.user(points=30)
-    await make.task_no(user, "长 [[sandbox: take 60]]")
+    await make.task_no(user, '长 [[sandbox: {"take_seconds": 60}]]')
     monkeypatch.setattr(runner_module, "release", deaf)
     runner = TaskRunner(runtime, idle_seconds=0.05)
     work = asyncio.create_task(runner.run())
@@ -311,7 +309,7 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
     assert swallowed == 1
 
 
-async def test_rows_are_given_back_once_the_database_is_there_again(
+async def test_rows_are_released_once_the_database_is_back(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage shorter than the lease costs no crash."""
@@ -327,18 +325,18 @@ async def test_rows_are_given_back_once_the_database_is_there_again(
 
     monkeypatch.setattr(runner_module, "release", flaky)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "长 [[sandbox: take 1]]")
+    task_no = await make.task_no(user, '长 [[sandbox: {"take_seconds": 1}]]')
     async with stepping(runtime):
-        await until("given back in vain, again and again", lambda: tried > 2)
+        await until("several releases have failed", lambda: tried > 2)
         away = False
         assert (await make.ended(user, task_no))["status"] == "completed"
     assert (await execute(runtime, "SELECT crashes FROM tasks")).scalar() == 0
 
 
-async def test_no_more_is_claimed_than_can_be_given_back(
+async def test_no_more_is_claimed_than_can_be_released(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that waited here for long would lose their leases, and count as left by a crash."""
+    """Rows that wait here for long lose their leases, and count as crashes."""
     monkeypatch.setattr(runner_module, "MAX_RELEASE_ROWS", 2)
     runner = TaskRunner(runtime)
     user = await make.user(points=30 * 4)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import progress, state, transitions
+from app.catalog import progress
+from app.engine import state, transitions
 from app.engine.state import ClaimedTask, Release, TaskUpdate, UpstreamState, boottime
 from app.engine.transitions import Advance, Complete, Fail
 from app.errors import TaskFailure
@@ -171,7 +172,7 @@ def test_before_the_deadline_only_the_rows_of_the_poll_table_end_a_task(
 
 
 @given(tasks, results)
-def test_the_last_look_ends_everything_but_a_success(task: ClaimedTask, result: UpstreamResult) -> None:
+def test_the_last_poll_ends_everything_but_a_success(task: ClaimedTask, result: UpstreamResult) -> None:
     decision = transitions.after_poll(task, result, NOW, is_last_poll=True)
     if result.kind is ResultKind.SUCCEEDED and result.urls:
         assert isinstance(decision, Advance)
@@ -188,7 +189,7 @@ def test_progress_never_falls_and_leaves_100_to_the_end(task: ClaimedTask, resul
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
-def test_within_is_a_delay(delay: float, left: float) -> None:
+def test_clamp_to_deadline_is_a_delay(delay: float, left: float) -> None:
     assert 0 <= transitions.clamp_to_deadline(delay, left) <= max(left + 0.01, 0)
 
 
@@ -216,12 +217,12 @@ def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, 
 @pytest.mark.parametrize(
     ("age", "delay"), [(-5, 2), (0, 2), (1.9, 2), (2, 3), (4.9, 3), (5, 5), (15, 8), (39, 8), (40, 10), (4000, 10)]
 )
-def test_the_stairs_of_polling(age: float, delay: float) -> None:
+def test_the_poll_schedule(age: float, delay: float) -> None:
     for _ in range(20):
         assert delay * 0.85 <= transitions.poll_delay_seconds(age) <= delay * 1.15
 
 
-def test_what_is_found_on_arrival() -> None:
+def test_decisions_before_a_step() -> None:
     assert transitions.before_step(make_task("submit")) is None
     assert transitions.before_step(make_task("poll", left=-1)) is None, "there is one last look"
     assert transitions.before_step(make_task("rehost", left=-1)) is None, "there is one last try"
@@ -239,7 +240,7 @@ def test_what_is_found_on_arrival() -> None:
         assert (late.reason, late.note, late.is_orphan) == (TaskFailure.UPSTREAM_UNAVAILABLE, "HTTP 429", False)
 
 
-def test_the_third_trouble_of_a_submit_ends_it_whatever_came_between() -> None:
+def test_the_third_server_error_of_a_submit_ends_it_whatever_came_between() -> None:
     upstream = UpstreamState()
     heard = [
         ResultKind.SERVER_ERROR,
@@ -308,7 +309,7 @@ def test_a_pause_that_was_asked_for_is_kept() -> None:
         assert delay_of(transitions.after_submit(make_task("submitting"), asked)) == 33.0
 
 
-def test_a_figure_of_see2ai_is_kept_and_said_to_be_its_own() -> None:
+def test_progress_of_see2ai_is_kept_and_marked_as_its_own() -> None:
     decision = after_poll(make_task(progress=40), UpstreamResult(ResultKind.RUNNING, progress=30))
     assert isinstance(decision, Release)
     assert (decision.progress, decision.upstream_state.has_own_progress) == (40, True)
@@ -317,7 +318,7 @@ def test_a_figure_of_see2ai_is_kept_and_said_to_be_its_own() -> None:
     assert (unsaid.progress, unsaid.upstream_state.has_own_progress) == (40, False)
 
 
-def test_a_lost_result_is_looked_for_once_then_waited_for_then_refunded() -> None:
+def test_a_lost_result_is_polled_for_once_then_retried_then_refunded() -> None:
     first = transitions.after_rehost_error(make_task("rehost"), "404", is_our_storage=False)
     assert isinstance(first, Advance)
     assert (first.step, first.delay_seconds) == ("poll", 0.0)
@@ -334,7 +335,7 @@ def test_a_lost_result_is_looked_for_once_then_waited_for_then_refunded() -> Non
         assert late.reason is TaskFailure.RESULT_LOST
 
 
-def test_a_handler_that_raises_has_three_visits() -> None:
+def test_a_step_that_raises_is_tried_three_times() -> None:
     crashes, known = 0, UpstreamState(empty_results=3)
     for _ in range(transitions.MAX_CRASHES - 1):
         decision = transitions.after_exception(make_task(crashes=crashes, progress=40, upstream_state=known), "boom")
@@ -344,10 +345,10 @@ def test_a_handler_that_raises_has_three_visits() -> None:
     assert isinstance(transitions.after_exception(make_task(crashes=crashes), "boom"), Fail)
 
 
-# ------------------------------------------------------------------ results at once, chores, approval, fresh looks
+# ------------------------------------------------------------------ results at once, preparation, approval, fresh URLs
 
 
-def test_a_submit_that_brings_its_result_is_hosted_and_never_polled() -> None:
+def test_a_submit_that_returns_its_result_is_rehosted_and_never_polled() -> None:
     decision = transitions.after_submit(
         make_task("submitting"), UpstreamResult(ResultKind.SUCCEEDED, urls=("https://x/1",))
     )
@@ -358,7 +359,7 @@ def test_a_submit_that_brings_its_result_is_hosted_and_never_polled() -> None:
 
 
 @given(tasks, results)
-def test_a_chore_is_repeated_and_never_makes_an_orphan(task: ClaimedTask, result: UpstreamResult) -> None:
+def test_a_preparation_is_repeated_and_never_makes_an_orphan(task: ClaimedTask, result: UpstreamResult) -> None:
     decision = transitions.after_preparation(task, result)
     if isinstance(decision, Fail):
         assert not decision.is_orphan
@@ -377,7 +378,7 @@ def test_a_chore_is_repeated_and_never_makes_an_orphan(task: ClaimedTask, result
         assert 0 <= decision.delay_seconds <= max(task.seconds_left(), 0) + OVERSHOOT
 
 
-def test_an_approval_that_nobody_gives_ends_with_words_of_its_own() -> None:
+def test_an_approval_that_nobody_gives_ends_as_approval_expired() -> None:
     waiting = after_poll(make_task(), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
     assert isinstance(waiting, Release)
     task = make_task(upstream_state=waiting.upstream_state)
@@ -394,7 +395,7 @@ def test_an_approval_that_nobody_gives_ends_with_words_of_its_own() -> None:
     assert failed.reason is TaskFailure.UPSTREAM_FAILED
 
 
-def test_a_video_that_needs_repair_is_told_as_refused() -> None:
+def test_a_video_that_needs_repair_is_rejected() -> None:
     decision = after_poll(make_task(), UpstreamResult(ResultKind.REJECTED, "needs_repair"))
     assert isinstance(decision, Fail)
     assert decision.reason is TaskFailure.UPSTREAM_REJECTED
@@ -411,7 +412,7 @@ def test_a_video_that_needs_repair_is_told_as_refused() -> None:
         ResultKind.SUCCEEDED,
     ],
 )
-def test_a_fresh_look_without_news_goes_back_to_the_known_links(kind: ResultKind) -> None:
+def test_a_refresh_without_urls_goes_back_to_the_known_urls(kind: ResultKind) -> None:
     upstream = UpstreamState(urls=("https://x/1",), is_refreshed=True, note="404")
     decision = after_poll(make_task(upstream_state=upstream), UpstreamResult(kind))
     assert isinstance(decision, Advance)

@@ -84,7 +84,7 @@ async def due_now(runtime: Runtime) -> None:
 # ------------------------------------------------------------------ whose turn it is
 
 
-async def test_of_many_that_want_a_turn_one_has_it_until_it_ends(runtime: Runtime) -> None:
+async def test_a_job_runs_in_one_place_at_a_time(runtime: Runtime) -> None:
     database = runtime.database
     taken = await asyncio.gather(*[acquire_job(database, "sweep", 60) for _ in range(8)])
     assert sorted(taken, key=str) == [1, *[None] * 7]
@@ -101,7 +101,7 @@ async def test_of_many_that_want_a_turn_one_has_it_until_it_ends(runtime: Runtim
     assert await acquire_job(database, "sweep", 60) == 2
 
 
-async def test_a_turn_whose_holder_is_gone_is_anothers_and_the_old_one_ends_nothing(runtime: Runtime) -> None:
+async def test_a_job_whose_worker_is_gone_is_taken_over_and_fenced(runtime: Runtime) -> None:
     database = runtime.database
     assert await acquire_job(database, "sweep", 60) == 1
     assert await acquire_job(database, "sweep", 60) is None
@@ -117,7 +117,7 @@ async def test_a_turn_whose_holder_is_gone_is_anothers_and_the_old_one_ends_noth
 # ------------------------------------------------------------------ the loop
 
 
-async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> None:
+async def test_two_workers_run_a_job_once_a_period(runtime: Runtime) -> None:
     work = Work(seconds=0.3)
     scheduled_jobs = [PeriodicJob("sweep", DAY, work)]
     async with open_runtime(runtime.settings) as other, looping(runtime, other, runtime, scheduled_jobs=scheduled_jobs):
@@ -130,7 +130,7 @@ async def test_of_two_workers_one_does_it_once_a_period(runtime: Runtime) -> Non
 
 
 @pytest.mark.full
-async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_job_keeps_its_lease(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "LEASE_SECONDS", 9)
     work = Work(seconds=11.0)
     async with looping(runtime, runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
@@ -139,7 +139,7 @@ async def test_long_work_keeps_its_turn(runtime: Runtime, monkeypatch: pytest.Mo
     assert (work.runs, work.most) == (1, 1)
 
 
-async def test_a_worker_that_stops_gives_its_turn_back_at_once(runtime: Runtime) -> None:
+async def test_a_stopping_worker_releases_its_job_at_once(runtime: Runtime) -> None:
     endless, short = Work(seconds=60), Work()
     async with looping(runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, endless)]):
         await until("begun", lambda: endless.runs)
@@ -147,7 +147,7 @@ async def test_a_worker_that_stops_gives_its_turn_back_at_once(runtime: Runtime)
         await until("done by the next", lambda: short.ended)
 
 
-async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_done(
+async def test_a_job_that_fails_is_retried_and_delays_no_other(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, log: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.2)
@@ -162,7 +162,7 @@ async def test_work_that_fails_is_tried_again_and_keeps_nothing_else_from_being_
         await until("tried again", lambda: failures >= 3)
     assert fine.runs == 1
     assert (await list_job_states(runtime.database))["bad"].age_seconds is None
-    assert {line["job"] for line in log("chore_failed")} == {"bad"}
+    assert {line["job"] for line in log("job_failed")} == {"bad"}
 
 
 async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def shown(name: str) -> float:
     return found
 
 
-async def test_the_audit_is_told_by_every_worker_whoever_ran_it(
+async def test_every_worker_reports_the_newest_audit(
     make: Maker, runtime: Runtime, log: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     user = await make.user(points=100)

@@ -75,7 +75,7 @@ async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runti
         user = users[number % len(users)]
         if number % 5 == 0:
             await ledger.grant(runtime.database, user_id=user.id, points=30, ref=f"n{number}")
-        answer = await make.submit(user, "失败 [[sandbox: end failed]]" if number % 3 == 0 else "成功")
+        answer = await make.submit(user, '失败 [[sandbox: {"end": "failed"}]]' if number % 3 == 0 else "成功")
         if answer.status_code == 200:
             await make.ended(user, answer.json()["data"]["taskNo"])
 

@@ -279,7 +279,7 @@ async def test_a_refund_goes_back_to_the_lots_it_came_from(make: Maker, runtime:
 async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, working: None) -> None:
     user = await make.user(points=10)
     await lot(runtime.database, user.id, 25, 24, "soon")
-    task_no = await make.task_no(user, "失败 [[sandbox: end failed]]")
+    task_no = await make.task_no(user, '失败 [[sandbox: {"end": "failed"}]]')
     assert (await make.ended(user, task_no))["pointsRefunded"] == 30
     assert await remaining(runtime.database) == [25]
     assert await make.balance(user) == (35, 0)
@@ -290,7 +290,7 @@ async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, wo
 async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, hurry: None, by: str) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 30, 1, "lapsing")
-    task_no = await make.task_no(user, "失败 [[sandbox: end failed]]")
+    task_no = await make.task_no(user, '失败 [[sandbox: {"end": "failed"}]]')
     await later(runtime.database, 2)
     if by == "cancel":
         await cancel_task(runtime, user.id, task_no)

@@ -23,7 +23,7 @@ async def test_every_move_of_points_is_told(make: Maker, runtime: Runtime, worki
     user = await make.user(points=100)
     good = await make.task_no(user)
     await make.ended(user, good)
-    bad = await make.task_no(user, "失败 [[sandbox: end failed]]")
+    bad = await make.task_no(user, '失败 [[sandbox: {"end": "failed"}]]')
     await make.ended(user, bad)
     await lot(runtime.database, user.id, 5, 1, "lapsing")
     await later(runtime.database, 2)

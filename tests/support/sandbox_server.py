@@ -1,11 +1,13 @@
 """A sandbox over a real socket: uvicorn in a thread, on a port of its own."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -20,6 +22,20 @@ VIDEO = f"{ACTIONS}/see2ai_video_generation_v1"
 NORMALIZE = f"{ACTIONS}/see2ai_image_normalize_v1"
 UPLOAD = f"{ACTIONS}/see2ai_storage_upload_v1"
 RUNNING = {"pending", "running"}
+
+
+def directive(*rules: dict[str, Any]) -> str:
+    """The rules as a prompt carries them."""
+    return f"[[sandbox: {_json(rules)}]]"
+
+
+def url_with_rules(url: str, *rules: dict[str, Any]) -> str:
+    """The rules as the image URL of a normalization carries them."""
+    return f"{url}?sandbox={quote(_json(rules))}"
+
+
+def _json(rules: tuple[dict[str, Any], ...]) -> str:
+    return json.dumps(rules[0] if len(rules) == 1 else rules, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

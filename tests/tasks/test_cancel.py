@@ -44,7 +44,7 @@ async def test_a_task_nobody_has_asked_for_comes_back_with_its_points(make: Make
 
 async def test_once_asked_for_it_runs_to_its_end(make: Maker, working: None) -> None:
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "[[sandbox: take 2]]")
+    task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 2}]]')
     while (await make.task(user, task_no))["status"] != "processing":
         await asyncio.sleep(0.02)
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
@@ -87,7 +87,7 @@ async def test_cancelled_or_sent_but_never_both(
 ) -> None:
     """Forty tasks, eight at a time, each cancelled while the worker reaches for it."""
     user = await make.user(points=40 * 35)
-    prompts = [f"赛跑 {round_} {number} [[sandbox: take 0]]" for number in range(40)]
+    prompts = [f'赛跑 {round_} {number} [[sandbox: {{"take_seconds": 0}}]]' for number in range(40)]
 
     room = asyncio.Semaphore(8)
 
@@ -179,7 +179,7 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
-    upstream.control({"marker": "submit hang 2"})
+    upstream.control({"where": "submit", "fault": "hang", "seconds": 2})
     (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, visit, lambda step: step == "prepare"))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
@@ -198,7 +198,7 @@ async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
-    upstream.control({"marker": "submit hang 60"})
+    upstream.control({"where": "submit", "fault": "hang", "seconds": 60})
     (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, visit))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))

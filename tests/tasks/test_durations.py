@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from app.aio import cancel_and_wait
 from app.catalog import durations
 from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
+from app.catalog.progress import estimate_seconds_left
 from app.engine import transitions
-from app.engine.progress import estimate_seconds_left, with_estimate
 from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
-from app.engine.transitions import Advance, Fail
+from app.engine.transitions import Advance, Fail, with_estimate
 from app.jobs import scheduler
 from app.runtime import Runtime, open_runtime
 from app.upstreams.protocol import ResultKind, UpstreamResult
@@ -185,7 +186,7 @@ def test_the_time_left_shrinks_with_time_and_progress_to_zero(
 async def completed(make: Maker, user: User, model: str, *seconds: float, waited: float = 0.0) -> None:
     """Completed tasks that took so long since SEE2AI's acceptance, after a wait for it; the newest last."""
     for took in seconds:
-        task_no = await make.task_no(user, "[[sandbox: take 0]]", model=model)
+        task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', model=model)
         await make.ended(user, task_no)
         async with make.runtime.database.begin() as connection:
             fields = {"created_at": NOW - timedelta(seconds=took + waited), "completed_at": NOW}
@@ -200,7 +201,7 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     user = await make.user(points=10_000)
     await completed(make, user, TEXT_MODEL, 12, 500, 10, 11, 0.5, waited=1000)
     await completed(make, user, OTHER_MODEL, 10, 10)
-    failed = await make.task_no(user, "[[sandbox: end failed]]", model=OTHER_MODEL)
+    failed = await make.task_no(user, '[[sandbox: {"end": "failed"}]]', model=OTHER_MODEL)
     await make.ended(user, failed)
     assert await update_durations(runtime.database) == 1
     await read_durations(runtime)
@@ -220,6 +221,16 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     await update_durations(runtime.database)  # a clock that was set: no estimate divides by what is not positive
     await read_durations(runtime)
     assert set(runtime.durations.values()) == {durations.MIN_SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds"), [({"accepted_age_seconds": 40.0}, 60), ({"accepted_age": 40.0}, 60), ({}, 100), (None, 100)]
+)
+async def test_the_wait_before_the_acceptance_does_not_count_also_in_rows_of_a_release_before(
+    state: dict[str, Any] | None, seconds: float
+) -> None:
+    row: Any = SimpleNamespace(created_at=NOW, completed_at=NOW + timedelta(seconds=100), upstream_state=state)
+    assert durations._generation_seconds(row) == seconds
 
 
 @pytest.mark.usefixtures("working")
@@ -280,23 +291,26 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(scheduler, "LEARN_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "DURATIONS_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("brisk", "working")
 async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
-    first = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]
+    first = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert first["estimatedSecondsLeft"] == 60
     for _ in range(durations.MIN_SAMPLES):
-        await make.ended(user, await make.task_no(user, "[[sandbox: take 0]]"))
+        await make.ended(user, await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]'))
     await until("learnt", lambda: TEXT_MODEL in runtime.durations)
-    second = (await make.submit(user, "[[sandbox: take 0]]")).json()["data"]
+    second = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert 1 <= second["estimatedSecondsLeft"] < 30
 
 
 @pytest.mark.usefixtures("brisk", "working")
-@pytest.mark.parametrize("prompt", ["[[sandbox: take 600]]", "[[sandbox: progress 50,10,90,100; take 600]]"])
+@pytest.mark.parametrize(
+    "prompt",
+    ['[[sandbox: {"take_seconds": 600}]]', '[[sandbox: {"progress": [50, 10, 90, 100], "take_seconds": 600}]]'],
+)
 async def test_one_task_in_every_way_it_is_read(
     make: Maker, runtime: Runtime, prompt: str, advance_sandbox: Callable[[float], None]
 ) -> None:
@@ -329,7 +343,7 @@ async def test_one_task_in_every_way_it_is_read(
 async def test_the_time_left_runs_on_while_nothing_new_is_heard(make: Maker, runtime: Runtime) -> None:
     runtime.durations[TEXT_MODEL] = 4.0
     user = await make.user(points=100)
-    task_no = await make.task_no(user, "[[sandbox: progress 50; take 3.5]]")
+    task_no = await make.task_no(user, '[[sandbox: {"progress": [50], "take_seconds": 3.5}]]')
     lefts = []
     while (task := await make.task(user, task_no))["status"] != "completed":
         if task["progress"] == 50:

@@ -12,7 +12,7 @@ from app.catalog.models import set_model
 from app.runtime import Runtime
 from app.upstreams.see2ai.actions.normalize import Profile
 from tests.support.makers import IMAGE_MODEL, Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive, url_with_rules
 from tests.support.task_rows import ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
@@ -62,7 +62,7 @@ async def test_a_uniworld_picture_has_the_canvas_of_its_model(
 @pytest.mark.parametrize("place", ["image_url", "final_url", "provider_final_url"])
 async def test_a_uniworld_result_is_found_wherever_it_is(make: Maker, place: str) -> None:
     user = await make.user(points=100)
-    prompt = f"[[sandbox: place {place}; take 0]]"
+    prompt = f'[[sandbox: {{"image_field": "{place}", "take_seconds": 0}}]]'
     task = await make.ended(user, await make.task_no(user, prompt, model="sc_uniworld_text_1x1"))
     assert task["status"] == "completed"
 
@@ -84,13 +84,14 @@ async def test_a_normalization_that_is_refused_or_unclear_is_refunded_and_sent_o
     make: Maker, upstream: Server
 ) -> None:
     user = await make.user(points=10)
-    marked = "https://example.com/a.jpg?sandbox="
-    for marker, outcome, orphan in (
-        ("submit%20fail%20422%20always", "UPSTREAM_REJECTED", False),
-        ("submit%20malformed%20always", "UPSTREAM_UNCERTAIN", True),
+    for rule, outcome, orphan in (
+        ({"fail": 422}, "UPSTREAM_REJECTED", False),
+        ({"where": "submit", "fault": "malformed"}, "UPSTREAM_UNCERTAIN", True),
     ):
         upstream.client.delete("/journal")
-        task_no = await make.task_no(user, model="sc_image_normalize", imageUrl=marked + marker)
+        task_no = await make.task_no(
+            user, model="sc_image_normalize", imageUrl=url_with_rules("https://example.com/a.jpg", rule)
+        )
         one = await ended(make, user, task_no)
         assert (one.outcome, one.row["suspected_orphan"]) == (outcome, orphan)
         assert len(bodies(upstream, NORMALIZE)) == 1
@@ -153,8 +154,12 @@ async def test_a_video_from_pictures(make: Maker, upstream: Server, case: str) -
 async def test_an_approval_nobody_gives_is_waited_for_and_told(make: Maker) -> None:
     user = await make.user(points=1000)
     model = "sc_video_text_fast"
-    lost = await make.task_no(user, "[[sandbox: approval 0.5; take 0]]", model=model, params=SHORT)
-    given = await make.task_no(user, "[[sandbox: approval 0.5 granted; take 0]]", model=model, params=SHORT)
+    lost = await make.task_no(
+        user, '[[sandbox: {"approval_seconds": 0.5, "take_seconds": 0}]]', model=model, params=SHORT
+    )
+    given = await make.task_no(
+        user, directive({"approval_seconds": 0.5, "approved": True, "take_seconds": 0}), model=model, params=SHORT
+    )
     task = await make.ended(user, lost)
     assert (task["errorCode"], task["pointsRefunded"]) == ("APPROVAL_EXPIRED", 116)  # 64 × 4 × 0.45 = 115.2
     assert "授权" in task["errorMessage"]
@@ -164,7 +169,7 @@ async def test_an_approval_nobody_gives_is_waited_for_and_told(make: Maker) -> N
 async def test_a_video_that_needs_repair_is_refused_with_a_reason_for_the_operator(make: Maker) -> None:
     user = await make.user(points=1000)
     task_no = await make.task_no(
-        user, "[[sandbox: end needs_repair; take 0]]", model="sc_video_text_fast", params=SHORT
+        user, '[[sandbox: {"end": "needs_repair", "take_seconds": 0}]]', model="sc_video_text_fast", params=SHORT
     )
     one = await ended(make, user, task_no)
     assert one.outcome == "UPSTREAM_REJECTED"
@@ -174,12 +179,15 @@ async def test_a_video_that_needs_repair_is_refused_with_a_reason_for_the_operat
 async def test_a_film_that_is_none_gives_the_points_back(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     task_no = await make.task_no(
-        user, "[[sandbox: result truncated once; take 0]]", model="sc_video_text_fast", params=SHORT
+        user,
+        directive({"fault": "truncated", "times": 1}, {"take_seconds": 0}),
+        model="sc_video_text_fast",
+        params=SHORT,
     )
     assert (await make.ended(user, task_no))["status"] == "completed"
     runtime.settings.__dict__["hosting_deadline_seconds"] = 1
     task_no = await make.task_no(
-        user, "[[sandbox: result not-an-image; take 0]]", model="sc_video_text_fast", params=SHORT
+        user, directive({"fault": "not-an-image"}, {"take_seconds": 0}), model="sc_video_text_fast", params=SHORT
     )
     assert (await make.ended(user, task_no))["errorCode"] == "RESULT_LOST"
 
@@ -219,22 +227,22 @@ async def test_frames_of_a_video_are_normalized_for_it(make: Maker, runtime: Run
 
 
 @pytest.mark.parametrize(
-    ("trouble", "outcome"),
+    ("rule", "outcome"),
     [
-        ("submit fail 503 twice", "completed"),
-        ("submit malformed once", "completed"),
-        ("submit fail 429 once", "completed"),
-        ("submit fail 503 always", "UPSTREAM_UNAVAILABLE"),
-        ("submit fail 422 always", "UPSTREAM_REJECTED"),
+        ({"fail": 503, "times": 2}, "completed"),
+        ({"where": "submit", "fault": "malformed", "times": 1}, "completed"),
+        ({"fail": 429, "times": 1}, "completed"),
+        ({"fail": 503}, "UPSTREAM_UNAVAILABLE"),
+        ({"fail": 422}, "UPSTREAM_REJECTED"),
     ],
 )
 async def test_a_normalization_on_the_way_may_be_repeated(
-    make: Maker, runtime: Runtime, upstream: Server, trouble: str, outcome: str
+    make: Maker, runtime: Runtime, upstream: Server, rule: dict[str, Any], outcome: str
 ) -> None:
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
     await set_model(runtime.database, IMAGE_MODEL, {"params": fixed})
     user = await make.user(points=35)
-    url = f"https://example.com/a.jpg?sandbox={trouble.replace(' ', '%20')}"
+    url = url_with_rules("https://example.com/a.jpg", rule)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
     assert (one.outcome, one.row["suspected_orphan"]) == (outcome, False)
     assert len(bodies(upstream, "see2ai_image_generation_fast_v1")) == (outcome == "completed")

@@ -24,7 +24,7 @@ async def test_a_task_ends_with_a_picture_of_ours_and_its_price_is_spent(make: M
 
 async def test_a_failed_task_gives_its_points_back_with_a_chinese_reason(make: Maker) -> None:
     user = await make.user(points=30)
-    task_no = await make.task_no(user, '不要 [[sandbox: end failed "bad words"]]')
+    task_no = await make.task_no(user, '不要 [[sandbox: {"end": "failed", "text": "bad words"}]]')
     assert await make.balance(user) == (0, 30)
     task = await make.ended(user, task_no)
     assert (task["status"], task["errorCode"], task["pointsRefunded"]) == ("failed", "UPSTREAM_FAILED", 30)

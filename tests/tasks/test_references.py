@@ -79,9 +79,9 @@ async def sent(make: Maker, upstream: Server, **fields: Any) -> dict[str, Any]:
     """What SEE2AI got for a submit with these fields."""
     upstream.client.delete("/journal")
     user = await make.user(points=100)
-    task_no = await make.task_no(user, "[[sandbox: take 0]]", **fields)
+    task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', **fields)
     assert (await ended(make, user, task_no)).outcome == "completed"
-    (only,) = submits(upstream, "[[sandbox: take 0]]")
+    (only,) = submits(upstream, '[[sandbox: {"take_seconds": 0}]]')
     return dict(only["body"])
 
 
@@ -95,7 +95,7 @@ async def test_references_arrive_in_order_in_all_three_forms(make: Maker, upstre
         assert (await sent(make, upstream, model=IMAGE_MODEL, imageUrl=given))["image_input"] == expected
     got = await sent(make, upstream, model=IMAGE_MODEL, imageUrl=REFERENCES)
     assert got == {
-        "prompt": "[[sandbox: take 0]]",
+        "prompt": '[[sandbox: {"take_seconds": 0}]]',
         "image_input": REFERENCES,
         "aspect_ratio": "1:1",
         "resolution": "1K",

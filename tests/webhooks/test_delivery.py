@@ -29,7 +29,9 @@ async def test_a_whole_task_is_told_to_both_and_reads_as_get_gives_it(
 ) -> None:
     user = await make.user(points=100)
     made = await endpoint(make, user, receivers[1].url)
-    task_no = await make.task_no(user, "[[sandbox: take 0]]", callbackUrl=receivers[0].url + "?of=mine&名=值")
+    task_no = await make.task_no(
+        user, '[[sandbox: {"take_seconds": 0}]]', callbackUrl=receivers[0].url + "?of=mine&名=值"
+    )
     task = await make.ended(user, task_no)
     secrets = [await secret_of(make, user), made["secret"]]
     for receiver, secret in zip(receivers[:2], secrets, strict=True):
@@ -242,7 +244,7 @@ async def test_slow_receivers_delay_neither_others_nor_tasks(
     worker = asyncio.create_task(run_worker(make.runtime, stop))
     await slow.hears(2)
     for one in (other, user):
-        task_no = await make.task_no(one, "[[sandbox: take 0]]", callbackUrl=quick.url)
+        task_no = await make.task_no(one, '[[sandbox: {"take_seconds": 0}]]', callbackUrl=quick.url)
         assert (await make.ended(one, task_no))["status"] == "completed"
     await quick.hears(2)
     assert slow.most_at_once <= courier_module.MAX_PER_HOST

@@ -126,14 +126,16 @@ async def test_who_has_nobody_to_tell_pays_one_statement_at_the_end_and_none_at_
 async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
-    due = await find_due(runtime.database, 10, hosts=[], users=[])
+    due = await find_due(runtime.database, 10, excluded_hosts=[], excluded_users=[])
     (frozen,) = await claim(runtime.database, due, 30)
     assert await claim(runtime.database, due, 30) == [], "in other hands"
-    assert await find_due(runtime.database, 10, hosts=[], users=[]) == []
+    assert await find_due(runtime.database, 10, excluded_hosts=[], excluded_users=[]) == []
     await shift(runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
-    for passed_over in ({"hosts": ["receiver.example.com"], "users": []}, {"hosts": [], "users": [user.id]}):
-        assert await find_due(runtime.database, 10, **passed_over) == []
-    (other,) = await claim(runtime.database, await find_due(runtime.database, 10, hosts=["x"], users=[0]), 30)
+    for hosts, users in ((["receiver.example.com"], []), ([], [user.id])):
+        assert await find_due(runtime.database, 10, excluded_hosts=hosts, excluded_users=users) == []
+    (other,) = await claim(
+        runtime.database, await find_due(runtime.database, 10, excluded_hosts=["x"], excluded_users=[0]), 30
+    )
     assert (other.version, other.attempts) == (frozen.version + 1, 2)
     fair = {"failing_seconds": 1.0, "counts_against_endpoint": True}
     await record(runtime.database, frozen, Outcome("error", 500), retry_seconds=5.0, **fair)

@@ -148,7 +148,7 @@ async def test_no_secret_is_ever_logged(
     user = await make.user(points=100)
     made = await endpoint(make, user, receiver.url)
     secrets = [await secret_of(make, user), made["secret"], data(await post(make, user, "secret/rotate"))["secret"]]
-    task_no = await make.task_no(user, "[[sandbox: take 0]]", callbackUrl=receiver.url + "?token=planted")
+    task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', callbackUrl=receiver.url + "?token=planted")
     await make.ended(user, task_no)
     await ended_deliveries(make.runtime, 2)  # which is recorded after it is logged
     await sent(make, user, url=receiver.url + "?token=planted")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.catalog.models import CHECKED, Model, list_models, validate_model
+from app.catalog.models import VALIDATED_COLUMNS, Model, list_models, validate_model
 from app.cli.migrate import migrate
 from app.database import open_database
 from app.errors import InvalidParameter
@@ -70,12 +70,14 @@ def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str
             for column, value in columns.items()
             if _as_json(value) != _as_json(after[name][column])
         ],
-        invalid=[
-            {"modelName": name, "reason": why}
-            for name, why in [*unreadable.items(), *((name, _fault(name, row)) for name, row in after.items())]
-            if why
-        ],
+        invalid=find_invalid(now, unreadable),
     )
+
+
+def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[str, str]]:
+    """Each row that could not be written today, as modelName and reason."""
+    judged = [(model.model_name, _fault(model.model_name, _columns(model))) for model in models]
+    return [{"modelName": name, "reason": reason} for name, reason in [*unreadable.items(), *judged] if reason]
 
 
 def _columns(model: Model) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _fault(name: str, columns: dict[str, Any]) -> str:
         if not isinstance(columns[column], dict):
             return f"{column} 须为 JSON 对象"
     try:
-        validate_model(name, **{column: columns[column] for column in CHECKED})
+        validate_model(name, **{column: columns[column] for column in VALIDATED_COLUMNS})
     except InvalidParameter as error:
         return error.message
     return ""

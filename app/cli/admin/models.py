@@ -22,7 +22,9 @@ def models_list(json: Json = False) -> None:
 
     async def work(database: "Database") -> list[dict[str, Any]]:
         found = await list_models(database, only_enabled=False)
-        return [{name: value for name, value in asdict(model).items() if name != "now"} for model in found]
+        return [
+            {name: value for name, value in asdict(model).items() if name not in {"now", "rules"}} for model in found
+        ]
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")
@@ -84,6 +86,23 @@ def models_diff(json: Json = False) -> None:
     else:
         print("\n".join(drift.lines()) or "equal: points_config is what the migrations seed")
     sys.exit(0 if drift.is_empty else 1)
+
+
+@models.command("check")
+def models_check(json: Json = False) -> None:
+    """Checks that each enabled model can be sold by the rules of today. Exit 1 with those that cannot."""
+    from app.catalog.models import read_models
+    from app.cli.admin.model_diff import find_invalid
+
+    found, unreadable = run_with_database(read_models)
+    enabled = [model for model in found if model.enabled]
+    invalid = find_invalid(enabled, unreadable)
+    if json:
+        print_record({"ok": not invalid, "invalid": invalid}, json)
+    else:
+        lines = [f"invalid  {row['modelName']}  {row['reason']}" for row in invalid]
+        print("\n".join(lines) or f"ok: {len(enabled)} models can be sold")
+    sys.exit(1 if invalid else 0)
 
 
 def _read(option: str, text: str | None, kind: type) -> Any:

@@ -11,7 +11,7 @@ from app.telemetry.logs import configure_logs
 
 
 def sandbox(port: int, api_key: str, host: str, video_fields: Literal["seed", "2026-04"] | None) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Serves until SIGTERM or SIGINT."""
     settings = settings_or_exit()
     configure_logs(settings)
     print(f"sandbox: http://{host}:{port}  (Authorization: Bearer {api_key})", flush=True)
@@ -22,5 +22,5 @@ def sandbox(port: int, api_key: str, host: str, video_fields: Literal["seed", "2
         port=port,
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=1,  # a client that is kept hanging on purpose must not hold up the end
+        timeout_graceful_shutdown=1,  # a response that hangs on purpose must not delay the shutdown
     )

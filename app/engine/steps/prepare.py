@@ -131,7 +131,7 @@ async def _fetch_stored(store: ObjectStore, key: str, directory: Path) -> Path |
 async def _normalize(
     runtime: Runtime, task: ClaimedTask, commit_intent: CommitIntent, action: Action, url: str
 ) -> Decision:
-    breaker = runtime.breakers[NORMALIZE.provider]
+    upstream, breaker = runtime.upstreams[NORMALIZE.provider], runtime.breakers[NORMALIZE.provider]
     request = {"image_url": url, "profile": action.normalize_profile}
     is_first = not task.upstream_state.is_normalize_started
     async with breaker.call() as call:
@@ -141,7 +141,6 @@ async def _normalize(
             started = replace(task.upstream_state, is_normalize_started=True)
             update = TaskUpdate(attempts=task.attempts, upstream_state=started)
             await commit_intent(Advance("prepare", "asking SEE2AI to normalize", update=update))
-        upstream = runtime.upstreams[NORMALIZE.provider]
         result = await upstream.submit(NORMALIZE, request, may_send=task.is_held)
         result = await record_result(breaker, call, task, result)
     failpoint("prepare.after_answer")

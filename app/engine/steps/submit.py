@@ -14,7 +14,8 @@ from app.runtime import Runtime
 
 async def submit(runtime: Runtime, task: ClaimedTask, commit_intent: CommitIntent) -> Decision:
     action = runtime.actions[task.action]
-    breaker = runtime.breakers[action.provider]
+    # Found before the intent: what raises after it leaves a task that may have been sent.
+    upstream, breaker = runtime.upstreams[action.provider], runtime.breakers[action.provider]
     async with breaker.call() as call:
         if call.wait_seconds:
             return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
@@ -22,7 +23,6 @@ async def submit(runtime: Runtime, task: ClaimedTask, commit_intent: CommitInten
         update = TaskUpdate(attempts=task.attempts)
         await commit_intent(Advance("submitting", f"sending to {action.provider}", update=update))
         failpoint("submit.after_intent")
-        upstream = runtime.upstreams[action.provider]
         result = await upstream.submit(action, task.upstream_request, may_send=task.is_held)
         failpoint("submit.after_answer")
         result = await record_result(breaker, call, task, result)

@@ -1,4 +1,4 @@
-"""The four actions that make something; the upload, which only keeps files, is in uploads.py."""
+"""The four actions that produce something; the upload, which only stores files, is in routes/uploads.py."""
 
 from app.sandbox.actions.action import Action
 from app.sandbox.actions.fast_image import FastImage

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.sandbox.actions.action import Action, Arrival, Moment, Order
-from app.sandbox.bodies import validate
-from app.sandbox.jobs import Words
-from app.sandbox.names import FAST_IMAGE
-from app.sandbox.pictures import Picture, measure
+from app.sandbox.action_names import FAST_IMAGE
+from app.sandbox.actions.action import Action, JobSnapshot, JobSpec, SubmitRequest
+from app.sandbox.jobs.job import StateNames
+from app.sandbox.media.images import ImageSpec, image_size
+from app.sandbox.parsing import validate
 
 COST_POINTS = {"1K": 25_000, "2K": 40_000}
 """The sandbox's own prices in platform tokens; SEE2AI only says that they depend on the resolution."""
@@ -33,17 +33,16 @@ class FastImage(Action):
 
     name = FAST_IMAGE
     model = "see2ai-image-fast"
-    words = Words("pending", "running", "success", shouts=True)
+    state_names = StateNames("pending", "running", "success", uppercase=True)
     has_async_path = True
 
-    async def read(self, arrival: Arrival) -> Order:
-        wanted = validate(FastImageInput, arrival.parsed)
-        output_format = wanted.output_format or "jpg"
-        references = f" · {len(wanted.image_input)} ref" if wanted.image_input else ""
-        label = f"{wanted.aspect_ratio} · {wanted.resolution} · {output_format}{references}"
-        size = measure(wanted.aspect_ratio, wanted.resolution)
-        picture = Picture("", "", label, size, output_format)
-        return Order(wanted.prompt, picture, COST_POINTS[wanted.resolution], blocks=True)
+    async def read(self, submit: SubmitRequest) -> JobSpec:
+        fields = validate(FastImageInput, submit.parsed)
+        output_format = fields.output_format or "jpg"
+        references = f" · {len(fields.image_input)} ref" if fields.image_input else ""
+        label = f"{fields.aspect_ratio} · {fields.resolution} · {output_format}{references}"
+        image = ImageSpec("", "", label, image_size(fields.aspect_ratio, fields.resolution), output_format)
+        return JobSpec(fields.prompt, image, COST_POINTS[fields.resolution], blocks=True)
 
-    def result(self, moment: Moment) -> dict[str, Any]:
-        return {"result_urls": moment.urls, "progress": moment.look.progress}
+    def result(self, snapshot: JobSnapshot) -> dict[str, Any]:
+        return {"result_urls": snapshot.urls, "progress": snapshot.status.progress}

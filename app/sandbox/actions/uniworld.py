@@ -1,17 +1,17 @@
-"""The UniWorld action: always asynchronous, words in small letters, progress as a list, one picture in `image_url`."""
+"""The UniWorld action: always asynchronous, states in lower case, progress as a list, one image in `image_url`."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.sandbox.actions.action import Action, Arrival, Moment, Order
-from app.sandbox.bodies import validate
-from app.sandbox.jobs import Words
-from app.sandbox.names import UNIWORLD
-from app.sandbox.pictures import Picture
+from app.sandbox.action_names import UNIWORLD
+from app.sandbox.actions.action import Action, JobSnapshot, JobSpec, SubmitRequest
+from app.sandbox.jobs.job import StateNames
+from app.sandbox.media.images import ImageSpec
+from app.sandbox.parsing import validate
 
 COST_POINTS = 50_000
-DEFAULT_SIDE, LONGEST_SIDE = 1024, 4096
+DEFAULT_SIDE, MAX_SIDE = 1024, 4096
 STEPS = (
     (0, "plan", "Planning the scene"),
     (20, "layout", "Laying out the canvas"),
@@ -19,9 +19,9 @@ STEPS = (
     (75, "harmonize", "Harmonizing"),
     (95, "upload", "Storing the picture"),
 )
-"""From which percentage on each step is under way, its name and its message."""
+"""The percentage at which each step begins, its name and its message."""
 
-Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Style = Annotated[str, StringConstraints(max_length=255)]
 
 
@@ -40,28 +40,28 @@ class UniworldInput(BaseModel):
 
 
 class Uniworld(Action):
-    """Answers at once; a marker's `place` moves the picture to another field."""
+    """Answers at once; a rule's `image_field` moves the image to another field."""
 
     name = UNIWORLD
     model = "see2ai-uniworld-2.5"
-    words = Words("running", "running", "done")
-    field = "status"
-    knows_places = True
-    knows_images = False
+    state_names = StateNames("running", "running", "done")
+    state_field = "status"
+    has_image_fields = True
+    has_result_list = False
 
-    async def read(self, arrival: Arrival) -> Order:
-        wanted = validate(UniworldInput, arrival.parsed)
-        size = (wanted.canvas_w or DEFAULT_SIDE, wanted.canvas_h or DEFAULT_SIDE)
-        style = f" · {wanted.style}" if wanted.style else ""
-        picture = Picture("", "", f"{size[0]} × {size[1]}{style}", size, "jpg")
-        return Order(wanted.prompt, picture, COST_POINTS)
+    async def read(self, submit: SubmitRequest) -> JobSpec:
+        fields = validate(UniworldInput, submit.parsed)
+        size = (fields.canvas_w or DEFAULT_SIDE, fields.canvas_h or DEFAULT_SIDE)
+        style = f" · {fields.style}" if fields.style else ""
+        return JobSpec(fields.prompt, ImageSpec("", "", f"{size[0]} × {size[1]}{style}", size, "jpg"), COST_POINTS)
 
-    def result(self, moment: Moment) -> dict[str, Any]:
-        place, url = moment.job.plan.place or "image_url", moment.urls[0] if moment.urls else None
-        percent = moment.look.progress
+    def result(self, snapshot: JobSnapshot) -> dict[str, Any]:
+        image_field = snapshot.job.scenario.image_field or "image_url"
+        url = snapshot.urls[0] if snapshot.urls else None
+        percent = snapshot.status.progress
         return {
-            "image_url": url if place == "image_url" else None,
-            "result": {place: url} if url and place != "image_url" else None,
+            "image_url": url if image_field == "image_url" else None,
+            "result": {image_field: url} if url and image_field != "image_url" else None,
             "progress": [
                 {"step": step, "message": message, "percent": min(percent, until)}
                 for (begins, step, message), until in zip(

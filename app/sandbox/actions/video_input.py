@@ -1,17 +1,17 @@
-"""The video action's input in its two forms, field by field and rule by rule: it finds faults and refuses nothing."""
+"""The video action's input in its two forms, with its fields and rules. It finds errors and refuses nothing."""
 
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from app.sandbox.refusals import fault
+from app.sandbox.error_responses import field_error
 
 VideoFields = Literal["seed", "2026-04"]
-SHORTEST_SECONDS, LONGEST_SECONDS, ANY_LENGTH = 4, 15, -1
-MOST_IMAGES, MOST_VIDEOS, MOST_AUDIOS, MOST_REFERENCES = 9, 3, 3, 12
+MIN_SECONDS, MAX_SECONDS, ANY_DURATION = 4, 15, -1
+MAX_IMAGES, MAX_VIDEOS, MAX_AUDIOS, MAX_REFERENCES = 9, 3, 3, 12
 
-Faults = list[dict[str, Any]]
+Errors = list[dict[str, Any]]
 AspectRatio = Literal["adaptive", "16:9", "9:16", "1:1", "21:9", "4:3", "3:4"]
 
 
@@ -54,7 +54,7 @@ class VideoInput(BaseModel):
 
 
 class SeedInput(VideoInput):
-    """The form of the published schema: pictures with and without a real face in fields of their own."""
+    """The form of the published schema: images with and without a real face have fields of their own."""
 
     model_name: Literal["doubao-seedance-2-0-260128", "doubao-seedance-2-0-fast-260128"] = "doubao-seedance-2-0-260128"
     resolution: Literal["480p", "720p"] | None = "720p"
@@ -88,33 +88,33 @@ class LaterInput(VideoInput):
 FORMS: dict[VideoFields, type[VideoInput]] = {"seed": SeedInput, "2026-04": LaterInput}
 
 
-def find_strangers(form: VideoFields, parsed: Any) -> Faults:
-    """The fields that only the other form has. Empty or null counts, too: SEE2AI knows no such field."""
+def find_fields_of_other_form(form: VideoFields, parsed: Any) -> Errors:
+    """The fields that only the other form has. An empty or null field counts, too: SEE2AI knows no such field."""
     if not isinstance(parsed, dict):
         return []
     known = FORMS[form].model_fields
     others = {name for model in FORMS.values() for name in model.model_fields} - set(known)
     return [
-        fault("extra_forbidden", ["body", name], f"{name} is not accepted in this version of the action")
+        field_error("extra_forbidden", ["body", name], f"{name} is not accepted in this version of the action")
         for name in parsed
         if name in others
     ]
 
 
-def find_faults(wanted: VideoInput) -> Faults:
-    """Every rule that the input breaks beyond its schema, in an order of its own."""
-    images, videos, audios, frames = wanted.images, wanted.videos, wanted.audios, wanted.frames
-    seconds = 5 if wanted.duration is None else wanted.duration
+def find_rule_errors(fields: VideoInput) -> Errors:
+    """Every rule that the input breaks beyond its schema, always in the same order."""
+    images, videos, audios, frames = fields.images, fields.videos, fields.audios, fields.frames
+    seconds = 5 if fields.duration is None else fields.duration
     rules = (
-        ("prompt", not (wanted.prompt or "").strip() and not images + videos + frames, "prompt is missing"),
+        ("prompt", not (fields.prompt or "").strip() and not images + videos + frames, "prompt is missing"),
         (
             "duration",
-            seconds != ANY_LENGTH and not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS,
+            seconds != ANY_DURATION and not MIN_SECONDS <= seconds <= MAX_SECONDS,
             "duration must be 4 to 15 seconds, or -1",
         ),
         (
             "last_frame_url",
-            bool(wanted.last_frame_url and not wanted.first_frame_url),
+            bool(fields.last_frame_url and not fields.first_frame_url),
             "last frame needs a first frame",
         ),
         (
@@ -123,18 +123,18 @@ def find_faults(wanted: VideoInput) -> Faults:
             "first and last frame exclude reference images, videos and audios",
         ),
         ("audio_url", bool(audios and not images + videos), "audio needs a reference image or video"),
-        ("images", len(images) > MOST_IMAGES, f"at most {MOST_IMAGES} reference images"),
-        ("video_urls", len(videos) > MOST_VIDEOS, f"at most {MOST_VIDEOS} reference videos"),
-        ("audio_urls", len(audios) > MOST_AUDIOS, f"at most {MOST_AUDIOS} reference audios"),
-        ("references", len(images + videos + audios) > MOST_REFERENCES, f"at most {MOST_REFERENCES} references in all"),
+        ("images", len(images) > MAX_IMAGES, f"at most {MAX_IMAGES} reference images"),
+        ("video_urls", len(videos) > MAX_VIDEOS, f"at most {MAX_VIDEOS} reference videos"),
+        ("audio_urls", len(audios) > MAX_AUDIOS, f"at most {MAX_AUDIOS} reference audios"),
+        ("references", len(images + videos + audios) > MAX_REFERENCES, f"at most {MAX_REFERENCES} references in all"),
     )
-    faults = [fault("value_error", ["body", field], message) for field, is_broken, message in rules if is_broken]
+    errors = [field_error("value_error", ["body", field], message) for field, is_broken, message in rules if is_broken]
     unsafe = [url for url in images + videos + audios + frames if not _is_web_url(url)]
-    return faults + [fault("value_error", ["body", "url"], f"not an http(s) URL: {url[:80]!r}") for url in unsafe]
+    return errors + [field_error("value_error", ["body", "url"], f"not an http(s) URL: {url[:80]!r}") for url in unsafe]
 
 
-def _all(one: str | None, several: list[str] | None) -> list[str]:
-    return ([one] if one is not None else []) + (several or [])
+def _all(single: str | None, several: list[str] | None) -> list[str]:
+    return ([single] if single is not None else []) + (several or [])
 
 
 def _is_web_url(url: str) -> bool:

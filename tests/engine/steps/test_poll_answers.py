@@ -12,7 +12,7 @@ from app.upstreams.see2ai import client
 from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
 from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits
 from tests.support.waiting import until
 from tests.support.workers import stepping
@@ -32,20 +32,21 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @working
-async def test_trouble_is_looked_at_again_and_the_job_completes(
+async def test_a_failed_poll_is_repeated_and_the_job_completes(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "POLL_SECONDS", 1.0)
     user = await make.user(points=1000)
     # More often than a step may crash, so that no trouble is taken for a fault of ours.
+    faults = [
+        *(({"fail": code}, 4) for code in (500, 503, 504, 422, 429, 404)),
+        ({"fail": 502, "detail": "html"}, 4),
+        *(({"fault": name}, 4) for name in ("malformed", "html", "reset", "wrong-task-id")),
+        *(({"fault": name}, 1) for name in ("hang", "gzip-bomb", "huge", "drip")),
+        ({"fault": "redirect", "url": f"{upstream.origin}/stolen"}, 4),
+    ]
     prompts = {
-        f"[[sandbox: poll {trouble} {times} times; take 0]]": times
-        for trouble, times in {
-            **dict.fromkeys(("500", "502 detail html", "503", "504", "422", "429", "404"), 4),
-            **dict.fromkeys(("malformed", "html", "reset", "wrong-task-id"), 4),
-            **dict.fromkeys(("hang", "gzip-bomb", "huge", "drip"), 1),
-            f"redirect {upstream.origin}/stolen": 4,
-        }.items()
+        directive({"where": "poll", "times": times} | fault, {"take_seconds": 0}): times for fault, times in faults
     }
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
@@ -63,10 +64,15 @@ async def test_a_404_is_believed_after_three_in_a_row_and_never_sooner(
     monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 0.0)
     user = await make.user(points=300)
     expected = {
-        f'[[sandbox: poll 404 "{SECRET}"; never finish]]': ("UPSTREAM_FAILED", 3),
-        "[[sandbox: poll 404 once; take 0]]": ("completed", 2),
-        "[[sandbox: poll 404 twice; take 0]]": ("completed", 3),
-        "[[sandbox: poll 404 twice; poll 500 once; poll 404 twice; take 0]]": ("completed", 6),
+        directive({"where": "poll", "fail": 404, "text": SECRET}, {"end": "never"}): ("UPSTREAM_FAILED", 3),
+        directive({"where": "poll", "fail": 404, "times": 1}, {"take_seconds": 0}): ("completed", 2),
+        directive({"where": "poll", "fail": 404, "times": 2}, {"take_seconds": 0}): ("completed", 3),
+        directive(
+            {"where": "poll", "fail": 404, "times": 2},
+            {"where": "poll", "fail": 500, "times": 1},
+            {"where": "poll", "fail": 404, "times": 2},
+            {"take_seconds": 0},
+        ): ("completed", 6),
     }
     ends = await run_all(make, user, expected)
     assert {prompt: (one.outcome, len(polls(upstream, one.row))) for prompt, one in ends.items()} == expected
@@ -83,7 +89,8 @@ async def test_three_404s_must_also_span_their_time(
     assert transitions.NOT_FOUND_SECONDS == 60
     monkeypatch.setattr(transitions, "NOT_FOUND_SECONDS", 1.0)
     user = await make.user(points=100)
-    one = (await run_all(make, user, ["[[sandbox: poll 404]]"]))["[[sandbox: poll 404]]"]
+    prompt = '[[sandbox: {"where": "poll", "fail": 404}]]'
+    one = (await run_all(make, user, [prompt]))[prompt]
     looks = [entry["monotonic"] for entry in polls(upstream, one.row)]
     assert one.outcome == "UPSTREAM_FAILED"
     assert len(looks) > 3
@@ -92,19 +99,20 @@ async def test_three_404s_must_also_span_their_time(
 
 @working
 @pytest.mark.parametrize("code", [401, 402, 403])
-async def test_a_refused_key_keeps_the_tasks_place(
+async def test_a_rejected_key_fails_no_running_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 8.0)
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
-    task_no = await make.task_no(user, "[[sandbox: take 0]]")
+    task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
     await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
     assert (await make.task(user, task_no))["status"] == "processing"
-    waiting = await make.task_no(user, "[[sandbox: take 0]] another")  # the circuit is the provider's, not the task's
+    # the circuit is the provider's, not the task's
+    waiting = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] another')
     await asyncio.sleep(0.2)
     assert len([entry for entry in upstream.journal() if "/status/" in entry["path"]]) == 1
-    assert submits(upstream, "[[sandbox: take 0]] another") == []
+    assert submits(upstream, '[[sandbox: {"take_seconds": 0}]] another') == []
     upstream.control()
     for number in (task_no, waiting):
         assert (await ended(make, user, number)).outcome == "completed"
@@ -112,9 +120,9 @@ async def test_a_refused_key_keeps_the_tasks_place(
 
 
 @working
-async def test_too_fast_slows_the_looks(make: Maker, upstream: Server) -> None:
+async def test_a_429_slows_the_polls(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    prompt = "[[sandbox: poll 429 retry-after 1 once; take 0]]"
+    prompt = directive({"where": "poll", "fail": 429, "retry_after": 1, "times": 1}, {"take_seconds": 0})
     one = (await run_all(make, user, [prompt]))[prompt]
     first, second = (entry["monotonic"] for entry in polls(upstream, one.row))
     assert second - first >= 1.0
@@ -125,7 +133,7 @@ async def test_too_fast_slows_the_looks(make: Maker, upstream: Server) -> None:
 
 
 @working
-async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: Maker, upstream: Server) -> None:
+async def test_every_final_state_is_known_in_any_case_and_either_field(make: Maker, upstream: Server) -> None:
     user = await make.user(points=2000)
     expected = {}
     meanings = (
@@ -135,9 +143,9 @@ async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: 
     )
     for words, outcome in meanings:
         for word, field in zip(sorted(words), ("state", "status", "both") * 3, strict=False):
-            reason = f'"{SECRET}"' if outcome != "completed" else ""
+            reason = {"text": SECRET} if outcome != "completed" else {}
             for spelled in (word, word.upper() if len(word) % 2 else word.title()):
-                expected[f"[[sandbox: end {spelled} {reason}; field {field}; take 0]]"] = outcome
+                expected[directive({"end": spelled, "state_field": field, "take_seconds": 0} | reason)] = outcome
     ends = await run_all(make, user, expected)
     assert {prompt: one.outcome for prompt, one in ends.items()} == expected
     for one in ends.values():
@@ -150,7 +158,7 @@ async def test_every_word_of_an_end_is_known_in_any_case_and_either_field(make: 
 
 
 @working
-async def test_every_other_word_means_still_running_and_an_unknown_one_is_counted_once(
+async def test_every_other_state_means_still_running_and_an_unknown_one_is_counted_once(
     make: Maker, upstream: Server
 ) -> None:
     def counted(word: str) -> float:
@@ -159,9 +167,14 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
     before = {word: counted(word) for word in ("simmering", "queued", "awaiting_user_approval")}
     user = await make.user(points=1000)
     words = ("queued", "Pending", "SUBMITTED", "created", "waiting", "RUNNING", "processing", "awaiting_user_approval")
-    prompts = [f"[[sandbox: state {word}; take 8]]" for word in words]
-    prompts += [f"[[sandbox: state {word}; take 8]]" for word in ("Simmering", "SIMMERING", "unbekannt-未知")]
-    prompts += [f"[[sandbox: state Simmering; field {field}; take 8]]" for field in ("state", "status")]
+    prompts = [f'[[sandbox: {{"state": "{word}", "take_seconds": 8}}]]' for word in words]
+    prompts += [
+        f'[[sandbox: {{"state": "{word}", "take_seconds": 8}}]]'
+        for word in ("Simmering", "SIMMERING", "unbekannt-未知")
+    ]
+    prompts += [
+        directive({"state": "Simmering", "state_field": field, "take_seconds": 8}) for field in ("state", "status")
+    ]
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
         assert one.outcome == "completed", prompt
@@ -174,8 +187,11 @@ async def test_every_other_word_means_still_running_and_an_unknown_one_is_counte
 async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     expected = {
-        "[[sandbox: success without url; take 0]]": ("RESULT_LOST", transitions.MAX_EMPTY_RESULTS),
-        f"[[sandbox: success without url {transitions.MAX_EMPTY_RESULTS - 1} times; take 0]]": (
+        '[[sandbox: {"polls_without_url": "always", "take_seconds": 0}]]': (
+            "RESULT_LOST",
+            transitions.MAX_EMPTY_RESULTS,
+        ),
+        f'[[sandbox: {{"polls_without_url": {transitions.MAX_EMPTY_RESULTS - 1}, "take_seconds": 0}}]]': (
             "completed",
             transitions.MAX_EMPTY_RESULTS,
         ),
@@ -188,7 +204,7 @@ async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> N
 @working
 async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(make: Maker) -> None:
     user = await make.user(points=100)
-    seen = [(await make.submit(user, "[[sandbox: progress 20,60,30,100; take 8]]")).json()["data"]]
+    seen = [(await make.submit(user, '[[sandbox: {"progress": [20, 60, 30, 100], "take_seconds": 8}]]')).json()["data"]]
     task_no = seen[0]["taskNo"]
     while seen[-1]["status"] not in {"completed", "failed"}:
         await asyncio.sleep(0.03)
@@ -202,7 +218,7 @@ async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(mak
 # ------------------------------------------------------------------ the deadline
 
 
-async def test_at_the_deadline_there_is_one_last_look(
+async def test_at_the_deadline_there_is_one_last_poll(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
@@ -210,11 +226,11 @@ async def test_at_the_deadline_there_is_one_last_look(
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)
     expected = {
-        "[[sandbox: take 1]]": ("completed", 1),
-        "[[sandbox: never finish]]": ("TIMED_OUT", 1),
-        "[[sandbox: poll 404; take 0]]": ("TIMED_OUT", 1),
-        "[[sandbox: poll hang; take 0]]": ("TIMED_OUT", 1),
-        "[[sandbox: poll 401; take 0]]": ("TIMED_OUT", 1),
+        '[[sandbox: {"take_seconds": 1}]]': ("completed", 1),
+        '[[sandbox: {"end": "never"}]]': ("TIMED_OUT", 1),
+        directive({"where": "poll", "fail": 404}, {"take_seconds": 0}): ("TIMED_OUT", 1),
+        directive({"where": "poll", "fault": "hang"}, {"take_seconds": 0}): ("TIMED_OUT", 1),
+        directive({"where": "poll", "fail": 401}, {"take_seconds": 0}): ("TIMED_OUT", 1),
     }
     numbers = {prompt: await make.task_no(user, prompt) for prompt in expected}
     for task_no in numbers.values():
@@ -230,13 +246,13 @@ async def test_at_the_deadline_there_is_one_last_look(
 
 
 @pytest.mark.full
-async def test_a_look_that_hung_across_the_deadline_is_not_the_last_one(
+async def test_a_poll_that_hung_across_the_deadline_is_not_the_last_one(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began before the deadline: the job, long done, must not be lost to one slow answer."""
     monkeypatch.setattr(client, "POLL_SECONDS", 18.0)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "[[sandbox: poll hang once; take 0]]")
+    task_no = await make.task_no(user, directive({"where": "poll", "fault": "hang", "times": 1}, {"take_seconds": 0}))
     await set_deadline(make.runtime, task_no, 15.0)
     async with stepping(make.runtime):
         one = await ended(make, user, task_no)
@@ -248,8 +264,8 @@ async def test_a_late_success_after_the_refund_changes_nothing(
     make: Maker, upstream: Server, advance_sandbox: Callable[[float], None]
 ) -> None:
     user = await make.user(points=30)
-    task_no = await make.task_no(user, "[[sandbox: take 600]]")
-    await until("accepted", lambda: submits(upstream, "[[sandbox: take 600]]", "accepted"))
+    task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 600}]]')
+    await until("accepted", lambda: submits(upstream, '[[sandbox: {"take_seconds": 600}]]', "accepted"))
     await set_deadline(make.runtime, task_no, 0.0)
     one = await ended(make, user, task_no)
     assert one.outcome == "TIMED_OUT"

@@ -1,4 +1,4 @@
-"""What is done before the job, where callers mean harm or things are slow: nothing private leaves, nobody starves."""
+"""The step `prepare`, where callers mean harm or uploads are slow: nothing private leaves, and no task waits."""
 
 import asyncio
 import io
@@ -35,7 +35,7 @@ async def put_picture(runtime: Runtime, key: str) -> str:
 
 @pytest.mark.usefixtures("working")
 @pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
-async def test_what_else_lies_in_the_store_is_never_handed_over(make: Maker, upstream: Server, key: str) -> None:
+async def test_other_files_of_the_store_are_never_uploaded(make: Maker, upstream: Server, key: str) -> None:
     url = await put_picture(make.runtime, key)
     assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
@@ -59,7 +59,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 
 
 @pytest.mark.usefixtures("working")
-async def test_our_own_link_given_back_is_no_answer(
+async def test_our_own_url_is_no_answer_to_an_upload(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await put_picture(make.runtime, UPLOADED)
@@ -71,7 +71,7 @@ async def test_our_own_link_given_back_is_no_answer(
 
 
 @pytest.mark.usefixtures("working")
-async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker_monitor, "OVERDUE_SECONDS", 1000.0)
     breaker = make.runtime.breakers["see2ai"]
     await trip(make.runtime, "HTTP 401", is_free=True)
@@ -84,10 +84,8 @@ async def test_a_missing_file_does_not_use_up_the_circuits_probe(make: Maker, mo
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_slow_hand_overs_do_not_hold_up_others(
-    make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More of them than their lane has hands, each of a minute: a task without references ends meanwhile."""
+async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more uploads than slots, and each takes a minute. A task without references ends meanwhile."""
     real = TaskRunner.__init__
 
     def narrow(self: TaskRunner, *args: Any, **kwargs: Any) -> None:
@@ -97,14 +95,14 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 
     monkeypatch.setattr(TaskRunner, "__init__", narrow)
     monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
-    upstream.control({"marker": "upload hang 60"})
+    upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     user = await make.user(points=1000)
     url = await put_picture(make.runtime, UPLOADED)
     slow = [await make.task_no(user, model=IMAGE_MODEL, imageUrl=url) for _ in range(3)]
     async with stepping(make.runtime):
         while not uploads(upstream):
             await asyncio.sleep(0.02)
-        quick = await make.task_no(user, "快 [[sandbox: take 0.2]]")
+        quick = await make.task_no(user, '快 [[sandbox: {"take_seconds": 0.2}]]')
         assert (await make.ended(user, quick))["status"] == "completed"
         assert not submits(upstream, "一只可爱的柴犬")
     upstream.control()
@@ -114,8 +112,8 @@ async def test_slow_hand_overs_do_not_hold_up_others(
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirty jobs end at once: no more results are fetched side by side than the lane has hands."""
+async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty jobs end at once. No more results are fetched side by side than the pool has slots."""
     under_way, most, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:
@@ -131,7 +129,7 @@ async def test_first_downloads_keep_to_their_lane(make: Maker, monkeypatch: pyte
     monkeypatch.setattr(rehost, "_rehost", counted)
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 8)
     user = await make.user(points=1000)
-    tasks = [await make.task_no(user, "[[sandbox: take 0]]") for _ in range(30)]
+    tasks = [await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]') for _ in range(30)]
     async with stepping(make.runtime):
         for task_no in tasks:
             assert (await make.ended(user, task_no))["status"] == "completed"

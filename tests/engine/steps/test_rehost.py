@@ -1,4 +1,4 @@
-"""Bringing results home: one fresh look, then backoff, then the refund; nothing private is ever touched."""
+"""The step `rehost`: one poll for fresh URLs, then backoff, then the refund. No private address is ever called."""
 
 import asyncio
 import contextlib
@@ -19,15 +19,16 @@ from app.settings import Settings
 from app.storage import open_object_store
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 PRICE = 30
 BAD_PICTURES = (
-    *("not-an-image", "svg", "empty", "truncated", "lies-about-length", "pixel-bomb", "gzip-bomb", "huge"),
-    *("drip", "hang", "reset", "fail 404", "fail 403", "fail 500"),
+    *({"fault": fault} for fault in ("not-an-image", "svg", "empty", "truncated", "lies-about-length", "pixel-bomb")),
+    *({"fault": fault} for fault in ("gzip-bomb", "huge", "drip", "hang", "reset")),
+    *({"fail": code} for code in (404, 403, 500)),
 )
 
 
@@ -46,12 +47,14 @@ async def nothing_is_stored(make: Maker, one: Ended) -> None:
         assert await stored(make, f"results/{one.row['created_at']:%Y/%m}/{one.row['task_no']}{ending}") is None
 
 
-# ------------------------------------------------------------------ what comes home
+# ------------------------------------------------------------------ what is stored
 
 
 async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Maker) -> None:
     user = await make.user(points=100)
-    task_no = await make.task_no(user, "[[sandbox: images 3; take 0]]", model="sc_soraimg_text_3x2")
+    task_no = await make.task_no(
+        user, '[[sandbox: {"result_count": 3, "take_seconds": 0}]]', model="sc_soraimg_text_3x2"
+    )
     one = await ended(make, user, task_no)
     assert one.outcome == "completed"
     assert [len(one.task["resultUrls"]), len(one.task["thumbnailUrls"])] == [3, 3]
@@ -80,9 +83,9 @@ async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Ma
 async def test_the_bytes_say_what_a_picture_is_and_no_header_does(make: Maker) -> None:
     user = await make.user(points=100)
     expected = {
-        "[[sandbox: result webp; take 0]]": ("webp", "image/webp"),
-        "[[sandbox: result content-type text/html; take 0]]": ("jpg", "image/jpeg"),
-        '[[sandbox: result content-type "image/svg+xml"; take 0]]': ("jpg", "image/jpeg"),
+        directive({"fault": "webp"}, {"take_seconds": 0}): ("webp", "image/webp"),
+        directive({"fault": "content-type", "media_type": "text/html"}, {"take_seconds": 0}): ("jpg", "image/jpeg"),
+        directive({"fault": "content-type", "media_type": "image/svg+xml"}, {"take_seconds": 0}): ("jpg", "image/jpeg"),
     }
     ends = await run_all(make, user, expected)
     for prompt, (ext, mime) in expected.items():
@@ -97,7 +100,9 @@ async def test_the_bytes_say_what_a_picture_is_and_no_header_does(make: Maker) -
 async def test_where_the_results_are_read(make: Maker) -> None:
     """On disk the gateway serves them itself, as pictures only; from a bucket it serves nothing."""
     user = await make.user(points=100)
-    ends = await run_all(make, user, ["[[sandbox: take 0]]", "[[sandbox: result webp; take 0]]"])
+    ends = await run_all(
+        make, user, ['[[sandbox: {"take_seconds": 0}]]', directive({"fault": "webp"}, {"take_seconds": 0})]
+    )
     store, settings = make.runtime.store, make.runtime.settings
     for one in ends.values():
         url = urlsplit(one.task["resultUrl"])
@@ -125,21 +130,24 @@ async def test_where_the_results_are_read(make: Maker) -> None:
         assert refused.headers["x-content-type-options"] == "nosniff"
 
 
-# ------------------------------------------------------------------ one fresh look
+# ------------------------------------------------------------------ one poll for fresh URLs
 
 
-async def test_what_fails_once_is_fetched_from_a_fresh_look(
+async def test_a_result_that_fails_once_is_fetched_by_a_fresh_url(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 15)
     user = await make.user(points=1000)
     # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
-    prompts = [f"[[sandbox: result {kind} {'twice' if kind == 'reset' else 'once'}; take 0]]" for kind in BAD_PICTURES]
+    prompts = [
+        directive({"where": "result", "times": 2 if rule.get("fault") == "reset" else 1} | rule, {"take_seconds": 0})
+        for rule in BAD_PICTURES
+    ]
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
         assert one.outcome == "completed", prompt
-        assert len(polls(upstream, one.row)) == 2, f"one fresh look: {prompt}"
+        assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {prompt}"
         assert len(fetches(upstream, one.row)) == (3 if "reset" in prompt else 2), prompt
     assert not any(entry["has_authorization"] for one in ends.values() for entry in fetches(upstream, one.row))
     assert await make.balance(user) == (1000 - PRICE * len(prompts), 0)
@@ -148,7 +156,7 @@ async def test_what_fails_once_is_fetched_from_a_fresh_look(
 async def test_an_expired_url_is_asked_for_anew(make: Maker, upstream: Server) -> None:
     upstream.control({"where": "result", "delay_seconds": 5.5, "times": 1})
     user = await make.user(points=30)
-    prompt = "[[sandbox: result expires 5; take 0]]"
+    prompt = '[[sandbox: {"result_lifetime_seconds": 5, "take_seconds": 0}]]'
     one = (await run_all(make, user, [prompt]))[prompt]
     assert [entry["status"] for entry in fetches(upstream, one.row)] == [403, 200]
     assert len(polls(upstream, one.row)) == 2
@@ -158,25 +166,26 @@ async def test_an_expired_url_is_asked_for_anew(make: Maker, upstream: Server) -
 # ------------------------------------------------------------------ the refund
 
 
-async def tried_to_host(make: Maker, task_no: str, times: int) -> dict[str, Any]:
+async def tried_to_rehost(make: Maker, task_no: str, times: int) -> dict[str, Any]:
     """The row, once so many tries on the same URL have failed."""
 
     async def look() -> dict[str, Any] | None:
         row = await row_of(make.runtime, task_no)
         return row if row["step"] == "rehost" and row["attempts"] >= times else None
 
-    return dict(await until(f"{times} tries to host {task_no}", look))
+    return dict(await until(f"{times} tries to rehost {task_no}", look))
 
 
-async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting_deadline(
+async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 0.5)
     user = await make.user(points=1000)
-    numbers = {kind: await make.task_no(user, f"[[sandbox: result {kind}; take 0]]") for kind in BAD_PICTURES}
+    prompts = [directive({"where": "result"} | rule, {"take_seconds": 0}) for rule in BAD_PICTURES]
+    numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
     for task_no in numbers.values():
-        row = await tried_to_host(make, task_no, 2)
+        row = await tried_to_rehost(make, task_no, 2)
         left = (row["deadline_at"] - row["created_at"]).total_seconds()
         assert left >= make.runtime.settings.hosting_deadline_seconds > make.runtime.settings.task_deadline_seconds
         assert (await make.task(user, task_no))["status"] == "processing"
@@ -186,7 +195,7 @@ async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting
         assert one.outcome == "RESULT_LOST", kind
         assert one.row["operator_note"].startswith("result: ")
         assert one.row["results"] is None
-        assert len(polls(upstream, one.row)) == 2, f"one fresh look: {kind}"
+        assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {kind}"
         assert len(fetches(upstream, one.row)) >= 4, kind
         await nothing_is_stored(make, one)
     assert await make.balance(user) == (1000, 0)
@@ -195,7 +204,8 @@ async def test_what_never_becomes_a_picture_gives_the_points_back_at_the_hosting
 @pytest.mark.settings(hosting_deadline_seconds=5)
 async def test_the_hosting_deadline_is_a_setting(make: Maker) -> None:
     user = await make.user(points=PRICE)
-    one = (await run_all(make, user, ["[[sandbox: result empty; take 0]]"]))["[[sandbox: result empty; take 0]]"]
+    prompt = directive({"fault": "empty"}, {"take_seconds": 0})
+    one = (await run_all(make, user, [prompt]))[prompt]
     assert one.outcome == "RESULT_LOST"
     assert 4.5 <= (one.row["completed_at"] - one.row["created_at"]).total_seconds() <= 120
 
@@ -218,17 +228,20 @@ async def tripwire() -> AsyncIterator[tuple[int, list[str]]]:
 
 async def test_nothing_private_is_ever_touched(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
-    prompts = ["[[sandbox: result private; take 0]]"]
+    prompts = [directive({"result_url": "http://169.254.169.254/x.jpg", "take_seconds": 0})]
     async with tripwire() as (port, callers):
         for private in (
             *("http://169.254.169.254/latest/meta-data", "http://10.0.0.1/x.jpg", "http://[::1]/x.jpg"),
             *(f"http://127.0.0.1:{port}/x.jpg", f"http://localhost:{port}/x.jpg", f"http://2130706433:{port}/x.jpg"),
             *("file:///etc/passwd", "gopher://127.0.0.1/x"),
         ):
-            prompts += [f"[[sandbox: result url {private}; take 0]]", f"[[sandbox: result redirect {private}; take 0]]"]
+            prompts += [
+                f'[[sandbox: {{"result_url": "{private}", "take_seconds": 0}}]]',
+                directive({"where": "result", "fault": "redirect", "url": private}, {"take_seconds": 0}),
+            ]
         numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
         for task_no in numbers.values():
-            await tried_to_host(make, task_no, 2)
+            await tried_to_rehost(make, task_no, 2)
             assert (await make.task(user, task_no))["status"] == "processing"
             await set_deadline(make.runtime, task_no, 0.0)
         for prompt, task_no in numbers.items():
@@ -257,9 +270,9 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
     user = await make.user(points=2 * PRICE)
     with monkeypatch.context() as patched:
         patched.setattr(make.runtime.store, "_store", open_object_store(away)._store)
-        kept, lost = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in "ab"]
+        kept, lost = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in "ab"]
         for task_no in (kept, lost):
-            await tried_to_host(make, task_no, 1)
+            await tried_to_rehost(make, task_no, 1)
             assert (await make.task(user, task_no))["status"] == "processing"
         await set_deadline(make.runtime, lost, 0.0)
         one = await ended(make, user, lost)
@@ -275,7 +288,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
 async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     make: Maker, settings: Settings, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    """The worker's other hands go on meanwhile: a task that needs no storage yet is looked after."""
+    """Other tasks of the worker go on: a task that needs no storage yet is polled."""
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -299,10 +312,10 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     with monkeypatch.context() as patched:
         other = open_object_store(Settings(_env_file=None, **(settings.model_dump() | away)))
         patched.setattr(make.runtime.store, "_store", other._store)
-        task_no = await make.task_no(user, "[[sandbox: take 0]]")
-        await tried_to_host(make, task_no, 2)
+        task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
+        await tried_to_rehost(make, task_no, 2)
         assert (await make.task(user, task_no))["status"] == "processing"
-        failing = await make.task_no(user, "[[sandbox: end failed; take 0]]")
+        failing = await make.task_no(user, '[[sandbox: {"end": "failed", "take_seconds": 0}]]')
         assert (await ended(make, user, failing)).outcome == "UPSTREAM_FAILED"
         await set_deadline(make.runtime, task_no, 0.0)
         one = await ended(make, user, task_no)
@@ -312,13 +325,13 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     assert await make.balance(user) == (2 * PRICE, 0)
 
 
-async def test_a_disk_that_takes_nothing_is_our_fault_and_passes(
+async def test_a_full_disk_is_an_error_of_ours_and_is_retried(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=PRICE)
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", "/nonexistent/for/a/while")
-        task_no = await make.task_no(user, "[[sandbox: take 0]]")
-        await tried_to_host(make, task_no, transitions.MAX_CRASHES + 1)
+        task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
+        await tried_to_rehost(make, task_no, transitions.MAX_CRASHES + 1)
     one = await ended(make, user, task_no)
     assert (one.outcome, len(polls(upstream, one.row))) == ("completed", 1)

@@ -18,7 +18,7 @@ from app.upstreams.see2ai.responses import HttpResponse, read_submit
 from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import (
     SECRET,
     Ended,
@@ -64,7 +64,10 @@ def untold(one: Ended) -> None:
 @working
 async def test_a_refused_input_fails_at_once_and_only_the_operator_reads_why(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
-    codes = {f'[[sandbox: submit {code} "{SECRET} {code}"]]': code for code in (400, 404, 405, 409, 413, 422)}
+    codes = {
+        f'[[sandbox: {{"where": "submit", "fail": {code}, "text": "{SECRET} {code}"}}]]': code
+        for code in (400, 404, 405, 409, 413, 422)
+    }
     ends = await run_all(make, user, codes)
     for prompt, code in codes.items():
         one = ends[prompt]
@@ -98,14 +101,24 @@ async def test_the_reason_is_found_in_every_form_of_error(make: Maker, upstream:
 async def test_errors_of_see2ai_are_tried_three_times_in_all(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
     expected = {
-        f'[[sandbox: submit 500 "{SECRET}"]]': ("UPSTREAM_UNAVAILABLE", 3),
-        f'[[sandbox: submit 502 detail html "{SECRET}"]]': ("UPSTREAM_UNAVAILABLE", 3),
-        "[[sandbox: submit 503 retry-after 0]]": ("UPSTREAM_UNAVAILABLE", 3),
-        "[[sandbox: submit 503 twice; take 0]]": ("completed", 3),
-        "[[sandbox: submit 500 once; submit 502 once; submit 503 once; take 0]]": ("UPSTREAM_UNAVAILABLE", 3),
-        "[[sandbox: submit 503 twice; submit 429 twice; submit 503 once; take 0]]": ("UPSTREAM_UNAVAILABLE", 5),
-        "[[sandbox: submit 504]]": ("TIMED_OUT", 1),
-        "[[sandbox: submit 429 5 times; take 0]]": ("completed", 6),
+        f'[[sandbox: {{"where": "submit", "fail": 500, "text": "{SECRET}"}}]]': ("UPSTREAM_UNAVAILABLE", 3),
+        directive({"where": "submit", "fail": 502, "detail": "html", "text": SECRET}): ("UPSTREAM_UNAVAILABLE", 3),
+        '[[sandbox: {"where": "submit", "fail": 503, "retry_after": 0}]]': ("UPSTREAM_UNAVAILABLE", 3),
+        directive({"where": "submit", "fail": 503, "times": 2}, {"take_seconds": 0}): ("completed", 3),
+        directive(
+            {"where": "submit", "fail": 500, "times": 1},
+            {"where": "submit", "fail": 502, "times": 1},
+            {"where": "submit", "fail": 503, "times": 1},
+            {"take_seconds": 0},
+        ): ("UPSTREAM_UNAVAILABLE", 3),
+        directive(
+            {"where": "submit", "fail": 503, "times": 2},
+            {"where": "submit", "fail": 429, "times": 2},
+            {"where": "submit", "fail": 503, "times": 1},
+            {"take_seconds": 0},
+        ): ("UPSTREAM_UNAVAILABLE", 5),
+        '[[sandbox: {"where": "submit", "fail": 504}]]': ("TIMED_OUT", 1),
+        directive({"where": "submit", "fail": 429, "times": 5}, {"take_seconds": 0}): ("completed", 6),
     }
     ends = await run_all(make, user, expected)
     assert {prompt: (one.outcome, len(submits(upstream, one.prompt))) for prompt, one in ends.items()} == expected
@@ -117,8 +130,8 @@ async def test_errors_of_see2ai_are_tried_three_times_in_all(make: Maker, upstre
 async def test_retry_after_is_honoured(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     prompts = [
-        "[[sandbox: submit 429 retry-after 1 once; take 0]]",
-        "[[sandbox: submit 503 retry-after 1 once; take 0]]",
+        directive({"where": "submit", "fail": 429, "retry_after": 1, "times": 1}, {"take_seconds": 0}),
+        directive({"where": "submit", "fail": 503, "retry_after": 1, "times": 1}, {"take_seconds": 0}),
     ]
     ends = await run_all(make, user, prompts)
     for prompt in prompts:
@@ -128,9 +141,11 @@ async def test_retry_after_is_honoured(make: Maker, upstream: Server) -> None:
 
 
 @working
-async def test_too_fast_until_the_deadline_gives_the_points_back(make: Maker, upstream: Server) -> None:
+async def test_a_429_until_the_deadline_is_refunded(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    task_no = await make.task_no(user, prompt := distinct(f'[[sandbox: submit 429 retry-after 2 "{SECRET}"]]'))
+    task_no = await make.task_no(
+        user, prompt := distinct(directive({"where": "submit", "fail": 429, "retry_after": 2, "text": SECRET}))
+    )
     await until("a first try", lambda: submits(upstream, prompt))
     await set_deadline(make.runtime, task_no, 0.5)
     one = await ended(make, user, task_no)
@@ -165,7 +180,7 @@ async def relay(origin: str) -> AsyncIterator[None]:
 @pytest.mark.settings(see2ai_base_url=f"http://{DEAD}", egress_allow=DEAD)
 async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make: Maker, upstream: Server) -> None:
     user = await make.user(points=2 * PRICE)
-    late, lost = await make.task_no(user, "[[sandbox: take 0]]"), await make.task_no(user, "not sent")
+    late, lost = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]'), await make.task_no(user, "not sent")
 
     async def has_tried() -> bool:
         return (await row_of(make.runtime, lost))["attempts"] >= 4
@@ -179,7 +194,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
     untold(one)
     async with relay(upstream.origin):
         assert (await ended(make, user, late)).outcome == "completed"
-    assert len(submits(upstream, "[[sandbox: take 0]]")) == 1
+    assert len(submits(upstream, '[[sandbox: {"take_seconds": 0}]]')) == 1
     assert submits(upstream, "not sent") == []
     await refunded(make, user, PRICE)
 
@@ -188,12 +203,12 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
 
 
 @working
-async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, upstream: Server) -> None:
+async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, upstream: Server) -> None:
     user = await make.user(points=300)
     upstream.control({"balance": "empty"})
-    first = await make.task_no(user, "[[sandbox: take 0]] 1")
+    first = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] 1')
     await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
-    others = [await make.task_no(user, f"[[sandbox: take 0]] {n}") for n in range(2, 8)]
+    others = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(2, 8)]
     lost = await make.task_no(user, "gives up")
 
     async def is_parked() -> bool:
@@ -206,7 +221,7 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
     pauses = [breaker_state.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
-    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "only one visit a pause may ask"
+    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe a pause"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
     for task_no in (first, *others):
@@ -222,14 +237,14 @@ async def test_an_empty_purse_parks_everybody_and_asks_with_one(make: Maker, ups
 
 
 @working
-async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_closes_it(
+async def test_a_rejected_key_opens_the_breaker_and_the_next_answer_closes_it(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 2.0)
     user = await make.user(points=100)
     for code in (401, 402, 403):
         upstream.control({"fail": code, "where": "submit", "times": 1})
-        task_no = await make.task_no(user, "[[sandbox: take 0]]")
+        task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
         await until(f"{code} opens", lambda code=code: f"HTTP {code}" in make.runtime.breakers["see2ai"].reason)
         assert (await make.task(user, task_no))["status"] == "queued"
         assert (await ended(make, user, task_no)).outcome == "completed"
@@ -237,16 +252,16 @@ async def test_each_refusal_of_the_key_opens_the_circuit_and_the_next_answer_clo
 
 
 @working
-async def test_a_probe_that_meets_other_trouble_does_not_hold_everybody_up(
+async def test_a_probe_that_fails_otherwise_delays_nobody_else(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 0.5)
     user = await make.user(points=100)
     upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
-    ends = await run_all(make, user, ["[[sandbox: take 0]]"])
-    assert ends["[[sandbox: take 0]]"].outcome == "completed"
-    assert len(submits(upstream, ends["[[sandbox: take 0]]"].prompt)) == 3
+    ends = await run_all(make, user, ['[[sandbox: {"take_seconds": 0}]]'])
+    assert ends['[[sandbox: {"take_seconds": 0}]]'].outcome == "completed"
+    assert len(submits(upstream, ends['[[sandbox: {"take_seconds": 0}]]'].prompt)) == 3
 
 
 # ------------------------------------------------------------------ nobody knows whether a job runs
@@ -259,8 +274,8 @@ async def test_after_an_ambiguous_answer_a_job_is_never_sent_again(
     monkeypatch.setattr(client, "SUBMIT_SECONDS", 1.5)
     user = await make.user(points=1000)
     words = ("hang", "reset", "malformed", "html", "no-task-id", "gzip-bomb", "huge", "drip")
-    prompts = [f"[[sandbox: submit {word}]]" for word in words]
-    prompts += [f"[[sandbox: submit redirect {upstream.origin}/stolen]]"]
+    prompts = [f'[[sandbox: {{"where": "submit", "fault": "{word}"}}]]' for word in words]
+    prompts += [directive({"where": "submit", "fault": "redirect", "url": f"{upstream.origin}/stolen"})]
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
         assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNCERTAIN", True), prompt
@@ -278,13 +293,13 @@ async def test_after_an_ambiguous_answer_a_job_is_never_sent_again(
 @working
 async def test_a_task_id_that_another_task_has_is_no_task_id(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    first = await make.task_no(user, "[[sandbox: take 2]]")
-    await until("the first job", lambda: submits(upstream, "[[sandbox: take 2]]", "accepted"))
-    second = await make.task_no(user, "[[sandbox: submit reuse-task-id]]")
+    first = await make.task_no(user, '[[sandbox: {"take_seconds": 2}]]')
+    await until("the first job", lambda: submits(upstream, '[[sandbox: {"take_seconds": 2}]]', "accepted"))
+    second = await make.task_no(user, '[[sandbox: {"fault": "reuse-task-id"}]]')
     two = await ended(make, user, second)
     assert (two.outcome, two.row["suspected_orphan"]) == ("UPSTREAM_UNCERTAIN", True)
     assert "used before" in two.row["operator_note"]
-    assert len(submits(upstream, "[[sandbox: submit reuse-task-id]]")) == 1
+    assert len(submits(upstream, '[[sandbox: {"fault": "reuse-task-id"}]]')) == 1
     one = await ended(make, user, first)
     assert one.outcome == "completed"
     assert one.row["upstream_task_id"] not in two.words + one.words
@@ -294,7 +309,9 @@ async def test_a_task_id_that_another_task_has_is_no_task_id(make: Maker, upstre
 @working
 async def test_an_answer_wrapped_in_data_is_understood(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
-    prompt = "[[sandbox: submit wrapped; poll wrapped; take 0]]"
+    prompt = directive(
+        {"where": "submit", "fault": "wrapped"}, {"where": "poll", "fault": "wrapped"}, {"take_seconds": 0}
+    )
     one = (await run_all(make, user, [prompt]))[prompt]
     assert one.outcome == "completed"
     assert len(submits(upstream, one.prompt)) == 1
@@ -360,7 +377,7 @@ async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, Result
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage_is_ambiguous_to_a_submit_and_trouble_to_a_poll(answer: bytes) -> None:
+async def test_garbage_is_an_unknown_outcome_of_a_submit_and_an_error_of_a_poll(answer: bytes) -> None:
     async with answering(answer) as origin:
         assert await ask(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
 

@@ -29,7 +29,7 @@ from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
 from tests.support.processes.process import Process, Processes
 from tests.support.processes.proxy import proxied
-from tests.support.sandbox_server import KEY, Server
+from tests.support.sandbox_server import KEY, Server, directive
 from tests.support.waiting import wait_until
 
 POINTS = 1000
@@ -142,7 +142,7 @@ every_socket = pytest.mark.parametrize("client", [one for one in CLIENTS if one.
 @one_client_in_smoke
 def test_run_submits_and_waits_and_tells_what_it_hears(gateway: Gateway, client: Client) -> None:
     user, pushed = gateway.user(), gateway.pushed()
-    run = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: progress 20,60,90; take 2.5]]")
+    run = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"progress": [20, 60, 90], "take_seconds": 2.5}]]')
     task = run.result()
     assert (task["status"], task["progress"], task["estimatedSecondsLeft"]) == ("completed", 100, None)
     assert httpx.get(task["resultUrl"], timeout=30, trust_env=False).content[:2] == b"\xff\xd8"
@@ -157,7 +157,7 @@ def test_run_submits_and_waits_and_tells_what_it_hears(gateway: Gateway, client:
 @every_client
 def test_a_failed_task_is_an_answer_like_any_other(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
-    task = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: end failed; take 0.5]]").result()
+    task = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"end": "failed", "take_seconds": 0.5}]]').result()
     assert (task["status"], task["errorCode"], task["pointsRefunded"]) == ("failed", "UPSTREAM_FAILED", PRICE)
     assert "积分已退还" in task["errorMessage"]
     assert gateway.call(client, user, "balance").result()["balance"] == POINTS
@@ -166,7 +166,7 @@ def test_a_failed_task_is_an_answer_like_any_other(gateway: Gateway, client: Cli
 @every_client
 def test_the_time_to_wait_may_be_over_and_whoever_waits_may_give_up(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
-    task_no = gateway.call(client, user, "submit", TEXT_MODEL, "[[sandbox: never finish]]").result()["taskNo"]
+    task_no = gateway.call(client, user, "submit", TEXT_MODEL, '[[sandbox: {"end": "never"}]]').result()["taskNo"]
     calls = [
         gateway.call(client, user, "wait", task_no, timeout=1.5),
         gateway.call(client, user, "wait", task_no, abort_after=1.5),
@@ -179,7 +179,7 @@ def test_the_time_to_wait_may_be_over_and_whoever_waits_may_give_up(gateway: Gat
 @every_client
 def test_whoever_may_not_ask_is_told_so_at_once(gateway: Gateway, client: Client) -> None:
     user, stranger = gateway.user(), gateway.user()
-    task_no = gateway.call(client, user, "submit", TEXT_MODEL, "[[sandbox: take 0]]").result()["taskNo"]
+    task_no = gateway.call(client, user, "submit", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]').result()["taskNo"]
     unknown = gateway.call(client, stranger, "wait", task_no).error()
     assert (unknown["code"], unknown["errorCode"]) == (404, "NOT_FOUND")
     nobody = Call(client, gateway.url, ["sk-nobody"], "wait", task_no).error()
@@ -193,7 +193,8 @@ def test_a_gateway_killed_in_the_middle_of_a_wait_is_waited_for(gateway: Gateway
     """All at once, because it is killed but once; who has no WebSocket here waits by polling alone."""
     user = gateway.user()
     able = [client for client in CLIENTS if _is_here(client)]
-    prompt = "[[sandbox: progress 10,20,30,40,50,60,70,80,90; take 20]]"  # till the last program runs, none ends
+    # till the last program runs, none ends
+    prompt = directive({"progress": [10, 20, 30, 40, 50, 60, 70, 80, 90], "take_seconds": 20})
     runs = {str(client): gateway.call(client, user, "run", TEXT_MODEL, prompt) for client in able}
     wait_until("all wait for SEE2AI", lambda: _processing(gateway, user) == len(runs))
     time.sleep(1)  # and their sockets are open
@@ -225,7 +226,7 @@ def test_a_submit_whose_answer_was_lost_is_one_task(gateway: Gateway, client: Cl
     user = gateway.user()
     with between(gateway) as (proxy, url):
         proxy.lose = [b"POST /user/ai/tasks/submit"]
-        task = gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: take 0]]", url=url).result()
+        task = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]', url=url).result()
         assert proxy.lost == [b"POST /user/ai/tasks/submit"]
     assert task["status"] == "completed"
     assert gateway.get(user, "/user/ai/tasks/list")["total"] == 1
@@ -240,7 +241,9 @@ def test_sockets_that_cannot_be_had_or_kept_are_done_without(gateway: Gateway, m
         for proxy, _ in ways.values():
             proxy.sockets = manners
         runs = {
-            str(client): gateway.call(client, user, "run", TEXT_MODEL, "[[sandbox: take 20]]", url=ways[str(client)][1])
+            str(client): gateway.call(
+                client, user, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 20}]]', url=ways[str(client)][1]
+            )
             for client in able
         }
         ends = {name: run.result()["status"] for name, run in runs.items()}
@@ -254,7 +257,7 @@ def test_an_end_while_the_socket_is_being_opened_is_not_missed(gateway: Gateway,
     user = gateway.user()
     with between(gateway) as (proxy, url):
         proxy.sockets = "hold"
-        waiting = "[[sandbox: submit 429 always retry-after 60]]"  # it ends when it is told to
+        waiting = '[[sandbox: {"where": "submit", "fail": 429, "retry_after": 60}]]'  # it ends when it is told to
         run = gateway.call(client, user, "run", TEXT_MODEL, waiting, url=url)
         task_no = run.next_progress()["taskNo"]
         wait_until("the socket is held", lambda: proxy.seen)
@@ -339,7 +342,7 @@ def test_a_compressed_answer_that_is_none_is_no_answer() -> None:
 def test_a_credential_may_be_a_function_and_is_asked_before_each_use(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     credentials = [user.token, *[user.api_key, user.token] * 20]
-    run = Call(client, gateway.url, credentials, "run", TEXT_MODEL, "[[sandbox: take 0]]")
+    run = Call(client, gateway.url, credentials, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]')
     assert run.result()["status"] == "completed"
 
 
@@ -362,13 +365,16 @@ def test_upload_quote_models_balance_and_cancel(gateway: Gateway, client: Client
     quote = result("quote", video, "海浪", imageUrl=stored["url"], params=params)
     assert quote == {"modelName": video, "pointsCost": 512, "balance": POINTS}
     waiting = result(
-        "submit", "sc_soraimg_img2img_1x1", "[[sandbox: submit 429 always retry-after 60]]", imageUrl=[stored["url"]]
+        "submit",
+        "sc_soraimg_img2img_1x1",
+        '[[sandbox: {"where": "submit", "fail": 429, "retry_after": 60}]]',
+        imageUrl=[stored["url"]],
     )
     assert (waiting["imageUrl"], waiting["balance"]) == ([stored["url"]], POINTS - 35)
     assert result("balance")["held"] == 35
     assert result("cancel", waiting["taskNo"])["errorCode"] == "CANCELLED"
     assert result("task", waiting["taskNo"])["status"] == "failed"
-    done = result("run", TEXT_MODEL, "[[sandbox: take 0]]", params={"resolution": "2K"})
+    done = result("run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]', params={"resolution": "2K"})
     assert done["params"] == {"resolution": "2K"}
     late = gateway.call(client, user, "cancel", done["taskNo"]).error()
     assert (late["code"], late["errorCode"]) == (409, "NOT_CANCELLABLE")
@@ -427,7 +433,9 @@ def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) 
     user = gateway.user()
     secret = gateway.get(user, "/user/webhooks/secret")["secret"]
     with scripted((200, {}, b""), port=gateway.receiver_port) as receiver:
-        run = gateway.call(client, user, "run", TEXT_MODEL, "橘猫 [[sandbox: take 0]]", callbackUrl=receiver.url)
+        run = gateway.call(
+            client, user, "run", TEXT_MODEL, '橘猫 [[sandbox: {"take_seconds": 0}]]', callbackUrl=receiver.url
+        )
         task = run.result()
         wait_until("it is told", lambda: receiver.bodies, 60)
     headers, body = receiver.requests[0], receiver.bodies[0]

@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 from tests.support.processes import skewed_node
 from tests.support.processes.books import Books, accepted, environment, open_books
 from tests.support.processes.process import Process, Processes
-from tests.support.sandbox_server import Server
+from tests.support.sandbox_server import Server, directive
 from tests.support.services import RealServices, own_database
 
 SKEW_SECONDS = 600
@@ -60,9 +60,13 @@ async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) ->
         key = await create_key(books.runtime.database, books.user_id)
         # Longer than a lease in one visit: were the lease judged by a node's clock, the other would take it.
         for number in range(GOOD):
-            prompt = f"clock-{number}- [[sandbox: take 0.2; poll hang 7 once]]"
+            prompt = f"clock-{number}- " + directive(
+                {"take_seconds": 0.2}, {"where": "poll", "fault": "hang", "seconds": 7, "times": 1}
+            )
             assert (await _submit(list(origins.values())[number % 2], key, prompt)).status_code == 200
-        assert (await _submit(origins[SKEW_SECONDS], key, "clock-late- [[sandbox: never finish]]")).status_code == 200
+        assert (
+            await _submit(origins[SKEW_SECONDS], key, 'clock-late- [[sandbox: {"end": "never"}]]')
+        ).status_code == 200
         await _points_expire_by_the_same_clock(books, origins)
         for row in await books.all_ended():
             lived = (row["completed_at"] - row["created_at"]).total_seconds()
@@ -88,7 +92,7 @@ async def _points_expire_by_the_same_clock(books: Books, origins: dict[int, str]
         key = await create_key(books.runtime.database, user_id)
         if status == 402:
             await asyncio.sleep(seconds + 0.5)
-        answer = await _submit(origins[skew], key, "clock-points- [[sandbox: take 0.1]]")
+        answer = await _submit(origins[skew], key, 'clock-points- [[sandbox: {"take_seconds": 0.1}]]')
         assert answer.status_code == status, answer.text
 
 

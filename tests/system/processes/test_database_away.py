@@ -77,7 +77,7 @@ class Gateway:
         self.set("pass")
         end = time.monotonic() + 60
         while (
-            answer := await self.submit(books, "好了 [[sandbox: take 0.1]]", LONGEST_HANG_SECONDS)
+            answer := await self.submit(books, '好了 [[sandbox: {"take_seconds": 0.1}]]', LONGEST_HANG_SECONDS)
         ).status_code != 200:
             assert answer.status_code == 503
             assert time.monotonic() < end, answer.text
@@ -136,7 +136,7 @@ async def _away(gateway: Gateway, mode: str) -> None:
     seconds = LONGEST_HANG_SECONDS if mode == "blackhole" else LONGEST_ANSWER_SECONDS
     async with proved(gateway) as books:
         for number in range(4):
-            answer = await gateway.submit(books, f"前 {number} [[sandbox: take {number}]]")
+            answer = await gateway.submit(books, f'前 {number} [[sandbox: {{"take_seconds": {number}}}]]')
             assert answer.status_code == 200, answer.text
         await asyncio.sleep(1)
         gateway.set(mode)
@@ -159,7 +159,7 @@ def test_an_unheard_commit_of_a_submit_is_one_task_and_one_deduction(gateway: Ga
 async def _unheard_submit(gateway: Gateway) -> None:
     async with proved(gateway) as books:
         gateway.api_proxy.lose = [b"INSERT INTO tasks"]
-        answer = await gateway.submit(books, "没听见 [[sandbox: take 0.1]]")
+        answer = await gateway.submit(books, '没听见 [[sandbox: {"take_seconds": 0.1}]]')
         assert gateway.api_proxy.lost
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["balance"] == 970
@@ -181,7 +181,8 @@ async def _unheard_redeem(gateway: Gateway) -> None:
             assert gateway.api_proxy.lost[-1] == b"UPDATE redeem_codes"
             assert answer.status_code == 200, answer.text
             assert answer.json()["data"] == {"points": 50, "balance": 1050, "expireTime": None}
-        assert (await gateway.submit(books, "花掉 [[sandbox: take 0.1]]")).json()["data"]["balance"] == 1020
+        answer = await gateway.submit(books, '花掉 [[sandbox: {"take_seconds": 0.1}]]')
+        assert answer.json()["data"]["balance"] == 1020
 
 
 def test_a_worker_that_never_hears_of_its_commits_loses_no_task(gateway: Gateway) -> None:
@@ -192,7 +193,7 @@ async def _unheard_worker(gateway: Gateway) -> None:
     async with proved(gateway) as books:
         gateway.worker_proxy.lose = list(WORKER_COMMITS)
         for number in range(len(WORKER_COMMITS)):
-            await gateway.submit(books, f"听不见 {number} [[sandbox: take {number}]]")
+            await gateway.submit(books, f'听不见 {number} [[sandbox: {{"take_seconds": {number}}}]]')
             await asyncio.sleep(0.3)
         rows = [row for row in await books.all_ended() if row["user_id"] == books.user_id]
         assert sorted(gateway.worker_proxy.lost) == sorted(WORKER_COMMITS)

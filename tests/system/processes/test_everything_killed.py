@@ -50,7 +50,7 @@ class Gateway:
     async def submit(self, books: Books, word: str, seconds: float = 1.0) -> httpx.Response:
         headers = {"Authorization": f"Bearer {sign_token(books.runtime.settings, books.user_id)}"}
         headers["Idempotency-Key"] = word
-        body = {"modelName": TEXT_MODEL, "prompt": f"{word} [[sandbox: take {seconds}]]"}
+        body = {"modelName": TEXT_MODEL, "prompt": f'{word} [[sandbox: {{"take_seconds": {seconds}}}]]'}
         async with httpx.AsyncClient(base_url=self.origin, headers=headers, timeout=60, trust_env=False) as client:
             return await client.post("/user/ai/tasks/submit", json=body)
 

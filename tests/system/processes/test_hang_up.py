@@ -77,4 +77,4 @@ async def _submit(port: int, key: str, word: str) -> httpx.Response:
 
 
 def _body(word: str) -> dict[str, Any]:
-    return {"modelName": TEXT_MODEL, "prompt": f"{word} [[sandbox: take 0.1]]"}
+    return {"modelName": TEXT_MODEL, "prompt": f'{word} [[sandbox: {{"take_seconds": 0.1}}]]'}

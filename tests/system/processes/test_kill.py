@@ -83,7 +83,7 @@ def outcome(
 def prompt_and_word() -> tuple[str, str]:
     """A prompt, and the word by which the journal knows it again."""
     word = f"case-{os.getpid()}-{next(_words)}-"
-    return f"一只柴犬 {word} [[sandbox: take 0.3]]", word
+    return f'一只柴犬 {word} [[sandbox: {{"take_seconds": 0.3}}]]', word
 
 
 # ------------------------------------------------------------------ the cases
@@ -240,7 +240,7 @@ def restart_often(stage: Stage, _point: str) -> list[dict[str, Any]]:
 async def _restart_often(env: dict[str, Any], processes: Processes) -> list[dict[str, Any]]:
     async with open_books(env) as books:
         for seconds in range(10):
-            await books.submit(f"再来一张 {seconds} [[sandbox: take {seconds + 1}]]")
+            await books.submit(f'再来一张 {seconds} [[sandbox: {{"take_seconds": {seconds + 1}}}]]')
         for _ in range(4):
             worker = processes.worker()
             await asyncio.sleep(3)
@@ -263,7 +263,7 @@ def kill_often(stage: Stage, _point: str) -> list[dict[str, Any]]:
 async def _kill_often(stage: Stage, env: dict[str, Any], processes: Processes) -> list[dict[str, Any]]:
     async with open_books(env) as books:
         for number in range(20):
-            await books.submit(f"轮流 kill-often-{number}- [[sandbox: take {1 + number % 5}]]")
+            await books.submit(f'轮流 kill-often-{number}- [[sandbox: {{"take_seconds": {1 + number % 5}}}]]')
         for pause in (0.15, 1.2, 2.3):
             worker = processes.worker()
             await asyncio.sleep(pause)

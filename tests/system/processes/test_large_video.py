@@ -31,11 +31,11 @@ def test_a_large_video_takes_no_memory(
 async def _growth_mb(env: dict[str, Any], worker: Process) -> float:
     """By how much the worker's peak while hosting a large video lies above what it had after a small one."""
     async with open_books(env) as books:
-        await books.submit("[[sandbox: take 0]]", MODEL)
+        await books.submit('[[sandbox: {"take_seconds": 0}]]', MODEL)
         await books.all_ended()
         before = _resident_mb(worker)
         peak = Peak(worker)
-        await books.submit(f"[[sandbox: size {SIZE_BYTES}; take 0]]", MODEL)
+        await books.submit(f'[[sandbox: {{"size_bytes": {SIZE_BYTES}, "take_seconds": 0}}]]', MODEL)
         rows = await books.all_ended(300)
         growth = peak.stop() - before
         assert [row["status"] for row in rows] == ["completed"] * 2, rows[-1]["operator_note"]

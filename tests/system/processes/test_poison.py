@@ -52,13 +52,13 @@ async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> No
     async with open_books(env) as books:
         # All are hosted at the same moment, so that the first crash leaves them all behind.
         for number in range(OTHERS // 2):
-            await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
-        bad = await books.submit(f"坏 {poisoned_node.WORD} [[sandbox: take 1]]")
+            await books.submit(f'好 good-{number}- [[sandbox: {{"take_seconds": 1}}]]')
+        bad = await books.submit(f'坏 {poisoned_node.WORD} [[sandbox: {{"take_seconds": 1}}]]')
         for number in range(OTHERS // 2, OTHERS):
-            await books.submit(f"好 good-{number}- [[sandbox: take 1]]")
+            await books.submit(f'好 good-{number}- [[sandbox: {{"take_seconds": 1}}]]')
         with supervised(processes) as runs:
             rows = {row["task_no"]: row for row in await books.all_ended()}
-            late = await books.submit("后 late [[sandbox: take 0.1]]")
+            late = await books.submit('后 late [[sandbox: {"take_seconds": 0.1}]]')
             await books.all_ended()
             assert runs[-1].code is None
         row = rows.pop(bad)

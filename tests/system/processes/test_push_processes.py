@@ -95,7 +95,7 @@ async def submit(books: Books, people: list[Subscription], number: int) -> None:
     slots = asyncio.Semaphore(8)
 
     async def one(who: Subscription, n: int) -> None:
-        prompt = f"{who.user_id}.{n} [[sandbox: end failed]]" if n % 5 else f"{who.user_id}.{n}"
+        prompt = f'{who.user_id}.{n} [[sandbox: {{"end": "failed"}}]]' if n % 5 else f"{who.user_id}.{n}"
         async with slots:
             row = await submit_task(books.runtime, who.user_id, Submission(TEXT_MODEL, prompt))
         who.submitted.add(row["task_no"])

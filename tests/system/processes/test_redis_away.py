@@ -53,7 +53,7 @@ class Gateway:
     def timed_submit(self) -> tuple[str, float]:
         """Must be accepted; its task and the seconds it took."""
         began = time.monotonic()
-        body = {"modelName": TEXT_MODEL, "prompt": "狗 [[sandbox: take 0.2]]"}
+        body = {"modelName": TEXT_MODEL, "prompt": '狗 [[sandbox: {"take_seconds": 0.2}]]'}
         answer = self._ask("POST", "/user/ai/tasks/submit", body)
         return str(answer["data"]["taskNo"]), time.monotonic() - began
 

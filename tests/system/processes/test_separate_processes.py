@@ -130,10 +130,10 @@ def _stored(services: RealServices, url: str) -> bytes:
 def _work(by_token: Caller, by_key: Caller) -> list[str]:
     """Sixteen good tasks and a failing one; the pictures' URLs."""
     urls = []
-    failing = by_key.submit('不要 [[sandbox: take 0.3; end failed "no"]]')
+    failing = by_key.submit('不要 [[sandbox: {"take_seconds": 0.3, "end": "failed", "text": "no"}]]')
     numbers = []
     for n in range(TASKS):
-        numbers.append((by_token, by_key)[n % 2].submit(f"第{n}张 [[sandbox: take 0.3]]"))
+        numbers.append((by_token, by_key)[n % 2].submit(f'第{n}张 [[sandbox: {{"take_seconds": 0.3}}]]'))
         time.sleep(0.13)  # a bell each: all at once, and one worker might well take them all
     for number in numbers:
         task = by_key.ended(number)
@@ -161,10 +161,13 @@ def test_the_conventional_ways_work_as_well(services: RealServices, world_name: 
         api.answers(f"http://127.0.0.1:{port}/healthz")
         upstream.answers(f"http://127.0.0.1:{upstream_port}/")
         caller = Caller([f"http://127.0.0.1:{port}"], {"Authorization": f"Bearer {token}"})
-        good, bad = caller.submit("好 [[sandbox: take 0.3]]"), caller.submit("坏 [[sandbox: take 0.3; end failed]]")
+        good, bad = (
+            caller.submit('好 [[sandbox: {"take_seconds": 0.3}]]'),
+            caller.submit('坏 [[sandbox: {"take_seconds": 0.3, "end": "failed"}]]'),
+        )
         assert caller.ended(good)["status"] == "completed"
         assert caller.ended(bad)["status"] == "failed"
-        running = caller.submit("停 [[sandbox: take 3]]")
+        running = caller.submit('停 [[sandbox: {"take_seconds": 3}]]')
         wait_until("the job runs", lambda: caller.task(running)["status"] == "processing")
         worker.terminate()  # ARQ ends with a code of its own
         processes.worker()

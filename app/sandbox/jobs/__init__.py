@@ -1,0 +1,1 @@
+"""The jobs of the sandbox and their status over time."""

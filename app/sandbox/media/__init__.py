@@ -1,0 +1,1 @@
+"""The images and videos that jobs produce, and the files that are uploaded."""

@@ -1,0 +1,1 @@
+"""The HTTP routes of the sandbox: SEE2AI's own, and those of its operator."""

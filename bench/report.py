@@ -1,0 +1,22 @@
+"""How a benchmark tells what it found: one aligned line a figure, and the machine it was found on."""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def print_report(title: str, rows: dict[str, str]) -> None:
+    """Ratios and counts can be compared between machines; rates and times only within this table."""
+    width = max(len(name) for name in rows)
+    print(f"\n{title}   ({datetime.now(UTC):%Y-%m-%d}, {_processor()})")
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")
+    print(flush=True)
+
+
+def _processor() -> str:
+    cores, name = 0, platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cores, name = cores + 1, line.partition(":")[2].strip()
+    return f"{cores} × {name}"
