@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from app.engine.breaker_sync import UNAVAILABLE_TEXT
 from app.errors import GatewayError, GrantConflict, TaskFailure, Unavailable
+from app.upstreams.breaker import UNAVAILABLE_TEXT
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.zh-CN.md").read_text("utf-8")
 ERRORS = re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)

@@ -9,7 +9,6 @@ from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app.catalog.models import Model, get_model
 from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
-from app.engine.breaker_sync import admit_trial, reject_when_open
 from app.engine.state import UpstreamState
 from app.engine.steps.prepare import needs_preparation
 from app.errors import TooManyTasks
@@ -69,7 +68,8 @@ async def _store(runtime: Runtime, user_id: int, asked: Submission, suffix: str)
             # After a deduction nothing lapsed is left in it; a free task has swept nothing.
             row["balance"] = standing.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
             patience = row["deadline_at"] - row["created_at"]
-            admit_trial(runtime, runtime.actions[row["action"]], patience.total_seconds())
+            breaker = runtime.breakers[runtime.actions[row["action"]].provider]
+            await breaker.admit_trial(connection, patience.total_seconds())
             failpoint("submit.before_commit")
     except CommitUnknown:
         if row is None or not await _exists(runtime, row["task_no"]):
@@ -89,7 +89,7 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
     settings = runtime.settings
     prepared = prepare_task(runtime, asked, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)
-    reject_when_open(runtime, prepared.action, deadline_seconds)
+    runtime.breakers[prepared.action.provider].reject_when_open(deadline_seconds)
     return {
         "task_no": task_number(model.now.astimezone(settings.zone), suffix),
         "user_id": user_id,

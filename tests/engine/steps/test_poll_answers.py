@@ -7,9 +7,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.engine import transitions
-from app.upstreams import breaker
+from app.upstreams import breaker_state
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
+from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits
@@ -24,9 +25,7 @@ PRICE = 30
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
+    shorten_pauses(monkeypatch, first_pause_seconds=0.3)
 
 
 # ------------------------------------------------------------------ trouble, which never ends a task
@@ -103,7 +102,7 @@ async def test_three_404s_must_also_span_their_time(
 async def test_a_rejected_key_fails_no_running_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 8.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 8.0)
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
@@ -223,7 +222,7 @@ async def test_at_the_deadline_there_is_one_last_poll(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 50.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 50.0)
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)
     expected = {

@@ -11,6 +11,8 @@ from app.engine import pools, runner
 from app.engine.runner import TaskRunner
 from app.engine.steps import prepare, rehost
 from app.runtime import Runtime
+from app.upstreams import breaker_monitor
+from tests.support.breakers import end_pause, trip
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, submits
@@ -69,15 +71,16 @@ async def test_our_own_url_is_no_answer_to_an_upload(
 
 
 @pytest.mark.usefixtures("working")
-async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker) -> None:
+async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker_monitor, "OVERDUE_SECONDS", 1000.0)
     breaker = make.runtime.breakers["see2ai"]
-    breaker.trip("HTTP 401", is_free=True)
-    breaker._open_until = 0.0  # the pause is over: the next to ask is the probe
+    await trip(make.runtime, "HTTP 401", is_free=True)
+    await end_pause(make.runtime)  # the next call is the probe
     user = await make.user(points=35)
     gone = make.runtime.store.public_url(UPLOADED.replace("0", "1"))
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
     assert one.outcome == "UPSTREAM_REJECTED"
-    assert breaker.wait_seconds(is_free=True) == 0.0
+    assert (breaker.is_open, breaker.wait_seconds(is_free=True)) == (True, 0.0)
 
 
 @pytest.mark.usefixtures("hurry")

@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.settings import Settings
-from app.upstreams import breaker
+from app.upstreams import breaker_state
 from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
 from app.upstreams.see2ai.responses import HttpResponse, read_submit
+from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server, directive
@@ -43,9 +44,7 @@ FORMS = ("string", "list", "error.message", "message", "error_message", "not-jso
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
+    shorten_pauses(monkeypatch)
 
 
 async def refunded(make: Maker, user: User, points: int) -> None:
@@ -221,7 +220,7 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     await until("a second try", lambda: len(upstream.journal(outcome="refused")) > 1)
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
-    pauses = [breaker.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
+    pauses = [breaker_state.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
     assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe a pause"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
@@ -241,7 +240,7 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
 async def test_a_rejected_key_opens_the_breaker_and_the_next_answer_closes_it(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 2.0)
     user = await make.user(points=100)
     for code in (401, 402, 403):
         upstream.control({"fail": code, "where": "submit", "times": 1})
@@ -257,7 +256,7 @@ async def test_a_probe_that_fails_otherwise_delays_nobody_else(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 0.5)
     user = await make.user(points=100)
     upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
     ends = await run_all(make, user, ['[[sandbox: {"take_seconds": 0}]]'])
