@@ -1,6 +1,7 @@
 """A second provider is one package and one line in `PROVIDERS`: its tasks run without another change."""
 
 import io
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -83,8 +84,9 @@ async def test_a_stored_reference_is_uploaded_to_the_provider_that_does_the_job(
 async def test_each_provider_has_its_own_breaker(
     make: Maker, runtime: Runtime, other: OtherClient, model: None
 ) -> None:
-    runtime.breakers["see2ai"].trip("HTTP 401")
-    runtime.breakers["see2ai"]._open_until += 1000
+    breaker = runtime.breakers["see2ai"]
+    until = breaker.now() + timedelta(seconds=1000)
+    breaker.state = BreakerState(billable_open=True, reason="HTTP 401", opened_at=breaker.now(), open_until=until)
     user = await make.user(points=42)
     waiting = await make.task_no(user, "waits for SEE2AI")
     async with stepping(runtime):
