@@ -10,7 +10,6 @@ from sqlalchemy import bindparam, select, update
 
 from app.database import Database, retry_on_conflict, utc_after
 from app.errors import IdempotencyConflict, InvalidParameter
-from app.points.balance import get_balance
 from app.tables import tasks
 from app.tasks.validation import Submission
 from app.tasks.view import PUBLIC_COLUMNS
@@ -47,8 +46,7 @@ async def find_replay(database: Database, user_id: int, submission: Submission) 
         return None
     if row.idempotency_digest != submission.digest():
         raise IdempotencyConflict
-    balance = (await get_balance(database, user_id)).available
-    return dict(row._mapping) | {"balance": balance, "replayed": True}
+    return dict(row._mapping)
 
 
 @retry_on_conflict

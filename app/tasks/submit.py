@@ -1,6 +1,7 @@
-"""Submit: the price, the task and the deduction in one transaction, before SEE2AI hears of it; then the bell."""
+"""Submits a task: one transaction prices it, stores it and deducts its points. Then the workers are woken."""
 
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import structlog
 from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app.catalog.models import Model, get_model
-from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
+from app.database import CommitUnknown, Connection, UniqueViolation, retry_on_conflict
 from app.engine.state import UpstreamState
 from app.engine.steps.prepare import needs_preparation
 from app.errors import TooManyTasks
@@ -27,67 +28,81 @@ MAX_NUMBER_ATTEMPTS = 5
 _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 
-async def submit_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[str, Any]:
-    """The stored task as a row, plus `balance` after the charge; `replayed` where a submit of the same key stored it.
+@dataclass(frozen=True, slots=True)
+class SubmitResult:
+    """The stored task as a row, and the caller's balance. `is_replay`: an earlier submit with this key stored it."""
 
-    Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict; then nothing is
-    stored or taken.
+    row: dict[str, Any]
+    balance: int
+    is_replay: bool = False
+
+
+async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
+    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict.
+
+    After an error nothing is stored and nothing is deducted.
     """
     for _ in range(MAX_NUMBER_ATTEMPTS):
-        if asked.key is not None and (earlier := await find_replay(runtime.database, user_id, asked)):
-            return earlier
-        suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed from others: result links hold it
+        if submission.key is not None and (row := await find_replay(runtime.database, user_id, submission)):
+            balance = (await get_balance(runtime.database, user_id)).available
+            return SubmitResult(row, balance, is_replay=True)
+        suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed, because result URLs contain it
         try:
-            row = await _store(runtime, user_id, asked, suffix)
-        except UniqueViolation:  # the number is taken, or a twin under the same key was a moment faster
+            result = await _store(runtime, user_id, submission, suffix)
+        except UniqueViolation:  # the number is taken, or another submit with this key was a moment faster
             continue
+        row = result.row
         runtime.wakeup.notify()
-        metrics.SUBMITTED.labels(asked.model_name).inc()
+        metrics.SUBMITTED.labels(submission.model_name).inc()
         log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["upstream_request"])
-        return row
+        return result
     raise UniqueViolation("no free task number")
 
 
 @retry_on_conflict
-async def _store(runtime: Runtime, user_id: int, asked: Submission, suffix: str) -> dict[str, Any]:
-    row: dict[str, Any] | None = None
+async def _store(runtime: Runtime, user_id: int, submission: Submission, suffix: str) -> SubmitResult:
+    result: SubmitResult | None = None
     try:
         async with runtime.database.begin() as connection:
-            model = await get_model(connection, asked.model_name)
-            row = new_task_row(runtime, user_id, asked, model, suffix)
-            stored = await connection.execute(_INSERT, row)
-            row["id"] = stored.lastrowid
-            if row["points_cost"]:
-                money = {"user_id": user_id, "task_id": row["id"], "cost": row["points_cost"]}
-                await ledger.deduct(connection, **money, remark=model.description)
-            else:
-                await ledger.lock_account(connection, user_id)
-            standing = (await connection.execute(_STANDING, {"user": user_id})).one()
-            if standing.running > runtime.settings.max_tasks_in_flight:
-                raise TooManyTasks(runtime.settings.max_tasks_in_flight)
-            # After a deduction nothing lapsed is left in it; a free task has swept nothing.
-            row["balance"] = standing.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
-            patience = row["deadline_at"] - row["created_at"]
-            breaker = runtime.breakers[runtime.actions[row["action"]].provider]
-            await breaker.admit_trial(connection, patience.total_seconds())
+            model = await get_model(connection, submission.model_name)
+            row = new_task_row(runtime, user_id, submission, model, suffix)
+            inserted = await connection.execute(_INSERT, row)
+            row["id"] = inserted.lastrowid
+            result = SubmitResult(row, await _charge(runtime, connection, row, model.description))
+            breaker = runtime.breakers[runtime.actions[model.action].provider]
+            await breaker.admit_trial(connection, (row["deadline_at"] - row["created_at"]).total_seconds())
             failpoint("submit.before_commit")
     except CommitUnknown:
-        if row is None or not await _exists(runtime, row["task_no"]):
+        if result is None or not await _exists(runtime, result.row["task_no"]):
             raise
     failpoint("submit.after_commit")
-    return row
+    return result
+
+
+async def _charge(runtime: Runtime, connection: Connection, row: dict[str, Any], remark: str) -> int:
+    """Deducts the price and checks the bound of running tasks, both under the account's lock. Returns the balance."""
+    user_id, cost = row["user_id"], row["points_cost"]
+    if cost:
+        await ledger.deduct(connection, user_id=user_id, task_id=row["id"], cost=cost, remark=remark)
+    else:
+        await ledger.lock_account(connection, user_id)
+    account = (await connection.execute(_BALANCE_AND_RUNNING, {"user": user_id})).one()
+    if account.running > runtime.settings.max_tasks_in_flight:
+        raise TooManyTasks(runtime.settings.max_tasks_in_flight)
+    # A deduction has expired all due lots; a free task has not.
+    return int(account.balance) if cost else await ledger.balance_of(connection, user_id)
 
 
 async def _exists(runtime: Runtime, task_no: str) -> bool:
-    """After an unheard COMMIT: whether it happened. If this cannot be told either, the caller gets a 503."""
+    """After a COMMIT without an answer: whether it happened. If this read fails, too, the caller gets a 503."""
     async with runtime.database.read() as connection:
         return await connection.scalar(select(tasks.c.id).where(tasks.c.task_no == task_no)) is not None
 
 
-def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model, suffix: str) -> dict[str, Any]:
-    """Everything the task will ever need, validated and frozen: its request to SEE2AI, its price, its deadline."""
+def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
+    """All columns of a new task. Its upstream request, its price and its deadline do not change with the model later."""
     settings = runtime.settings
-    prepared = prepare_task(runtime, asked, model)
+    prepared = prepare_task(runtime, submission, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)
     runtime.breakers[prepared.action.provider].reject_when_open(deadline_seconds)
     return {
@@ -96,9 +111,9 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "model_name": model.model_name,
         "task_type": model.task_type,
         "action": model.action,
-        "prompt": asked.prompt,
-        "image_url": asked.image_url or None,
-        "params": asked.params,
+        "prompt": submission.prompt,
+        "image_url": submission.image_url or None,
+        "params": submission.params,
         "upstream_request": prepared.request,
         "points_cost": prepared.points_cost,
         "status": "created",
@@ -109,21 +124,21 @@ def new_task_row(runtime: Runtime, user_id: int, asked: Submission, model: Model
         "history": [],
         "upstream_state": UpstreamState(normalized_urls=() if model.normalizes_references else None).to_json(),
         "callback_url": prepared.callback_url,
-        "idempotency_key": asked.key,
-        "idempotency_digest": asked.digest() if asked.key is not None else None,
+        "idempotency_key": submission.key,
+        "idempotency_digest": submission.digest() if submission.key is not None else None,
         "created_at": model.now,
         "updated_at": model.now,
     }
 
 
-async def quote_task(runtime: Runtime, user_id: int, asked: Submission) -> dict[str, int]:
-    """What submitting this would take now, `points_cost`, and the caller's `balance`; nothing is stored or taken.
+async def quote_task(runtime: Runtime, user_id: int, submission: Submission) -> dict[str, int]:
+    """The price now, `points_cost`, and the caller's `balance`. Nothing is stored or deducted.
 
-    Raises what submit would raise for the same words, except for points that are not there.
+    Raises what `submit_task` raises for the same input, except InsufficientPoints.
     """
     async with runtime.database.read() as connection:
-        model = await get_model(connection, asked.model_name)
-    prepared = prepare_task(runtime, asked, model)
+        model = await get_model(connection, submission.model_name)
+    prepared = prepare_task(runtime, submission, model)
     return {"points_cost": prepared.points_cost, "balance": (await get_balance(runtime.database, user_id)).available}
 
 
@@ -135,8 +150,8 @@ def task_number(local: datetime, suffix: str) -> str:
 
 _INSERT = insert(tasks)
 _user: BindParameter[int] = bindparam("user")
-# Read while the account row is locked, so the count is exact: a user's submits pass one after the other.
-_STANDING = select(
+# Read while the account row is locked: a user's submits run one after the other, so the count is exact.
+_BALANCE_AND_RUNNING = select(
     select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
     select(func.count())
     .select_from(tasks)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck
 
 from app.api import rate_limits
 from app.main import create_app
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import envelope, refusal

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.catalog.models import disable_model, set_model
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.balance import get_balance
 from app.runtime import Runtime, open_runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User

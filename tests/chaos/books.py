@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from app.tables import points_accounts, points_ledger, tasks
 from tests.chaos.bank import ActionInput

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.catalog.models import set_model
 from app.points import ledger
-from app.points.audit import CHECKS, audit
-from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
+from app.points.audit.checks import CHECKS, audit
+from app.points.audit.lot_checks import CODE_CHECKS, LOT_CHECKS
 from app.points.redeem_codes import create_codes, redeem_code
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
@@ -254,7 +254,7 @@ async def books(lawless: Runtime) -> Runtime:
 async def lots(books: Runtime) -> Runtime:
     """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
     await lot(books.database, 1, 50, 1, "expired")
-    row = await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))
+    row = (await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))).row
     await later(books.database, 2)
     await execute(books, f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED} WHERE id = {row['id']}")
     async with books.database.begin() as connection:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def submit(runtime: Runtime, user: User) -> dict[str, Any]:
-    return await submit_task(runtime, user.id, Submission(TEXT_MODEL, "一只猫"))
+    return (await submit_task(runtime, user.id, Submission(TEXT_MODEL, "一只猫"))).row
 
 
 async def end(runtime: Runtime, row: dict[str, Any], *, failed: bool, grace_days: int = 7) -> None:

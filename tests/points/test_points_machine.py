@@ -33,7 +33,7 @@ from app.engine.state import ClaimedTask
 from app.engine.transitions import Complete, Fail, unchanged
 from app.errors import CodeNotRedeemable, GrantConflict, InsufficientPoints, NotCancellable, TaskFailure
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.balance import get_balance
 from app.points.expiry import expire_lots
 from app.points.redeem_codes import create_codes, redeem_code, void_batch
@@ -240,13 +240,14 @@ class PointsMachine(RuleBasedStateMachine):
                 self.run(submit_task(self.runtime, user, asked))
             self.seen["too few points"] += 1
             return multiple()
-        row = self.run(submit_task(self.runtime, user, asked))
+        result = self.run(submit_task(self.runtime, user, asked))
+        row = result.row
         task = Task(row, user, cost, account.take(cost, self.now) if cost else [])
         self.by_id[row["id"]] = task
-        assert (row["points_cost"], row["balance"]) == (cost, account.spendable_points(self.now))
+        assert (row["points_cost"], result.balance) == (cost, account.spendable_points(self.now))
         if keyed:
             again = self.run(submit_task(self.runtime, user, asked))
-            assert (again["task_no"], again["replayed"]) == (row["task_no"], True)
+            assert (again.row["task_no"], again.is_replay) == (row["task_no"], True)
         return task
 
     @rule(target=claims, most=st.integers(1, 3))

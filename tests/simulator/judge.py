@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import open_runtime
 from tests.simulator.weather import FAULTS
 

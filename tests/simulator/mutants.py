@@ -180,7 +180,7 @@ MUTANTS = (
             (
                 submit_task,
                 "_store",
-                'if row is None or not await _exists(runtime, row["task_no"]):\n            raise',
+                'if result is None or not await _exists(runtime, result.row["task_no"]):\n            raise',
                 "pass",
             ),
         ),
@@ -206,8 +206,8 @@ MUTANTS = (
             (
                 submit_task,
                 "_store",
-                '            if row["points_cost"]:',
-                '        async with runtime.database.begin() as connection:\n            if row["points_cost"]:',
+                "            result = SubmitResult(row,",
+                "        async with runtime.database.begin() as connection:\n            result = SubmitResult(row,",
             ),
         ),
         BOOKS,
@@ -215,7 +215,7 @@ MUTANTS = (
     ),
     Mutant(
         "a repeated submit is not recognised by its key",
-        ((submit_task, "submit_task", "if asked.key is not None and", "if False and"),),
+        ((submit_task, "submit_task", "if submission.key is not None and", "if False and"),),
         ("I7", "bug"),
         storm={"point.kill": 0.3},
     ),

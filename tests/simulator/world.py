@@ -152,13 +152,13 @@ class World:
             if model == NORMALIZED_URLS:
                 self.references[str(asked.image_url)] = asked.prompt
             answer = await self._request("api", lambda runtime, a=asked: submit.submit_task(runtime, user, a))
-            if isinstance(answer, dict):
-                self.acknowledged[asked.prompt] = answer["task_no"]
-                if answer.get("replayed"):
+            if isinstance(answer, submit.SubmitResult):
+                self.acknowledged[asked.prompt] = answer.row["task_no"]
+                if answer.is_replay:
                     self.weather.note("caller told of an earlier submit")
                 if rng.random() < 0.25:
                     await asyncio.sleep(rng.choice([0.0, 1.0, 10.0, 40.0]) * rng.random())
-                    await self._cancel(user, answer["task_no"])
+                    await self._cancel(user, answer.row["task_no"])
                 return
             if isinstance(answer, GatewayError) and not isinstance(answer, Unavailable):
                 self.weather.note(f"caller refused {type(answer).__name__}")

@@ -12,7 +12,7 @@ from app.engine.finish import finish_task
 from app.engine.transitions import Complete, Fail
 from app.errors import TaskFailure
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
 from app.webhooks.outbox import claim, find_due, record

@@ -63,10 +63,10 @@ Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "descrip
 async def submit(
     body: SubmitBody, context: SubmitAccess, response: Response, key: IdempotencyKey = None
 ) -> Envelope[SubmitResponse]:
-    row = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
-    if "replayed" in row:
+    result = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
+    if result.is_replay:
         response.headers[REPLAYED_HEADER] = "true"
-    return Envelope(data=SubmitResponse(**view_task(context.runtime, row), balance=row["balance"]))
+    return Envelope(data=SubmitResponse(**view_task(context.runtime, result.row), balance=result.balance))
 
 
 @router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")

@@ -20,7 +20,7 @@ from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import open_runtime
 from app.settings import Settings
 from tests.support.clients.programs import CLIENTS, LANGUAGES, Call, Client

@@ -97,8 +97,8 @@ async def submit(books: Books, people: list[Subscription], number: int) -> None:
     async def one(who: Subscription, n: int) -> None:
         prompt = f'{who.user_id}.{n} [[sandbox: {{"end": "failed"}}]]' if n % 5 else f"{who.user_id}.{n}"
         async with slots:
-            row = await submit_task(books.runtime, who.user_id, Submission(TEXT_MODEL, prompt))
-        who.submitted.add(row["task_no"])
+            result = await submit_task(books.runtime, who.user_id, Submission(TEXT_MODEL, prompt))
+        who.submitted.add(result.row["task_no"])
 
     await asyncio.gather(*(one(who, n) for n in range(number) for who in people))
 

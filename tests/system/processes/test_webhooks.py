@@ -56,7 +56,7 @@ async def end_a_task(scene: Scene) -> str:
     """Ended by its caller, told to its callbackUrl."""
     runtime, user_id = scene.books.runtime, scene.books.user_id
     asked = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
-    task_no = str((await submit_task(runtime, user_id, asked))["task_no"])
+    task_no = str((await submit_task(runtime, user_id, asked)).row["task_no"])
     await cancel_task(runtime, user_id, task_no)
     return task_no
 
