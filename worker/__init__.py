@@ -1,1 +1,1 @@
-"""The worker: ARQ hears the bell, the stepper does the work."""
+"""The worker process: ARQ receives wakeups, and the task runner does the work."""

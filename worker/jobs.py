@@ -1,8 +1,8 @@
-"""What ARQ may call: the bell. A job holds no work and no truth; losing one costs a second, never a task."""
+"""The only ARQ job: the wakeup. It carries no data, so a lost job delays a task by a second and loses none."""
 
 from typing import Any
 
 
 async def wake_worker(ctx: dict[str, Any]) -> None:
-    """Something is due: the stepper of this process looks at once."""
-    ctx["stepper"].wake()
+    """Makes the task runner of this process query for due tasks now."""
+    ctx["runner"].wake()

@@ -1,7 +1,7 @@
-"""The worker process: ARQ for the bell, the stepper for the work, a supervisor so that Redis may come and go.
+"""The worker process: the task runner, the background loops, and ARQ, which is restarted after a Redis outage.
 
-`gateway worker` runs `run_worker`. `arq worker.main.WorkerSettings` works as well; there a Redis outage ends the
-process, as ARQ has it, and whatever supervises processes must start it again.
+`gateway worker` runs `serve_worker`. `arq worker.main.WorkerSettings` works as well, but there a Redis outage ends the
+process, so a supervisor must start it again.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from worker.jobs import wake_worker
 log = structlog.get_logger()
 
 HEALTH_SECONDS = 15
-ARQ_POLL_SECONDS = 0.1  # how often ARQ looks for a bell
-RESTART_SECONDS = 1.0
+ARQ_POLL_SECONDS = 0.1  # how often ARQ polls Redis for a wakeup
+RESTART_DELAY_SECONDS = 1.0
 
 
 async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
-    """Works until `stop` is set, then winds down. Redis may be away from the start."""
+    """Works until `stop` is set, then shuts down. It also starts while Redis is unreachable."""
     runner = TaskRunner(runtime)
-    beside = [*_start_background(runtime), asyncio.create_task(_run_arq(runtime, runner))]
+    background = [*_start_background(runtime), asyncio.create_task(_run_arq(runtime, runner))]
     work = asyncio.create_task(runner.run())
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -44,11 +44,11 @@ async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
         runner.stop()
         await work
     finally:
-        await cancel_and_wait(*beside, stopped)
+        await cancel_and_wait(*background, stopped)
 
 
 def _start_background(runtime: Runtime) -> "list[asyncio.Task[None]]":
-    """What a worker does beside the tasks. Each goes on by itself after whatever goes wrong in it."""
+    """Starts the loops that a worker runs besides tasks. Each loop continues after an error."""
     return [
         asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers)),
         asyncio.create_task(
@@ -63,21 +63,18 @@ def _start_background(runtime: Runtime) -> "list[asyncio.Task[None]]":
 
 
 async def _run_arq(runtime: Runtime, runner: TaskRunner) -> None:
-    """ARQ's loop ends with the first hiccup of Redis: it is started again for as long as the stepper works."""
-    # ARQ logs Redis' INFO at every start; the embedded Redis has none, and it tells an operator nothing new.
+    """Runs ARQ until it is cancelled. ARQ's loop ends with the first error of Redis, so this starts it again."""
+    # ARQ logs Redis' INFO at every start. The embedded Redis has no INFO, and operators do not need it.
     setattr(arq.worker, "log_redis_info", _noop)  # noqa: B010
     while True:
-        worker = arq.worker.Worker(
-            redis_pool=runtime.redis, ctx={"stepper": runner}, handle_signals=False, **_options()
-        )
+        worker = arq.worker.Worker(redis_pool=runtime.redis, ctx={"runner": runner}, handle_signals=False, **_options())
         try:
             await worker.async_run()
-        except Exception as error:  # whatever ARQ stumbles over, it is not worth going deaf for
-            log.warning("bell_unheard", error=repr(error)[:200])
+        except Exception as error:
+            log.warning("arq_restarted", error=repr(error)[:200])
         finally:
-            for task in worker.tasks.values():
-                task.cancel()
-        await asyncio.sleep(RESTART_SECONDS)
+            await cancel_and_wait(*worker.tasks.values())
+        await asyncio.sleep(RESTART_DELAY_SECONDS)
 
 
 async def _noop(*_: Any) -> None: ...
@@ -99,7 +96,7 @@ def _options() -> dict[str, Any]:
 
 
 async def serve_worker(settings: Settings) -> None:
-    """The whole process of `gateway worker`: until SIGTERM or SIGINT."""
+    """The process of `gateway worker`. It works until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -117,29 +114,30 @@ async def _start(ctx: dict[str, Any]) -> None:
     configure_logs(settings)
     ctx["stack"] = contextlib.AsyncExitStack()
     runtime = await ctx["stack"].enter_async_context(open_runtime(settings))
-    ctx["stepper"] = TaskRunner(runtime)
-    ctx["work"] = asyncio.create_task(ctx["stepper"].run())
-    ctx["beside"] = _start_background(runtime)
+    ctx["runner"] = TaskRunner(runtime)
+    ctx["work"] = asyncio.create_task(ctx["runner"].run())
+    ctx["background"] = _start_background(runtime)
 
 
 async def _stop(ctx: dict[str, Any]) -> None:
-    ctx["stepper"].stop()
+    ctx["runner"].stop()
     await ctx["work"]
-    await cancel_and_wait(*ctx["beside"])
+    await cancel_and_wait(*ctx["background"])
     await ctx["stack"].aclose()
 
 
 def _arq_settings() -> type:
-    """ARQ reads a class' own attributes only, so it is made whole, and only when asked for."""
-    own = {
+    """The settings class. ARQ reads only the class's own attributes, so no base class can hold the options."""
+    process = {
         "redis_settings": RedisSettings.from_dsn(load_settings().redis_url),
         "on_startup": _start,
         "on_shutdown": _stop,
     }
-    return type("WorkerSettings", (), _options() | own)
+    return type("WorkerSettings", (), _options() | process)
 
 
 def __getattr__(name: str) -> Any:
+    """Builds `WorkerSettings` on access, because the settings are read from the environment."""
     if name == "WorkerSettings":
         return _arq_settings()
     raise AttributeError(name)

@@ -16,6 +16,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from app.aio import cancel_and_wait
+
 log = structlog.get_logger()
 
 CHANNEL = "gateway:task-changes"
@@ -195,7 +197,4 @@ class TaskPubSub:
         self.close_subscriptions()
         if self._sender is not None:
             await asyncio.wait([self._sender], timeout=PUBLISH_TIMEOUT_SECONDS)
-        for task in (self._sender, self._reader):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task], timeout=2)
+        await cancel_and_wait(*filter(None, (self._sender, self._reader)))

@@ -9,6 +9,7 @@ import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
+from app.aio import cancel_and_wait
 from app.telemetry import metrics
 
 log = structlog.get_logger()
@@ -50,4 +51,4 @@ class WorkerWakeup:
         """Waits briefly for the wakeup that is being sent."""
         if self._sender is not None:
             await asyncio.wait([self._sender], timeout=2 * NOTIFY_TIMEOUT_SECONDS)
-            self._sender.cancel()
+            await cancel_and_wait(self._sender)

@@ -1,4 +1,4 @@
-/** The shapes of gateway.js. Times are seconds; dates are local to the gateway, to the second. */
+/** Types of gateway.js. All times are in seconds; dates are local to the gateway, with whole seconds. */
 
 export type Credential = string | (() => string | Promise<string>);
 export type Status = "created" | "queued" | "processing" | "completed" | "failed";
@@ -10,7 +10,7 @@ export interface Result {
   bytes: number;
   width: number;
   height: number;
-  /** null for a picture */
+  /** null for an image */
   durationSeconds: number | null;
 }
 
@@ -54,7 +54,7 @@ export interface Quote {
 export interface Balance {
   userId: number;
   balance: number;
-  /** points of tasks still running */
+  /** points that running tasks hold */
   held: number;
   expireTime: string | null;
 }
@@ -66,7 +66,7 @@ export interface Model {
   pointsCost: number;
   priceRules: Params[];
   aspectRatio: string | null;
-  /** the JSON Schema of what may be set */
+  /** the JSON Schema of the parameters */
   params: Params;
 }
 
@@ -90,41 +90,41 @@ export interface Abortable {
   signal?: AbortSignal;
 }
 
-export interface OrderOptions extends Abortable {
+export interface QuoteOptions extends Abortable {
   imageUrl?: string | string[];
   params?: Params;
 }
 
-export interface SubmitOptions extends OrderOptions {
+export interface SubmitOptions extends QuoteOptions {
   callbackUrl?: string;
-  /** by default a new one; with null a submit whose answer is lost is not repeated */
+  /** by default a new one; with null a submit is never retried */
   idempotencyKey?: string | null;
 }
 
 export interface WaitOptions extends Abortable {
   /** by default an hour */
   timeout?: number;
-  /** at every change of status or progress, never backwards */
+  /** called at each change of status or progress; older states are dropped */
   onProgress?: (task: Task) => void;
 }
 
 export interface GatewayOptions {
-  /** undefined: no push, `wait` polls; by default the global one, where there is one */
+  /** by default the global WebSocket; with undefined `wait` polls */
   WebSocket?: typeof WebSocket | undefined;
-  /** whether the WebSocket is opened by a one-use ticket, not by a first message with the credential; in browsers */
+  /** authenticate the WebSocket by a one-use ticket instead of a first message; default: true in browsers */
   ticket?: boolean;
-  /** of one request, in all; by default 5 */
+  /** attempts of one request; by default 5 */
   tries?: number;
 }
 
 export class GatewayError extends Error {
   constructor(
-    told: { code?: number; errorCode: string; message: string; requestId?: string | null; retryAfter?: number | null },
+    details: { code?: number; errorCode: string; message: string; requestId?: string | null; retryAfter?: number | null },
     cause?: unknown,
   );
-  /** the HTTP status; 0: there was no answer, or the time was over */
+  /** the HTTP status; 0 where there was no response or the timeout expired */
   readonly code: number;
-  /** the gateway's own, such as INSUFFICIENT_POINTS; or NETWORK, TIMEOUT, WEBHOOK_INVALID, HTTP_502 */
+  /** the gateway's error code, such as INSUFFICIENT_POINTS; or NETWORK, TIMEOUT, WEBHOOK_INVALID, HTTP_502 */
   readonly errorCode: string;
   readonly requestId: string | null;
   readonly retryAfter: number | null;
@@ -137,7 +137,7 @@ export class Gateway {
   run(modelName: string, prompt: string, options?: SubmitOptions & WaitOptions): Promise<Task>;
   task(taskNo: string, options?: Abortable & { wait?: number }): Promise<Task>;
   cancel(taskNo: string, options?: Abortable): Promise<Task>;
-  quote(modelName: string, prompt: string, options?: OrderOptions): Promise<Quote>;
+  quote(modelName: string, prompt: string, options?: QuoteOptions): Promise<Quote>;
   models(options?: Abortable): Promise<Model[]>;
   balance(options?: Abortable): Promise<Balance>;
   upload(file: Blob, options?: Abortable): Promise<Upload>;

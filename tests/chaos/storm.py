@@ -50,7 +50,7 @@ GRACE_SECONDS = 60.0
 CALM_SECONDS = VIDEO_SECONDS + HOSTING_SECONDS + GRACE_SECONDS  # after the last fault everything has ended
 MOST_WORKERS = 2
 TOLD = ("suspected_orphan", "lease_lost", "circuit_open", "storage_failed", "result_rejected", "database_away")
-TOLD += ("lease_renewal_failed", "release_failed", "bell_lost", "bell_unheard", "task_cancelled")
+TOLD += ("lease_renewal_failed", "release_failed", "wakeup_failed", "arq_restarted", "task_cancelled")
 BUGS = ("step_failed", "request_failed", "claim_failed", "expiry_failed", "Traceback (most recent call last)")
 
 

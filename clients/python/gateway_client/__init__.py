@@ -1,4 +1,4 @@
-"""A small asynchronous client of the points gateway: submit, wait, upload, balance, webhooks. Times are seconds."""
+"""An asynchronous client of the points gateway: tasks, uploads, balance, webhooks. All times are in seconds."""
 
 import asyncio
 import base64
@@ -35,15 +35,15 @@ from gateway_client.shapes import (
 
 ENDED = frozenset({"completed", "failed"})
 RANKS = ("created", "queued", "processing", "completed", "failed")
-PASSING = frozenset({0, 429, 502, 503, 504})  # 0: no answer at all
-LONGEST_PAUSE = 60.0  # one that is asked for more patience tells the caller instead, unless that waits
-ANSWER_SECONDS = 30.0
+RETRYABLE = frozenset({0, 429, 502, 503, 504})  # 0: no response
+MAX_PAUSE_SECONDS = 60.0  # a longer `Retry-After` raises the error; only `wait` waits longer
+REQUEST_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 LONG_POLL_SECONDS = 30
-WATCHED_POLL_SECONDS = 5  # where somebody wants to see it move
+PROGRESS_POLL_SECONDS = 5  # with `on_progress`
 CONNECT_SECONDS = 10.0
-RETRY_DELAY_SECONDS = 75.0  # the gateway pings every 30 s: whoever is silent for longer is gone
-MOST_BREAKS = 3  # of the WebSocket in one wait, which then goes on by polling
+SILENCE_SECONDS = 75.0  # the gateway pings every 30 s, so a longer silence means a lost connection
+MAX_CONNECTIONS = 3  # WebSockets of one `wait`, which then polls
 MAX_MESSAGE_BYTES = 8_000_000
 TOLERANCE_SECONDS = 300.0
 
@@ -51,7 +51,7 @@ Credential = str | Callable[[], str | Awaitable[str]]
 
 
 class GatewayError(Exception):
-    """Everything that goes wrong. `code` is the HTTP status, or 0: there was no answer, or the time was over."""
+    """Any failure. `code` is the HTTP status, or 0 where there was no response or the timeout expired."""
 
     def __init__(
         self, message: str, *, code: int = 0, error_code: str, request_id: str = "", retry_after: float | None = None
@@ -62,8 +62,9 @@ class GatewayError(Exception):
 
 
 class Gateway:
-    """`async with Gateway(url, credential) as gateway:`. The credential is an API key, a JWT, or a function giving one,
-    asked before each use.
+    """A gateway: `async with Gateway(url, credential) as gateway:`.
+
+    The credential is an API key, a JWT, or a function that returns one. The function is called before each request.
     """
 
     def __init__(self, base_url: str, credential: Credential, *, websocket: bool = True, tries: int = 5) -> None:
@@ -91,8 +92,8 @@ class Gateway:
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> SubmittedTask:
-        """The stored task. Repeated under one Idempotency-Key, by default a new one, so it is charged once."""
-        body = _order(model_name, prompt, image_url, params, callbackUrl=callback_url)
+        """Submits a task. Retries use one Idempotency-Key, by default a new one, so the task is charged once."""
+        body = _submit_body(model_name, prompt, image_url, params, callbackUrl=callback_url)
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return cast(SubmittedTask, await self._request("POST", "/user/ai/tasks/submit", json=body, headers=headers))
 
@@ -105,45 +106,45 @@ class Gateway:
         on_progress: Callable[[Task], object] | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Task:
-        """`submit`, then `wait`."""
+        """Submits a task and waits for its end."""
         task = await self.submit(model_name, prompt, **options)
         return await self.wait(task["taskNo"], timeout=timeout, on_progress=on_progress)
 
     async def wait(
         self, task_no: str, *, timeout: float = 3600, on_progress: Callable[[Task], object] | None = None
     ) -> Task:
-        """The task once it has ended, also where it failed: its `status` tells. It outlives a gateway that restarts."""
-        watch, breaks = _Watch(on_progress), 0
-        poll_seconds = LONG_POLL_SECONDS if on_progress is None else WATCHED_POLL_SECONDS
+        """The task once it has ended; its `status` is completed or failed. It survives a restart of the gateway."""
+        progress, connections = _Progress(on_progress), 0
+        poll_seconds = LONG_POLL_SECONDS if on_progress is None else PROGRESS_POLL_SECONDS
         try:
             async with asyncio.timeout(timeout) as limit:
                 while True:
-                    listens = self._websocket and breaks < MOST_BREAKS
+                    listens = self._websocket and connections < MAX_CONNECTIONS
                     pause = random.uniform(0.5, 1.5)
                     try:
-                        watch.see(await self.task(task_no, wait=0 if listens else poll_seconds))
-                        if listens and not watch.ended:
-                            breaks += 1
-                            await self._listen(task_no, watch)
+                        progress.update(await self.task(task_no, wait=0 if listens else poll_seconds))
+                        if listens and not progress.ended:
+                            connections += 1
+                            await self._listen(task_no, progress)
                     except GatewayError as error:
-                        if error.code not in PASSING:
+                        if error.code not in RETRYABLE:
                             raise
                         pause = max(pause, error.retry_after or 0.0)
-                    if watch.ended:
-                        return watch.ended
+                    if progress.ended:
+                        return progress.ended
                     await asyncio.sleep(pause)
         except TimeoutError as error:
-            if not limit.expired():  # the caller's own
+            if not limit.expired():  # a timeout of the caller
                 raise
             raise GatewayError(f"not within {timeout} s", error_code="TIMEOUT") from error
 
     async def task(self, task_no: str, *, wait: int = 0) -> Task:
-        """As it stands, after at most `wait` seconds (up to 60) in which it did not end."""
+        """The task as it is now. With `wait` (up to 60 seconds) the gateway answers when it ends, or after that time."""
         path = f"/user/ai/tasks/{quoted(task_no, safe='')}" + (f"?wait={wait}" if wait else "")
-        return cast(Task, await self._request("GET", path, timeout=ANSWER_SECONDS + wait))
+        return cast(Task, await self._request("GET", path, timeout=REQUEST_SECONDS + wait))
 
     async def cancel(self, task_no: str) -> Task:
-        """Takes a task back that is not generated yet; its points are refunded. 409 NOT_CANCELLABLE otherwise."""
+        """Cancels a task whose generation has not started, and refunds it. Raises NOT_CANCELLABLE (409) otherwise."""
         return cast(Task, await self._request("POST", f"/user/ai/tasks/{quoted(task_no, safe='')}/cancel"))
 
     async def quote(
@@ -154,8 +155,8 @@ class Gateway:
         image_url: ImageUrl | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Quote:
-        """What `submit` would take now; nothing is charged."""
-        body = _order(model_name, prompt, image_url, params)
+        """The price of a submit. It charges nothing."""
+        body = _submit_body(model_name, prompt, image_url, params)
         return cast(Quote, await self._request("POST", "/user/ai/tasks/quote", json=body))
 
     async def models(self) -> list[Model]:
@@ -165,36 +166,36 @@ class Gateway:
         return cast(Balance, await self._request("GET", "/user/points/consumption/balance"))
 
     async def upload(self, file: Path | bytes) -> Upload:
-        """A file becomes a link, for `image_url` and the like: it is in `url`."""
+        """Uploads a file. Its `url` can be an `image_url` or another reference."""
         content = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
         form = {"files": {"file": ("file", content)}, "timeout": UPLOAD_SECONDS}
         return cast(Upload, await self._request("POST", "/user/files/upload", **form))
 
-    async def _listen(self, task_no: str, watch: "_Watch") -> None:
-        """Until the task has ended, or the connection has."""
-        async with aclosing(self._messages(watch.since)) as messages:
+    async def _listen(self, task_no: str, progress: "_Progress") -> None:
+        """Receives changes until the task or the connection ends."""
+        async with aclosing(self._messages(progress.since)) as messages:
             async for message in messages:
                 if message["type"] == "auth":
-                    # What ended just before is told to nobody who comes without `since`: so it is looked at once.
-                    watch.see(await self.task(task_no))
+                    # Without `since` the stream omits earlier changes, so the end may lie before it.
+                    progress.update(await self.task(task_no))
                 elif message["type"] == "task":
-                    watch.since = message["id"]
+                    progress.since = message["id"]
                     if message["data"]["taskNo"] == task_no:
-                        watch.see(message["data"])
-                if watch.ended:
+                        progress.update(message["data"])
+                if progress.ended:
                     return
 
     async def _messages(self, since: str | None) -> AsyncGenerator[dict[str, Any], None]:
-        """Of one connection, until it ends, for whatever reason."""
-        hello = {"type": "auth", "token": await self._token()} | ({"since": since} if since else {})
+        """The messages of one connection, until it ends for any reason."""
+        auth = {"type": "auth", "token": await self._token()} | ({"since": since} if since else {})
         url = "ws" + self._base.removeprefix("http") + "/user/ai/tasks/ws"
         try:
             async with connect(
                 url, open_timeout=CONNECT_SECONDS, close_timeout=1, max_size=MAX_MESSAGE_BYTES
             ) as socket:
-                await socket.send(json.dumps(hello))
+                await socket.send(json.dumps(auth))
                 while True:
-                    async with asyncio.timeout(RETRY_DELAY_SECONDS):
+                    async with asyncio.timeout(SILENCE_SECONDS):
                         message = await socket.recv()
                     yield json.loads(message)
         except (OSError, WebSocketException):  # TimeoutError is an OSError
@@ -203,11 +204,11 @@ class Gateway:
     async def _token(self) -> str:
         if isinstance(self._credential, str):
             return self._credential
-        given = self._credential()
-        return await given if inspect.isawaitable(given) else given
+        token = self._credential()
+        return await token if inspect.isawaitable(token) else token
 
     async def _request(self, method: str, path: str, **options: Any) -> Any:
-        """`data` of the answer. What may pass is tried again, which every request here may be: a submit has its key."""
+        """The response's `data`. It retries temporary errors, which is safe: a submit has its Idempotency-Key."""
         for attempt in range(1, self._tries + 1):
             try:
                 return await self._send(method, path, **options)
@@ -215,7 +216,7 @@ class Gateway:
                 pause = error.retry_after
                 if pause is None:
                     pause = 2.0 ** (attempt - 2) * random.uniform(0.5, 1)
-                if error.code not in PASSING or attempt == self._tries or pause > LONGEST_PAUSE:
+                if error.code not in RETRYABLE or attempt == self._tries or pause > MAX_PAUSE_SECONDS:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
@@ -226,38 +227,40 @@ class Gateway:
         path: str,
         *,
         headers: dict[str, str] | None = None,
-        timeout: float = ANSWER_SECONDS,
+        timeout: float = REQUEST_SECONDS,
         **body: Any,
     ) -> Any:
-        own = {"Authorization": f"Bearer {await self._token()}"} | (headers or {})
+        all_headers = {"Authorization": f"Bearer {await self._token()}"} | (headers or {})
         try:
-            answer = await self._http.request(method, self._base + path, headers=own, timeout=timeout, **body)
+            response = await self._http.request(method, self._base + path, headers=all_headers, timeout=timeout, **body)
         except httpx.RequestError as error:
-            raise GatewayError(f"no answer from the gateway: {error!r}", error_code="NETWORK") from error
-        return _read(answer)
+            raise GatewayError(f"no response from the gateway: {error!r}", error_code="NETWORK") from error
+        return _read(response)
 
 
 def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes | str, *, now: float | None = None) -> Webhook:
-    """What a webhook says, where it is ours; GatewayError WEBHOOK_INVALID otherwise.
+    """Verifies a webhook and returns it. Raises GatewayError WEBHOOK_INVALID where the signature is wrong.
 
-    `body` is as it came, not parsed. Raises binascii.Error for a secret that is none.
+    `body` is the raw body. Raises binascii.Error for a malformed secret.
     """
-    named = {name.lower(): value for name, value in headers.items()}
-    message_id, timestamp, signatures = (named.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
+    lowercase = {name.lower(): value for name, value in headers.items()}
+    message_id, timestamp, signatures = (
+        lowercase.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature")
+    )
     if not (message_id and timestamp.isascii() and timestamp.isdecimal() and signatures):
         raise _invalid("a webhook header is missing")
     if abs((time.time() if now is None else now) - int(timestamp)) > TOLERANCE_SECONDS:
         raise _invalid("the timestamp is too far from now")
     raw = body.encode() if isinstance(body, str) else body
     key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    right = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + raw, hashlib.sha256)
-    if not any(hmac.compare_digest(right, one) for one in map(_signature, signatures.split(" "))):
-        raise _invalid("no signature is right")
+    expected = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + raw, hashlib.sha256)
+    if not any(hmac.compare_digest(expected, signature) for signature in map(_signature, signatures.split(" "))):
+        raise _invalid("no signature matches")
     return cast(Webhook, json.loads(raw))
 
 
-def _signature(told: str) -> bytes:
-    version, _, signature = told.partition(",")
+def _signature(text: str) -> bytes:
+    version, _, signature = text.partition(",")
     try:
         return base64.b64decode(signature, validate=True) if version == "v1" else b""
     except (binascii.Error, ValueError):
@@ -268,51 +271,51 @@ def _invalid(message: str) -> GatewayError:
     return GatewayError(message, code=400, error_code="WEBHOOK_INVALID")
 
 
-class _Watch:
-    """What is known of a task: looks and messages may overtake each other, and what is older is not told."""
+class _Progress:
+    """The newest known state of a task. Responses and messages may overtake each other; older ones are dropped."""
 
-    def __init__(self, tell: Callable[[Task], object] | None) -> None:
+    def __init__(self, on_progress: Callable[[Task], object] | None) -> None:
         self.since: str | None = None
         self.task: Task | None = None
-        self._tell = tell
+        self._on_progress = on_progress
 
     @property
     def ended(self) -> Task | None:
         return self.task if self.task is not None and self.task["status"] in ENDED else None
 
-    def see(self, task: Task) -> None:
-        if self.ended or (self.task is not None and _place(task) <= _place(self.task)):
+    def update(self, task: Task) -> None:
+        if self.ended or (self.task is not None and _rank(task) <= _rank(self.task)):
             return
         self.task = task
-        if self._tell is not None:
-            self._tell(task)
+        if self._on_progress is not None:
+            self._on_progress(task)
 
 
-def _place(task: Task) -> tuple[int, int]:
+def _rank(task: Task) -> tuple[int, int]:
     return RANKS.index(task["status"]), task["progress"]
 
 
-def _order(
-    model_name: str, prompt: str, image_url: ImageUrl | None, params: Mapping[str, Any] | None, **more: Any
+def _submit_body(
+    model_name: str, prompt: str, image_url: ImageUrl | None, params: Mapping[str, Any] | None, **others: Any
 ) -> dict[str, Any]:
-    body = {"modelName": model_name, "prompt": prompt, "imageUrl": image_url, "params": params, **more}
+    body = {"modelName": model_name, "prompt": prompt, "imageUrl": image_url, "params": params, **others}
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _read(answer: httpx.Response) -> Any:
+def _read(response: httpx.Response) -> Any:
     try:
-        told = answer.json()
+        body = response.json()
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        told = {}  # something between us and the gateway answered
-    if answer.is_success and told.get("code") == httpx.codes.OK:
-        return told["data"]
-    retry_after = answer.headers.get("Retry-After", "")
+        body = None
+    if not isinstance(body, dict):
+        body = {}  # a proxy before the gateway answered
+    if response.is_success and body.get("code") == httpx.codes.OK:
+        return body["data"]
+    retry_after = response.headers.get("Retry-After", "")
     raise GatewayError(
-        told.get("message") or answer.text[:200] or answer.reason_phrase,
-        code=answer.status_code,
-        error_code=told.get("errorCode") or f"HTTP_{answer.status_code}",
-        request_id=told.get("requestId") or answer.headers.get("X-Request-Id", ""),
+        body.get("message") or response.text[:200] or response.reason_phrase,
+        code=response.status_code,
+        error_code=body.get("errorCode") or f"HTTP_{response.status_code}",
+        request_id=body.get("requestId") or response.headers.get("X-Request-Id", ""),
         retry_after=float(retry_after) if retry_after.isdecimal() else None,
     )

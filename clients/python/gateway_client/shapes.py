@@ -1,4 +1,4 @@
-"""The shapes of what the gateway answers. Dates are local to the gateway, to the second."""
+"""Types of the gateway's responses. Dates are local to the gateway, with whole seconds."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
@@ -7,7 +7,7 @@ ImageUrl = str | list[str]
 
 
 class SubmitOptions(TypedDict, total=False):
-    """What `run` hands to `submit`."""
+    """Options that `run` passes to `submit`."""
 
     image_url: ImageUrl | None
     params: Mapping[str, Any] | None
@@ -16,7 +16,7 @@ class SubmitOptions(TypedDict, total=False):
 
 
 class Result(TypedDict):
-    """`durationSeconds` is None for a picture."""
+    """One result. `durationSeconds` is None for an image."""
 
     url: str
     type: str
@@ -27,7 +27,7 @@ class Result(TypedDict):
 
 
 class Task(TypedDict):
-    """`progress` never falls and is 100 only when completed; `estimatedSecondsLeft` is None once it has ended."""
+    """A task. `progress` never falls and reaches 100 only at completion. `estimatedSecondsLeft` ends as None."""
 
     taskNo: str
     modelName: str
@@ -53,19 +53,21 @@ class Task(TypedDict):
 
 
 class SubmittedTask(Task):
-    """`balance` is after the charge."""
+    """A submitted task with the balance after its charge."""
 
     balance: int
 
 
 class Quote(TypedDict):
+    """The price of a submit, and the caller's balance."""
+
     modelName: str
     pointsCost: int
     balance: int
 
 
 class Balance(TypedDict):
-    """`held`: points of tasks still running."""
+    """`held` is the number of points that running tasks hold."""
 
     userId: int
     balance: int
@@ -74,7 +76,7 @@ class Balance(TypedDict):
 
 
 class Model(TypedDict):
-    """`params` is the JSON Schema of what may be set."""
+    """A model on sale. `params` is the JSON Schema of its parameters."""
 
     modelName: str
     description: str
@@ -86,7 +88,7 @@ class Model(TypedDict):
 
 
 class Upload(TypedDict):
-    """What is stored under `url`."""
+    """The stored file."""
 
     url: str
     type: str
@@ -98,6 +100,8 @@ class Upload(TypedDict):
 
 
 class Webhook(TypedDict):
+    """A webhook's body."""
+
     type: Literal["task.completed", "task.failed"]
     timestamp: str
     data: Task
