@@ -191,6 +191,7 @@ async def test_tasks_that_wait_for_one_provider_take_no_slots_of_another(
         runtime,
         actions={**runtime.actions, name: elsewhere},
         breakers={**runtime.breakers, "elsewhere": closed},
+        upstreams={**runtime.upstreams, "elsewhere": runtime.upstreams["see2ai"]},
     )
     await closed.trip(breaker.BreakerCall(False, 0.0), "HTTP 401: elsewhere")
     await closed.change(lambda state, now: replace(state, open_until=now.replace(year=now.year + 1)))
