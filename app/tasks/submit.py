@@ -100,7 +100,7 @@ async def _exists(runtime: Runtime, task_no: str) -> bool:
 
 
 def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
-    """All columns of a new task. Its upstream request, its price and its deadline do not change with the model later."""
+    """All columns of a new task. Its request, price and deadline stay the same when the model changes later."""
     settings = runtime.settings
     prepared = prepare_task(runtime, submission, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)

@@ -11,6 +11,7 @@ from app.catalog.models import set_model
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.upstreams import registry
+from app.upstreams.breaker_state import BreakerState
 from app.upstreams.see2ai.client import UPLOAD_PATH
 from tests.support.makers import Maker
 from tests.support.other_upstream import NAME, PAINT, OtherClient, provider_of
