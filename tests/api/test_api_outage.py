@@ -13,7 +13,7 @@ from app.upstreams import breaker_monitor
 from tests.support.breakers import admit, age, breaker_of, close, shorten_pauses, trip, workers
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
-from tests.support.task_rows import hasten
+from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
@@ -23,7 +23,7 @@ UNAVAILABLE_TEXT = "生成服务暂时不可用，请稍后重试"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
+    shorten_delays(monkeypatch)
     shorten_pauses(monkeypatch)
 
 

@@ -36,7 +36,7 @@ def test_a_migrated_database_is_equal(gateway: Run) -> None:
     assert (result.exit_code, result.stdout) == (0, "equal: points_config is what the migrations seed\n")
 
 
-def test_every_sort_of_difference_is_told(gateway: Run, world: World) -> None:
+def test_every_sort_of_difference_is_reported(gateway: Run, world: World) -> None:
     new = ("--task-type", "text_to_image", "--action", "see2ai_image_generation_fast_v1", "--points-cost", "9")
     assert gateway("models", "set", "sc_by_hand", *new).exit_code == 0
     assert gateway("models", "set", SQUARE, "--points-cost", "31", "--price-rules", RULES).exit_code == 0

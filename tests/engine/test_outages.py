@@ -15,7 +15,7 @@ from app.upstreams.breaker import CircuitBreaker
 from tests.support.breakers import breaker_of, end_pause, shorten_pauses, trip, workers
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
-from tests.support.task_rows import hasten, row_of, submits
+from tests.support.task_rows import row_of, shorten_delays, submits
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
@@ -26,7 +26,7 @@ REFUSED_PROMPT = directive({"fail": 403}) + " refused"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
+    shorten_delays(monkeypatch)
     shorten_pauses(monkeypatch)
 
 

@@ -31,7 +31,7 @@ NAMES = {one.name for one in fields(UpstreamState)}
 FORMER_ROW = {
     "accepted_age": 3.5,
     "approval": True,
-    "told": True,
+    "payload": True,
     "urls": ["https://x/1"],
     "relooked": True,
     "troubles": 2,
@@ -39,7 +39,7 @@ FORMER_ROW = {
     "missing": 1,
     "missing_since": "2026-03-23T12:00:00+00:00",
     "normalized": ["https://x/2"],
-    "asked": True,
+    "requested": True,
     "note": "HTTP 429",
 }
 

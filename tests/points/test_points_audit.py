@@ -307,6 +307,6 @@ def test_no_check_goes_without_its_damage() -> None:
 
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])
-async def test_references_that_only_look_like_ours_are_sound(codes: Runtime, ref: str) -> None:
+async def test_references_that_only_poll_like_ours_are_audio(codes: Runtime, ref: str) -> None:
     assert (await ledger.grant(codes.database, user_id=1, points=10, ref=ref))[0]
     assert await audit(codes.database) == []

@@ -53,7 +53,7 @@ async def test_a_task_of_the_second_provider_runs_to_its_end(
     async with stepping(runtime):
         one = await ended(make, user, task_no)
     assert one.outcome == "completed", one.row
-    assert other.submitted == [{"words": "一只猫", "pictures": [], "steps": 9}]
+    assert other.submitted == [{"words": "一只猫", "images": [], "steps": 9}]
     assert other.polled == ["other-1", "other-1"]
     (result,) = one.row["results"]
     assert (result["type"], result["width"], result["height"]) == ("image/png", 48, 32)
@@ -78,7 +78,7 @@ async def test_a_stored_reference_is_uploaded_to_the_provider_that_does_the_job(
     async with stepping(runtime):
         assert (await ended(make, user, task_no)).outcome == "completed"
     assert other.uploaded == [name]
-    assert [request["pictures"] for request in other.submitted] == [[f"https://other.example.com/{name}"]]
+    assert [request["images"] for request in other.submitted] == [[f"https://other.example.com/{name}"]]
     assert [entry["method"] for entry in upstream.journal()] == ["GET"]
 
 

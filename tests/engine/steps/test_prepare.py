@@ -26,7 +26,7 @@ def uploads(upstream: Server) -> list[dict[str, Any]]:
     return [entry for entry in upstream.journal() if entry["path"].endswith("see2ai_storage_upload_v1")]
 
 
-async def put_picture(runtime: Runtime, key: str) -> str:
+async def put_image(runtime: Runtime, key: str) -> str:
     file = io.BytesIO()
     Image.new("RGB", (32, 12), "navy").save(file, "PNG")
     await runtime.store.put(key, file.getvalue(), "image/png")
@@ -36,7 +36,7 @@ async def put_picture(runtime: Runtime, key: str) -> str:
 @pytest.mark.usefixtures("working")
 @pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
 async def test_other_files_of_the_store_are_never_uploaded(make: Maker, upstream: Server, key: str) -> None:
-    url = await put_picture(make.runtime, key)
+    url = await put_image(make.runtime, key)
     assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
     answer = await make.submit(user, model="sc_image_normalize", imageUrl=url)
@@ -51,7 +51,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 ) -> None:
     monkeypatch.setattr(prepare, "MAX_REFERENCE_BYTES", 50)
     user = await make.user(points=35)
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
     assert one.outcome == "UPSTREAM_REJECTED"
     assert uploads(upstream) == []
@@ -62,7 +62,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 async def test_our_own_url_is_no_answer_to_an_upload(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     monkeypatch.setattr("app.upstreams.see2ai.client.as_urls", lambda _: (url,))
     user = await make.user(points=35)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
@@ -97,7 +97,7 @@ async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, m
     monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
     upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     user = await make.user(points=1000)
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     slow = [await make.task_no(user, model=IMAGE_MODEL, imageUrl=url) for _ in range(3)]
     async with stepping(make.runtime):
         while not uploads(upstream):
@@ -114,12 +114,12 @@ async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, m
 @pytest.mark.usefixtures("hurry")
 async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty jobs end at once. No more results are fetched side by side than the pool has slots."""
-    under_way, most, real = 0, 0, rehost._rehost
+    under_way, maximum, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:
-        nonlocal under_way, most
+        nonlocal under_way, maximum
         under_way += 1
-        most = max(most, under_way)
+        maximum = max(maximum, under_way)
         await asyncio.sleep(0.2)
         try:
             return await real(*args)
@@ -133,7 +133,7 @@ async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest
     async with stepping(make.runtime):
         for task_no in tasks:
             assert (await make.ended(user, task_no))["status"] == "completed"
-    assert 1 < most <= 8
+    assert 1 < maximum <= 8
 
 
 async def test_a_key_longer_than_a_file_systems_names_is_none(make: Maker) -> None:
