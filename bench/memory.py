@@ -13,39 +13,43 @@ import aiohttp
 
 from app.settings import Settings
 from bench.harness import gateway, open_harness
-from bench.poll import first_look, polls, seeded_tasks, upstream
+from bench.poll import wait_for_first_poll, polls, seeded_tasks, upstream
 from bench.report import show
 from tests.support.ports import free_port
 
-MOST_MEGABYTES = 300
+MAX_MEGABYTES = 300
 
 
 async def main() -> None:
-    asked = arguments()
+    options = arguments()
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
     async with open_harness(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as harness, upstream(harness, port):
         settings = Settings(_env_file=None, database_url=harness.database_url)
         async with (
-            seeded_tasks(settings, asked.tasks) as seeded,
+            seeded_tasks(settings, options.tasks) as seeded,
             aiohttp.ClientSession(origin) as counter,
             harness.process(gateway(), "worker") as worker,
         ):
             await seeded.make_due()
-            await first_look(counter, 0)
-            await asyncio.sleep(asked.seconds)
-            highest, looks, still_running = megabytes(worker.pid), await polls(counter), await seeded.count_running()
+            await wait_for_first_poll(counter, 0)
+            await asyncio.sleep(options.seconds)
+            highest, poll_count, still_running = (
+                megabytes(worker.pid),
+                await polls(counter),
+                await seeded.count_running(),
+            )
         violations = await harness.violations()
     show(
-        f"memory: one worker process, {asked.tasks} running tasks for {asked.seconds:.0f} s",
+        f"memory: one worker process, {options.tasks} running tasks for {options.seconds:.0f} s",
         {
-            "highest resident": f"{highest:.0f} MB   (limit: {MOST_MEGABYTES})",
-            "looks meanwhile": f"{looks}",
+            "highest resident": f"{highest:.0f} MB   (limit: {MAX_MEGABYTES})",
+            "polls meanwhile": f"{poll_count}",
             "running at the end": f"{still_running}",
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
     )
-    if violations or highest >= MOST_MEGABYTES or still_running != asked.tasks:
+    if violations or highest >= MAX_MEGABYTES or still_running != options.tasks:
         raise SystemExit(1)
 
 

@@ -1,8 +1,8 @@
-"""How many looks a second one worker process makes, beside a bare aiohttp loop of the same GETs in the same run.
+"""How many polls a second one worker process makes, beside a bare aiohttp loop of the same GETs in the same run.
 
     python -m bench.poll [--seconds 3] [--pairs 4] [--tasks 20000]
 
-All tasks are made due at once and parked again: there are more of them than the worker can look after in a slice.
+All tasks are made due at once and deferred again: there are more of them than the worker can poll in a slice.
 """
 
 import argparse
@@ -30,23 +30,23 @@ SETTLE_SECONDS = 0.5
 
 
 async def main() -> None:
-    asked = arguments()
+    options = arguments()
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
     async with open_harness(SEE2AI_BASE_URL=origin, SEE2AI_API_KEY="sk-bench") as harness, upstream(harness, port):
         settings = Settings(_env_file=None, database_url=harness.database_url)
-        async with seeded_tasks(settings, asked.tasks) as seeded, aiohttp.ClientSession(origin) as counter:
-            ours, bare = await measure(harness, seeded, counter, asked)
-            trips = await count_round_trips(harness, seeded, counter, asked.seconds)
+        async with seeded_tasks(settings, options.tasks) as seeded, aiohttp.ClientSession(origin) as counter:
+            ours, bare = await measure(harness, seeded, counter, options)
+            trips = await count_round_trips(harness, seeded, counter, options.seconds)
         violations = await harness.violations()
     show(
-        f"looks at SEE2AI: one worker process, {asked.tasks} running tasks",
+        f"polls of SEE2AI: one worker process, {options.tasks} running tasks",
         {
             "gateway / bare": f"{median_ratio(ours, bare):.2f}   (pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
             "bare aiohttp loop": f"{median(one.rate for one in bare):.0f} /s",
-            "CPU a look": f"{cpu_milliseconds(ours):.2f} ms worker, {cpu_milliseconds(bare):.2f} ms bare loop",
-            "round trips a look": trips,
+            "CPU a poll": f"{cpu_milliseconds(ours):.2f} ms worker, {cpu_milliseconds(bare):.2f} ms bare loop",
+            "round trips a poll": trips,
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
     )
@@ -80,7 +80,7 @@ async def seeded_tasks(settings: Settings, number: int) -> AsyncIterator[SeededT
 
 
 async def measure(
-    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, asked: argparse.Namespace
+    harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, options: argparse.Namespace
 ) -> tuple[list[Slice], list[Slice]]:
     """Slices of the worker and of the bare loop, by turns, after one of each to warm up."""
     ours, bare = [], []
@@ -89,17 +89,17 @@ async def measure(
         harness.process(gateway(), "worker") as worker,
         drive(harness, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
     ):
-        for _ in range(1 + asked.pairs):
-            ours.append(await worker_slice(seeded, counter, asked.seconds, worker.pid))
-            bare.append(await loop.run(asked.seconds))
+        for _ in range(1 + options.pairs):
+            ours.append(await worker_slice(seeded, counter, options.seconds, worker.pid))
+            bare.append(await loop.run(options.seconds))
     return ours[1:], bare[1:]
 
 
 async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
-    """Counts at the upstream how often the worker looks in `seconds`, from its first look on."""
+    """Counts at the upstream how often the worker polls in `seconds`, from its first poll on."""
     idle = await polls(counter)
     await seeded.make_due()
-    await first_look(counter, idle)
+    await wait_for_first_poll(counter, idle)
     before, cpu, began = await polls(counter), cpu_seconds(pid), time.perf_counter()
     await asyncio.sleep(seconds)
     done, spent = await polls(counter) - before, time.perf_counter() - began
@@ -107,15 +107,15 @@ async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seco
     await seeded.defer()
     await asyncio.sleep(SETTLE_SECONDS)
     if done >= len(seeded.ids):
-        raise SystemExit("every task was looked at within a slice: ask for more --tasks or fewer --seconds")
+        raise SystemExit("every task was polled within a slice: give more --tasks or fewer --seconds")
     return Slice(done=done, seconds=spent, cpu=cpu)
 
 
-async def first_look(counter: aiohttp.ClientSession, idle: int) -> None:
+async def wait_for_first_poll(counter: aiohttp.ClientSession, idle: int) -> None:
     until = time.perf_counter() + START_SECONDS
     while await polls(counter) == idle:
         if time.perf_counter() > until:
-            raise SystemExit("the worker looked at nothing")
+            raise SystemExit("the worker polled nothing")
         await asyncio.sleep(0.02)
 
 
@@ -127,15 +127,15 @@ async def polls(counter: aiohttp.ClientSession) -> int:
 async def count_round_trips(
     harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float
 ) -> str:
-    """MySQL commands a look, counted on the wire while the worker is busy."""
+    """MySQL commands a poll, counted on the wire while the worker is busy."""
     async with (
         count_commands(harness.database_url) as counted,
         harness.process(gateway(), "worker", DATABASE_URL=counted.url) as worker,
     ):
         await worker_slice(seeded, counter, 1.0, worker.pid)
         counted.counts.clear()
-        looks = await worker_slice(seeded, counter, seconds, worker.pid)
-        total, kinds = counted.per(looks.done)
+        poll_count = await worker_slice(seeded, counter, seconds, worker.pid)
+        total, kinds = counted.per(poll_count.done)
     return f"{total:.2f}   ({kinds})"
 
 

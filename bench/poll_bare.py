@@ -1,4 +1,4 @@
-"""What a look at SEE2AI costs and nothing else: the same GETs in a bare aiohttp loop, the yardstick.
+"""What a poll of SEE2AI costs and nothing else: the same GETs in a bare aiohttp loop, the yardstick.
 
 python -m bench.poll_bare ORIGIN TASKS CONCURRENCY < seconds
 """

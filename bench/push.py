@@ -39,25 +39,25 @@ PATIENCE = 30
 RESULT = {"key": "results/bench.jpg", "type": "image/jpeg", "width": 1024, "height": 1024, "bytes": 100_000}
 
 Make = Callable[[], Awaitable[tuple[str, float]]]
-"""Makes one thing to be told: what it is called on the wire, and when it was there."""
+"""Makes one thing to be sent: its name on the wire, and when it was there."""
 
 
 async def main() -> None:
-    asked = arguments()
+    options = arguments()
     async with open_harness() as harness:
         reach = {"database_url": harness.database_url, "redis_url": harness.environment["REDIS_URL"]}
         settings = Settings(_env_file=None, log_level="WARNING", **reach)
         configure_logs(settings)
-        seeded = SeededTasks(settings, (asked.ends + 1) * asked.pairs)
+        seeded = SeededTasks(settings, (options.ends + 1) * options.pairs)
         await seeded.create()
         await seeded.make_due()
         async with open_runtime(settings) as runtime, harness.api() as (_, port), bare_hop(harness) as bare_port:
-            ours, bare = await measure(runtime, port, bare_port, asked)
+            ours, bare = await measure(runtime, port, bare_port, options)
         await seeded.close()
         violations = await harness.violations()
     ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
     show(
-        f"push: from the commit to the client, {len(ours) * asked.ends} ends, {asked.streams} stream(s)",
+        f"push: from the commit to the client, {len(ours) * options.ends} ends, {options.streams} stream(s)",
         {
             "gateway / bare": f"{ratio:.1f}   (p50 in ms, pairs: {shown_pairs(ours, bare)})",
             "gateway": distribution(ours),
@@ -86,7 +86,7 @@ async def bare_hop(harness: Harness) -> AsyncIterator[int]:
 
 
 async def measure(
-    runtime: Runtime, port: int, bare_port: int, asked: argparse.Namespace
+    runtime: Runtime, port: int, bare_port: int, options: argparse.Namespace
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Milliseconds, slice by slice, in turns."""
     token = sign_token(runtime.settings, USER)
@@ -110,12 +110,14 @@ async def measure(
 
     ours, bare = [], []
     async with AsyncExitStack() as stack:
-        streams = [await opened(stack, f"ws://127.0.0.1:{port}/user/ai/tasks/ws", token) for _ in range(asked.streams)]
-        hops = [await opened(stack, f"ws://127.0.0.1:{bare_port}") for _ in range(asked.streams)]
+        streams = [
+            await opened(stack, f"ws://127.0.0.1:{port}/user/ai/tasks/ws", token) for _ in range(options.streams)
+        ]
+        hops = [await opened(stack, f"ws://127.0.0.1:{bare_port}") for _ in range(options.streams)]
         stack.push_async_callback(redis.aclose)
-        for _ in range(asked.pairs):
-            ours.append(await one_slice(streams, end_a_task, asked.ends))
-            bare.append(await one_slice(hops, publish, asked.ends))
+        for _ in range(options.pairs):
+            ours.append(await one_slice(streams, end_a_task, options.ends))
+            bare.append(await one_slice(hops, publish, options.ends))
     return ours, bare
 
 
@@ -129,7 +131,7 @@ async def opened(stack: AsyncExitStack, url: str, token: str = "") -> ClientConn
 
 async def one_slice(streams: list[ClientConnection], make: Make, number: int) -> list[float]:
     made: dict[str, float] = {}
-    heard: list[tuple[str, float]] = []
+    received: list[tuple[str, float]] = []
 
     async def listen(stream: ClientConnection) -> None:
         left = number
@@ -138,7 +140,7 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
             now = time.perf_counter()
             message = json.loads(text)
             if message["type"] == "task" and message["data"]["status"] == "completed":
-                heard.append((message["data"]["taskNo"], now))
+                received.append((message["data"]["taskNo"], now))
                 left -= 1
 
     listening = asyncio.gather(*(listen(stream) for stream in streams))
@@ -147,7 +149,7 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
         made[name] = at
         await asyncio.sleep(PAUSE_SECONDS)
     await asyncio.wait_for(listening, PATIENCE)
-    return [(now - made[name]) * 1000 for name, now in heard]
+    return [(now - made[name]) * 1000 for name, now in received]
 
 
 def distribution(slices: list[list[float]]) -> str:

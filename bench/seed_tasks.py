@@ -19,7 +19,7 @@ from app.tasks.submit import new_task_row
 from app.tasks.validation import Submission
 from bench.submit_callers import PROMPT
 
-OLD = timedelta(minutes=5)  # old enough for the slowest pace of looks
+OLD = timedelta(minutes=5)  # old enough for the longest pause between polls
 FAR = timedelta(days=1)
 ROWS_AT_ONCE = 2000
 _DEFER = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"

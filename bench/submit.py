@@ -29,18 +29,18 @@ COUNTED = 100
 
 
 async def main() -> None:
-    asked = arguments()
-    limit = str(max(LIMITED_TO // asked.users, 1))
+    options = arguments()
+    limit = str(max(LIMITED_TO // options.users, 1))
     async with open_harness(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as harness:
         settings = Settings(_env_file=None, database_url=harness.database_url)
-        await make_users(settings, 2 * asked.users)
-        ours, bare = await measure(harness, asked)
+        await make_users(settings, 2 * options.users)
+        ours, bare = await measure(harness, options)
         trips = await count_round_trips(harness, settings)
         violations = await harness.violations()
     latencies = [latency for one in ours for latency in one.latencies]
     ratio = median_ratio(ours, bare)
     show(
-        f"submits: one API process, {asked.connections} connections, {asked.users} users",
+        f"submits: one API process, {options.connections} connections, {options.users} users",
         {
             "gateway / bare": f"{ratio:.2f}   (mark: {TARGET}; pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
@@ -64,21 +64,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure(harness: Harness, asked: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
+async def measure(harness: Harness, options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
     """Slices of the gateway and of the bare loop, by turns."""
-    connections, users = str(asked.connections), str(asked.users)
+    connections, users = str(options.connections), str(options.users)
     ours, bare = [], []
     async with (
         harness.api() as (pid, port),
         drive(harness, "bench.submit_callers", str(port), connections, users) as callers,
         drive(harness, "bench.submit_bare", connections, users) as loop,
     ):
-        await warm_up(callers, loop, asked.seconds / 2)
-        for _ in range(asked.pairs):
+        await warm_up(callers, loop, options.seconds / 2)
+        for _ in range(options.pairs):
             before = cpu_seconds(pid)
-            ours.append(await callers.run(asked.seconds))
+            ours.append(await callers.run(options.seconds))
             ours[-1].cpu = cpu_seconds(pid) - before
-            bare.append(await loop.run(asked.seconds))
+            bare.append(await loop.run(options.seconds))
     return ours, bare
 
 
@@ -111,7 +111,7 @@ async def count_round_trips(harness: Harness, settings: Settings) -> str:
             await _submit(caller, 5)
             counted.counts.clear()
             await _submit(caller, COUNTED)
-            return told(counted, COUNTED)
+            return output(counted, COUNTED)
 
 
 async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
@@ -121,7 +121,7 @@ async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
                 raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
 
 
-def told(counted: CountedConnection, number: int) -> str:
+def output(counted: CountedConnection, number: int) -> str:
     total, kinds = counted.per(number)
     return f"{total:.2f}   ({kinds})"
 

@@ -96,8 +96,8 @@ async def submit(cursor: Any, user_id: int) -> None:
     name, description, cost, task_type, action, *_ = await cursor.fetchone()
     now = datetime.now(UTC).replace(tzinfo=None)
     task_no = f"TASK-{now:%Y%m%d%H%M%S}000-{secrets.token_hex(4)}"
-    asked = (task_no, user_id, name, task_type, action, PROMPT, REQUEST, cost)
-    await cursor.execute(TASK, (*asked, now, now + timedelta(seconds=600), now, now))
+    options = (task_no, user_id, name, task_type, action, PROMPT, REQUEST, cost)
+    await cursor.execute(TASK, (*options, now, now + timedelta(seconds=600), now, now))
     task_id = cursor.lastrowid
     if await cursor.execute(TAKE, (cost, cost, user_id, cost)) != 1:
         raise AssertionError(f"user {user_id} has no points left")

@@ -60,8 +60,8 @@ def _reason(error: Exception) -> str:
     raise error
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"gateway {read_version()}")
         raise typer.Exit
 
