@@ -13,7 +13,7 @@ import aiohttp
 
 from app.settings import Settings
 from bench.harness import gateway, open_harness
-from bench.poll import wait_for_first_poll, polls, seeded_tasks, upstream
+from bench.poll import polls, seeded_tasks, upstream, wait_for_first_poll
 from bench.report import show
 from tests.support.ports import free_port
 
