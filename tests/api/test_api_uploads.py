@@ -481,4 +481,4 @@ def test_the_document_reports_of_the_form(runtime: Runtime) -> None:
     assert schema["required"] == ["file"]
     assert schema["properties"]["file"]["format"] == "binary"
     payload = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
-    assert payload.endswith("Envelope_UploadData_")
+    assert payload.endswith("Envelope_UploadResponse_")
