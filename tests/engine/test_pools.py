@@ -19,6 +19,7 @@ from app.engine.runner import TaskRunner
 from app.runtime import Runtime
 from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
+from app.upstreams.breaker import CircuitBreaker
 from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
 from tests.support.sandbox_server import Server, directive
@@ -276,4 +277,5 @@ async def test_an_idle_worker_sends_one_query_for_all_pools(
 def with_two_providers(runtime: Runtime) -> Runtime:
     elsewhere = replace(runtime.actions[ELSEWHERE], provider="elsewhere")
     upstreams = {**runtime.upstreams, "elsewhere": runtime.upstreams["see2ai"]}
-    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams)
+    breakers = {**runtime.breakers, "elsewhere": CircuitBreaker("elsewhere", runtime.database, 1000)}
+    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams, breakers=breakers)

@@ -19,7 +19,7 @@ BY_RESOLUTION = {"param": "resolution", "points": {"1K": 30, "2K": 45}}
 BY_SECOND = {"param": "duration", "each": 16, "as": {"-1": 15}}
 BY_REFERENCE = {"param": "references", "each": 2}
 BY_SIZE = {"param": "size", "times": {"480p": "0.45", "720p": 1, "1080p": 2.25}}
-BY_AUDIO = {"param": "withSound", "times": {"true": "1.5", "false": 1}}
+BY_AUDIO = {"param": "withAudio", "times": {"true": "1.5", "false": 1}}
 
 
 class Settings(CallerParams):
@@ -65,11 +65,11 @@ def cost(rules: Any, *, references: int = 0, points_cost: int = 10, **changes: A
         ([BY_REFERENCE], {"references": 3}, 16),
         ([BY_SIZE], {"size": "480p"}, 5),  # 4.5
         ([BY_SIZE], {"size": "1080p"}, 23),  # 22.5
-        ([BY_AUDIO], {"withSound": True}, 15),
+        ([BY_AUDIO], {"withAudio": True}, 15),
         ([BY_AUDIO], {}, 10),
         ([BY_RESOLUTION, BY_SECOND, BY_REFERENCE, BY_SIZE], {"size": "480p", "references": 1}, 51),  # 112 × 0.45 = 50.4
         ([BY_SIZE, BY_REFERENCE, BY_SECOND, BY_RESOLUTION], {"size": "480p", "references": 1}, 51),
-        ([BY_SIZE, BY_AUDIO], {"size": "1080p", "withSound": True}, 34),  # 33.75, rounded once
+        ([BY_SIZE, BY_AUDIO], {"size": "1080p", "withAudio": True}, 34),  # 33.75, rounded once
         ([{"param": "resolution", "points": {"1K": 0, "2K": 1}}], {}, 0),
         ([{"param": "duration", "points": {"5": 7}}], {}, 7),
         ([{"param": "images", "each": 4}], {"images": 10}, 50),
@@ -99,7 +99,7 @@ def test_big_numbers_stay_exact() -> None:
         (BY_RESOLUTION, {"resolution": "4K"}),
         (BY_RESOLUTION, {"resolution": None}),
         (BY_SIZE, {"size": "8K"}),
-        (BY_AUDIO, {"withSound": None}),
+        (BY_AUDIO, {"withAudio": None}),
         (BY_SECOND, {"duration": -2}),
         (BY_SECOND, {"duration": None}),
         (BY_SECOND, {"duration": "5"}),
@@ -199,7 +199,7 @@ SIZES = ("480p", "720p", "1080p")
         ([BY_SIZE] * MAX_RULES, {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45"}}], {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45", "720p": 1}}], {"size": "480p"}),
-        ([{"param": "withSound", "points": {"false": 3}}], {"withSound": False}),
+        ([{"param": "withAudio", "points": {"false": 3}}], {"withAudio": False}),
         ([{"param": "duration", "each": 3}], {"duration": 8}),
         ([{"param": "endless", "each": 3}], {"endless": 8}),
         ([{"param": "only", "points": {"one": 3}}], {}),
@@ -212,7 +212,7 @@ SIZES = ("480p", "720p", "1080p")
         ([{"param": "references", "each": 0}], {}),
     ],
 )
-def test_audio_rules_may_be_written(rules: Any, fixed: dict[str, Any]) -> None:
+def test_valid_rules_may_be_written(rules: Any, fixed: dict[str, Any]) -> None:
     validate_rules(rules, Settings, fixed, 10)
 
 
@@ -229,15 +229,15 @@ BAD_RULES = [
     ("不支持的字段 unit", [BY_REFERENCE | {"unit": 1}]),
     ("不支持的字段 as", [BY_RESOLUTION | {"as": {}}]),
     ("points 最多只能有一条", [BY_RESOLUTION, BY_RESOLUTION]),
-    ("没有参数 with_sound", [{"param": "with_audio", "times": {"true": 1, "false": 1}}]),
+    ("没有参数 with_audio", [{"param": "with_audio", "times": {"true": 1, "false": 1}}]),
     ("没有参数 nonsense", [{"param": "nonsense", "each": 1}]),
     ("points 须为 JSON 对象", [{"param": "resolution", "points": 5}]),
     ("缺少取值 2K", [{"param": "resolution", "points": {"1K": 5}}]),
     ("缺少取值 480p、1080p", [{"param": "size", "times": {"720p": 1}}]),
-    ("缺少取值 true", [{"param": "withSound", "times": {"false": 1}}]),
+    ("缺少取值 true", [{"param": "withAudio", "times": {"false": 1}}]),
     ("缺少取值 -1", [{"param": "duration", "times": {str(s): 1 for s in SECONDS[1:]}}]),
     ("没有取值 4K", [{"param": "resolution", "points": {"1K": 1, "2K": 2, "4K": 3}}]),
-    ("没有取值 True", [{"param": "withSound", "times": {"True": 1, "true": 1, "false": 1}}]),
+    ("没有取值 True", [{"param": "withAudio", "times": {"True": 1, "true": 1, "false": 1}}]),
     ("有固定取值的参数", [{"param": "note", "points": {"": 5}}]),
     ("有固定取值的参数", [{"param": "images", "times": {"1": 5}}]),
     ("有固定取值的参数", [{"param": "references", "times": {"1": 5}}]),
@@ -245,7 +245,7 @@ BAD_RULES = [
     ("可为空", [{"param": "quality", "points": {"low": 1, "high": 2}}]),
     ("可为空", [{"param": "canvas", "each": 1}]),
     ("整数参数", [{"param": "resolution", "each": 1}]),
-    ("整数参数", [{"param": "withSound", "each": 1}]),
+    ("整数参数", [{"param": "withAudio", "each": 1}]),
     ("整数参数", [{"param": "weight", "each": 1}]),
     ("整数参数", [{"param": "mixed", "each": 1}]),
     ("没有上限", [{"param": "upwards", "each": 1}]),
