@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from app.aio import cancel_and_wait
 from app.catalog import durations
 from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
 from app.catalog.progress import estimate_seconds_left
+from app.database import utc_after
 from app.engine import transitions
 from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
 from app.engine.transitions import Advance, Fail, with_estimate
 from app.jobs import scheduler
 from app.runtime import Runtime, open_runtime
+from app.tables import tasks
 from app.upstreams.protocol import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.task_rows import shorten_delays
@@ -340,17 +343,24 @@ async def test_one_task_in_every_way_it_is_read(
 
 
 @pytest.mark.usefixtures("short_delays", "working")
-async def test_the_time_left_runs_on_while_nothing_new_is_received(make: Maker, runtime: Runtime) -> None:
-    runtime.durations[TEXT_MODEL] = 4.0
+async def test_the_time_left_shrinks_while_the_progress_stays(make: Maker, runtime: Runtime) -> None:
+    runtime.durations[TEXT_MODEL] = 400.0
     user = await make.user(points=100)
-    task_no = await make.task_no(user, '[[sandbox: {"progress": [50], "take_seconds": 3.5}]]')
-    lefts = []
-    while (task := await make.task(user, task_no))["status"] != "completed":
-        if task["progress"] == 50:
-            lefts.append(task["estimatedSecondsLeft"])
-        await asyncio.sleep(0.05)
-    assert lefts == sorted(lefts, reverse=True)
-    assert 2 >= lefts[0] > lefts[-1] == 0
+    task_no = await make.task_no(user, '[[sandbox: {"progress": [50], "end": "never"}]]')
+
+    async def is_half_done() -> bool:
+        return bool((await make.task(user, task_no))["progress"] == 50)
+
+    async def seconds_left(age_seconds: float) -> int:
+        """As if the progress had been written so long ago."""
+        async with runtime.database.begin() as connection:
+            await connection.execute(update(tasks).values(updated_at=utc_after(-age_seconds)))
+        return int((await make.task(user, task_no))["estimatedSecondsLeft"])
+
+    await until("half of it is done", is_half_done)
+    assert 150 < await seconds_left(0) <= 200
+    assert 50 < await seconds_left(100) <= 100
+    assert await seconds_left(300) == 0
 
 
 async def test_a_task_that_ended_without_a_result_has_no_time_left(make: Maker) -> None:
