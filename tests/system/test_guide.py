@@ -89,7 +89,7 @@ EXAMPLES = {
         ("generator.javascript", "errors.javascript"),
         (f"{TEXT}1x1",),
         ("生成失败: 生成失败", "积分已退还"),
-        changes=(("测试prompt", '[[sandbox: {"end": "failed"}]]'),),
+        changes=(("测试prompt", '[[sandbox: {\\"end\\": \\"failed\\"}]]'),),
         prelude=NEW_GENERATOR,
     ),
 }
