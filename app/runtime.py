@@ -15,7 +15,7 @@ from app.messaging.wakeup import WorkerWakeup
 from app.settings import Settings
 from app.storage import ObjectStore, open_object_store
 from app.upstreams.action import Action
-from app.upstreams.breaker import CircuitBreakers
+from app.upstreams.breaker import CircuitBreaker
 from app.upstreams.protocol import Upstream
 from app.upstreams.registry import actions_for, open_upstreams
 
@@ -34,7 +34,8 @@ class Runtime:
     upstreams: Mapping[str, Upstream]
     """The clients by provider: `upstreams[action.provider]`."""
     actions: Mapping[str, Action]
-    breakers: CircuitBreakers
+    breakers: Mapping[str, CircuitBreaker]
+    """By provider, like the clients."""
     durations: dict[str, float] = field(default_factory=dict)
     """Typical seconds by model, refreshed by `catalog/durations`."""
 
@@ -73,5 +74,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             egress=egress,
             upstreams=upstreams,
             actions=actions_for(settings),
-            breakers=CircuitBreakers(settings.circuit_max_pause_seconds, upstreams),
+            breakers={
+                provider: CircuitBreaker(provider, database, settings.circuit_max_pause_seconds)
+                for provider in upstreams
+            },
         )

@@ -1,6 +1,6 @@
-"""What every benchmark needs: a database and a Redis number of its own, processes of the gateway, and the audit.
+"""What each benchmark runs on: its own database and Redis number, the gateway's processes, and the audit.
 
-Everything that is created here is removed at the end. This module measures nothing.
+Everything made here is gone afterwards. It measures nothing itself.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ STOP_SECONDS = 15
 
 @dataclass(frozen=True)
 class Harness:
-    """The environment variables of one benchmark's processes."""
+    """What the processes of one benchmark are told, as environment variables."""
 
     environment: dict[str, str]
     directory: Path
@@ -75,7 +75,7 @@ class Harness:
         return output.decode()
 
     async def violations(self) -> list[Any]:
-        """What `gateway audit` finds. An empty list: the books are right."""
+        """What `gateway audit` finds; an empty list is proof."""
         return list(json.loads(await self.command("audit", "--json"))["violations"])
 
 

@@ -1,8 +1,8 @@
-"""How much memory one worker process needs with thousands of tasks in flight. Exit 1 where it is 300 MB or more.
+"""How much memory one worker process needs with thousands of running tasks. Exit 1 where it is 300 MB or more.
 
     python -m bench.memory [--seconds 30] [--tasks 5000]
 
-All tasks are due at the start and stay in flight: SEE2AI goes on answering that they run.
+All tasks are due at the start and keep running: SEE2AI goes on answering that they run.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import aiohttp
 from app.settings import Settings
 from bench.harness import gateway, open_harness
 from bench.poll import polls, seeded_tasks, upstream, wait_for_first_poll
-from bench.report import print_report
+from bench.report import show
 from tests.support.ports import free_port
 
-MOST_MEGABYTES = 300
+MAX_MEGABYTES = 300
 
 
 async def main() -> None:
@@ -34,18 +34,22 @@ async def main() -> None:
             await seeded.make_due()
             await wait_for_first_poll(counter, 0)
             await asyncio.sleep(options.seconds)
-            highest, result, flying_still = megabytes(worker.pid), await polls(counter), await seeded.in_flight()
+            highest, poll_count, still_running = (
+                megabytes(worker.pid),
+                await polls(counter),
+                await seeded.count_running(),
+            )
         violations = await harness.violations()
-    print_report(
-        f"memory: one worker process, {options.tasks} tasks in flight for {options.seconds:.0f} s",
+    show(
+        f"memory: one worker process, {options.tasks} running tasks for {options.seconds:.0f} s",
         {
-            "highest resident": f"{highest:.0f} MB   (limit: {MOST_MEGABYTES})",
-            "looks meanwhile": f"{result}",
-            "in flight at the end": f"{flying_still}",
+            "highest resident": f"{highest:.0f} MB   (limit: {MAX_MEGABYTES})",
+            "polls meanwhile": f"{poll_count}",
+            "running at the end": f"{still_running}",
             "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
         },
     )
-    if violations or highest >= MOST_MEGABYTES or flying_still != options.tasks:
+    if violations or highest >= MAX_MEGABYTES or still_running != options.tasks:
         raise SystemExit(1)
 
 

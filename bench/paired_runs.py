@@ -1,7 +1,7 @@
-"""Runs of a child process: it reads from standard input for how many seconds to work, and answers with its result.
+"""Work in slices: a child process told on standard input for how many seconds to work answers with what it did.
 
-Two children that work in turns meet the same load of a shared machine. So their ratio can be compared, where their
-rates cannot.
+Two children that take turns slice by slice see the same weather on a shared machine, so their ratio can be believed
+where their rates cannot.
 """
 
 import asyncio
@@ -57,13 +57,13 @@ class Driver:
 
 
 @asynccontextmanager
-async def start_driver(harness: Harness, module: str, *arguments: str) -> AsyncIterator[Driver]:
+async def drive(harness: Harness, module: str, *arguments: str) -> AsyncIterator[Driver]:
     """Starts `python -m module arguments` as a child that works in slices."""
     async with harness.process(sys.executable, "-m", module, *arguments) as child:
         yield Driver(child)
 
 
-def serve_runs(work: Callable[[float], Awaitable[Slice]]) -> None:
+def obey(work: Callable[[float], Awaitable[Slice]]) -> None:
     """The child's end: works as told until standard input ends."""
     uvloop.run(_obey(work))
 
@@ -76,9 +76,9 @@ async def _obey(work: Callable[[float], Awaitable[Slice]]) -> None:
         print(json.dumps(asdict(done)), flush=True)
 
 
-def cpu_milliseconds(paired_runs: list[Slice]) -> float:
+def cpu_milliseconds(slices: list[Slice]) -> float:
     """CPU of one piece of work: on a busy machine steadier than any rate."""
-    return 1000 * sum(one.cpu for one in paired_runs) / sum(one.done for one in paired_runs)
+    return 1000 * sum(one.cpu for one in slices) / sum(one.done for one in slices)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -2,7 +2,7 @@
 
     python -m bench.poll [--seconds 3] [--pairs 4] [--tasks 20000]
 
-All tasks are made due at once and deferred again: there are more of them than the worker can poll in one run.
+All tasks are made due at once and deferred again: there are more of them than the worker can poll in a slice.
 """
 
 import argparse
@@ -15,15 +15,16 @@ from statistics import median
 
 import aiohttp
 
+from app.engine.pools import FAST_CONCURRENCY
 from app.settings import Settings
 from bench.harness import Harness, cpu_seconds, gateway, open_harness, wait_for_port
-from bench.paired_runs import Slice, cpu_milliseconds, median_ratio, pairs, start_driver
-from bench.report import print_report
-from bench.round_trips import open_proxy
+from bench.paired_runs import Slice, cpu_milliseconds, drive, median_ratio, pairs
+from bench.report import show
+from bench.round_trips import count_commands
 from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
-CONCURRENCY = 128  # as the worker's pool
+CONCURRENCY = FAST_CONCURRENCY  # of the worker
 START_SECONDS = 60
 SETTLE_SECONDS = 0.5
 
@@ -38,8 +39,8 @@ async def main() -> None:
             ours, bare = await measure(harness, seeded, counter, options)
             trips = await count_round_trips(harness, seeded, counter, options.seconds)
         violations = await harness.violations()
-    print_report(
-        f"polls of SEE2AI: one worker process, {options.tasks} tasks in flight",
+    show(
+        f"polls of SEE2AI: one worker process, {options.tasks} running tasks",
         {
             "gateway / bare": f"{median_ratio(ours, bare):.2f}   (pairs: {pairs(ours, bare)})",
             "gateway": f"{median(one.rate for one in ours):.0f} /s",
@@ -86,7 +87,7 @@ async def measure(
     origin, tasks = harness.environment["SEE2AI_BASE_URL"], str(len(seeded.ids))
     async with (
         harness.process(gateway(), "worker") as worker,
-        start_driver(harness, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
+        drive(harness, "bench.poll_bare", origin, tasks, str(CONCURRENCY)) as loop,
     ):
         for _ in range(1 + options.pairs):
             ours.append(await worker_slice(seeded, counter, options.seconds, worker.pid))
@@ -106,7 +107,7 @@ async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seco
     await seeded.defer()
     await asyncio.sleep(SETTLE_SECONDS)
     if done >= len(seeded.ids):
-        raise SystemExit("every task was polled within one run: give more --tasks or fewer --seconds")
+        raise SystemExit("every task was polled within a slice: give more --tasks or fewer --seconds")
     return Slice(done=done, seconds=spent, cpu=cpu)
 
 
@@ -128,13 +129,13 @@ async def count_round_trips(
 ) -> str:
     """MySQL commands a poll, counted on the wire while the worker is busy."""
     async with (
-        open_proxy(harness.database_url) as proxy,
-        harness.process(gateway(), "worker", DATABASE_URL=proxy.url) as worker,
+        count_commands(harness.database_url) as counted,
+        harness.process(gateway(), "worker", DATABASE_URL=counted.url) as worker,
     ):
         await worker_slice(seeded, counter, 1.0, worker.pid)
-        proxy.counts.clear()
-        result = await worker_slice(seeded, counter, seconds, worker.pid)
-        total, kinds = proxy.per(result.done)
+        counted.counts.clear()
+        poll_count = await worker_slice(seeded, counter, seconds, worker.pid)
+        total, kinds = counted.per(poll_count.done)
     return f"{total:.2f}   ({kinds})"
 
 

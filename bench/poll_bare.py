@@ -1,4 +1,4 @@
-"""What a look at SEE2AI costs and nothing else: the same GETs in a bare aiohttp loop, the yardstick.
+"""What a poll of SEE2AI costs and nothing else: the same GETs in a bare aiohttp loop, the yardstick.
 
 python -m bench.poll_bare ORIGIN TASKS CONCURRENCY < seconds
 """
@@ -11,7 +11,7 @@ from itertools import cycle
 import aiohttp
 
 from app.upstreams.see2ai.actions import ACTIONS
-from bench.paired_runs import Slice, serve_runs
+from bench.paired_runs import Slice, obey
 
 ACTION = "see2ai_image_generation_fast_v1"
 HEADERS = {"Authorization": "Bearer sk-bench", "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -41,7 +41,7 @@ def main() -> None:
     origin, tasks, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     path = ACTIONS[ACTION].status_path
     urls = cycle([origin + path.format(task_id=f"bench-{place:08d}") for place in range(tasks)])
-    serve_runs(lambda seconds: poll_for(seconds, urls, concurrency))
+    obey(lambda seconds: poll_for(seconds, urls, concurrency))
 
 
 if __name__ == "__main__":

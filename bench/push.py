@@ -29,7 +29,7 @@ from app.telemetry.logs import configure_logs
 from bench.harness import Harness, open_harness, wait_for_port
 from bench.paired_runs import percentile
 from bench.push_bare import CHANNEL
-from bench.report import print_report
+from bench.report import show
 from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
@@ -39,7 +39,7 @@ PATIENCE = 30
 RESULT = {"key": "results/bench.jpg", "type": "image/jpeg", "width": 1024, "height": 1024, "bytes": 100_000}
 
 Make = Callable[[], Awaitable[tuple[str, float]]]
-"""Makes one thing to be told: what it is called on the wire, and when it was there."""
+"""Makes one thing to be sent: its name on the wire, and when it was there."""
 
 
 async def main() -> None:
@@ -56,7 +56,7 @@ async def main() -> None:
         await seeded.close()
         violations = await harness.violations()
     ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
-    print_report(
+    show(
         f"push: from the commit to the client, {len(ours) * options.ends} ends, {options.streams} stream(s)",
         {
             "gateway / bare": f"{ratio:.1f}   (p50 in ms, pairs: {shown_pairs(ours, bare)})",
@@ -131,7 +131,7 @@ async def opened(stack: AsyncExitStack, url: str, token: str = "") -> ClientConn
 
 async def one_slice(streams: list[ClientConnection], make: Make, number: int) -> list[float]:
     made: dict[str, float] = {}
-    heard: list[tuple[str, float]] = []
+    received: list[tuple[str, float]] = []
 
     async def listen(stream: ClientConnection) -> None:
         left = number
@@ -140,7 +140,7 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
             now = time.perf_counter()
             message = json.loads(text)
             if message["type"] == "task" and message["data"]["status"] == "completed":
-                heard.append((message["data"]["taskNo"], now))
+                received.append((message["data"]["taskNo"], now))
                 left -= 1
 
     listening = asyncio.gather(*(listen(stream) for stream in streams))
@@ -149,11 +149,11 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
         made[name] = at
         await asyncio.sleep(PAUSE_SECONDS)
     await asyncio.wait_for(listening, PATIENCE)
-    return [(now - made[name]) * 1000 for name, now in heard]
+    return [(now - made[name]) * 1000 for name, now in received]
 
 
-def distribution(paired_runs: list[list[float]]) -> str:
-    times = [time for one in paired_runs for time in one]
+def distribution(slices: list[list[float]]) -> str:
+    times = [time for one in slices for time in one]
     return "   ".join(f"p{share} {percentile(times, share / 100):.1f} ms" for share in (50, 95, 99))
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 
-def print_report(title: str, rows: dict[str, str]) -> None:
+def show(title: str, rows: dict[str, str]) -> None:
     """Ratios and counts can be compared between machines; rates and times only within this table."""
     width = max(len(name) for name in rows)
     print(f"\n{title}   ({datetime.now(UTC):%Y-%m-%d}, {_processor()})")

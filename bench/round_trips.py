@@ -1,6 +1,6 @@
-"""A proxy between a process and MySQL that counts commands: one command is one round trip.
+"""Listens between a process and MySQL and counts what is asked: one command is one round trip.
 
-It counts on the wire, so neither the server's settings nor other clients' queries matter.
+It counts on the wire, so that neither the server's settings nor other people's queries matter.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ NAMES = {0x01: "QUIT", 0x0E: "PING", 0x16: "PREPARE", 0x17: "EXECUTE", 0x19: "CL
 
 
 @dataclass
-class CountingProxy:
-    """`url` leads through the proxy. `counts` are the commands so far; a query counts under its first word."""
+class CountedConnection:
+    """`url` leads through the proxy; `counts` are commands so far, queries by their first word."""
 
     url: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -29,33 +29,33 @@ class CountingProxy:
 
 
 @asynccontextmanager
-async def open_proxy(database_url: str) -> AsyncIterator[CountingProxy]:
+async def count_commands(database_url: str) -> AsyncIterator[CountedConnection]:
     url = make_url(database_url)
-    proxy = CountingProxy("")
+    counted = CountedConnection("")
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(url.host, url.port or 3306)
-        back = asyncio.create_task(_copy(far_reader, writer))
-        await _copy_counting(reader, far_writer, proxy.counts)
+        back = asyncio.create_task(_pour(far_reader, writer))
+        await _pour_counting(reader, far_writer, counted.counts)
         await asyncio.wait([back], timeout=1)
         back.cancel()
 
     server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    proxy.url = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+    counted.url = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
     try:
-        yield proxy
+        yield counted
     finally:
         server.close()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while chunk := await reader.read(65_536):
         writer.write(chunk)
     writer.close()
 
 
-async def _copy_counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counter[str]) -> None:
+async def _pour_counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counter[str]) -> None:
     """Packet by packet: 3 bytes of length, 1 of sequence; a sequence that starts at 0 is a new command."""
     try:
         while True:

@@ -1,6 +1,6 @@
-"""Writes tasks on step `poll` straight into the tables, with books that pass the audit.
+"""Running tasks, written straight into the tables, on step poll, with books that pass the audit.
 
-Thousands of submits would take longer than the measurement.
+Thousands of submits would take longer than what is measured with them.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,13 +21,13 @@ from bench.submit_callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the longest pause between polls
 FAR = timedelta(days=1)
-BATCH_SIZE = 2000
+ROWS_AT_ONCE = 2000
 _DEFER = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"
 _MAKE_DUE = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until IS NULL"
 
 
 class SeededTasks:
-    """`number` tasks of one user, in a database of their own. `ids` are their job numbers at SEE2AI."""
+    """`number` tasks of one user, in a database of their own. `ids` are how SEE2AI would know them."""
 
     def __init__(self, settings: Settings, number: int) -> None:
         self._settings = settings
@@ -35,7 +35,7 @@ class SeededTasks:
         self.ids = [f"bench-{place:08d}" for place in range(number)]
 
     async def create(self) -> None:
-        """Writes the tasks, none of them due, and their held points."""
+        """Writes the tasks, none of them due, and what they hold."""
         user_id = await create_user(self._database)
         async with self._database.read() as connection:
             model = await get_model(connection, "sc_soraimg_text_1x1")
@@ -51,22 +51,22 @@ class SeededTasks:
             for place, upstream_id in enumerate(self.ids, 1)
         ]
         entries = [_deduction(user_id, place, cost, number) for place in range(1, number + 1)]
-        for start in range(0, number, BATCH_SIZE):
-            await self._write(insert(tasks), rows[start : start + BATCH_SIZE])
-            await self._write(insert(points_ledger).values(created_at=utc_now()), entries[start : start + BATCH_SIZE])
+        for start in range(0, number, ROWS_AT_ONCE):
+            await self._write(insert(tasks), rows[start : start + ROWS_AT_ONCE])
+            await self._write(insert(points_ledger).values(created_at=utc_now()), entries[start : start + ROWS_AT_ONCE])
         await self._write(
             update(points_accounts).values(available=0, held=cost * number, seq=number + 1, updated_at=utc_now()), {}
         )
 
     async def make_due(self) -> None:
-        """Makes every task due that no worker has claimed."""
+        """Makes every task due that is in nobody's hands."""
         await self._write(text(_MAKE_DUE), {})
 
     async def defer(self) -> None:
-        """Makes no task due for an hour."""
+        """Makes none due for an hour."""
         await self._write(text(_DEFER), {})
 
-    async def in_flight(self) -> int:
+    async def count_running(self) -> int:
         async with self._database.read() as connection:
             return int(await connection.scalar(func.count(tasks.c.id).select().where(tasks.c.step == "poll")))
 

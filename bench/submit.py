@@ -17,9 +17,9 @@ from app.database import Database, open_database
 from app.points import ledger
 from app.settings import Settings
 from bench.harness import Harness, cpu_seconds, open_harness
-from bench.paired_runs import Driver, Slice, cpu_milliseconds, median_ratio, pairs, percentile, start_driver
-from bench.report import print_report
-from bench.round_trips import CountingProxy, open_proxy
+from bench.paired_runs import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
+from bench.report import show
+from bench.round_trips import CountedConnection, count_commands
 from bench.submit_callers import BODY
 
 TARGET = 0.2
@@ -39,7 +39,7 @@ async def main() -> None:
         violations = await harness.violations()
     latencies = [latency for one in ours for latency in one.latencies]
     ratio = median_ratio(ours, bare)
-    print_report(
+    show(
         f"submits: one API process, {options.connections} connections, {options.users} users",
         {
             "gateway / bare": f"{ratio:.2f}   (mark: {TARGET}; pairs: {pairs(ours, bare)})",
@@ -70,8 +70,8 @@ async def measure(harness: Harness, options: argparse.Namespace) -> tuple[list[S
     ours, bare = [], []
     async with (
         harness.api() as (pid, port),
-        start_driver(harness, "bench.submit_callers", str(port), connections, users) as callers,
-        start_driver(harness, "bench.submit_bare", connections, users) as loop,
+        drive(harness, "bench.submit_callers", str(port), connections, users) as callers,
+        drive(harness, "bench.submit_bare", connections, users) as loop,
     ):
         await warm_up(callers, loop, options.seconds / 2)
         for _ in range(options.pairs):
@@ -105,13 +105,13 @@ async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) 
 
 async def count_round_trips(harness: Harness, settings: Settings) -> str:
     """MySQL commands of a submit, counted on the wire around submits one after another."""
-    async with open_proxy(harness.database_url) as proxy, harness.api(DATABASE_URL=proxy.url) as (_, port):
+    async with count_commands(harness.database_url) as counted, harness.api(DATABASE_URL=counted.url) as (_, port):
         headers = {"Authorization": f"Bearer {sign_token(settings, 1)}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as caller:
             await _submit(caller, 5)
-            proxy.counts.clear()
+            counted.counts.clear()
             await _submit(caller, COUNTED)
-            return told(proxy, COUNTED)
+            return output(counted, COUNTED)
 
 
 async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
@@ -121,8 +121,8 @@ async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
                 raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
 
 
-def told(proxy: CountingProxy, number: int) -> str:
-    total, kinds = proxy.per(number)
+def output(counted: CountedConnection, number: int) -> str:
+    total, kinds = counted.per(number)
     return f"{total:.2f}   ({kinds})"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import asyncmy
 from sqlalchemy.engine import make_url
 
-from bench.paired_runs import Slice, serve_runs
+from bench.paired_runs import Slice, obey
 from bench.submit_callers import PROMPT
 
 AUTH_CONNECTIONS = 8
@@ -27,8 +27,8 @@ AUTH_CONNECTIONS = 8
 USER = "SELECT role, status, tokens_valid_from FROM users WHERE id = %s"
 MODEL = """SELECT model_name, description, points_cost, task_type, action, params, defaults, price_rules, enabled, sort,
  UTC_TIMESTAMP(3) AS now FROM points_config WHERE model_name = %s"""
-TASK = """INSERT INTO tasks (task_no, user_id, model_name, task_type, action, prompt, image_url, params, upstream_request,
- points_cost, status, progress, step, next_run_at, deadline_at, history, created_at, updated_at)
+TASK = """INSERT INTO tasks (task_no, user_id, model_name, task_type, action, prompt, image_url, params,
+ upstream_request, points_cost, status, progress, step, next_run_at, deadline_at, history, created_at, updated_at)
  VALUES (%s, %s, %s, %s, %s, %s, NULL, '{}', %s, %s, 'created', 0, 'submit', %s, %s, '[]', %s, %s)"""
 TAKE = """UPDATE points_accounts SET available = available - %s, held = held + %s, seq = seq + 1,
  updated_at = UTC_TIMESTAMP(3) WHERE user_id = %s AND available >= %s"""
@@ -109,7 +109,7 @@ async def submit(cursor: Any, user_id: int) -> None:
 def main() -> None:
     connections, users = map(int, sys.argv[1:])
     loop = Loop(os.environ["DATABASE_URL"], users)
-    serve_runs(lambda seconds: loop.run(seconds, connections))
+    obey(lambda seconds: loop.run(seconds, connections))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.accounts.credentials import sign_token
 from app.settings import load_settings
-from bench.paired_runs import Slice, serve_runs
+from bench.paired_runs import Slice, obey
 
 PROMPT = "一个可爱的橘猫在窗台上晒太阳,温馨的室内场景,柔和的光线"
 BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode()
@@ -90,7 +90,7 @@ def main() -> None:
     port, connections, users = map(int, sys.argv[1:])
     settings = load_settings()
     requests = [request(sign_token(settings, user_id)) for user_id in range(1, users + 1)]
-    serve_runs(lambda seconds: submit_for(seconds, port, connections, requests))
+    obey(lambda seconds: submit_for(seconds, port, connections, requests))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An upstream that answers every look with RUNNING as fast as it can, so that it is never what is measured.
+"""An upstream that answers every poll with RUNNING as fast as it can, so that it is never what is measured.
 
 python -m bench.upstream PORT        GET /polls tells how many looks it has answered
 """

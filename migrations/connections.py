@@ -24,6 +24,7 @@ MYSQL_SESSION = f"SET sql_notes = 0, lock_wait_timeout = {MAX_TABLE_WAIT_SECONDS
 def open_engine(url: str) -> AsyncEngine:
     """Connects with the first statement, not here."""
     if make_url(url).get_backend_name() != "sqlite":
+        logging.getLogger("asyncmy").addFilter(_is_no_key_name)
         return create_async_engine(url, poolclass=NullPool, connect_args={"init_command": MYSQL_SESSION})
     Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": MAX_SQLITE_WAIT_SECONDS})
@@ -43,6 +44,11 @@ def wait_for_lock(connection: Connection) -> None:
             raise CommandError("the database cannot lock: GET_LOCK returned NULL")
         log.warning("migrate: another migration of this database runs; waiting for its end")
     connection.rollback()  # the transaction that the SELECT began
+
+
+def _is_no_key_name(record: logging.LogRecord) -> bool:
+    """Hides one warning of MySQL: it ignores the name that Alembic gives to the primary key of its own table."""
+    return "alembic_version_pkc" not in record.getMessage()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

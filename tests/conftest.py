@@ -26,7 +26,7 @@ from app.api import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
 from app.engine import transitions
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime, open_runtime
 from app.sandbox import clock
 from app.settings import Settings

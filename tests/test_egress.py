@@ -136,7 +136,7 @@ def test_a_crooked_address_is_refused(url: str) -> None:
         ("http://example.com/" + "a" * 2048, "不能超过 2048 个字符"),
     ],
 )
-def test_the_caller_is_told_what_is_wrong(url: str, problem: str) -> None:
+def test_the_caller_is_reported_what_is_wrong(url: str, problem: str) -> None:
     assert validate_url(url) == problem
 
 
@@ -279,10 +279,10 @@ async def test_a_download_arrives_with_clean_manners(to: Path, monkeypatch: pyte
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-    heard: list[web.Request] = []
+    received: list[web.Request] = []
 
     async def file(request: web.Request) -> web.Response:
-        heard.append(request)
+        received.append(request)
         return web.Response(body=BODY, headers={"Content-Type": "Image/PNG; x=y", "Set-Cookie": "a=b; Path=/"})
 
     async with serving(file=file) as origin, egress_to(origin) as egress:
@@ -292,9 +292,9 @@ async def test_a_download_arrives_with_clean_manners(to: Path, monkeypatch: pyte
             )
     assert got == fetch.Download(len(BODY), "image/png")
     assert to.read_bytes() == BODY
-    assert heard[1].raw_path == "/file?signature=a%2Fb+c&%E5%90%8D=x"
-    assert heard[1].headers["Accept-Encoding"] == "identity"
-    assert not {"Cookie", "Authorization", "Proxy-Authorization", "Referer"} & set(heard[1].headers)
+    assert received[1].raw_path == "/file?signature=a%2Fb+c&%E5%90%8D=x"
+    assert received[1].headers["Accept-Encoding"] == "identity"
+    assert not {"Cookie", "Authorization", "Proxy-Authorization", "Referer"} & set(received[1].headers)
 
 
 @pytest.mark.anyio
@@ -314,12 +314,12 @@ async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) 
 @pytest.mark.anyio
 async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """DNS rebinding: a public answer first, a private one for whoever asks again. One question, one address."""
-    asked: list[str] = []
+    requested: list[str] = []
     dialled: list[object] = []
 
     async def lookup(host: str, _: int) -> list[str]:
-        asked.append(host)
-        return ["93.184.216.34"] if len(asked) == 1 else ["127.0.0.1"]
+        requested.append(host)
+        return ["93.184.216.34"] if len(requested) == 1 else ["127.0.0.1"]
 
     loop = asyncio.get_running_loop()
 
@@ -331,7 +331,7 @@ async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.Monkey
     async with egress_to(lookup=lookup) as egress:
         with pytest.raises(EgressFailed, match="cannot connect"):
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
-        assert asked == ["rebind.example"]
+        assert requested == ["rebind.example"]
         assert dialled == [("93.184.216.34", 80)]
         with pytest.raises(EgressForbidden):  # each call asks afresh, and judges afresh
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
@@ -550,7 +550,7 @@ async def test_a_full_disk_is_no_fault_of_the_other_side(tmp_path: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_the_start_is_asked_for_and_taken() -> None:
+async def test_the_start_is_requested_for_and_taken() -> None:
     async def file(request: web.Request) -> web.Response:
         assert request.headers["Range"] == "bytes=0-999"
         return web.Response(status=206, body=BODY[:1000], headers={"Content-Range": f"bytes 0-999/{len(BODY)}"})

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from app.engine.breaker_sync import UNAVAILABLE_TEXT
 from app.errors import GatewayError, GrantConflict, TaskFailure, Unavailable
+from app.upstreams.breaker import UNAVAILABLE_TEXT
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.zh-CN.md").read_text("utf-8")
 ERRORS = re.findall(r"^\| (\d{3}) \| `([A-Z_]+)` \| (.+?) \| (.+?) \|$", GUIDE, re.MULTILINE)
@@ -16,11 +16,11 @@ def kinds(of: type[GatewayError] = GatewayError) -> set[type[GatewayError]]:
 
 
 def test_every_error_has_its_row_and_no_row_is_of_none() -> None:
-    told = {(str(kind.status), kind.error_code) for kind in kinds() - {GrantConflict}}  # which is for admins alone
-    assert {(status, code) for status, code, *_ in ERRORS} == told
+    payload = {(str(kind.status), kind.error_code) for kind in kinds() - {GrantConflict}}  # which is for admins alone
+    assert {(status, code) for status, code, *_ in ERRORS} == payload
 
 
-def test_the_503_of_hopeless_submits_is_told_apart() -> None:
+def test_the_503_of_hopeless_submits_is_reported_apart() -> None:
     """The text that submit says, and what to do: nothing was taken, and `Retry-After` says when to try again."""
     rows = [(what, do) for status, _, what, do in ERRORS if status == "503"]
     assert [text for text in (Unavailable.text, UNAVAILABLE_TEXT) for what, _ in rows if f"`{text}`" in what] == [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py")])
-LONGEST_FILE = 300
-LONGEST_FUNCTION = 70
+MAX_FILE = 300
+MAX_FUNCTION = 70
 BEGINNERS = ("app/tasks/", "app/accounts/", "app/points/", "app/webhooks/", "app/cli/", "app/database/")
 
 
@@ -27,7 +27,7 @@ def test_a_file_is_short_and_says_what_it_holds() -> None:
     for path in CODE:
         source = path.read_text("utf-8")
         if name_of(path) != "app/__init__.py":
-            assert source.count("\n") <= LONGEST_FILE, name_of(path)
+            assert source.count("\n") <= MAX_FILE, name_of(path)
             assert ast.get_docstring(ast.parse(source)), f"{name_of(path)}: no opening sentence"
 
 
@@ -35,7 +35,7 @@ def test_functions_are_short() -> None:
     for path in CODE:
         for function in functions(path):
             lines = (function.end_lineno or 0) - function.lineno
-            assert lines < LONGEST_FUNCTION, f"{name_of(path)}: {function.name}"
+            assert lines < MAX_FUNCTION, f"{name_of(path)}: {function.name}"
 
 
 def test_transactions_begin_and_end_where_the_plan_says() -> None:
@@ -94,7 +94,7 @@ def test_the_shared_words_of_error_classes_are_unique() -> None:
 # ------------------------------------------------------------------ tests
 
 TESTS = sorted(path for path in ROOT.glob("tests/**/test_*.py"))
-LONGEST_SLEEP_SECONDS = 1
+MAX_SLEEP_SECONDS = 1
 IN_EVERY_RUN = [path for path in TESTS if ROOT / "tests/system" not in path.parents]
 
 
@@ -124,5 +124,5 @@ def test_no_test_of_every_run_sleeps_for_long() -> None:
                 continue
             assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
             if not any("mark.full" in ast.unparse(mark) for mark in function.decorator_list):
-                long = [one for one in sleeps_in(function) if one > LONGEST_SLEEP_SECONDS]
+                long = [one for one in sleeps_in(function) if one > MAX_SLEEP_SECONDS]
                 assert long == [], f"{name_of(path)}: {function.name}"

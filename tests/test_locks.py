@@ -197,7 +197,7 @@ def test_a_pin_lacking_only_elsewhere_is_found_out() -> None:
     assert any("async-timeout" in said for said in unmet(FOR_DEV, pins_of(without(DEV, "async-timeout"), where), where))
 
 
-def test_what_an_extra_requires_is_asked_only_of_those_who_ask_for_the_extra() -> None:
+def test_what_an_extra_requires_is_requested_only_of_those_who_send_request_for_the_extra() -> None:
     metadata = {"a": ["b[x]"], "b": ["c ; extra == 'x'", "d ; extra == 'y'", "e ; python_version < '3'"], "c": ["b"]}
     pins = {"a": ["1"], "b": ["1"]}
     assert unmet(["a"], pins, HERE, lambda name, _: metadata[name]) == {"b requires c, pinned: []"}

@@ -35,24 +35,24 @@ KINDS = [
     ("WEBP", "RGB", {"lossless": True}, ImageInfo("image/webp", "webp", *SIZE)),
     ("WEBP", "RGB", {"exif": turned(UPRIGHT_ALREADY)}, ImageInfo("image/webp", "webp", *SIZE)),
 ]
-each_kind = pytest.mark.parametrize(("kind", "mode", "options", "picture"), KINDS)
+each_kind = pytest.mark.parametrize(("kind", "mode", "options", "image"), KINDS)
 
 
 @pytest.mark.anyio
 @each_kind
-async def test_a_picture_is_known_by_its_bytes(
-    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: ImageInfo
+async def test_a_image_is_known_by_its_bytes(
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], image: ImageInfo
 ) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(draw(kind, mode=mode, **options))
-    assert await inspect_image(path) == picture
+    assert await inspect_image(path) == image
 
 
 @pytest.mark.anyio
 @each_kind
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-async def test_a_truncated_picture_fails(
-    tmp_path: Path, kind: str, mode: str, options: dict[str, object], picture: ImageInfo, kept: float
+async def test_a_truncated_image_fails(
+    tmp_path: Path, kind: str, mode: str, options: dict[str, object], image: ImageInfo, kept: float
 ) -> None:
     whole = draw(kind, mode=mode, **options)
     path = tmp_path / "cut"
@@ -63,7 +63,7 @@ async def test_a_truncated_picture_fails(
 
 @each_kind
 def test_the_size_is_read_from_the_first_bytes(
-    kind: str, mode: str, options: dict[str, object], picture: ImageInfo
+    kind: str, mode: str, options: dict[str, object], image: ImageInfo
 ) -> None:
     assert read_size(draw(kind, mode=mode, **options)[:4096]) == SIZE
 
@@ -73,7 +73,7 @@ def test_the_size_is_read_from_the_first_bytes(
     "content",
     [b"<html>404</html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"\xff\xd8\xff"],
 )
-async def test_what_is_no_picture_fails(tmp_path: Path, content: bytes) -> None:
+async def test_what_is_no_image_fails(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(MediaError):
@@ -84,10 +84,10 @@ async def test_what_is_no_picture_fails(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_phones_jpeg_with_a_second_picture_behind_is_a_jpeg(tmp_path: Path) -> None:
+async def test_a_phones_jpeg_with_a_second_image_behind_is_a_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "phone.jpg"
-    picture = Image.effect_noise(SIZE, 80).convert("RGB")
-    picture.save(path, "MPO", save_all=True, append_images=[picture.resize((30, 20))])
+    image = Image.effect_noise(SIZE, 80).convert("RGB")
+    image.save(path, "MPO", save_all=True, append_images=[image.resize((30, 20))])
     assert await inspect_image(path) == ImageInfo("image/jpeg", "jpg", *SIZE)
 
 
@@ -126,8 +126,8 @@ async def test_a_flipped_bit_in_a_png_fails(tmp_path: Path) -> None:
 async def test_the_orientation_counts(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "phone"
     path.write_bytes(draw(kind, exif=turned(ON_ITS_SIDE)))
-    picture = await inspect_image(path)
-    assert (picture.width, picture.height) == (200, 300)
+    image = await inspect_image(path)
+    assert (image.width, image.height) == (200, 300)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -137,7 +137,7 @@ def test_the_orientation_counts_in_the_first_bytes(kind: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-async def test_broken_exif_spoils_no_picture(tmp_path: Path) -> None:
+async def test_broken_exif_spoils_no_image(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(draw("JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert (await inspect_image(path)).width == 300
@@ -148,10 +148,10 @@ async def test_broken_exif_spoils_no_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> None:
     """The corner that is red on screen must be red in the thumbnail: PIL's own transposition is the judge."""
-    picture = Image.new("RGB", (1200, 800), "blue")
-    picture.paste("red", (0, 0, 600, 400))
+    image = Image.new("RGB", (1200, 800), "blue")
+    image.paste("red", (0, 0, 600, 400))
     path = tmp_path / "phone.png"
-    picture.save(path, exif=turned(orientation))
+    image.save(path, exif=turned(orientation))
     with Image.open(path) as stored:
         wanted = ImageOps.exif_transpose(stored)
     thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
@@ -186,7 +186,7 @@ async def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_small_picture_is_not_blown_up(tmp_path: Path) -> None:
+async def test_a_small_image_is_not_blown_up(tmp_path: Path) -> None:
     path = tmp_path / "small.png"
     path.write_bytes(draw("PNG", (40, 30)))
     assert Image.open(io.BytesIO(await make_thumbnail(path))).size == (40, 30)

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from app.files import media
 from app.files.media import ImageInfo, MediaError, OversizedError, convert_image, sniff
-from tests.support.media_files import film, picture, sound
+from tests.support.media_files import audio, image, video
 
 pytestmark = pytest.mark.anyio
 SIZE = (60, 40)
@@ -30,22 +30,22 @@ async def convert(folder: Path, content: bytes) -> tuple[ImageInfo, Image.Image]
 
 
 @pytest.mark.parametrize(("kind", "options"), OPAQUE)
-async def test_an_opaque_picture_becomes_a_jpeg(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
-    found, shown = await convert(tmp_path, picture(kind, **options))
+async def test_an_opaque_image_becomes_a_jpeg(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    found, shown = await convert(tmp_path, image(kind, **options))
     assert found == ImageInfo("image/jpeg", "jpg", *SIZE)
     assert shown.mode == "RGB"
 
 
 @pytest.mark.parametrize(("kind", "options"), CLEAR)
 async def test_what_shows_through_stays_so_in_a_png(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
-    found, shown = await convert(tmp_path, picture(kind, mode="RGBA", clear=True, **options))
+    found, shown = await convert(tmp_path, image(kind, mode="RGBA", clear=True, **options))
     assert found == ImageInfo("image/png", "png", *SIZE)
     assert shown.getpixel((0, 0))[3] > 250
     assert shown.getpixel((SIZE[0] - 1, SIZE[1] - 1))[3] < 100
 
 
 async def test_an_alpha_channel_through_which_nothing_shows_is_dropped(tmp_path: Path) -> None:
-    found, _ = await convert(tmp_path, picture("WEBP", mode="RGBA"))
+    found, _ = await convert(tmp_path, image("WEBP", mode="RGBA"))
     assert found.mime == "image/jpeg"
 
 
@@ -61,7 +61,7 @@ async def test_of_several_frames_the_first_is_taken(tmp_path: Path, kind: str) -
 
 
 async def test_a_gif_keeps_what_shows_through(tmp_path: Path) -> None:
-    content = picture("GIF", mode="RGBA", clear=True)
+    content = image("GIF", mode="RGBA", clear=True)
     found, shown = await convert(tmp_path, content)
     assert found == ImageInfo("image/png", "png", *SIZE)
     assert shown.getpixel((SIZE[0] - 1, SIZE[1] - 1))[3] == 0
@@ -69,13 +69,13 @@ async def test_a_gif_keeps_what_shows_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_it_stands_upright_and_tells_nothing_of_its_maker(tmp_path: Path, kind: str, orientation: int) -> None:
+async def test_it_stands_upright_and_reports_nothing_of_its_maker(tmp_path: Path, kind: str, orientation: int) -> None:
     """Pillow's own transposition is the judge of the corners; EXIF with its place on earth is gone."""
     exif = Image.Exif()
     exif[media.ORIENTATION_TAG] = orientation
     exif[0x010F] = "planted-maker"
     exif.get_ifd(GPS).update({1: "N", 2: (48.0, 51.0, 30.0)})
-    content = picture(kind, exif=exif.tobytes(), xmp=b"<x:xmpmeta>planted-xmp</x:xmpmeta>")
+    content = image(kind, exif=exif.tobytes(), xmp=b"<x:xmpmeta>planted-xmp</x:xmpmeta>")
     assert b"planted" in content
     with Image.open(io.BytesIO(content)) as sent:
         wanted = ImageOps.exif_transpose(sent).convert("RGB")
@@ -92,13 +92,13 @@ async def test_it_stands_upright_and_tells_nothing_of_its_maker(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 async def test_the_colour_profile_is_kept(tmp_path: Path, kind: str) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    _, shown = await convert(tmp_path, picture(kind, icc_profile=profile))
+    _, shown = await convert(tmp_path, image(kind, icc_profile=profile))
     assert shown.info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
-async def test_a_truncated_picture_fails(tmp_path: Path, kind: str, kept: float) -> None:
+async def test_a_truncated_image_fails(tmp_path: Path, kind: str, kept: float) -> None:
     pillow_heif.register_heif_opener()
     file = io.BytesIO()
     Image.effect_noise((300, 200), 80).convert("RGB").save(file, kind)
@@ -109,7 +109,7 @@ async def test_a_truncated_picture_fails(tmp_path: Path, kind: str, kept: float)
 
 def reserved(kind: str, width: int, height: int) -> bytes:
     """A small picture whose head promises a large one."""
-    small = picture(kind, (64, 64))  # HEVC would cut another size out of its blocks
+    small = image(kind, (64, 64))  # HEVC would cut another size out of its blocks
     if kind == "GIF":
         return small[:6] + struct.pack("<HH", width, height) + small[10:]
     if kind == "WEBP":
@@ -128,7 +128,7 @@ async def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, kind: str,
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
 async def test_other_kinds_are_not_converted(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "sent").write_bytes(picture(kind))
+    (tmp_path / "sent").write_bytes(image(kind))
     with pytest.raises(MediaError):
         await convert_image(tmp_path / "sent", tmp_path / "made")
 
@@ -136,22 +136,22 @@ async def test_other_kinds_are_not_converted(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("content", "mime"),
     [
-        (picture("JPEG"), "image/jpeg"),
-        (picture("PNG"), "image/png"),
-        (picture("GIF"), "image/gif"),
-        (picture("WEBP"), "image/webp"),
-        (picture("AVIF"), "image/avif"),
-        (picture("HEIF"), "image/heic"),
+        (image("JPEG"), "image/jpeg"),
+        (image("PNG"), "image/png"),
+        (image("GIF"), "image/gif"),
+        (image("WEBP"), "image/webp"),
+        (image("AVIF"), "image/avif"),
+        (image("HEIF"), "image/heic"),
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "image/avif"),
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", "image/heic"),
         (b"\0\0\0\x18ftypMSNV\0\0\0\0MSNVmp42", "video/mp4"),
-        (film("mp4"), "video/mp4"),
-        (film("mov"), "video/quicktime"),
-        (film("webm"), "video/webm"),
-        (film("webm", container="matroska"), "video/x-matroska"),
-        (sound("mp3"), "audio/mpeg"),
-        (sound("wav"), "audio/wav"),
-        (sound("aac"), "audio/aac"),
+        (video("mp4"), "video/mp4"),
+        (video("mov"), "video/quicktime"),
+        (video("webm"), "video/webm"),
+        (video("webm", container="matroska"), "video/x-matroska"),
+        (audio("mp3"), "audio/mpeg"),
+        (audio("wav"), "audio/wav"),
+        (audio("aac"), "audio/aac"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", None),
         (b"<!DOCTYPE html><script>", None),
         (b"#EXTM3U\n", None),

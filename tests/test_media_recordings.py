@@ -22,11 +22,11 @@ from app.files.media import (
 )
 from app.files.media.completeness import require_complete
 from tests.support import media_files
-from tests.support.media_files import FILM_SIZE, film, sound
+from tests.support.media_files import VIDEO_SIZE, audio, video
 
 pytestmark = pytest.mark.anyio
-SOUND_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "m4a": "audio/mp4", "aac": "audio/aac"}
-FILMS = [
+AUDIO_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "m4a": "audio/mp4", "aac": "audio/aac"}
+VIDEOS = [
     ("mp4", {}, "video/mp4"),
     ("mp4", {"audio": True, "movflags": "faststart"}, "video/mp4"),
     ("mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
@@ -41,33 +41,33 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-@pytest.mark.parametrize(("kind", "options", "mime"), FILMS)
-async def test_a_film_is_known_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
-    path.write_bytes(film(kind, **options))
+@pytest.mark.parametrize(("kind", "options", "mime"), VIDEOS)
+async def test_a_video_is_known_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
+    path.write_bytes(video(kind, **options))
     found = await inspect_video(path)
-    assert found == VideoInfo(mime, kind, *FILM_SIZE, pytest.approx(1, abs=0.11))
+    assert found == VideoInfo(mime, kind, *VIDEO_SIZE, pytest.approx(1, abs=0.11))
 
 
-@pytest.mark.parametrize("kind", media_files.SOUNDS)
-async def test_a_sound_is_known_by_its_bytes(path: Path, kind: str) -> None:
-    path.write_bytes(sound(kind))
-    assert await inspect_audio(path) == AudioInfo(SOUND_TYPES[kind], kind, pytest.approx(1, abs=0.11))
+@pytest.mark.parametrize("kind", media_files.AUDIOS)
+async def test_a_audio_is_known_by_its_bytes(path: Path, kind: str) -> None:
+    path.write_bytes(audio(kind))
+    assert await inspect_audio(path) == AudioInfo(AUDIO_TYPES[kind], kind, pytest.approx(1, abs=0.11))
 
 
-@pytest.mark.parametrize(("kind", "options", "mime"), FILMS)
+@pytest.mark.parametrize(("kind", "options", "mime"), VIDEOS)
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.99])
-async def test_a_truncated_film_fails(
+async def test_a_truncated_video_fails(
     path: Path, kind: str, options: dict[str, object], mime: str, kept: float
 ) -> None:
-    whole = film(kind, **options)
+    whole = video(kind, **options)
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(MediaError):
         await inspect_video(path)
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("wav", 0.9), ("m4a", 0.9), ("wav", 0.0001), ("mp3", 0.001), ("aac", 0.01)])
-async def test_a_truncated_sound_fails(path: Path, kind: str, kept: float) -> None:
-    whole = sound(kind)
+async def test_a_truncated_audio_fails(path: Path, kind: str, kept: float) -> None:
+    whole = audio(kind)
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(MediaError):
         await inspect_audio(path)
@@ -75,7 +75,7 @@ async def test_a_truncated_sound_fails(path: Path, kind: str, kept: float) -> No
 
 async def test_frames_that_are_promised_must_be_there(path: Path) -> None:
     """All boxes are whole, and the one with the frames is gone."""
-    whole = film("mp4", movflags="faststart")
+    whole = video("mp4", movflags="faststart")
     path.write_bytes(whole[: whole.index(b"mdat") - 4])
     with pytest.raises(MediaError, match=r"truncated|decodes"):
         await inspect_video(path)
@@ -83,37 +83,37 @@ async def test_frames_that_are_promised_must_be_there(path: Path) -> None:
 
 async def test_a_live_recording_needs_no_length(path: Path) -> None:
     """As browsers record WebM: no duration, no length of the segment."""
-    path.write_bytes(film("webm", live=True))
+    path.write_bytes(video("webm", live=True))
     assert (await inspect_video(path)).duration_seconds == pytest.approx(1, abs=0.11)
 
 
-async def test_what_a_camera_leaves_behind_a_film_spoils_nothing(path: Path) -> None:
-    path.write_bytes(film("mp4") + b"\0\0\0\x10SEFT" + b"x" * 20)
+async def test_what_a_camera_leaves_behind_a_video_spoils_nothing(path: Path) -> None:
+    path.write_bytes(video("mp4") + b"\0\0\0\x10SEFT" + b"x" * 20)
     assert await inspect_video(path)
 
 
-async def test_a_phone_held_upright_makes_an_upright_film(path: Path) -> None:
-    path.write_bytes(media_files.turned_quarter(film("mp4")))
+async def test_a_phone_held_upright_makes_an_upright_video(path: Path) -> None:
+    path.write_bytes(media_files.turned_quarter(video("mp4")))
     found = await inspect_video(path)
-    assert (found.width, found.height) == FILM_SIZE[::-1]
+    assert (found.width, found.height) == VIDEO_SIZE[::-1]
 
 
-async def test_a_song_with_a_cover_is_a_sound(path: Path) -> None:
+async def test_a_song_with_a_cover_is_a_audio(path: Path) -> None:
     path.write_bytes(media_files.with_cover("mp3"))
     assert await inspect_audio_video(path) == AudioInfo("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
 
 
 async def test_a_title_in_gbk_spoils_no_song(path: Path) -> None:
     title = b"TIT2" + (9).to_bytes(4, "big") + b"\0\0\0" + "茉莉花香".encode("gbk")
-    path.write_bytes(b"ID3\3\0\0" + bytes([0, 0, 0, len(title)]) + title + sound("mp3"))
+    path.write_bytes(b"ID3\3\0\0" + bytes([0, 0, 0, len(title)]) + title + audio("mp3"))
     assert await inspect_audio(path)
 
 
-async def test_films_and_sounds_are_told_apart(path: Path) -> None:
-    path.write_bytes(film("mp4"))
+async def test_videos_and_audios_are_reported_apart(path: Path) -> None:
+    path.write_bytes(video("mp4"))
     with pytest.raises(MediaError):
         await inspect_audio(path)
-    path.write_bytes(sound("m4a"))
+    path.write_bytes(audio("m4a"))
     with pytest.raises(MediaError):
         await inspect_video(path)
     with pytest.raises(MediaError):
@@ -122,29 +122,29 @@ async def test_films_and_sounds_are_told_apart(path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"kind": "webm", "container": "matroska"}, {"kind": "mov", "codec": "mpeg2video"}])
 async def test_other_containers_and_codecs_are_not_kept(path: Path, options: dict[str, str]) -> None:
-    path.write_bytes(film(**options))
+    path.write_bytes(video(**options))
     with pytest.raises(MediaError):
         await inspect_audio_video(path)
 
 
 @pytest.mark.parametrize("change", ["MAX_DURATION_SECONDS", "MAX_EDGE", "MAX_PIXELS"])
-def test_a_film_too_long_or_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    path.write_bytes(film("mp4"))
-    assert audio_video.probe(path)["width"] == FILM_SIZE[0]
+def test_a_video_too_long_or_too_large_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    path.write_bytes(video("mp4"))
+    assert audio_video.probe(path)["width"] == VIDEO_SIZE[0]
     monkeypatch.setattr(audio_video, change, 0.5)
     with pytest.raises(OversizedError):
         audio_video.probe(path)
 
 
-async def test_a_film_of_9000_pixels_is_refused_across_the_processes(path: Path) -> None:
-    path.write_bytes(film("mp4", seconds=0.1, size=(9000, 16)))
+async def test_a_video_of_9000_pixels_is_refused_across_the_processes(path: Path) -> None:
+    path.write_bytes(video("mp4", seconds=0.1, size=(9000, 16)))
     with pytest.raises(OversizedError, match="9000"):
         await inspect_video(path)
 
 
 @pytest.mark.parametrize("before", [b"", b"ID3\4\0\0\0\0\0\0", b"\0\0\0\x18ftypisom\0\0\2\0isommp41"])
 async def test_a_playlist_opens_nothing(path: Path, tmp_path: Path, before: bytes) -> None:
-    (tmp_path / "secret.mp4").write_bytes(film("mp4"))
+    (tmp_path / "secret.mp4").write_bytes(video("mp4"))
     with listening() as (port, called):
         lists = [
             f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n",
@@ -193,10 +193,10 @@ async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
     assert int(said.stdout.split()[-1]) < 1_500_000_000
 
 
-async def test_a_long_film_takes_no_memory(path: Path) -> None:
+async def test_a_long_video_takes_no_memory(path: Path) -> None:
     """300 MB through the reader, measured in a process of its own."""
     with path.open("wb") as file:
-        file.writelines(media_files.long_film(300_000_000))
+        file.writelines(media_files.long_video(300_000_000))
     assert path.stat().st_size > 300_000_000
     script = (
         "import resource, sys; from pathlib import Path; from app.files.media.audio_video import probe; import av\n"
@@ -205,7 +205,7 @@ async def test_a_long_film_takes_no_memory(path: Path) -> None:
         "probe(small); before = peak(); print(probe(large), (peak() - before) * 1024)"
     )
     small = path.with_name("small.mp4")
-    small.write_bytes(b"".join(media_files.long_film(1)))
+    small.write_bytes(b"".join(media_files.long_video(1)))
     said = subprocess.run([sys.executable, "-c", script, small, path], capture_output=True, text=True, check=True)
     print(said.stdout)
     assert int(said.stdout.split()[-1]) < 20_000_000
@@ -215,19 +215,19 @@ async def test_the_reader_sees_no_secrets_and_ends_with_who_waits_for_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In the place of Python, a script that tells its environment and its number, and sleeps."""
-    script, told = tmp_path / "python", tmp_path / "told"
-    script.write_text(f"#!/bin/sh\necho $$ > {told}\nenv >> {told}\nexec sleep 60\n")
+    script, payload = tmp_path / "python", tmp_path / "payload"
+    script.write_text(f"#!/bin/sh\necho $$ > {payload}\nenv >> {payload}\nexec sleep 60\n")
     script.chmod(0o755)
     monkeypatch.setenv("JWT_SECRET", "planted-secret")
     monkeypatch.setattr(isolation.sys, "executable", str(script))
     waiting = asyncio.create_task(inspect_video(path))
-    while not (told.exists() and "PATH" in told.read_text()):
+    while not (payload.exists() and "PATH" in payload.read_text()):
         await asyncio.sleep(0.02)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert "planted" not in told.read_text()
-    assert not Path(f"/proc/{told.read_text().split()[0]}").exists()
+    assert "planted" not in payload.read_text()
+    assert not Path(f"/proc/{payload.read_text().split()[0]}").exists()
 
 
 async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

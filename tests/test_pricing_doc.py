@@ -89,7 +89,7 @@ def columns(rows: dict[str, Model]) -> dict[str, Any]:
 def cost(model: Model, requested: dict[str, Any], references: int) -> int:
     """As a submit has it."""
     params = merge_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, requested)
-    return compute_price(model.points_cost, model.price_rules, params.model_dump(by_alias=True), references)
+    return compute_price(model.points_cost, model.rules, params.model_dump(by_alias=True), references)
 
 
 def upgrade(config: Config, url: str, revision: str) -> None:

@@ -45,8 +45,8 @@ def test_every_row_of_the_matrix_has_its_test() -> None:
 
 
 def test_every_fault_point_stands_in_the_matrix() -> None:
-    told = " ".join(cell for row in matrix() for cell in row)
-    assert {point for point in FAILPOINTS if f"`{point}`" not in told} == set()
+    payload = " ".join(cell for row in matrix() for cell in row)
+    assert {point for point in FAILPOINTS if f"`{point}`" not in payload} == set()
 
 
 def test_the_mutants_are_those_there_are() -> None:

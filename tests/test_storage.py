@@ -16,7 +16,7 @@ from tests.support.ports import dead_port
 from tests.support.services import S3Server, start_s3
 
 pytestmark = pytest.mark.anyio
-FILM_BYTES = 20 * 1024 * 1024
+VIDEO_BYTES = 20 * 1024 * 1024
 META = b'ETag: "e"\r\nLast-Modified: Mon, 02 Jan 2006 15:04:05 GMT\r\n'
 BAD_KEYS = ["", "/", "/etc/passwd", "../secret", "a/../b", "a/./b", "a//b", "a/", ".env", "a/.b", "a\\b"]
 BAD_KEYS += ["a b", "图", "a%2e", "a?b", "a#1", "a\n", "a\0", "x" * 600]
@@ -65,9 +65,9 @@ async def read(found: StoredObject | None) -> bytes:
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def video(tmp_path: Path) -> Path:
     path = tmp_path / "film.mp4"
-    path.write_bytes(os.urandom(FILM_BYTES))
+    path.write_bytes(os.urandom(VIDEO_BYTES))
     return path
 
 
@@ -81,15 +81,15 @@ async def test_what_was_put_comes_back(store: ObjectStore) -> None:
     assert await store.exists("pictures/one.png")
 
 
-async def test_a_file_comes_back(store: ObjectStore, film: Path) -> None:
-    await store.put_file("films/one.mp4", film, "video/mp4")
-    assert await read(await store.open("films/one.mp4")) == film.read_bytes()
+async def test_a_file_comes_back(store: ObjectStore, video: Path) -> None:
+    await store.put_file("films/one.mp4", video, "video/mp4")
+    assert await read(await store.open("films/one.mp4")) == video.read_bytes()
 
 
-async def test_a_file_in_parts_comes_back(store: ObjectStore, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_in_parts_comes_back(store: ObjectStore, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "MAX_PLAIN_PUT_BYTES", 1024)
-    await store.put_file("films/parts.mp4", film, "video/mp4")
-    assert await read(await store.open("films/parts.mp4")) == film.read_bytes()
+    await store.put_file("films/parts.mp4", video, "video/mp4")
+    assert await read(await store.open("films/parts.mp4")) == video.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -105,21 +105,21 @@ async def test_a_range_is_cut_to_the_object(tmp_path: Path, start: int, end: int
     assert await read(found) == wanted
 
 
-async def test_a_bucket_is_asked_for_the_range_alone() -> None:
+async def test_a_bucket_is_requested_for_the_range_alone() -> None:
     """Not against rclone, which answers a range with 200 instead of 206."""
     whole = b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 10\r\n\r\n"
     part = b"HTTP/1.1 206 Partial Content\r\n" + META
     part += b"Content-Length: 2\r\nContent-Range: bytes 8-9/10\r\n\r\n89"
-    heard: list[bytes] = []
-    async with speaking({b"HEAD": whole, b"GET": part}, heard) as port:
+    received: list[bytes] = []
+    async with speaking({b"HEAD": whole, b"GET": part}, received) as port:
         found = await open_object_store(dead_settings(port)).open("digits", start=8, end=99)
         assert found is not None
         assert found.size == 10
         assert await read(found) == b"89"
-    assert b"range: bytes=8-9" in heard[1].lower()
+    assert b"range: bytes=8-9" in received[1].lower()
 
 
-@pytest.mark.parametrize("key", ["no/such.png", "pictures", "digits/below"])
+@pytest.mark.parametrize("key", ["no/such.png", "images", "digits/below"])
 async def test_what_is_not_there_is_none(store: ObjectStore, key: str) -> None:
     await store.put("digits", b"0123456789", "text/plain")
     await store.put("pictures/one.png", b"x", "image/png")
@@ -170,7 +170,7 @@ async def test_check_passes_again_and_again(store: ObjectStore) -> None:
 @pytest.mark.parametrize(
     "change", [{"storage_secret_access_key": "wrong-planted"}, {"storage_url": "s3://no-such-bucket"}]
 )
-async def test_check_tells_a_wrong_secret_and_a_missing_bucket(s3_server: S3Server, change: dict[str, str]) -> None:
+async def test_check_reports_a_wrong_secret_and_a_missing_bucket(s3_server: S3Server, change: dict[str, str]) -> None:
     store = open_object_store(bucket_settings(s3_server, **change))
     with pytest.raises(StorageError) as caught:
         await store.check()
@@ -178,7 +178,7 @@ async def test_check_tells_a_wrong_secret_and_a_missing_bucket(s3_server: S3Serv
     assert s3_server.access_key not in str(caught.value)
 
 
-async def test_check_tells_a_lost_directory(tmp_path: Path) -> None:
+async def test_check_reports_a_lost_directory(tmp_path: Path) -> None:
     store = open_object_store(load_settings(storage_url=(tmp_path / "files").as_uri()))
     (tmp_path / "files").rmdir()
     (tmp_path / "files").write_bytes(b"not a directory any more")
@@ -188,7 +188,7 @@ async def test_check_tells_a_lost_directory(tmp_path: Path) -> None:
         open_object_store(load_settings(storage_url=(tmp_path / "files" / "below").as_uri()))
 
 
-async def test_an_error_tells_the_status_and_no_key() -> None:
+async def test_an_error_reports_the_status_and_no_key() -> None:
     """S3 repeats the access key id in its XML."""
     xml = b"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>planted-id</AWSAccessKeyId></Error>"
     refusal = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(xml)}\r\n\r\n".encode() + xml
@@ -207,14 +207,14 @@ async def test_a_closed_port_fails_soon() -> None:
     assert "planted" not in str(caught.value)
 
 
-async def test_a_silent_endpoint_fails_soon(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
+async def test_a_silent_endpoint_fails_soon(monkeypatch: pytest.MonkeyPatch, video: Path) -> None:
     """A listening socket whose connections nobody ever accepts."""
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(storage, "MIN_BYTES_PER_SECOND", FILM_BYTES)
+    monkeypatch.setattr(storage, "MIN_BYTES_PER_SECOND", VIDEO_BYTES)
     with socket.create_server(("127.0.0.1", 0)) as subscription:
         store = open_object_store(dead_settings(subscription.getsockname()[1]))
         began = time.monotonic()
-        for doing in (store.check(), store.exists("key"), store.open("key"), store.put_file("k", film, "v/m")):
+        for doing in (store.check(), store.exists("key"), store.open("key"), store.put_file("k", video, "v/m")):
             with pytest.raises(StorageError, match="no answer within"):
                 await doing
         assert time.monotonic() - began < 20
@@ -225,7 +225,7 @@ def test_the_patience_is_about_half_a_minute() -> None:
 
 
 @contextlib.asynccontextmanager
-async def speaking(answers: dict[bytes, bytes], heard: list[bytes]) -> AsyncIterator[int]:
+async def speaking(answers: dict[bytes, bytes], received: list[bytes]) -> AsyncIterator[int]:
     """A server that notes each request, head and body, gives its method's answer and holds the line."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -234,25 +234,25 @@ async def speaking(answers: dict[bytes, bytes], heard: list[bytes]) -> AsyncIter
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
                 body = await reader.readexactly(int(lines.get(b"content-length", b"0")))
-                heard.append(head + body)
+                received.append(head + body)
                 writer.write(answers[head.split()[0]])
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=FILM_BYTES * 2)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=VIDEO_BYTES * 2)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
 
 
-async def test_a_file_of_usual_size_is_one_plain_signed_put(film: Path) -> None:
+async def test_a_file_of_usual_size_is_one_plain_signed_put(video: Path) -> None:
     """What OSS takes: a length, a type, a plain sha256; no chunks, no parts, no checksum trailers."""
-    os.truncate(film, storage.MAX_PLAIN_PUT_BYTES)
-    heard: list[bytes] = []
-    async with speaking({b"PUT": b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 0\r\n\r\n"}, heard) as port:
-        await open_object_store(dead_settings(port)).put_file("films/a.mp4", film, "video/mp4")
-    assert len(heard) == 1
-    head, _, body = heard[0].partition(b"\r\n\r\n")
-    assert body == film.read_bytes()
+    os.truncate(video, storage.MAX_PLAIN_PUT_BYTES)
+    received: list[bytes] = []
+    async with speaking({b"PUT": b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 0\r\n\r\n"}, received) as port:
+        await open_object_store(dead_settings(port)).put_file("films/a.mp4", video, "video/mp4")
+    assert len(received) == 1
+    head, _, body = received[0].partition(b"\r\n\r\n")
+    assert body == video.read_bytes()
     assert head.startswith(b"PUT /b/films/a.mp4 HTTP/1.1")
     fields = head.lower().decode()
     assert "content-type: video/mp4" in fields
@@ -329,14 +329,14 @@ def test_a_link_leads_back_to_its_key(tmp_path: Path, settings: dict[str, str]) 
         assert store.key_from_url(other) is None, other
 
 
-async def test_a_large_file_on_disk_is_there_whole_or_not_at_all(tmp_path: Path, film: Path) -> None:
+async def test_a_large_file_on_disk_is_there_whole_or_not_at_all(tmp_path: Path, video: Path) -> None:
     """It goes in parts, so that no more than these are in memory."""
     store = open_object_store(load_settings(storage_url=(tmp_path / "files").as_uri()))
-    await store.put_file("films/one.mp4", film, "video/mp4")
-    putting = asyncio.create_task(store.put_file("films/two.mp4", film, "video/mp4"))
+    await store.put_file("films/one.mp4", video, "video/mp4")
+    putting = asyncio.create_task(store.put_file("films/two.mp4", video, "video/mp4"))
     while not putting.done():
         two = tmp_path / "files/films/two.mp4"
-        assert not two.exists() or two.stat().st_size == FILM_BYTES
+        assert not two.exists() or two.stat().st_size == VIDEO_BYTES
         await asyncio.sleep(0)
     await putting
     assert [path.name for path in sorted((tmp_path / "files/films").iterdir())] == ["one.mp4", "two.mp4"]

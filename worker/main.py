@@ -15,7 +15,6 @@ from arq.connections import RedisSettings
 
 from app.aio import cancel_and_wait
 from app.catalog.durations import refresh_durations
-from app.engine.breaker_sync import BreakerSync
 from app.engine.runner import TaskRunner
 from app.jobs.scheduler import Scheduler, periodic_jobs
 from app.jobs.webhook_dispatcher import WebhookDispatcher
@@ -23,6 +22,8 @@ from app.messaging.redis import QUEUE, dump_json, load_json
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
+from app.upstreams.breaker_monitor import probe_idle_breaker, refresh_breakers
+from app.upstreams.see2ai.account import see2ai_client
 from worker.jobs import wake_worker
 
 log = structlog.get_logger()
@@ -49,7 +50,12 @@ async def run_worker(runtime: Runtime, stop: asyncio.Event) -> None:
 def _start_background(runtime: Runtime) -> "list[asyncio.Task[None]]":
     """Starts the loops that a worker runs besides tasks. Each loop continues after an error."""
     return [
-        asyncio.create_task(BreakerSync(runtime, probes=True).run()),
+        asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers)),
+        asyncio.create_task(
+            probe_idle_breaker(
+                runtime.database, runtime.breakers["see2ai"], see2ai_client(runtime.upstreams), runtime.actions
+            )
+        ),
         asyncio.create_task(refresh_durations(runtime)),
         asyncio.create_task(Scheduler(runtime, periodic_jobs(runtime.settings)).run()),
         asyncio.create_task(WebhookDispatcher(runtime).run()),

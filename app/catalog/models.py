@@ -42,6 +42,11 @@ class Model:
     rules: tuple[PriceRule, ...]
 
     @property
+    def columns(self) -> dict[str, Any]:
+        """The row's `model_name` and the columns that `set_model` writes."""
+        return {name: getattr(self, name) for name in ("model_name", *_WRITABLE)}
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """The params that callers cannot change, by the action's names."""
         return {name: value for name, value in self.params.items() if name != NORMALIZE_REFERENCES}
@@ -56,7 +61,7 @@ async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
     row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
     # The names are compared again, because MySQL ignores trailing blanks.
-    if row is None or row.model_name != model_name or not row.enabled or row.action not in known_actions():
+    if row is None or row.model_name != model_name or not _is_offered(row):
         raise ModelNotFound
     try:
         return _load(row)
@@ -70,7 +75,7 @@ async def list_models(database: Database, *, only_enabled: bool = True) -> list[
     models, invalid = await read_models(database)
     for name, reason in invalid.items():
         log.error("model_invalid", model=name, error=reason)
-    return [model for model in models if (model.enabled and model.action in known_actions()) or not only_enabled]
+    return [model for model in models if _is_offered(model) or not only_enabled]
 
 
 async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
@@ -86,12 +91,15 @@ async def read_models(database: Database) -> tuple[list[Model], dict[str, str]]:
     return models, invalid
 
 
+def _is_offered(row: Row[*tuple[Any, ...]] | Model) -> bool:
+    """Whether the model is enabled, and this release has its action and task type."""
+    action = known_actions().get(row.action)
+    return bool(row.enabled and action and row.task_type in action.params)
+
+
 def _load(row: Row[*tuple[Any, ...]]) -> Model:
     """The model of a row. Raises InvalidParameter for a row that was written without `set_model` and is not valid."""
     columns = {name: _load_column(name, value) for name, value in row._mapping.items()}
-    action = known_actions().get(row.action)
-    if action and row.task_type not in action.params:
-        raise InvalidParameter("task_type", "action 不支持")
     return Model(**columns, rules=tuple(parse_rules(columns["price_rules"])))
 
 

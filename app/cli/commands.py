@@ -143,7 +143,7 @@ def sandbox(
 @app.command()
 def audit(json: Json = False) -> None:
     """Checks the invariants of points and tasks: exit 0 where all hold, 1 with the rows that break one."""
-    from app.points.audit import audit
+    from app.points.audit.checks import audit
 
     violations = run_with_database(audit)
     if json:

@@ -39,6 +39,8 @@ class UpstreamState:
     """References that are normalized; None where the model does not normalize references."""
     is_normalize_started: bool = False
     """A paid normalization was requested, or may have been: the task cannot be cancelled any more."""
+    successes_when_refused: int | None = None
+    """The `successes` of the circuit breaker when the job was first refused with an account error."""
     note: str = ""
     """Why the task waits. The operator reads it if the deadline passes."""
 

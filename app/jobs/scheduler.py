@@ -17,7 +17,7 @@ from app.aio import cancel_and_wait
 from app.catalog.durations import update_durations
 from app.errors import Unavailable
 from app.jobs.state import acquire_job, complete_job, list_job_states, release_job, renew_job
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.expiry import expire_lots
 from app.runtime import Runtime
 from app.settings import Settings

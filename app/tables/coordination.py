@@ -15,7 +15,9 @@ circuit_breakers = Table(
     Column("pause_seconds", Float, nullable=False),
     Column("opened_at", UtcTime, nullable=True),
     Column("open_until", UtcTime, nullable=True),
-    Column("probe_until", UtcTime, nullable=True),  # the lease of the process that probes
+    Column("probe_until", UtcTime, nullable=True),  # a probe is under way; forgotten after this time
+    Column("successes", Integer, nullable=False),  # accepted jobs, counted up to the second after each opening
+    Column("successes_at_open", Integer, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     **MYSQL,
 )

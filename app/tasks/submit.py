@@ -1,10 +1,6 @@
-"""Submits tasks: stores the task and deducts its price in one transaction, then wakes a worker.
-
-SEE2AI is called later, by a worker.
-"""
+"""Submits a task: one transaction prices it, stores it and deducts its points. Then the workers are woken."""
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,8 +9,7 @@ import structlog
 from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app.catalog.models import Model, get_model
-from app.database import CommitUnknown, UniqueViolation, retry_on_conflict
-from app.engine.breaker_sync import admit_trial, reject_when_open
+from app.database import CommitUnknown, Connection, UniqueViolation, retry_on_conflict
 from app.engine.state import UpstreamState
 from app.engine.steps.prepare import needs_preparation
 from app.errors import TooManyTasks
@@ -35,31 +30,31 @@ _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 @dataclass(frozen=True, slots=True)
 class SubmitResult:
-    """The task's row, the caller's balance, and whether an earlier submit with the same key stored the task."""
+    """The stored task as a row, and the caller's balance. `is_replay`: an earlier submit with this key stored it."""
 
-    task: Mapping[str, Any]
+    row: dict[str, Any]
     balance: int
     is_replay: bool = False
 
 
 async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
-    """Stores and charges the task, or finds the task of an earlier submit with the same key.
+    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict.
 
-    Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict. Then nothing is
-    stored or charged.
+    After an error nothing is stored and nothing is deducted.
     """
     for _ in range(MAX_NUMBER_ATTEMPTS):
-        if submission.key is not None and (task := await find_replay(runtime.database, user_id, submission)):
-            return SubmitResult(task, (await get_balance(runtime.database, user_id)).available, is_replay=True)
-        suffix = f"{secrets.randbelow(10**6):06d}"  # random, because result URLs contain it and must not be guessed
+        if submission.key is not None and (row := await find_replay(runtime.database, user_id, submission)):
+            balance = (await get_balance(runtime.database, user_id)).available
+            return SubmitResult(row, balance, is_replay=True)
+        suffix = f"{secrets.randbelow(10**6):06d}"  # not to be guessed, because result URLs contain it
         try:
             result = await _store(runtime, user_id, submission, suffix)
-        except UniqueViolation:  # the number is taken, or a simultaneous submit with the same key was faster
+        except UniqueViolation:  # the number is taken, or another submit with this key was a moment faster
             continue
+        row = result.row
         runtime.wakeup.notify()
         metrics.SUBMITTED.labels(submission.model_name).inc()
-        task_no, payload = result.task["task_no"], result.task["upstream_request"]
-        log.info("task_submitted", task_no=task_no, user_id=user_id, payload=payload)
+        log.info("task_submitted", task_no=row["task_no"], user_id=user_id, payload=row["upstream_request"])
         return result
     raise UniqueViolation("no free task number")
 
@@ -73,39 +68,43 @@ async def _store(runtime: Runtime, user_id: int, submission: Submission, suffix:
             row = new_task_row(runtime, user_id, submission, model, suffix)
             inserted = await connection.execute(_INSERT, row)
             row["id"] = inserted.lastrowid
-            if row["points_cost"]:
-                money = {"user_id": user_id, "task_id": row["id"], "cost": row["points_cost"]}
-                await ledger.deduct(connection, **money, remark=model.description)
-            else:
-                await ledger.lock_account(connection, user_id)
-            account = (await connection.execute(_BALANCE_AND_RUNNING, {"user": user_id})).one()
-            if account.running > runtime.settings.max_tasks_in_flight:
-                raise TooManyTasks(runtime.settings.max_tasks_in_flight)
-            # A deduction has expired the due lots. A free task has not, so its balance must leave them out.
-            balance = account.balance if row["points_cost"] else await ledger.balance_of(connection, user_id)
-            wait_seconds = (row["deadline_at"] - row["created_at"]).total_seconds()
-            admit_trial(runtime, runtime.actions[row["action"]], wait_seconds)
-            result = SubmitResult(row, balance)
+            result = SubmitResult(row, await _charge(runtime, connection, row, model.description))
+            breaker = runtime.breakers[runtime.actions[model.action].provider]
+            await breaker.admit_trial(connection, (row["deadline_at"] - row["created_at"]).total_seconds())
             failpoint("submit.before_commit")
     except CommitUnknown:
-        if result is None or not await _exists(runtime, result.task["task_no"]):
+        if result is None or not await _exists(runtime, result.row["task_no"]):
             raise
     failpoint("submit.after_commit")
     return result
 
 
+async def _charge(runtime: Runtime, connection: Connection, row: dict[str, Any], remark: str) -> int:
+    """Deducts the price and checks the bound of running tasks, both under the account's lock. Returns the balance."""
+    user_id, cost = row["user_id"], row["points_cost"]
+    if cost:
+        await ledger.deduct(connection, user_id=user_id, task_id=row["id"], cost=cost, remark=remark)
+    else:
+        await ledger.lock_account(connection, user_id)
+    account = (await connection.execute(_BALANCE_AND_RUNNING, {"user": user_id})).one()
+    if account.running > runtime.settings.max_tasks_in_flight:
+        raise TooManyTasks(runtime.settings.max_tasks_in_flight)
+    # A deduction has expired all due lots; a free task has not.
+    return int(account.balance) if cost else await ledger.balance_of(connection, user_id)
+
+
 async def _exists(runtime: Runtime, task_no: str) -> bool:
-    """Whether the task was stored, after a COMMIT without an answer. If this query fails too, the caller gets a 503."""
+    """After a COMMIT without an answer: whether it happened. If this read fails, too, the caller gets a 503."""
     async with runtime.database.read() as connection:
         return await connection.scalar(select(tasks.c.id).where(tasks.c.task_no == task_no)) is not None
 
 
 def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
-    """The new row: the request for SEE2AI, the price and the deadline. Later changes of the model do not affect it."""
+    """All columns of a new task. Its request, price and deadline stay the same when the model changes later."""
     settings = runtime.settings
     prepared = prepare_task(runtime, submission, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)
-    reject_when_open(runtime, prepared.action, deadline_seconds)
+    runtime.breakers[prepared.action.provider].reject_when_open(deadline_seconds)
     return {
         "task_no": task_number(model.now.astimezone(settings.zone), suffix),
         "user_id": user_id,
@@ -133,9 +132,9 @@ def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: 
 
 
 async def quote_task(runtime: Runtime, user_id: int, submission: Submission) -> dict[str, int]:
-    """The price of a submit, `points_cost`, and the caller's `balance`. Nothing is stored or charged.
+    """The price now, `points_cost`, and the caller's `balance`. Nothing is stored or deducted.
 
-    Raises what the submit would raise, except InsufficientPoints.
+    Raises what `submit_task` raises for the same input, except InsufficientPoints.
     """
     async with runtime.database.read() as connection:
         model = await get_model(connection, submission.model_name)
@@ -151,7 +150,7 @@ def task_number(local: datetime, suffix: str) -> str:
 
 _INSERT = insert(tasks)
 _user: BindParameter[int] = bindparam("user")
-# Read while the account row is locked, so the count is exact.
+# Read while the account row is locked: a user's submits run one after the other, so the count is exact.
 _BALANCE_AND_RUNNING = select(
     select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
     select(func.count())

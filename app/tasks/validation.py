@@ -1,6 +1,6 @@
-"""From a caller's words to what SEE2AI will be sent and what it costs: one pure reading, for the quote and the charge.
+"""Validates a submission and prices it, for a quote and for a submit. Nothing is stored, deducted or fetched here.
 
-It raises InvalidParameter for whatever SEE2AI would refuse, and nothing is stored, taken or fetched here.
+It raises InvalidParameter for whatever the upstream would reject.
 """
 
 import hashlib
@@ -24,10 +24,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a caller asks for. `image_url` is kept as it came: a string, a list, or None.
+    """What a caller submits. `image_url` is kept as it came: a string, a list, or None.
 
-    `key` is the caller's own name for this very submit: asked twice under it, it is one task. `callback_url` is told
-    of the task's end.
+    `key` is the idempotency key. `callback_url` receives a webhook when the task ends.
     """
 
     model_name: str
@@ -38,9 +37,9 @@ class Submission:
     callback_url: str | None = None
 
     def digest(self) -> str:
-        """SHA-256 in hex over everything but the key: by it the same body is known again, however it was spaced."""
+        """SHA-256 in hex of everything but the key. The same body with other blanks has the same digest."""
         body = [self.model_name, self.prompt, self.image_url, self.params]
-        if self.callback_url is not None:  # without one, the digest is what it was before there were any
+        if self.callback_url is not None:  # without one, the digest is that of versions before callbacks
             body.append(self.callback_url)
         text = json.dumps(body, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -48,7 +47,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTask:
-    """The body for SEE2AI, the price in points, and who is told of the end."""
+    """A valid submission: the request for the upstream, the price, and the callback URL."""
 
     action: Action
     request: dict[str, Any]
@@ -56,39 +55,36 @@ class PreparedTask:
     callback_url: str | None
 
 
-def prepare_task(runtime: Runtime, asked: Submission, model: Model) -> PreparedTask:
-    """Everything that can be wrong with a submission is said here, by the name of the caller's field.
-
-    ModelNotFound where it is the model's row that is wrong: such a row is not offered either.
-    """
+def prepare_task(runtime: Runtime, submission: Submission, model: Model) -> PreparedTask:
+    """Raises InvalidParameter with the caller's field; ModelNotFound where the model itself cannot be sold."""
     try:
-        return _prepare_task(runtime, asked, model)
+        return _prepare_task(runtime, submission, model)
     except InvalidParameter as error:
         if base_price(runtime, model) is None:
             raise ModelNotFound from error
         raise
 
 
-def _prepare_task(runtime: Runtime, asked: Submission, model: Model) -> PreparedTask:
+def _prepare_task(runtime: Runtime, submission: Submission, model: Model) -> PreparedTask:
     action = runtime.actions[model.action]
     references = parse_references(
-        asked.image_url,
+        submission.image_url,
         max_count=action.max_references,
         allowed=runtime.settings.egress_allowed,
         is_local_url=runtime.store.key_from_url,
     )
-    _check_prompt(action, asked.prompt)
-    params = merge_params(action, model.task_type, model.fixed, model.defaults, asked.params)
+    _check_prompt(action, submission.prompt)
+    params = merge_params(action, model.task_type, model.fixed, model.defaults, submission.params)
     _check_links(runtime, action, params)
-    request = build_request(action, ActionInput(model.task_type, asked.prompt, references, params))
+    request = build_request(action, ActionInput(model.task_type, submission.prompt, references, params))
     points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
-    return PreparedTask(action, request, points_cost, _callback(runtime, asked.callback_url))
+    return PreparedTask(action, request, points_cost, _callback(runtime, submission.callback_url))
 
 
 def base_price(runtime: Runtime, model: Model) -> int | None:
-    """What a task costs where the caller sets nothing; None for a row that this gateway cannot sell.
+    """The price of a task without params of the caller; None for a model that this gateway cannot sell.
 
-    Such a row has defaults of another form of SEE2AI's fields, or was written past the gateway's rules.
+    Such a model has defaults of another form of SEE2AI's fields, or was written without the gateway's checks.
     """
     action = runtime.actions[model.action]
     try:
@@ -122,9 +118,9 @@ def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None
     settings = params.model_dump(by_alias=True)
     for name in action.url_params:
         value = settings.get(name)
-        named = {f"params.{name}[{place}]": url for place, url in enumerate(value)} if isinstance(value, list) else {}
-        for told, url in (named or {f"params.{name}": value}).items():
+        urls = {f"params.{name}[{index}]": url for index, url in enumerate(value)} if isinstance(value, list) else {}
+        for field_name, url in (urls or {f"params.{name}": value}).items():
             if url not in (None, []):
                 validate_link(
-                    told, url, allowed=runtime.settings.egress_allowed, is_local_url=runtime.store.key_from_url
+                    field_name, url, allowed=runtime.settings.egress_allowed, is_local_url=runtime.store.key_from_url
                 )

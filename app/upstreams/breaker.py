@@ -1,271 +1,275 @@
-"""A circuit breaker for one provider: opened by 401, 402 and 403, which no waiting user can mend; slowed by 429.
+"""A circuit breaker for each provider. Its row in `circuit_breakers` is the truth; each process holds a copy.
 
-While it is open nothing is asked; when a pause is over one visit goes first, and its answer closes the circuit or
-doubles the pause. Calls are of two kinds: jobs cost money, looks (polls, uploads) are free. A refused look keeps both
-away; a refused job keeps jobs away and leaves looks alone, because an empty purse refuses only jobs: jobs that run are
-looked after, and their answers do not close what only a job can. A good look that was taken for the circuit's own sake
-lets a job try at once, and where no task waits that could, it invites one; the circuit counts as open until that job's
-answer.
+A 401, 402 or 403 opens it: the provider refuses the key or the balance, which no waiting user can change. While it is
+open nothing is sent. At the end of a pause one call of all processes is the probe. Its answer closes the breaker or
+doubles the pause.
 
-It knows no database: `record` is what other processes should know, `load_state` takes what another of them found out
-(`app/engine/breaker_sync.py` carries both). Where nobody carries anything, each process finds out for itself.
+Calls are billable (jobs) or free (polls, uploads, the account). A refused free call keeps both kinds away. A refused
+job leaves free calls alone, because an empty balance refuses only jobs; so a free call does not close it either.
+
+A change is one UPDATE that names the version it follows. Of two processes that change the same state one is first;
+the other reads the row and decides again. `breaker_monitor.py` reads the rows once a second. A call of a closed breaker
+costs no query. While the database is away, a process decides by its copy.
 """
 
 import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
+from sqlalchemy import Row, bindparam, select, update
 
+from app.database import Connection, Database, insert_ignore, retry_on_conflict, utc_now
+from app.errors import Unavailable
+from app.tables import circuit_breakers
 from app.telemetry import metrics
+from app.upstreams.breaker_state import SUCCESSES_OF_OTHERS, BreakerState
 from app.upstreams.protocol import ResultKind, UpstreamResult
 
 log = structlog.get_logger()
 
-FIRST_PAUSE_SECONDS = 2.0
-THROTTLE_SECONDS = 2.0
 JITTER_SECONDS = 1.0
-PROBE_WAIT_SECONDS = 1.0  # how long the others stay away while one is asking
-PROBE_SECONDS = 70.0  # longer than a submit or a poll, after which a lost probe is forgotten
+BACK_OF_LINE_SECONDS = 3.0  # a refused task waits this much longer than others, so one of them is the next probe
+PROBE_WAIT_SECONDS = 1.0  # how long others wait while a probe is under way: its answer decides soon
+PROBE_SECONDS = 70.0  # longer than a submit or a poll; then a lost probe is forgotten
+OVERDUE_SECONDS = 5.0  # then a worker probes, because no task does
+THROTTLE_SECONDS = 2.0
+DATABASE_TIMEOUT_SECONDS = 2.0
+MAX_REASON_LENGTH = 255
+UNAVAILABLE_TEXT = "生成服务暂时不可用，请稍后重试"
+NO_ANSWER = frozenset({ResultKind.NOT_SENT, ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR})
+ACCEPTED = frozenset({ResultKind.ACCEPTED, ResultKind.SUCCEEDED})
+
+Transition = Callable[[BreakerState, datetime], BreakerState]
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerState:
-    """A circuit as processes tell it each other; seconds count from now. `version` names the state it follows."""
+@dataclass(slots=True)
+class BreakerCall:
+    """The permission for one call. Where `wait_seconds` is not 0, the call must not be made before."""
 
-    version: int = 0
-    billable_open: bool = False
-    free_open: bool = False
-    reason: str = ""
-    pause_seconds: float = 0.0
-    open_seconds: float = 0.0  # since it opened
-    seconds_until_probe: float = 0.0  # until one may ask; below zero: due for so long; -inf: one is invited
-    probe_seconds: float = 0.0  # until the one that asks is given up; not above zero: nobody asks
+    is_free: bool
+    wait_seconds: float
+    probe: datetime | None = None
+    """Set where this call is the probe: what `probe_until` says then."""
 
 
 class CircuitBreaker:
-    """Closed until `refused`; then `pause_seconds` says how long a visit should stay away (0: go)."""
+    """The breaker of one provider, as this process knows it."""
 
     def __init__(
         self,
+        provider: str,
+        database: Database,
         max_pause_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        provider: str = "see2ai",
-        on_news: Callable[[], None] = lambda: None,
     ) -> None:
         self.provider = provider
-        self.reason = ""
-        self.version = 0  # of the state that was last shared
-        self.revision = 0  # how often the state was changed here
-        self.lock = asyncio.Lock()  # held while it is shared
-        self._told_edits = 0
-        self._max_pause = max_pause_seconds
+        self.state = BreakerState()
+        self._database = database
+        self._max_pause_seconds = max_pause_seconds
         self._clock = clock
-        self._on_news = on_news
-        self._billable_open = self._free_open = False
-        self._pause = 0.0
-        self._opened_at = 0.0
-        self._open_until = 0.0  # when the current pause ends; -inf: a job is invited
-        self._probe_until = 0.0  # past, or when the visit that was let through is given up
-        self._own_probe: bool | None = None  # where that visit is ours: whether it is a look
-        self._polls_from = 0.0  # a 429 keeps this process' polls of the provider away until then
+        self._lock = asyncio.Lock()  # after the first change most of those that wait for it have nothing to change
+        self._has_row = False
+        self._read_at = (datetime.fromtimestamp(0, UTC), clock())  # the database's clock, and this process's then
+        self._throttled_until = 0.0
         metrics.BREAKER_OPEN.labels(provider).set(0)
+
+    # ------------------------------------------------------------------ what the copy says
 
     @property
     def is_open(self) -> bool:
-        return self._billable_open or self._free_open
+        return self.state.is_open
 
     @property
-    def is_dirty(self) -> bool:
-        """Whether something was found out here that the others have not been told."""
-        return self.revision != self._told_edits
+    def reason(self) -> str:
+        return self.state.reason
 
-    @property
-    def admits_trial(self) -> bool:
-        """Whether nothing but a job can tell more, and there is none: the next one should be let in, alone."""
-        return self.is_open and self._open_until == -math.inf
+    def now(self) -> datetime:
+        """The database's clock, counted on from the newest read, in milliseconds as the row holds them."""
+        database_time, clock_time = self._read_at
+        return database_time + timedelta(milliseconds=math.floor((self._clock() - clock_time) * 1000))
 
     def open_seconds(self) -> float:
         """For how long it has been open; 0 where it is closed."""
-        return self._clock() - self._opened_at if self.is_open else 0.0
+        return (self.now() - self.state.opened_at).total_seconds() if self.state.opened_at else 0.0
 
     def seconds_until_probe(self) -> float:
-        """Until one may ask again; below zero where that has been due for so long and nobody does."""
-        return max(self._open_until, self._probe_until) - self._clock()
+        """Until the next probe may be made; below zero where that has been so for a while."""
+        ends = [end for end in (self.state.open_until, self.state.probe_until) if end is not None]
+        return (max(ends) - self.now()).total_seconds() if ends else 0.0
 
-    def is_probe(self, *, is_free: bool = False) -> bool:
-        """Whether the one that is let through is a call of this kind, by this process."""
-        return self.is_open and self._own_probe is is_free and self._clock() < self._probe_until
-
-    # ------------------------------------------------------------------ before a call
-
-    def wait_seconds(self, *, is_free: bool = False, probe_seconds: float | None = None) -> float:
-        """0 where the caller may ask the provider now; while open, only one caller a pause is let through.
-
-        `probe_seconds` is how long its answer may take before it is given up, where that is longer than usual.
-        """
-        if not self.is_open or (is_free and not self._free_open):
+    def wait_seconds(self, *, is_free: bool = False) -> float:
+        """0 where a call may be made, or may take the probe."""
+        throttled_seconds = self._throttled_until - self._clock()
+        if is_free and throttled_seconds > 0:
+            return throttled_seconds + _jitter()
+        state, now = self.state, self.now()
+        if not state.blocks(is_free=is_free) or state.probed(now, now, is_free=is_free) is not state:
             return 0.0
-        now = self._clock()
-        if now < self._open_until:
-            return self._open_until - now + random.uniform(0, JITTER_SECONDS)  # noqa: S311
-        if now < self._probe_until:
-            # Its answer comes in a moment and decides: nobody should sleep as long as a lost probe is waited for.
-            return PROBE_WAIT_SECONDS + random.uniform(0, JITTER_SECONDS)  # noqa: S311
-        self.start_probe(is_free=is_free, probe_seconds=probe_seconds)
-        return 0.0
+        if state.open_until is not None and now < state.open_until:
+            return (state.open_until - now).total_seconds() + _jitter()
+        return PROBE_WAIT_SECONDS + _jitter()
 
-    def start_probe(self, *, is_free: bool = False, probe_seconds: float | None = None) -> None:
-        """The caller is the one that asks, however long the pause still was."""
-        self._open_until = now = self._clock()
-        self._probe_until, self._own_probe = now + (probe_seconds or PROBE_SECONDS), is_free
-        self._note()
+    # ------------------------------------------------------------------ calls
 
-    def admit_trial(self) -> None:
-        """The job that was invited has come: it is the one that asks as soon as it is visited."""
-        if self.admits_trial:
-            self._open_until = self._clock()
-            self._note()
+    @asynccontextmanager
+    async def call(
+        self, *, is_free: bool = False, waits: bool = True, probe_seconds: float = PROBE_SECONDS
+    ) -> AsyncIterator[BreakerCall]:
+        """Around one call: asks for permission, and gives the probe back where no result was recorded.
 
-    @contextmanager
-    def call(self, *, is_free: bool = False) -> Iterator[None]:
-        """Around a call that was given leave: where it comes to no answer, the others need not wait for one."""
+        Without `waits` the call is made in any case. `probe_seconds` is how long a probe may take at most.
+        """
+        call = BreakerCall(is_free, self.wait_seconds(is_free=is_free) if waits else 0.0)
+        if waits and not call.wait_seconds and self.state.blocks(is_free=is_free):
+            probe = self.now() + timedelta(seconds=probe_seconds)
+            if await self.change(lambda state, now: state.probed(now, probe, is_free=is_free)):
+                call.probe = probe
+            elif self.state.blocks(is_free=is_free):
+                call.wait_seconds = self.wait_seconds(is_free=is_free) or PROBE_WAIT_SECONDS
         try:
-            yield
+            yield call
         finally:
-            self.record_no_answer(is_free=is_free)  # which changes nothing once an answer was heeded
+            await self._end_unanswered(call)
 
-    def poll_pause_seconds(self) -> float:
-        """As `pause_seconds` of a look, and while the provider finds our polls too many: 0 where one may go."""
-        hold = self._polls_from - self._clock()
-        if hold > 0:
-            return hold + random.uniform(0, JITTER_SECONDS)  # noqa: S311
-        return self.wait_seconds(is_free=True)
+    async def record_result(
+        self, call: BreakerCall, result: UpstreamResult, successes_when_refused: int | None = None
+    ) -> UpstreamResult:
+        """Learns from an answer; the returned result says what it means for the task.
 
-    # ------------------------------------------------------------------ after a call
-
-    def throttle_polls(self, seconds: float | None) -> None:
-        """A poll was answered 429: all polls of this provider wait, as long as it said or a moment."""
-        self._polls_from = self._clock() + min(seconds or THROTTLE_SECONDS, self._max_pause)
-
-    def record_result(self, result: UpstreamResult, *, is_free: bool = False) -> UpstreamResult:
-        """Opens on 401, 402 and 403, whose pause becomes the task's; a real answer closes."""
+        `successes_when_refused` is what `state.successes` was at the task's first refusal. A job that is refused again
+        after two jobs of others were accepted is REJECTED, and opens nothing: the fault is the task's.
+        """
         if result.kind is ResultKind.ACCOUNT_ERROR:
-            pause = self.trip(result.detail, is_free=is_free)
-            return UpstreamResult(result.kind, result.detail, retry_after_seconds=pause)
-        if result.kind in {ResultKind.NOT_SENT, ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR}:
-            self.record_no_answer(is_free=is_free)
-        else:
-            self.reset(is_free=is_free)
+            if not call.is_free and self._accepts_others(successes_when_refused):
+                return replace(result, kind=ResultKind.REJECTED, detail=f"only this task is refused: {result.detail}")
+            await self.trip(call, result.detail)
+            delay = max(self.seconds_until_probe(), 0.0) + BACK_OF_LINE_SECONDS + _jitter()
+            return replace(result, retry_after_seconds=delay)
+        if result.kind in NO_ANSWER:
+            await self._end_unanswered(call)
+            return result
+        if call.is_free and result.kind is ResultKind.RATE_LIMITED:
+            seconds = min(result.retry_after_seconds or THROTTLE_SECONDS, self._max_pause_seconds)
+            self._throttled_until = self._clock() + seconds
+        is_accepted = not call.is_free and result.kind in ACCEPTED
+        await self.change(lambda state, now: state.closed(now, is_free=call.is_free, is_accepted=is_accepted))
         return result
 
-    def trip(self, reason: str, *, is_free: bool = False) -> float:
-        """Opens, or keeps open for twice as long; the pause in seconds."""
-        now, was_open, was_probe = self._clock(), self.is_open, self.is_probe(is_free=is_free)
-        known = (self._billable_open, self._free_open)
-        self._billable_open |= not is_free
-        self._free_open |= is_free
-        self.reason = reason
-        if not was_open:
-            self._opened_at = now
-        if was_probe or not was_open:
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), self._max_pause)
-            self._rest()
-            log.error("circuit_open", provider=self.provider, reason=reason, pause_seconds=self._pause)
-            metrics.BREAKER_OPEN.labels(self.provider).set(1)
-        elif known != (self._billable_open, self._free_open):
-            self._note()
-        return max(self._open_until - now, 0.0) + random.uniform(0, JITTER_SECONDS)  # noqa: S311
+    def _accepts_others(self, successes_when_refused: int | None) -> bool:
+        if self.is_open or successes_when_refused is None:
+            return False
+        return self.state.successes >= successes_when_refused + SUCCESSES_OF_OTHERS
 
-    def record_no_answer(self, *, is_free: bool = False) -> None:
-        """A probe that told nothing (no connection, an error of the provider's own): the same pause once more."""
-        if self.is_probe(is_free=is_free):
-            self._rest()
+    async def trip(self, call: BreakerCall, reason: str) -> None:
+        """The provider refused a call."""
+        reason, longest = reason[:MAX_REASON_LENGTH], self._max_pause_seconds
+        if await self.change(lambda state, now: state.opened(now, call.probe, reason, longest, is_free=call.is_free)):
+            log.error("circuit_open", provider=self.provider, reason=reason, pause_seconds=self.state.pause_seconds)
 
-    def reset(self, *, is_free: bool = False) -> None:
-        """The provider took our key: closes, but a look only what looks have opened."""
-        if not self.is_open or (is_free and not self._free_open):
-            return
-        self._free_open = False
-        if is_free and self._billable_open:
-            self._let_try(self._clock())
-            return
-        self._billable_open = False
-        self._pause = self._probe_until = 0.0
-        self.reason, self._own_probe = "", None
-        self._note()
-        log.warning("circuit_closed", provider=self.provider)
-        metrics.BREAKER_OPEN.labels(self.provider).set(0)
+    async def _end_unanswered(self, call: BreakerCall) -> None:
+        await self.change(lambda state, now: state.unanswered(now, call.probe))
 
-    def half_open(self, *, invites: bool) -> None:
-        """The provider takes our key, as a free call can tell: one job may try, of those there are or invited."""
-        self.reset(is_free=True)
-        if self._billable_open:
-            self._let_try(-math.inf if invites else self._clock())
+    # ------------------------------------------------------------------ new submits
 
-    def _rest(self) -> None:
-        self._let_try(self._clock() + self._pause)
+    def reject_when_open(self, deadline_seconds: float) -> None:
+        """Raises Unavailable once it has been open for as long as a new task may wait; it may well last as long again.
 
-    def _let_try(self, moment: float) -> None:
-        self._open_until, self._probe_until, self._own_probe = moment, 0.0, None
-        self._note()
+        Only a job can show that this is over. So where no task waits, one new submit is admitted.
+        """
+        if self.open_seconds() >= deadline_seconds and not self.state.admits_trial:
+            self._reject()
 
-    # ------------------------------------------------------------------ between processes
+    async def admit_trial(self, connection: Connection, deadline_seconds: float) -> None:
+        """`reject_when_open` in the transaction that stores the task. The row admits one trial of all processes.
 
-    def _note(self) -> None:
-        self.revision += 1
-        self._on_news()
+        The copy does not change, because the transaction may be rolled back or repeated.
+        """
+        self.reject_when_open(deadline_seconds)  # once more: the trial may have been taken meanwhile
+        if self.state.admits_trial:
+            admitted = await connection.execute(_ADMIT, {"of": self.provider})
+            if not admitted.rowcount and self.open_seconds() >= deadline_seconds:
+                self._reject()
 
-    def state(self) -> BreakerState:
-        """What the others should know, as of now."""
-        if not self.is_open:
-            return BreakerState(self.version)
-        now = self._clock()
-        return BreakerState(
-            self.version,
-            self._billable_open,
-            self._free_open,
-            self.reason,
-            self._pause,
-            now - self._opened_at,
-            self._open_until - now,
-            max(self._probe_until - now, 0.0),
-        )
+    def _reject(self) -> None:
+        metrics.SUBMITS_REFUSED.labels(self.provider).inc()
+        wait_seconds = max(self.seconds_until_probe(), 0.0) + OVERDUE_SECONDS
+        raise Unavailable(UNAVAILABLE_TEXT, retry_after_seconds=math.ceil(wait_seconds))
 
-    def mark_synced(self, record: BreakerState, edits: int) -> None:
-        """The others can read `record`, which was the state after so many `edits`."""
-        self.version = record.version + 1
-        self._told_edits = edits
+    # ------------------------------------------------------------------ the row
 
-    def load_state(self, record: BreakerState) -> None:
-        """Another process was first: its state takes the place of ours. A visit of ours that asks is forgotten."""
-        was_open, now = self.is_open, self._clock()
-        self.version, self._told_edits = record.version, self.revision
-        self._billable_open, self._free_open = record.billable_open, record.free_open
-        self.reason, self._pause = record.reason, record.pause_seconds
-        self._opened_at, self._open_until = now - record.open_seconds, now + record.seconds_until_probe
-        self._probe_until, self._own_probe = now + record.probe_seconds, None
+    async def change(self, transition: Transition) -> bool:
+        """Applies a transition to the row, then to the copy; whether it changed anything.
+
+        Where the database does not answer in time, the copy alone changes, until the row can be read.
+        """
+        if transition(self.state, self.now()) is self.state:
+            return False
+        try:
+            async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS), self._lock:
+                while (following := transition(self.state, self.now())) is not self.state:
+                    if self._has_row and await self._write(following):
+                        return self._replace_copy(replace(following, version=following.version + 1))
+                    await self._read()
+                return False
+        except Exception as error:
+            log.warning("circuit_not_saved", provider=self.provider, error=repr(error)[:300])
+            return self._replace_copy(transition(self.state, self.now()))
+
+    @retry_on_conflict
+    async def _write(self, following: BreakerState) -> bool:
+        """Writes the row if its version is still the one that `following` follows."""
+        values = asdict(following) | {"version": following.version + 1, "updated_at": utc_now()}
+        statement = update(circuit_breakers).where(_of, circuit_breakers.c.version == bindparam("known"))
+        async with self._database.begin() as connection:
+            written = await connection.execute(
+                statement.values(**values), {"of": self.provider, "known": following.version}
+            )
+        return bool(written.rowcount)
+
+    @retry_on_conflict
+    async def _read(self) -> None:
+        """Reads the row; makes one where there is none."""
+        first = asdict(BreakerState()) | {"provider": self.provider, "updated_at": utc_now()}
+        async with self._database.begin() as connection:
+            insert = insert_ignore(connection.dialect.name, circuit_breakers, "provider").values(**first)
+            await connection.execute(insert)
+            row = (await connection.execute(ROWS.where(_of), {"of": self.provider})).one()
+        self.load(row)
+
+    def load(self, row: Row[*tuple[Any, ...]] | None) -> None:
+        """A row of ROWS, just read, takes the place of the copy. Without a row the breaker is closed."""
+        was_open, self._has_row = self.is_open, row is not None
+        if row is not None:
+            self._read_at = (row.now, self._clock())
+        self.state = BreakerState() if row is None else BreakerState(**{name: row._mapping[name] for name in _NAMES})
+        metrics.BREAKER_OPEN.labels(self.provider).set(self.is_open)
         if self.is_open is not was_open:
             log.info("circuit_learnt", provider=self.provider, is_open=self.is_open, reason=self.reason)
+
+    def _replace_copy(self, state: BreakerState) -> bool:
+        before, self.state = self.state, state
         metrics.BREAKER_OPEN.labels(self.provider).set(self.is_open)
+        if before.is_open and not self.is_open:
+            log.warning("circuit_closed", provider=self.provider)
+        return state is not before
 
 
-class CircuitBreakers(dict[str, CircuitBreaker]):
-    """One circuit a provider, made when it is first asked for."""
+def _jitter() -> float:
+    return random.uniform(0, JITTER_SECONDS)  # noqa: S311
 
-    def __init__(self, max_pause_seconds: float, providers: Iterable[str] = ()) -> None:
-        super().__init__()
-        self._max_pause = max_pause_seconds
-        self.news = asyncio.Event()
-        self.read_at = float("-inf")  # when this process last asked what the others know
-        for provider in providers:
-            self.__missing__(provider)
 
-    def __missing__(self, provider: str) -> CircuitBreaker:
-        self[provider] = made = CircuitBreaker(self._max_pause, provider=provider, on_news=self.news.set)
-        return made
+ROWS = select(*circuit_breakers.c, utc_now().label("now"))
+_NAMES = [one.name for one in fields(BreakerState)]
+_of = circuit_breakers.c.provider == bindparam("of")
+_ADMIT = (
+    update(circuit_breakers)
+    .where(_of, circuit_breakers.c.opened_at.is_not(None), circuit_breakers.c.open_until.is_(None))
+    .values(open_until=utc_now(), version=circuit_breakers.c.version + 1, updated_at=utc_now())
+)

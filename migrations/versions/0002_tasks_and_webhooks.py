@@ -166,6 +166,8 @@ circuit_breakers = Table(
     Column("opened_at", UTC_TIME, nullable=True),
     Column("open_until", UTC_TIME, nullable=True),
     Column("probe_until", UTC_TIME, nullable=True),
+    Column("successes", Integer, nullable=False),
+    Column("successes_at_open", Integer, nullable=False),
     Column("updated_at", UTC_TIME, nullable=False),
     **TABLE_OPTIONS,
 )

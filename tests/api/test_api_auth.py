@@ -273,7 +273,7 @@ async def test_issuer_and_audience_where_they_are_set(make: Maker, runtime: Runt
 # ------------------------------------------------------------------ accounts and keys
 
 
-async def test_an_unknown_subject_gets_an_account_only_where_told(make: Maker, runtime: Runtime) -> None:
+async def test_an_unknown_subject_gets_an_account_only_where_reported(make: Maker, runtime: Runtime) -> None:
     await make.user()
     user_id = 17563793187762127
     headers = bearer(sign_token(runtime.settings, user_id))
@@ -391,10 +391,10 @@ async def test_a_whole_run_logs_no_secret(
     user = await make.user(points=200)
     planted = "sk-planted0123456789planted0123456789"
     signature = "X-Amz-Signature=planted-signature&OSSAccessKeyId=planted-id"
-    picture = f"https://bucket.oss-cn-hangzhou.aliyuncs.com/a.jpg?{signature}"
+    image = f"https://bucket.oss-cn-hangzhou.aliyuncs.com/a.jpg?{signature}"
     numbers = [
         await make.task_no(user, f"猫 {planted} Bearer planted-bearer {user.token}"),
-        await make.task_no(user, "猫", model=IMAGE_MODEL, imageUrl=[picture]),
+        await make.task_no(user, "猫", model=IMAGE_MODEL, imageUrl=[image]),
         await make.task_no(user, '[[sandbox: {"end": "failed"}]]'),
     ]
     for number in numbers:
@@ -403,7 +403,7 @@ async def test_a_whole_run_logs_no_secret(
         await api.get(BALANCE, headers=headers)
     await execute(runtime, "ALTER TABLE points_accounts RENAME TO points_accounts_away")
     try:
-        broken = await make.submit(user, f"猫 {planted} {picture}")  # the driver's error quotes its statement
+        broken = await make.submit(user, f"猫 {planted} {image}")  # the driver's error quotes its statement
     finally:
         await execute(runtime, "ALTER TABLE points_accounts_away RENAME TO points_accounts")
     assert refusal(broken)[0] == 500

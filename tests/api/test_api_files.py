@@ -7,7 +7,7 @@ from tests.support.responses import refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
 DIGITS = b"0123456789"
-FILM = "/files/results/2026/01/digits.mp4"
+VIDEO_URL = "/files/results/2026/01/digits.mp4"
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ async def digits(api: httpx.AsyncClient, runtime: Runtime) -> httpx.AsyncClient:
 
 
 async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncClient) -> None:
-    answer = await digits.get(FILM)
+    answer = await digits.get(VIDEO_URL)
     assert (answer.status_code, answer.content) == (200, DIGITS)
     assert answer.headers["accept-ranges"] == "bytes"
     assert answer.headers["content-length"] == "10"
@@ -27,7 +27,7 @@ async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted", "told"),
+    ("requested", "wanted", "payload"),
     [
         ("bytes=0-1", b"01", "bytes 0-1/10"),  # what Safari asks first
         ("bytes=0-", DIGITS, "bytes 0-9/10"),
@@ -44,26 +44,30 @@ async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncCli
         ("bytes=000003-05", b"345", "bytes 3-5/10"),
     ],
 )
-async def test_a_range_is_answered_alone(digits: httpx.AsyncClient, asked: str, wanted: bytes, told: str) -> None:
-    answer = await digits.get(FILM, headers={"Range": asked})
+async def test_a_range_is_answered_alone(
+    digits: httpx.AsyncClient, requested: str, wanted: bytes, payload: str
+) -> None:
+    answer = await digits.get(VIDEO_URL, headers={"Range": requested})
     assert (answer.status_code, answer.content) == (206, wanted)
-    assert answer.headers["content-range"] == told
+    assert answer.headers["content-range"] == payload
     assert answer.headers["content-length"] == str(len(wanted))
     assert answer.headers["accept-ranges"] == "bytes"
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=10-11", "bytes=99-100", "bytes=-0", "bytes=" + "9" * 18 + "-"])
-async def test_a_range_behind_the_end_is_416(digits: httpx.AsyncClient, asked: str) -> None:
-    answer = await digits.get(FILM, headers={"Range": asked})
+@pytest.mark.parametrize(
+    "requested", ["bytes=10-", "bytes=10-11", "bytes=99-100", "bytes=-0", "bytes=" + "9" * 18 + "-"]
+)
+async def test_a_range_behind_the_end_is_416(digits: httpx.AsyncClient, requested: str) -> None:
+    answer = await digits.get(VIDEO_URL, headers={"Range": requested})
     assert refusal(answer)[:2] == (416, "RANGE_NOT_SATISFIABLE")
     assert answer.headers["content-range"] == "bytes */10"
     assert "cache-control" not in answer.headers
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         "bytes=0-1,4-5",
         "bytes=0-1, -1",
@@ -82,20 +86,20 @@ async def test_a_range_behind_the_end_is_416(digits: httpx.AsyncClient, asked: s
         "",
     ],
 )
-async def test_what_is_no_single_range_gives_all(digits: httpx.AsyncClient, asked: str | bytes) -> None:
-    answer = await digits.get(FILM, headers=[("Range", asked)])
+async def test_what_is_no_single_range_gives_all(digits: httpx.AsyncClient, requested: str | bytes) -> None:
+    answer = await digits.get(VIDEO_URL, headers=[("Range", requested)])
     assert (answer.status_code, answer.content) == (200, DIGITS)
 
 
 @pytest.mark.parametrize("condition", ['"an-etag"', "Wed, 21 Oct 2026 07:28:00 GMT"])
 async def test_under_a_condition_that_cannot_match_all_is_given(digits: httpx.AsyncClient, condition: str) -> None:
-    answer = await digits.get(FILM, headers={"Range": "bytes=3-5", "If-Range": condition})
+    answer = await digits.get(VIDEO_URL, headers={"Range": "bytes=3-5", "If-Range": condition})
     assert (answer.status_code, answer.content) == (200, DIGITS)
 
 
-async def test_head_tells_all_and_sends_nothing(digits: httpx.AsyncClient) -> None:
+async def test_head_reports_all_and_sends_nothing(digits: httpx.AsyncClient) -> None:
     for headers in ({}, {"Range": "bytes=3-5"}):
-        answer = await digits.head(FILM, headers=headers)
+        answer = await digits.head(VIDEO_URL, headers=headers)
         assert (answer.status_code, answer.content) == (200, b"")
         assert answer.headers["content-length"] == "10"
         assert answer.headers["accept-ranges"] == "bytes"

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck
 
 from app.api import rate_limits
 from app.main import create_app
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import envelope, refusal
@@ -57,8 +57,8 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
 
     def send(case: Any) -> None:
         """From hypothesis' thread into this loop, where the door lives."""
-        asked = asyncio.run_coroutine_threadsafe(ask(make.api, case, user, known), loop)
-        answered[asked.result(60)] += 1
+        requested = asyncio.run_coroutine_threadsafe(send_request(make.api, case, user, known), loop)
+        answered[requested.result(60)] += 1
 
     for mode in MODES:
         await asyncio.to_thread(fuzz, document, mode, examples, send)
@@ -93,7 +93,7 @@ def fuzz(document: dict[str, Any], mode: Any, examples: int, send: Any) -> None:
             continue
 
 
-async def ask(api: httpx.AsyncClient, case: Any, user: User, known: str) -> tuple[str, int]:
+async def send_request(api: httpx.AsyncClient, case: Any, user: User, known: str) -> tuple[str, int]:
     """Sends one case as its user; (operation, status) once the answer has proved to be in order."""
     prepared = requests.Request(**case.as_transport_kwargs(base_url="http://gateway.test")).prepare()
     url = str(prepared.url)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 BODY = {"modelName": TEXT_MODEL, "prompt": "猫", "params": {"resolution": "2K"}}
 
 
-async def ask(api: httpx.AsyncClient, user: User, key: str, body: dict[str, Any] = BODY) -> httpx.Response:
+async def send_request(api: httpx.AsyncClient, user: User, key: str, body: dict[str, Any] = BODY) -> httpx.Response:
     return await api.post(SUBMIT, json=body, headers=user.headers | {"Idempotency-Key": key})
 
 
@@ -36,20 +36,20 @@ async def number_of_tasks(make: Maker, user: User) -> int:
 
 async def test_a_repeated_submit_is_the_same_task(make: Maker) -> None:
     user = await make.user(points=100)
-    first = await ask(make.api, user, "order-1")
-    again = await ask(make.api, user, "order-1", dict(reversed(BODY.items())) | {"unknown": "ignored"})
+    first = await send_request(make.api, user, "order-1")
+    again = await send_request(make.api, user, "order-1", dict(reversed(BODY.items())) | {"unknown": "ignored"})
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
     assert data(again) == data(first)
     assert await make.balance(user) == (70, 30)
-    assert data(await ask(make.api, user, "order-2"))["taskNo"] != data(first)["taskNo"]
+    assert data(await send_request(make.api, user, "order-2"))["taskNo"] != data(first)["taskNo"]
     assert await make.balance(user) == (40, 60)
 
 
 async def test_forty_twins_are_one_task(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     async with door(runtime) as other:
-        answers = await asyncio.gather(*(ask((make.api, other)[n % 2], user, "twins") for n in range(40)))
+        answers = await asyncio.gather(*(send_request((make.api, other)[n % 2], user, "twins") for n in range(40)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({data(answer)["taskNo"] for answer in answers}) == 1
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
@@ -60,7 +60,7 @@ async def test_forty_twins_are_one_task(make: Maker, runtime: Runtime) -> None:
 async def test_twins_with_other_bodies_conflict(make: Maker) -> None:
     user = await make.user(points=1000)
     bodies = [BODY, BODY | {"prompt": "狗"}] * 10
-    answers = await asyncio.gather(*(ask(make.api, user, "k", body) for body in bodies))
+    answers = await asyncio.gather(*(send_request(make.api, user, "k", body) for body in bodies))
     taken = {answer.status_code for answer in answers}
     assert taken == {200, 409}
     conflicts = [answer for answer in answers if answer.status_code == 409]
@@ -68,27 +68,30 @@ async def test_twins_with_other_bodies_conflict(make: Maker) -> None:
     assert refusal(conflicts[0])[1] == "IDEMPOTENCY_CONFLICT"
     assert await number_of_tasks(make, user) == 1
     for change in ({"modelName": IMAGE_MODEL}, {"imageUrl": "https://example.com/a.jpg"}, {"params": {}}):
-        assert (await ask(make.api, user, "k", BODY | change)).status_code == 409
+        assert (await send_request(make.api, user, "k", BODY | change)).status_code == 409
 
 
 async def test_a_key_belongs_to_its_user(make: Maker) -> None:
     one, other = await make.user(points=30), await make.user(points=30)
-    assert data(await ask(make.api, one, "k"))["taskNo"] != data(await ask(make.api, other, "k"))["taskNo"]
+    assert (
+        data(await send_request(make.api, one, "k"))["taskNo"]
+        != data(await send_request(make.api, other, "k"))["taskNo"]
+    )
 
 
 async def test_a_key_is_byte_exact(make: Maker) -> None:
     user = await make.user(points=90)
-    answers = [await ask(make.api, user, key) for key in ("k", "K", "k.")]
+    answers = [await send_request(make.api, user, key) for key in ("k", "K", "k.")]
     assert len({data(answer)["taskNo"] for answer in answers}) == 3
 
 
 async def test_what_was_refused_leaves_the_key_free(make: Maker) -> None:
     user = await make.user(points=20)
-    assert (await ask(make.api, user, "k")).status_code == 402
-    assert (await ask(make.api, user, "k", BODY | {"prompt": ""})).status_code == 400
+    assert (await send_request(make.api, user, "k")).status_code == 402
+    assert (await send_request(make.api, user, "k", BODY | {"prompt": ""})).status_code == 400
     richer = await make.user(points=100)
-    assert (await ask(make.api, richer, "k", BODY | {"params": {"resolution": "9K"}})).status_code == 400
-    assert (await ask(make.api, richer, "k")).status_code == 200
+    assert (await send_request(make.api, richer, "k", BODY | {"params": {"resolution": "9K"}})).status_code == 400
+    assert (await send_request(make.api, richer, "k")).status_code == 200
 
 
 @asynccontextmanager
@@ -104,7 +107,7 @@ async def socket_of(make: Maker) -> AsyncIterator[tuple[str, int]]:
     await serving
 
 
-async def ask_raw(address: tuple[str, int], user: User, line: bytes) -> tuple[int, bool, Any]:
+async def send_request_raw(address: tuple[str, int], user: User, line: bytes) -> tuple[int, bool, Any]:
     """The status, whether it is a replay, and the data, of a submit with this very line among its headers."""
     body = json.dumps(BODY).encode()
     head = (
@@ -115,28 +118,31 @@ async def ask_raw(address: tuple[str, int], user: User, line: bytes) -> tuple[in
     writer.write(head.encode() + line + b"\r\n\r\n" + body)
     answer = await reader.read()
     writer.close()
-    told, _, content = answer.partition(b"\r\n\r\n")
-    return int(told.split()[1]), b"idempotency-replayed: true" in told.lower(), json.loads(content)["data"]
+    payload, _, content = answer.partition(b"\r\n\r\n")
+    return int(payload.split()[1]), b"idempotency-replayed: true" in payload.lower(), json.loads(content)["data"]
 
 
 async def test_blanks_around_a_key_are_no_part_of_it(make: Maker) -> None:
     user = await make.user(points=100)
-    first = data(await ask(make.api, user, "k"))
+    first = data(await send_request(make.api, user, "k"))
     async with socket_of(make) as address:
         for line in (b"k", b"k ", b"k\t ", b"  k", b"\tk\t", b"k" + b" " * 200):
-            again = await ask_raw(address, user, b"Idempotency-Key:" + line)
+            again = await send_request_raw(address, user, b"Idempotency-Key:" + line)
             assert again == (200, True, first), line
-        longest = b"x" * 128
+        max_length = b"x" * 128
         for is_known in (False, True):
-            assert (await ask_raw(address, user, b"Idempotency-Key: " + longest + b" "))[:2] == (200, is_known)
+            assert (await send_request_raw(address, user, b"Idempotency-Key: " + max_length + b" "))[:2] == (
+                200,
+                is_known,
+            )
         for line in (b"", b"  ", b" \t "):
-            assert (await ask_raw(address, user, b"Idempotency-Key:" + line))[0] == 400, line
+            assert (await send_request_raw(address, user, b"Idempotency-Key:" + line))[0] == 400, line
     assert await make.balance(user) == (40, 60)
 
 
 @pytest.mark.worlds("embedded")
 @pytest.mark.parametrize("key", ["", "x" * 129, "钥匙".encode().decode("latin-1"), "a\tb"])
-async def test_what_is_no_key_is_told(make: Maker, key: str) -> None:
+async def test_what_is_no_key_is_reported(make: Maker, key: str) -> None:
     user = await make.user(points=30)
     headers = [*user.headers.items(), ("Idempotency-Key", key.encode("latin-1"))]
     status, code, message = refusal(await make.api.post(SUBMIT, json=BODY, headers=headers))
@@ -145,41 +151,41 @@ async def test_what_is_no_key_is_told(make: Maker, key: str) -> None:
     assert await make.balance(user) == (30, 0)
 
 
-async def test_a_replay_tells_how_the_task_stands_now(make: Maker, working: None) -> None:
+async def test_a_replay_reports_how_the_task_stands_now(make: Maker, working: None) -> None:
     user = await make.user(points=30)
-    task_no = data(await ask(make.api, user, "k"))["taskNo"]
+    task_no = data(await send_request(make.api, user, "k"))["taskNo"]
     await make.ended(user, task_no)
-    again = data(await ask(make.api, user, "k"))
+    again = data(await send_request(make.api, user, "k"))
     assert (again["taskNo"], again["status"], again["balance"]) == (task_no, "completed", 0)
 
 
 async def test_a_replay_does_not_mind_a_new_price_or_a_retired_model(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=30)
-    first = data(await ask(make.api, user, "k"))
+    first = data(await send_request(make.api, user, "k"))
     await set_model(runtime.database, TEXT_MODEL, {"points_cost": 999})
-    assert data(await ask(make.api, user, "k")) == first
+    assert data(await send_request(make.api, user, "k")) == first
     await disable_model(runtime.database, TEXT_MODEL)
-    assert data(await ask(make.api, user, "k")) == first
+    assert data(await send_request(make.api, user, "k")) == first
 
 
 @pytest.mark.parametrize(("minutes", "is_known"), [(-5, True), (5, False)])
 async def test_a_key_is_kept_for_24_hours(make: Maker, runtime: Runtime, minutes: int, is_known: bool) -> None:
     user = await make.user(points=60)
-    first = data(await ask(make.api, user, "k"))
+    first = data(await send_request(make.api, user, "k"))
     made = datetime.now(UTC) - timedelta(hours=24, minutes=minutes)
     async with runtime.database.begin() as connection:
         await connection.execute(update(tasks).values(created_at=made))
-    again = await ask(make.api, user, "k")
+    again = await send_request(make.api, user, "k")
     assert ("idempotency-replayed" in again.headers) == is_known
     assert (data(again)["taskNo"] == first["taskNo"]) == is_known
 
 
 async def test_after_a_day_the_key_is_free_again(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=60)
-    first = data(await ask(make.api, user, "k"))
+    first = data(await send_request(make.api, user, "k"))
     old = "2026-01-01 00:00:00"
     await execute(runtime, "UPDATE tasks SET created_at = :old WHERE task_no = :no", old=old, no=first["taskNo"])
-    answers = await asyncio.gather(*(ask(make.api, user, "k") for _ in range(10)))
+    answers = await asyncio.gather(*(send_request(make.api, user, "k") for _ in range(10)))
     assert {data(answer)["taskNo"] for answer in answers} != {first["taskNo"]}
     assert len({data(answer)["taskNo"] for answer in answers}) == 1
     assert await make.balance(user) == (0, 60)
@@ -211,15 +217,15 @@ async def test_a_lost_answer_and_a_retry_are_one_task(
 
         return Lossy()
 
-    async def unheard(*_: Any) -> bool:
+    async def unanswered(*_: Any) -> bool:
         raise CommitUnknown
 
     user = await make.user(points=100)
     with monkeypatch.context() as patched:
         patched.setattr(type(runtime.database), "begin", lambda _: begin())
-        patched.setattr(submit_module, "_exists", unheard)
-        assert (await ask(make.api, user, "k")).status_code == 503
-    answer = await ask(make.api, user, "k")
+        patched.setattr(submit_module, "_exists", unanswered)
+        assert (await send_request(make.api, user, "k")).status_code == 503
+    answer = await send_request(make.api, user, "k")
     assert answer.status_code == 200
     assert ("idempotency-replayed" in answer.headers) == has_happened
     assert await number_of_tasks(make, user) == 1

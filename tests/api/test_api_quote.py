@@ -14,29 +14,29 @@ from tests.support.worlds import execute
 pytestmark = pytest.mark.anyio
 QUOTE = "/user/ai/tasks/quote"
 A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
-FILM = "https://example.com/a.mp4"
+VIDEO_URL = "https://example.com/a.mp4"
 
 
-def asked(model: str, *urls: str, prompt: str = "猫", **params: Any) -> dict[str, Any]:
+def requested(model: str, *urls: str, prompt: str = "猫", **params: Any) -> dict[str, Any]:
     return {"modelName": model, "prompt": prompt, "imageUrl": list(urls), "params": params}
 
 
 PRICES = {
-    "a text": (asked(TEXT_MODEL), 30),
-    "2K costs what 1K does": (asked(TEXT_MODEL, resolution="2K"), 30),
-    "references cost nothing more": (asked(IMAGE_MODEL, A, B), 35),
-    "UniWorld": (asked("sc_uniworld_text_16x9", style="水墨"), 80),
-    "a video of 5 s by default": (asked("sc_video_text_standard"), 400),
-    "4 s": (asked("sc_video_text_standard", duration=4), 320),
-    "15 s": (asked("sc_video_text_standard", duration=15), 1200),
-    "SEE2AI chooses: as the longest": (asked("sc_video_text_standard", duration=-1), 1200),
-    "480p": (asked("sc_video_text_standard", resolution="480p"), 180),
-    "480p, rounded up": (asked("sc_video_text_fast", resolution="480p", duration=7), 202),  # 64 × 7 × 0.45 = 201.6
-    "fast": (asked("sc_video_img2video_fast", A, duration=10), 640),
-    "forced asset upload": (asked("sc_video_text_fast", forceAssetUpload=True), 640),
-    "frames": (asked("sc_video_img2video_standard", A, lastFrameUrl=B), 400),
-    "references": (asked("sc_video_img2video_standard", A, B, imageRole="reference", videoUrls=[FILM]), 400),
-    "normalize": (asked("sc_image_normalize", A, prompt="", profile="vlm"), 1),
+    "a text": (requested(TEXT_MODEL), 30),
+    "2K costs what 1K does": (requested(TEXT_MODEL, resolution="2K"), 30),
+    "references cost nothing more": (requested(IMAGE_MODEL, A, B), 35),
+    "UniWorld": (requested("sc_uniworld_text_16x9", style="水墨"), 80),
+    "a video of 5 s by default": (requested("sc_video_text_standard"), 400),
+    "4 s": (requested("sc_video_text_standard", duration=4), 320),
+    "15 s": (requested("sc_video_text_standard", duration=15), 1200),
+    "SEE2AI chooses: as the longest": (requested("sc_video_text_standard", duration=-1), 1200),
+    "480p": (requested("sc_video_text_standard", resolution="480p"), 180),
+    "480p, rounded up": (requested("sc_video_text_fast", resolution="480p", duration=7), 202),  # 64 × 7 × 0.45 = 201.6
+    "fast": (requested("sc_video_img2video_fast", A, duration=10), 640),
+    "forced asset upload": (requested("sc_video_text_fast", forceAssetUpload=True), 640),
+    "frames": (requested("sc_video_img2video_standard", A, lastFrameUrl=B), 400),
+    "references": (requested("sc_video_img2video_standard", A, B, imageRole="reference", videoUrls=[VIDEO_URL]), 400),
+    "normalize": (requested("sc_image_normalize", A, prompt="", profile="vlm"), 1),
 }
 
 
@@ -49,8 +49,8 @@ async def test_the_quote_is_what_submit_takes(make: Maker) -> None:
     user = await make.user(points=10_000)
     balance = 10_000
     for name, (body, points) in PRICES.items():
-        told = data(await make.api.post(QUOTE, json=body, headers=user.headers))
-        assert told == {"modelName": body["modelName"], "pointsCost": points, "balance": balance}, name
+        payload = data(await make.api.post(QUOTE, json=body, headers=user.headers))
+        assert payload == {"modelName": body["modelName"], "pointsCost": points, "balance": balance}, name
         stored = data(await make.api.post(SUBMIT, json=body, headers=user.headers))
         balance -= points
         assert (stored["pointsCost"], stored["balance"]) == (points, balance), name
@@ -60,33 +60,33 @@ async def test_the_quote_is_what_submit_takes(make: Maker) -> None:
 @pytest.mark.settings(see2ai_video_fields="2026-04")
 async def test_1080p_is_sold_where_the_later_form_is_spoken(make: Maker) -> None:
     user = await make.user(points=10_000)
-    body = asked("sc_video_text_standard", resolution="1080p")
+    body = requested("sc_video_text_standard", resolution="1080p")
     assert data(await make.api.post(QUOTE, json=body, headers=user.headers))["pointsCost"] == 900
     assert data(await make.api.post(SUBMIT, json=body, headers=user.headers))["pointsCost"] == 900
 
 
 REFUSED = {
-    "no such model": asked("nothing"),
-    "no prompt": asked(TEXT_MODEL, prompt=""),
-    "a blank prompt": asked("sc_video_text_fast", prompt="  "),
-    "a picture for a text": asked(TEXT_MODEL, A),
-    "no picture": asked("sc_video_img2video_fast"),
-    "nothing to normalize": asked("sc_image_normalize"),
-    "two to normalize": asked("sc_image_normalize", A, B),
-    "a private link": asked("sc_video_img2video_fast", "http://10.0.0.1/a.jpg"),
-    "a private last frame": asked("sc_video_img2video_fast", A, lastFrameUrl="http://localhost/b.jpg"),
-    "a private film": asked("sc_video_text_fast", videoUrls=[FILM, "http://192.168.0.1/a.mp4"]),
-    "a private sound": asked("sc_video_text_fast", videoUrls=[FILM], audioUrls=["file:///etc/passwd"]),
-    "an empty link": asked("sc_video_text_fast", videoUrls=[""]),
-    "a last frame alone": asked("sc_video_img2video_fast", lastFrameUrl=B),
-    "frames and references": asked("sc_video_img2video_fast", A, faceImageUrl=B),
-    "sound alone": asked("sc_video_text_fast", audioUrls=["https://example.com/a.mp3"]),
-    "1080p in the seed form": asked("sc_video_text_fast", resolution="1080p"),
-    "what the row fixes": asked("sc_video_text_fast", version="standard"),
-    "a canvas of one's own": asked("sc_uniworld_text_1x1", canvasW=4096),
-    "too long for UniWorld": asked("sc_uniworld_text_1x1", prompt="词" * 5001),
-    "what only rows may say": asked(IMAGE_MODEL, A, normalizeReferences=True),
-    "sync": asked("sc_video_text_fast", sync=True),
+    "no such model": requested("nothing"),
+    "no prompt": requested(TEXT_MODEL, prompt=""),
+    "a blank prompt": requested("sc_video_text_fast", prompt="  "),
+    "a picture for a text": requested(TEXT_MODEL, A),
+    "no picture": requested("sc_video_img2video_fast"),
+    "nothing to normalize": requested("sc_image_normalize"),
+    "two to normalize": requested("sc_image_normalize", A, B),
+    "a private link": requested("sc_video_img2video_fast", "http://10.0.0.1/a.jpg"),
+    "a private last frame": requested("sc_video_img2video_fast", A, lastFrameUrl="http://localhost/b.jpg"),
+    "a private film": requested("sc_video_text_fast", videoUrls=[VIDEO_URL, "http://192.168.0.1/a.mp4"]),
+    "a private sound": requested("sc_video_text_fast", videoUrls=[VIDEO_URL], audioUrls=["file:///etc/passwd"]),
+    "an empty link": requested("sc_video_text_fast", videoUrls=[""]),
+    "a last frame alone": requested("sc_video_img2video_fast", lastFrameUrl=B),
+    "frames and references": requested("sc_video_img2video_fast", A, faceImageUrl=B),
+    "sound alone": requested("sc_video_text_fast", audioUrls=["https://example.com/a.mp3"]),
+    "1080p in the seed form": requested("sc_video_text_fast", resolution="1080p"),
+    "what the row fixes": requested("sc_video_text_fast", version="standard"),
+    "a canvas of one's own": requested("sc_uniworld_text_1x1", canvasW=4096),
+    "too long for UniWorld": requested("sc_uniworld_text_1x1", prompt="词" * 5001),
+    "what only rows may say": requested(IMAGE_MODEL, A, normalizeReferences=True),
+    "sync": requested("sc_video_text_fast", sync=True),
 }
 
 
@@ -105,9 +105,9 @@ async def test_what_is_refused_is_refused_alike_and_costs_nothing(make: Maker) -
 
 async def test_a_quote_needs_no_points_and_takes_none(make: Maker) -> None:
     poor = await make.user()
-    told = data(await make.api.post(QUOTE, json=asked("sc_video_text_standard"), headers=poor.key_headers))
-    assert (told["pointsCost"], told["balance"]) == (400, 0)
-    assert (await make.api.post(QUOTE, json=asked(TEXT_MODEL))).status_code == 401
+    payload = data(await make.api.post(QUOTE, json=requested("sc_video_text_standard"), headers=poor.key_headers))
+    assert (payload["pointsCost"], payload["balance"]) == (400, 0)
+    assert (await make.api.post(QUOTE, json=requested(TEXT_MODEL))).status_code == 401
 
 
 async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: Runtime) -> None:
@@ -118,7 +118,7 @@ async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: 
     ]
     await set_model(runtime.database, IMAGE_MODEL, {"price_rules": rules})
     user = await make.user(points=100)
-    body = asked(IMAGE_MODEL, A, B, resolution="2K", outputFormat="png")
+    body = requested(IMAGE_MODEL, A, B, resolution="2K", outputFormat="png")
     assert data(await make.api.post(QUOTE, json=body, headers=user.headers))["pointsCost"] == 47  # 31 × 1.5 = 46.5
     stored = data(await make.api.post(SUBMIT, json=body, headers=user.headers))
     assert (stored["pointsCost"], stored["balance"]) == (47, 53)
@@ -127,16 +127,16 @@ async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: 
     assert (model["pointsCost"], model["priceRules"]) == (13, rules)
 
 
-async def test_pictures_are_counted_wherever_they_stand(make: Maker, runtime: Runtime) -> None:
+async def test_images_are_counted_wherever_they_stand(make: Maker, runtime: Runtime) -> None:
     rules = [{"param": "references", "each": 50}]
     await set_model(runtime.database, "sc_video_img2video_fast", {"points_cost": 100, "price_rules": rules})
     user = await make.user()
     for body, points in (
-        (asked("sc_video_img2video_fast", A), 150),
-        (asked("sc_video_img2video_fast", A, lastFrameUrl=B), 200),
-        (asked("sc_video_img2video_fast", A, imageRole="reference", faceImageUrl=B), 200),
-        (asked("sc_video_img2video_fast", faceImageUrl=B), 150),
-        (asked("sc_video_img2video_fast", A, B, imageRole="reference"), 200),
+        (requested("sc_video_img2video_fast", A), 150),
+        (requested("sc_video_img2video_fast", A, lastFrameUrl=B), 200),
+        (requested("sc_video_img2video_fast", A, imageRole="reference", faceImageUrl=B), 200),
+        (requested("sc_video_img2video_fast", faceImageUrl=B), 150),
+        (requested("sc_video_img2video_fast", A, B, imageRole="reference"), 200),
     ):
         assert data(await make.api.post(QUOTE, json=body, headers=user.headers))["pointsCost"] == points
 
@@ -162,12 +162,12 @@ async def test_a_row_written_past_the_rules_hides_itself_and_no_other(
     shown = [model["modelName"] for model in data(await make.api.get("/user/ai/models", headers=user.headers))]
     assert TEXT_MODEL not in shown
     assert IMAGE_MODEL in shown
-    answer = await make.api.post(SUBMIT, json=asked(TEXT_MODEL), headers=user.headers)
+    answer = await make.api.post(SUBMIT, json=requested(TEXT_MODEL), headers=user.headers)
     assert answer.status_code >= 400
     assert await make.balance(user) == (100, 0)
 
 
-async def test_a_body_that_is_none_is_told_by_its_field(make: Maker) -> None:
+async def test_a_body_that_is_none_is_reported_by_its_field(make: Maker) -> None:
     user = await make.user()
     headers = user.headers | {"content-type": "application/json"}
     for content in (b"", b"{", b"[]", b'"x"', json.dumps({"prompt": "猫"}).encode(), b'{"modelName": 5}'):

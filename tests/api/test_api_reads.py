@@ -27,7 +27,7 @@ from worker.main import run_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 embedded = pytest.mark.worlds("embedded")
-PICTURE = "https://example.com/ref1.jpg"
+IMAGE = "https://example.com/ref1.jpg"
 LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 FIELDS = {
     *("taskNo", "modelName", "status", "taskType", "progress", "promptSnippet", "imageUrl", "resultUrl"),
@@ -229,7 +229,7 @@ async def test_filters(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     text = await make.task_no(user)
     wide = await make.task_no(user, model="sc_soraimg_text_3x2")
-    image = await make.task_no(user, model=IMAGE_MODEL, imageUrl=PICTURE)
+    image = await make.task_no(user, model=IMAGE_MODEL, imageUrl=IMAGE)
     failed = await make.task_no(user)
     await execute(
         runtime,
@@ -287,7 +287,7 @@ async def test_a_keyword_is_text_and_no_pattern(make: Maker) -> None:
         assert await listed(make, user, keyword=keyword, size=100) == [numbers[p] for p in wanted][::-1], keyword
 
 
-async def test_a_keyword_tells_one_emoji_from_another(make: Maker) -> None:
+async def test_a_keyword_reports_one_emoji_from_another(make: Maker) -> None:
     user = await make.user(points=60)
     smiling, crying = await make.task_no(user, "一只😀猫"), await make.task_no(user, "一只😭猫")
     assert await listed(make, user, keyword="😀") == [smiling]

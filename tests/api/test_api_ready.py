@@ -39,46 +39,46 @@ async def gateway(settings: Settings, **changes: Any) -> AsyncIterator[httpx.Asy
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, list[float]]]:
     """An upstream that takes connections and says nothing; and when it was asked."""
-    asked: list[float] = []
+    requested: list[float] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # whoever asked may be gone by then
             await reader.readuntil(b"\r\n\r\n")
-            asked.append(time.monotonic())
+            requested.append(time.monotonic())
             await reader.read()
         writer.close()
 
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requested
     server.close()
 
 
-def asks(upstream: Server) -> int:
+def requests(upstream: Server) -> int:
     return len([entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"])
 
 
 async def ready(api: httpx.AsyncClient) -> str:
-    told = data(await api.get("/readyz"))
-    assert (told["status"], told["database"], told["redis"]) == ("ok", "ok", "ok")
-    assert set(told) == {"status", "database", "redis", "see2ai", "circuit"}
-    return str(told["see2ai"])
+    payload = data(await api.get("/readyz"))
+    assert (payload["status"], payload["database"], payload["redis"]) == ("ok", "ok", "ok")
+    assert set(payload) == {"status", "database", "redis", "see2ai", "circuit"}
+    return str(payload["see2ai"])
 
 
-async def test_see2ai_is_asked_once_a_minute(
+async def test_see2ai_is_requested_once_a_minute(
     settings: Settings, upstream: Server, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gateway(settings) as api:
         answers = await asyncio.gather(*(ready(api) for _ in range(20)))
         assert answers == ["ok"] * 20
-        assert asks(upstream) == 1
+        assert requests(upstream) == 1
         upstream.control({"balance": "empty"})
         assert await ready(api) == "ok"
         monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.0)
         assert await ready(api) == "warning: insufficient balance"
-        assert asks(upstream) == 2
+        assert requests(upstream) == 2
 
 
-async def test_what_is_wrong_is_told_in_general_words(settings: Settings, upstream: Server, patient: None) -> None:
+async def test_what_is_wrong_is_reported_in_general_words(settings: Settings, upstream: Server, patient: None) -> None:
     async with gateway(settings, see2ai_api_key="sk-wrong") as api:
         answer = await api.get("/readyz")
         assert data(answer)["see2ai"] == "warning: key rejected"
@@ -86,13 +86,13 @@ async def test_what_is_wrong_is_told_in_general_words(settings: Settings, upstre
     async with gateway(settings, see2ai_base_url=DEAD) as api:
         assert await ready(api) == "warning: unreachable"
     async with gateway(settings, see2ai_api_key="") as api:
-        before = asks(upstream)
+        before = requests(upstream)
         assert await ready(api) == "warning: no key"
-        assert asks(upstream) == before
+        assert requests(upstream) == before
 
 
 async def test_a_silent_see2ai_keeps_nobody_waiting(settings: Settings) -> None:
-    async with silent() as (origin, asked):
+    async with silent() as (origin, requested):
         async with gateway(settings, see2ai_base_url=origin) as api:
             took = []
             for _ in range(3):
@@ -100,7 +100,7 @@ async def test_a_silent_see2ai_keeps_nobody_waiting(settings: Settings) -> None:
                 assert await ready(api) == "warning: no answer yet"
                 took.append(time.monotonic() - began)
             assert min(took) < 1
-            assert len(asked) == 1
+            assert len(requested) == 1
             began = time.monotonic()
         assert time.monotonic() - began < 15  # closing does not wait for it either
 
@@ -116,16 +116,16 @@ async def test_the_metrics_follow(settings: Settings, upstream: Server, patient:
     assert metrics.SEE2AI_BALANCE._value.get() != metrics.SEE2AI_BALANCE._value.get()
 
 
-async def test_with_metrics_served_it_looks_by_itself(
+async def test_with_metrics_served_it_polls_by_itself(
     settings: Settings, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.1)
     async with gateway(settings, metrics_port=9):  # a number; only `gateway serve` listens on it
         end = time.monotonic() + 60
-        while asks(upstream) < 3 and time.monotonic() < end:
+        while requests(upstream) < 3 and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        assert asks(upstream) >= 3
+        assert requests(upstream) >= 3
     await asyncio.sleep(0.3)  # what was on its way has come
-    seen = asks(upstream)
+    seen = requests(upstream)
     await asyncio.sleep(0.3)
-    assert asks(upstream) == seen
+    assert requests(upstream) == seen

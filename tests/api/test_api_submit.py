@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.catalog.models import disable_model, set_model
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.balance import get_balance
 from app.runtime import Runtime, open_runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
@@ -20,7 +20,7 @@ from worker.main import run_worker
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 embedded = pytest.mark.worlds("embedded")
 JSON = {"content-type": "application/json"}
-PICTURE = "https://example.com/ref1.jpg"
+IMAGE = "https://example.com/ref1.jpg"
 EMOJI = "😀"
 
 
@@ -113,14 +113,14 @@ async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(
     body = {"broken": text_body(modelName=broken["name"])}
     capsys.readouterr()
     await refused_for_nothing(make, user, body, "模型不存在或已停用")
-    told = capsys.readouterr()
-    assert (event in told.err + told.out, broken["name"] in told.err + told.out) == (True, True)
+    payload = capsys.readouterr()
+    assert (event in payload.err + payload.out, broken["name"] in payload.err + payload.out) == (True, True)
     quoted = await make.api.post("/user/ai/tasks/quote", json=body["broken"], headers=user.headers)
     assert refusal(quoted)[:2] == (400, "MODEL_NOT_FOUND")
     listed = {one["modelName"] for one in data(await make.api.get("/user/ai/models", headers=user.headers))}
     assert (broken["name"] in listed, len(listed)) == (False, 17)
-    told = capsys.readouterr()
-    assert event in told.err + told.out
+    payload = capsys.readouterr()
+    assert event in payload.err + payload.out
     assert (await make.submit(user)).status_code == 200
     assert data(await make.api.get("/readyz"))["database"] == "ok"
 
@@ -152,23 +152,23 @@ async def test_references_of_a_wrong_form(make: Maker) -> None:
     user = await make.user(points=100)
     kinds: dict[str, list[Any]] = {
         "imageUrl 不能为空": [None, "", [], "[]", " [ ] "],
-        "imageUrl 须为链接或链接数组": [5, True, 1.5, {"url": PICTURE}, {}],
+        "imageUrl 须为链接或链接数组": [5, True, 1.5, {"url": IMAGE}, {}],
         "imageUrl 不是有效的 JSON 数组": [
             "[",
-            '["' + PICTURE + '"',
+            '["' + IMAGE + '"',
             '["a",]',
             "[" * 100_000,
-            f'["{PICTURE}"] x',
+            f'["{IMAGE}"] x',
             "[NaN",
             "['a']",
         ],
-        "imageUrl[0] 须为链接": [[1], [None], [""], [True], [[PICTURE]], [{"url": PICTURE}]],
-        "imageUrl{…} 须为链接": ["[1]", "[null]", '[""]', f'[["{PICTURE}"]]', "[NaN]"],
-        "imageUrl[1] 须为链接": [[PICTURE, ""], [PICTURE, [PICTURE]], f'["{PICTURE}", 7]'],
-        "imageUrl 最多 14 张参考图": [[PICTURE] * 15, json.dumps([PICTURE] * 15), [1] * 50_000],
+        "imageUrl[0] 须为链接": [[1], [None], [""], [True], [[IMAGE]], [{"url": IMAGE}]],
+        "imageUrl{…} 须为链接": ["[1]", "[null]", '[""]', f'[["{IMAGE}"]]', "[NaN]"],
+        "imageUrl[1] 须为链接": [[IMAGE, ""], [IMAGE, [IMAGE]], f'["{IMAGE}", 7]'],
+        "imageUrl 最多 14 张参考图": [[IMAGE] * 15, json.dumps([IMAGE] * 15), [1] * 50_000],
         "imageUrl{…} 必须是 http 或 https 地址": [
             "null",
-            f'"{PICTURE}"',
+            f'"{IMAGE}"',
             "ftp://a.com/x",
             "//a.com/x",
             ["file:///x"],
@@ -177,8 +177,8 @@ async def test_references_of_a_wrong_form(make: Maker) -> None:
             "example.com/x.jpg",
         ],
         "imageUrl{…} 含有空格或非法字符": [
-            f" {PICTURE}",
-            f"{PICTURE} ",
+            f" {IMAGE}",
+            f"{IMAGE} ",
             "https://a.com/\0",
             "https://a.com/\ud800",
             ["https://a.com/\ud800"],
@@ -190,7 +190,7 @@ async def test_references_of_a_wrong_form(make: Maker) -> None:
             "https://example.com@127.0.0.1/",
             ["http://@a.com/"],
         ],
-        "imageUrl{…} 不能超过 2048 个字符": [PICTURE + "x" * 2048],
+        "imageUrl{…} 不能超过 2048 个字符": [IMAGE + "x" * 2048],
     }
     for problem, forms in kinds.items():
         bodies = {repr(form)[:60]: image_body(form) for form in forms}
@@ -198,7 +198,7 @@ async def test_references_of_a_wrong_form(make: Maker) -> None:
     await refused_for_nothing(
         make, user, {"missing": image_body(None) | {"imageUrl": None}}, "参数错误: imageUrl 不能为空"
     )
-    unasked = {repr(form): text_body(imageUrl=form) for form in (PICTURE, [PICTURE], f'["{PICTURE}"]')}
+    unasked = {repr(form): text_body(imageUrl=form) for form in (IMAGE, [IMAGE], f'["{IMAGE}"]')}
     await refused_for_nothing(make, user, unasked, "参数错误: imageUrl 不适用于该模型")
 
 
@@ -213,7 +213,7 @@ async def test_references_that_point_inside(make: Maker) -> None:
         *("127.0.0.1:80", "[::1]:443"),
     ]
     bodies = {host: image_body(f"http://{host}/x.jpg") for host in hosts}
-    bodies["in a list"] = image_body([PICTURE, "http://127.0.0.1/"])
+    bodies["in a list"] = image_body([IMAGE, "http://127.0.0.1/"])
     bodies["in a string"] = image_body('["https://10.0.0.1/x.jpg"]')
     await refused_for_nothing(make, user, bodies, "参数错误: imageUrl{…} 不能指向内网地址")
     ports = {port: image_body(f"http://example.com:{port}/") for port in ("22", "3306", "8080", "0", "65535")}
@@ -318,11 +318,11 @@ async def test_references_are_echoed_as_they_came(make: Maker) -> None:
     user = await make.user(points=1000)
     fourteen = [f"https://example.com/{n}.jpg?a=1&b=%20" for n in range(14)]
     for form in (
-        PICTURE,
+        IMAGE,
         "HTTP://EXAMPLE.COM:80/a b".replace(" ", "%20"),
         json.dumps(fourteen),
         fourteen,
-        f' ["{PICTURE}"]',
+        f' ["{IMAGE}"]',
         "https://例え.jp/写真.jpg",
         "https://oss-1818ai-user-img.oss-cn-hangzhou.aliyuncs.com/user123/photo.jpg",
     ):
@@ -351,7 +351,7 @@ async def test_the_answer_is_the_task_with_the_balance_after_it(make: Maker, run
 async def test_too_few_points_say_both_numbers(make: Maker) -> None:
     poor, nobody = await make.user(points=10), await make.user()
     assert refusal(await make.submit(poor)) == (402, "INSUFFICIENT_POINTS", "积分不足，当前余额 10，本次需要 30")
-    image = await make.submit(poor, model=IMAGE_MODEL, imageUrl=PICTURE)
+    image = await make.submit(poor, model=IMAGE_MODEL, imageUrl=IMAGE)
     assert refusal(image)[2] == "积分不足，当前余额 10，本次需要 35"
     assert refusal(await make.submit(nobody))[2] == "积分不足，当前余额 0，本次需要 30"
     assert await standing(make, poor) == ((10, 0), 0)
@@ -406,6 +406,6 @@ async def test_too_often_is_a_429_that_says_when(make: Maker, runtime: Runtime, 
 
 
 @embedded
-async def test_who_is_refused_is_told_so_before_the_body_is_judged(make: Maker, api: httpx.AsyncClient) -> None:
+async def test_who_is_refused_is_reported_so_before_the_body_is_judged(make: Maker, api: httpx.AsyncClient) -> None:
     answer = await api.post(SUBMIT, json={"modelName": 5})
     assert refusal(answer) == (401, "UNAUTHENTICATED", "未登录或Token过期")

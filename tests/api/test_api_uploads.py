@@ -20,7 +20,7 @@ from app.runtime import Runtime
 from app.settings import Settings
 from app.storage import open_object_store
 from tests.support.makers import Maker, User
-from tests.support.media_files import FILM_SIZE, film, picture, png_claiming, silence, sound
+from tests.support.media_files import VIDEO_SIZE, audio, image, png_claiming, silence, video
 from tests.support.ports import free_port
 from tests.support.responses import data, refusal
 
@@ -62,54 +62,59 @@ def form(*parts: bytes) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-PICTURE = {"width": 60, "height": 40, "durationSeconds": None, "kind": "image"}
-FILM = {"width": FILM_SIZE[0], "height": FILM_SIZE[1], "durationSeconds": pytest.approx(1, abs=0.11), "kind": "video"}
-SOUND = {"width": None, "height": None, "durationSeconds": pytest.approx(1, abs=0.11), "kind": "audio"}
+IMAGE = {"width": 60, "height": 40, "durationSeconds": None, "kind": "image"}
+VIDEO_URL = {
+    "width": VIDEO_SIZE[0],
+    "height": VIDEO_SIZE[1],
+    "durationSeconds": pytest.approx(1, abs=0.11),
+    "kind": "video",
+}
+AUDIO = {"width": None, "height": None, "durationSeconds": pytest.approx(1, abs=0.11), "kind": "audio"}
 KEPT = [
-    (picture("JPEG"), "jpg", {"type": "image/jpeg"} | PICTURE),
-    (picture("PNG", mode="RGBA", clear=True), "png", {"type": "image/png"} | PICTURE),
-    (film("mp4", audio=True), "mp4", {"type": "video/mp4"} | FILM),
-    (film("mov"), "mov", {"type": "video/quicktime"} | FILM),
-    (film("webm"), "webm", {"type": "video/webm"} | FILM),
-    (sound("mp3"), "mp3", {"type": "audio/mpeg"} | SOUND),
-    (sound("wav"), "wav", {"type": "audio/wav"} | SOUND),
-    (sound("m4a"), "m4a", {"type": "audio/mp4"} | SOUND),
-    (sound("aac"), "aac", {"type": "audio/aac"} | SOUND),
+    (image("JPEG"), "jpg", {"type": "image/jpeg"} | IMAGE),
+    (image("PNG", mode="RGBA", clear=True), "png", {"type": "image/png"} | IMAGE),
+    (video("mp4", audio=True), "mp4", {"type": "video/mp4"} | VIDEO_URL),
+    (video("mov"), "mov", {"type": "video/quicktime"} | VIDEO_URL),
+    (video("webm"), "webm", {"type": "video/webm"} | VIDEO_URL),
+    (audio("mp3"), "mp3", {"type": "audio/mpeg"} | AUDIO),
+    (audio("wav"), "wav", {"type": "audio/wav"} | AUDIO),
+    (audio("m4a"), "m4a", {"type": "audio/mp4"} | AUDIO),
+    (audio("aac"), "aac", {"type": "audio/aac"} | AUDIO),
 ]
 CONVERTED = [
-    (picture("GIF"), "png", {"type": "image/png"} | PICTURE),
-    (picture("WEBP"), "jpg", {"type": "image/jpeg"} | PICTURE),
-    (picture("HEIF"), "jpg", {"type": "image/jpeg"} | PICTURE),
-    (picture("AVIF", mode="RGBA", clear=True), "png", {"type": "image/png"} | PICTURE),
+    (image("GIF"), "png", {"type": "image/png"} | IMAGE),
+    (image("WEBP"), "jpg", {"type": "image/jpeg"} | IMAGE),
+    (image("HEIF"), "jpg", {"type": "image/jpeg"} | IMAGE),
+    (image("AVIF", mode="RGBA", clear=True), "png", {"type": "image/png"} | IMAGE),
 ]
 
 
-async def test_each_kind_is_stored_and_told_by_its_bytes(make: Maker, runtime: Runtime) -> None:
+async def test_each_kind_is_stored_and_reported_by_its_bytes(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for content, ext, wanted in KEPT:
-        told = data(await send(make, user, content, "page.html"))
-        assert told == wanted | {"url": told["url"], "bytes": len(content)}
-        key = runtime.store.key_from_url(told["url"])
+        payload = data(await send(make, user, content, "page.html"))
+        assert payload == wanted | {"url": payload["url"], "bytes": len(content)}
+        key = runtime.store.key_from_url(payload["url"])
         assert key is not None
         assert KEY.fullmatch(key)
         assert key.endswith(f".{ext}")
-        assert await kept(runtime, told["url"]) == content
+        assert await kept(runtime, payload["url"]) == content
 
 
 async def test_what_see2ai_may_not_take_is_converted(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for content, ext, wanted in CONVERTED:
-        told = data(await send(make, user, content))
-        stored = await kept(runtime, told["url"])
-        assert told == wanted | {"url": told["url"], "bytes": len(stored)}
-        assert told["url"].endswith(f".{ext}")
+        payload = data(await send(make, user, content))
+        stored = await kept(runtime, payload["url"])
+        assert payload == wanted | {"url": payload["url"], "bytes": len(stored)}
+        assert payload["url"].endswith(f".{ext}")
         with Image.open(io.BytesIO(stored)) as shown:
             assert shown.get_format_mimetype() == wanted["type"]
 
 
 async def test_the_link_serves_as_a_reference(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    first, second = [data(await send(make, user, picture("PNG")))["url"] for _ in range(2)]
+    first, second = [data(await send(make, user, image("PNG")))["url"] for _ in range(2)]
     assert first != second
     if runtime.store.is_local:
         answer = await make.api.get(first.removeprefix("http://gateway.test"))
@@ -121,7 +126,7 @@ async def test_the_link_serves_as_a_reference(make: Maker, runtime: Runtime) -> 
 @EMBEDDED
 async def test_every_credential_opens_it_and_none_does_not(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    files = {"file": ("a.png", picture("PNG"))}
+    files = {"file": ("a.png", image("PNG"))}
     for headers in (user.headers, user.key_headers, {"Authorization": f"Bearer {user.api_key}"}):
         assert (await make.api.post(UPLOAD, files=files, headers=headers)).status_code == 200
     assert refusal(await make.api.post(UPLOAD, files=files))[0] == 401
@@ -133,7 +138,7 @@ async def test_every_credential_opens_it_and_none_does_not(make: Maker, runtime:
 @pytest.mark.settings(submit_rate_per_minute=3)
 async def test_too_many_a_minute_are_refused(make: Maker, endless_minute: None) -> None:
     user = await make.user()
-    answers = [await send(make, user, picture("PNG")) for _ in range(4)]
+    answers = [await send(make, user, image("PNG")) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert int(answers[3].headers["retry-after"]) >= 1
 
@@ -154,9 +159,9 @@ STRANGE = [
     zipped(),
     b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n",
     b"ffconcat version 1.0\nfile /etc/passwd\n",
-    picture("BMP"),
-    picture("TIFF"),
-    film("webm", container="matroska"),
+    image("BMP"),
+    image("TIFF"),
+    video("webm", container="matroska"),
     b"OggS" + b"\0" * 100,
     b"plain text",
     b"\0",
@@ -173,14 +178,14 @@ async def test_every_other_kind_is_refused_by_name_of_the_field(make: Maker) -> 
 
 
 BROKEN = [
-    picture("JPEG")[:-200],
-    picture("PNG")[:60],
-    picture("GIF")[:40],
-    picture("HEIF")[:-100],
-    film("mp4")[:-100],
-    film("webm")[:-100],
-    sound("wav")[:-100],
-    sound("m4a")[:-100],
+    image("JPEG")[:-200],
+    image("PNG")[:60],
+    image("GIF")[:40],
+    image("HEIF")[:-100],
+    video("mp4")[:-100],
+    video("webm")[:-100],
+    audio("wav")[:-100],
+    audio("m4a")[:-100],
     b"GIF89a<script>alert(1)</script>",
     b"\0\0\0\x18ftypisom\0\0\2\0isommp41<html>",
     b"\x1a\x45\xdf\xa3\x42\x82\x84webm" + b"<html>",
@@ -206,13 +211,13 @@ async def test_a_bomb_is_refused_before_it_is_decoded(make: Maker, size: tuple[i
 
 
 @EMBEDDED
-async def test_a_picture_that_is_also_something_else_is_served_as_a_picture(make: Maker, runtime: Runtime) -> None:
+async def test_a_image_that_is_also_something_else_is_served_as_a_image(make: Maker, runtime: Runtime) -> None:
     """Kept to the byte, so a ZIP or a page behind it is still there; nothing of ours ever calls it so."""
     user = await make.user()
     for behind in (zipped(), b"<html><script>alert(1)</script>"):
-        told = data(await send(make, user, picture("JPEG") + behind, "page.html"))
-        assert told["type"] == "image/jpeg"
-        answer = await make.api.get(told["url"])
+        payload = data(await send(make, user, image("JPEG") + behind, "page.html"))
+        assert payload["type"] == "image/jpeg"
+        answer = await make.api.get(payload["url"])
         assert answer.headers["content-type"] == "image/jpeg"
         assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -224,15 +229,15 @@ async def test_a_picture_that_is_also_something_else_is_served_as_a_picture(make
         (form(), MISSING),
         (form(part(b"")), MISSING),
         (form(part(b"", 'form-data; name="file"; filename=""')), MISSING),
-        (form(part(picture("PNG"), 'form-data; name="image"; filename="a.png"')), MISSING),
+        (form(part(image("PNG"), 'form-data; name="image"; filename="a.png"')), MISSING),
         (form(part(b"text", 'form-data; name="other"')), MISSING),
         (form(part(b"", 'form-data; name="file"')), MISSING),
         (form(part(b"text", 'form-data; name="file"')), "参数错误: file 须为文件"),
-        (form(part(picture("PNG")), part(picture("PNG"))), "参数错误: file 只能有一个文件"),
-        (form(part(picture("PNG")), part(b"x", 'form-data; name="b"; filename="b"')), "参数错误: file 只能有一个文件"),
+        (form(part(image("PNG")), part(image("PNG"))), "参数错误: file 只能有一个文件"),
+        (form(part(image("PNG")), part(b"x", 'form-data; name="b"; filename="b"')), "参数错误: file 只能有一个文件"),
         (form(*[part(b"x", 'form-data; name="a"')] * 21), "参数错误: file 不是有效"),
         (form(part(b"x" * 10_001, 'form-data; name="a"')), "参数错误: file 不是有效"),
-        (form(part(picture("PNG"), "form-data")), "参数错误: file 不是有效"),
+        (form(part(image("PNG"), "form-data")), "参数错误: file 不是有效"),
         (b"", "参数错误: file"),
         (b"nonsense", "参数错误: file 不是有效"),
         (b"--boundary\r\nno colon\r\n\r\n", "参数错误: file 不是有效"),
@@ -275,7 +280,7 @@ async def test_another_content_type_is_refused(make: Maker) -> None:
     user = await make.user()
     for content_type in ("application/json", "image/png", "application/x-www-form-urlencoded", "multipart/mixed", ""):
         headers = user.headers | {"Content-Type": content_type}
-        answer = refusal(await make.api.post(UPLOAD, content=picture("PNG"), headers=headers))
+        answer = refusal(await make.api.post(UPLOAD, content=image("PNG"), headers=headers))
         assert answer[:2] == (415, "UNSUPPORTED_MEDIA")
         assert "file" in answer[2]
 
@@ -296,55 +301,55 @@ async def test_another_content_type_is_refused(make: Maker) -> None:
 )
 async def test_names_are_not_believed_and_never_stored(make: Maker, runtime: Runtime, filename: str) -> None:
     user = await make.user()
-    body = form(part(picture("PNG"), f'form-data; name="file"; {filename}'))
-    told = data(await make.api.post(UPLOAD, content=body, headers=user.headers | FORM_TYPE))
-    assert KEY.fullmatch(runtime.store.key_from_url(told["url"]) or "")
+    body = form(part(image("PNG"), f'form-data; name="file"; {filename}'))
+    payload = data(await make.api.post(UPLOAD, content=body, headers=user.headers | FORM_TYPE))
+    assert KEY.fullmatch(runtime.store.key_from_url(payload["url"]) or "")
 
 
 @EMBEDDED
 async def test_other_fields_are_ignored(make: Maker) -> None:
     user = await make.user()
     fields = {"type": "image/svg+xml", "purpose": "参考图"}
-    answer = await make.api.post(UPLOAD, files={"file": picture("PNG")}, data=fields, headers=user.headers)
+    answer = await make.api.post(UPLOAD, files={"file": image("PNG")}, data=fields, headers=user.headers)
     assert data(answer)["type"] == "image/png"
 
 
 async def test_50_million_bytes_are_taken_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    most = silence(upload.MAX_UPLOAD_BYTES)
-    told = data(await send(make, user, most))
-    assert told["bytes"] == 50_000_000
-    assert len(await kept(runtime, told["url"])) == 50_000_000
+    maximum = silence(upload.MAX_UPLOAD_BYTES)
+    payload = data(await send(make, user, maximum))
+    assert payload["bytes"] == 50_000_000
+    assert len(await kept(runtime, payload["url"])) == 50_000_000
     status, code, message = refusal(await send(make, user, silence(upload.MAX_UPLOAD_BYTES + 1)))
     assert (status, code) == (413, "PAYLOAD_TOO_LARGE")
     assert "file" in message
 
 
-async def pieces(size_bytes: int, told: list[int] | None = None) -> AsyncIterator[bytes]:
+async def pieces(size_bytes: int, payload: list[int] | None = None) -> AsyncIterator[bytes]:
     """A form with a file that is too large, as it comes from the line."""
     yield part(b"")[:-2]
     for sent in range(0, size_bytes, 1_000_000):
-        if told is not None:
-            told.append(sent)
+        if payload is not None:
+            payload.append(sent)
         yield bytes(1_000_000)
 
 
 @EMBEDDED
 async def test_too_much_is_refused_before_it_is_read(make: Maker) -> None:
-    user, told = await make.user(), []
+    user, payload = await make.user(), []
     headers = user.headers | FORM_TYPE | {"Content-Length": "50200000"}
-    answer = await make.api.post(UPLOAD, content=pieces(10**9, told), headers=headers)
+    answer = await make.api.post(UPLOAD, content=pieces(10**9, payload), headers=headers)
     assert refusal(answer) == (413, "PAYLOAD_TOO_LARGE", upload.TOO_LARGE)
-    assert len(told) <= 1
+    assert len(payload) <= 1
 
 
 @EMBEDDED
 @pytest.mark.parametrize("announced", [{}, {"Content-Length": "5"}, {"Content-Length": "-1"}, {"Content-Length": "x"}])
 async def test_too_much_is_refused_while_it_is_read(make: Maker, announced: dict[str, str]) -> None:
-    user, told = await make.user(), []
-    answer = await make.api.post(UPLOAD, content=pieces(10**9, told), headers=user.headers | FORM_TYPE | announced)
+    user, payload = await make.user(), []
+    answer = await make.api.post(UPLOAD, content=pieces(10**9, payload), headers=user.headers | FORM_TYPE | announced)
     assert refusal(answer) == (413, "PAYLOAD_TOO_LARGE", upload.TOO_LARGE)
-    assert len(told) <= 52
+    assert len(payload) <= 52
 
 
 @EMBEDDED
@@ -358,10 +363,10 @@ async def test_every_other_path_keeps_its_limit(make: Maker) -> None:
 @EMBEDDED
 async def test_nobody_uploads_who_may_not(make: Maker) -> None:
     """Refused before the body is read."""
-    told: list[int] = []
-    answer = await make.api.post(UPLOAD, content=pieces(10**7, told), headers=FORM_TYPE)
+    payload: list[int] = []
+    answer = await make.api.post(UPLOAD, content=pieces(10**7, payload), headers=FORM_TYPE)
     assert refusal(answer)[0] == 401
-    assert len(told) <= 1
+    assert len(payload) <= 1
 
 
 @EMBEDDED
@@ -378,11 +383,11 @@ async def test_an_upload_takes_little_memory(make: Maker) -> None:
     await send(make, user, silence(1000))
     tracemalloc.start()
     try:
-        told = data(await make.api.post(UPLOAD, content=body(), headers=user.headers | FORM_TYPE))
+        payload = data(await make.api.post(UPLOAD, content=body(), headers=user.headers | FORM_TYPE))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert told["bytes"] == len(whole)
+    assert payload["bytes"] == len(whole)
     print(f"\npeak {peak / 1e6:.1f} MB")
     assert peak < 8_000_000
 
@@ -407,11 +412,11 @@ async def test_who_hangs_up_leaves_nothing(make: Maker, runtime: Runtime, tempor
     async def receive() -> Any:
         return messages.pop(0)
 
-    async def tell(message: Any) -> None:
+    async def send(message: Any) -> None:
         said.append(message)
 
     async with app.router.lifespan_context(app):
-        await app(scope, receive, tell)
+        await app(scope, receive, send)
     assert said[0]["status"] == 400
     assert list(temporary.iterdir()) == []
     assert not list(Path(runtime.settings.storage_location.removeprefix("file://")).rglob("*.*"))
@@ -421,7 +426,7 @@ async def test_who_hangs_up_leaves_nothing(make: Maker, runtime: Runtime, tempor
 async def test_who_is_cancelled_leaves_nothing(make: Maker, runtime: Runtime, temporary: Path) -> None:
     """While the file is inspected: the fixture looks at what is left."""
     user = await make.user()
-    sending = asyncio.create_task(send(make, user, film("mp4")))
+    sending = asyncio.create_task(send(make, user, video("mp4")))
     while not list(temporary.iterdir()):
         await asyncio.sleep(0.001)
     sending.cancel()
@@ -442,7 +447,7 @@ async def test_storage_that_is_away_is_said_so(make: Maker, runtime: Runtime, tm
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=60) as client:
-            answer = await client.post(UPLOAD, files={"file": picture("PNG")}, headers=user.headers)
+            answer = await client.post(UPLOAD, files={"file": image("PNG")}, headers=user.headers)
     assert refusal(answer)[:2] == (503, "UNAVAILABLE")
     assert int(answer.headers["retry-after"]) >= 1
 
@@ -464,16 +469,16 @@ async def test_a_disk_that_takes_nothing_is_said_so(
 async def test_a_conversion_that_grows_too_large_is_refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     user = await make.user()
     monkeypatch.setattr(upload, "MAX_UPLOAD_BYTES", 100)
-    status, code, message = refusal(await send(make, user, picture("GIF")))
+    status, code, message = refusal(await send(make, user, image("GIF")))
     assert (status, code) == (413, "PAYLOAD_TOO_LARGE")
     assert "file 转换后" in message
 
 
 @EMBEDDED
-def test_the_document_tells_of_the_form(runtime: Runtime) -> None:
+def test_the_document_reports_of_the_form(runtime: Runtime) -> None:
     operation = create_app(runtime.settings, runtime).openapi()["paths"][UPLOAD]["post"]
     schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["required"] == ["file"]
     assert schema["properties"]["file"]["format"] == "binary"
-    told = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
-    assert told.endswith("Envelope_UploadData_")
+    payload = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert payload.endswith("Envelope_UploadResponse_")

@@ -38,11 +38,11 @@ ORDER = ["created", "queued", "processing", "completed", "failed"]
 
 
 @pytest.mark.usefixtures("working")
-async def test_every_change_is_told_in_order_and_as_get_tells_it(make: Maker, door: Door) -> None:
+async def test_every_change_is_reported_in_order_and_as_get_reports_it(make: Maker, door: Door) -> None:
     user, other = await make.user(points=300), await make.user(points=300)
     async with (
-        door.told(user.token) as socket,
-        door.told(other.api_key) as stranger,
+        door.payload(user.token) as socket,
+        door.payload(other.api_key) as stranger,
         door.events(Authorization=f"Bearer {user.api_key}") as events,
     ):
         # It is queued until SEE2AI has answered: for long enough to be seen.
@@ -62,9 +62,9 @@ async def test_every_change_is_told_in_order_and_as_get_tells_it(make: Maker, do
     for seen in (messages, events_seen):
         assert {m["data"]["taskNo"] for m in seen} == {good, bad}
         for task_no in (good, bad):
-            told = states(seen, task_no)
-            assert told == sorted(told, key=lambda state: (ORDER.index(state[0]), state[1]))
-            assert len(set(told)) == len(told)
+            payload = states(seen, task_no)
+            assert payload == sorted(payload, key=lambda state: (ORDER.index(state[0]), state[1]))
+            assert len(set(payload)) == len(payload)
     assert {m["data"]["taskNo"] for m in theirs} == {foreign}
     assert {"queued", "processing", "completed"} <= {status for status, _ in states(messages, good)}
     assert states(messages, bad)[-1][0] == "failed"
@@ -137,7 +137,7 @@ async def test_no_ticket_without_redis(make: Maker, runtime: Runtime) -> None:
             assert refusal(await client.get(EVENTS + "?ticket=x"))[:2] == (503, "UNAVAILABLE")
         async with door.socket("?ticket=x") as socket:
             assert await socket.code() == 1013
-        async with door.told(user.token):
+        async with door.payload(user.token):
             pass
 
 
@@ -176,7 +176,7 @@ async def test_whoever_is_nobody_is_refused(make: Maker, runtime: Runtime, door:
 async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runtime, door: Door) -> None:
     user = await make.user()
     for origin in ("https://app.example.com", "https://api.example.com", door.origin, None):
-        async with door.told(user.token, origin=origin):
+        async with door.payload(user.token, origin=origin):
             pass
     foreign = ("https://evil.example.com", "http://app.example.com", "null", "https://app.example.com.evil.com", "x://")
     foreign += ("http://[", "http://[x]")  # no URL at all
@@ -233,10 +233,10 @@ async def test_each_bad_message_has_its_code(
             json.dumps({"type": "auth", "token": user.token, "since": "2020-01-01"}): 4400,
         }
         for message, code in after.items():
-            async with door.told(user.token) as socket:
+            async with door.payload(user.token) as socket:
                 await socket.say(message)
                 assert await socket.code() == code, message[:50]
-        async with door.told(user.token) as socket:  # text that is no UTF-8: first byte of a frame by hand
+        async with door.payload(user.token) as socket:  # text that is no UTF-8: first byte of a frame by hand
             socket.connection.transport.write(b"\x81\x82\0\0\0\0\xff\xff")
             assert await socket.code() == 1007
     assert "Traceback" not in log.getvalue()
@@ -248,7 +248,7 @@ async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch:
     monkeypatch.setattr(follow, "PING_SECONDS", 0.3)
     monkeypatch.setattr(websocket, "PONG_SECONDS", 0.01)
     user = await make.user()
-    async with door.told(user.token) as socket, door.events(**user.key_headers) as events:
+    async with door.payload(user.token) as socket, door.events(**user.key_headers) as events:
         assert await socket.next() == {"type": "ping"}
         assert await socket.next() == {"type": "ping"}
         await socket.say({"type": "pong"})
@@ -277,7 +277,7 @@ async def test_whoever_is_not_welcome_any_more_is_let_go(
     token = {"revoked": key, "expired": soon, "banned": user.token}[how]
     ticket = await door.ticket({"Authorization": f"Bearer {token}"})
     async with (
-        door.told(token) as socket,
+        door.payload(token) as socket,
         door.socket(f"?ticket={ticket}") as by_ticket,
         door.events(Authorization=f"Bearer {token}") as events,
     ):
@@ -296,7 +296,7 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
     user, other = await make.user(), await make.user()
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(10):
-            await stack.enter_async_context(door.told(user.token))
+            await stack.enter_async_context(door.payload(user.token))
             await stack.enter_async_context(door.events(**user.headers))
         async with door.socket() as socket:
             await socket.say({"type": "auth", "token": user.token})
@@ -305,10 +305,10 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
         async with httpx.AsyncClient(base_url=door.origin, timeout=60, trust_env=False) as client:
             answer = await client.get(EVENTS, headers=user.headers)
         assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
-        async with door.told(other.token):
+        async with door.payload(other.token):
             pass
     await until("seats are free", lambda: not door.state.connection_limiter._open)
-    async with door.told(user.token):
+    async with door.payload(user.token):
         pass
 
 
@@ -322,7 +322,7 @@ async def test_the_end_of_the_process_ends_streams_and_waits_at_once(make: Maker
     ):
         wait = client.get(f"/user/ai/tasks/{task_no}?wait=60", headers=user.headers)
         waiting = asyncio.create_task(wait)
-        async with door.told(user.token) as socket, door.events(**user.headers) as events:
+        async with door.payload(user.token) as socket, door.events(**user.headers) as events:
             await asyncio.sleep(0.5)
             began = time.monotonic()
             runtime.pubsub.close_subscriptions()
@@ -401,7 +401,7 @@ async def test_a_consumer_that_never_reads_is_dropped(
     first = masked({"type": "auth", "token": user.token, "since": "2020-01-01"}) if kind == "websocket" else b""
     request = head[kind] + f"Host: 127.0.0.1:{door.port}\r\n\r\n"
     writers = [await deaf_consumer(door, request.encode(), first) for _ in range(10)]
-    async with door.told(user.token, "2020-01-01") as reading:
+    async with door.payload(user.token, "2020-01-01") as reading:
         assert {m["data"]["taskNo"] for m in [await reading.next_task() for _ in numbers]} == set(numbers)
         tracemalloc.start()
         await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ embedded = pytest.mark.worlds("embedded")
 # ------------------------------------------------------------------ replay
 
 
-async def test_what_was_missed_is_told_first(make: Maker, runtime: Runtime, door: Door, working: None) -> None:
+async def test_what_was_missed_is_reported_first(make: Maker, runtime: Runtime, door: Door, working: None) -> None:
     user = await make.user(points=300)
     old = await make.task_no(user, "旧")
     await make.ended(user, old)
@@ -40,15 +40,15 @@ async def test_what_was_missed_is_told_first(make: Maker, runtime: Runtime, door
     for task_no in missed:
         await make.ended(user, task_no)
     since = format_local(datetime.now(UTC) - timedelta(minutes=5), runtime.settings.zone)
-    async with door.told(user.token, since) as socket:
-        told = await socket.until_ended(*missed)
-        assert {m["data"]["taskNo"] for m in told} == set(missed)
-        assert [int(m["id"]) for m in told] == sorted(int(m["id"]) for m in told)
-        assert [m["data"]["status"] for m in told] == ["completed"] * 3
+    async with door.payload(user.token, since) as socket:
+        payload = await socket.until_ended(*missed)
+        assert {m["data"]["taskNo"] for m in payload} == set(missed)
+        assert [int(m["id"]) for m in payload] == sorted(int(m["id"]) for m in payload)
+        assert [m["data"]["status"] for m in payload] == ["completed"] * 3
         assert await socket.silence(0.5) == []
         live = await make.task_no(user, "新")
         assert states(await socket.until_ended(live), live)[-1] == ("completed", 100)
-    last = told[-1]["id"]
+    last = payload[-1]["id"]
     await execute(runtime, "UPDATE tasks SET updated_at = :at", at=moment.strftime("%Y-%m-%d %H:%M:%S.000"))
     await execute(
         runtime,
@@ -56,13 +56,13 @@ async def test_what_was_missed_is_told_first(make: Maker, runtime: Runtime, door
         at=datetime.fromtimestamp(int(last) / 1000 + 1, UTC).strftime("%Y-%m-%d %H:%M:%S.000"),
         no=live,
     )
-    async with door.told(user.token, int(last)) as socket:
+    async with door.payload(user.token, int(last)) as socket:
         assert (await socket.next())["data"]["taskNo"] == live
     async with door.events(**user.headers, **{"Last-Event-ID": last}) as events:
         assert (await events.next_task())["data"]["taskNo"] == live
     async with door.events("?since=2020-01-01", **user.headers) as events:
         assert len(await events.until_ended(old, live, *missed)) == 5
-    async with door.told(user.token) as socket:
+    async with door.payload(user.token) as socket:
         assert await socket.silence(0.5) == []
     ticket = await door.ticket(user.headers)
     async with door.socket(f"?ticket={ticket}") as socket:
@@ -85,10 +85,10 @@ async def test_more_than_a_page_is_replayed_whole_and_in_order(
     numbers = [await make.task_no(user) for _ in range(30)]
     await make.task_no(other)
     await execute(runtime, "UPDATE tasks SET updated_at = '2026-01-01 00:00:00.000000' WHERE id > 4 AND id <= 22")
-    async with door.told(user.token, "2025-01-01") as socket:
-        told = [(await socket.next())["data"]["taskNo"] for _ in numbers]
-        assert sorted(told) == sorted(numbers)
-        assert set(told[:18]) == set(numbers[4:22])
+    async with door.payload(user.token, "2025-01-01") as socket:
+        payload = [(await socket.next())["data"]["taskNo"] for _ in numbers]
+        assert sorted(payload) == sorted(numbers)
+        assert set(payload[:18]) == set(numbers[4:22])
         assert await socket.silence(0.3) == []
 
 
@@ -96,41 +96,41 @@ async def test_more_than_a_page_is_replayed_whole_and_in_order(
 async def test_since_may_be_the_beginning_of_time(make: Maker, door: Door) -> None:
     user, since = await make.user(points=60), "0001-01-01T00:00:00Z"
     await make.task_no(user)
-    async with door.told(user.token, since) as socket, door.events(f"?since={since}", **user.headers) as events:
+    async with door.payload(user.token, since) as socket, door.events(f"?since={since}", **user.headers) as events:
         assert (await socket.next())["data"] == (await events.next_task())["data"]
 
 
-async def _told_by(changes: AsyncGenerator[dict[str, Any] | None, None], most: int) -> list[dict[str, Any]]:
+async def _reported_by(changes: AsyncGenerator[dict[str, Any] | None, None], maximum: int) -> list[dict[str, Any]]:
     """So many rows, or those that come before a silence."""
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(TimeoutError):
-        while len(rows) < most:
+        while len(rows) < maximum:
             async with asyncio.timeout(1):
                 row = await anext(changes)
             rows += [row] if row else []
     return rows
 
 
-@pytest.mark.parametrize("how", ["noticed", "passed", "queued", "asked"])
-async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Runtime, how: str) -> None:
+@pytest.mark.parametrize("how", ["noticed", "passed", "queued", "requested"])
+async def test_no_id_is_ahead_of_what_was_not_reported_yet(make: Maker, runtime: Runtime, how: str) -> None:
     """A stream breaks right after it told a change of now, while older ones wait; `since` its newest id finds them."""
     user = await make.user(points=3000)
     numbers = [await make.task_no(user) for _ in range(45)]
     hour_ago = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.000")
     await execute(runtime, "UPDATE tasks SET updated_at = :at", at=hour_ago)
     change = f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]} WHERE task_no = "
-    since = None if how in {"queued", "asked"} else datetime.now(UTC) - timedelta(hours=2)
+    since = None if how in {"queued", "requested"} else datetime.now(UTC) - timedelta(hours=2)
     stream = follow.TaskStream(runtime, user.id, since)
     async with aclosing(stream.changes()) as changes:
         assert await anext(changes) is None
         if how == "noticed":  # before the replay began
             await execute(runtime, change + ":no", no=numbers[44])
             stream._subscription.push(numbers[44])
-            rows = await _told_by(changes, 1)
+            rows = await _reported_by(changes, 1)
         elif how == "passed":  # the walk has seen where it stands, and not yet read it whole
-            rows = await _told_by(changes, 1)
+            rows = await _reported_by(changes, 1)
             await execute(runtime, change + ":no", no=numbers[25])
-            rows += await _told_by(changes, 39)
+            rows += await _reported_by(changes, 39)
             assert numbers[25] in {row["task_no"] for row in rows}
         elif how == "queued":  # more than one read holds, the newest first; a consumer took an hour for the others
             await execute(runtime, "UPDATE tasks SET progress = 8")
@@ -138,30 +138,32 @@ async def test_no_id_is_ahead_of_what_was_not_told_yet(make: Maker, runtime: Run
             await execute(runtime, change + ":no", no=numbers[44])
             for task_no in reversed(numbers):
                 stream._subscription.push(task_no)
-            rows = await _told_by(changes, 20)
+            rows = await _reported_by(changes, 20)
         else:  # while a notice was told, the caller asked for older ones
             await execute(runtime, change + ":a OR task_no = :b", a=numbers[43], b=numbers[44])
             stream._subscription.push(numbers[43])
             stream._subscription.push(numbers[44])
-            rows = await _told_by(changes, 1)
+            rows = await _reported_by(changes, 1)
             stream.replay(datetime.now(UTC) - timedelta(hours=2))
-            rows = await _told_by(changes, 1)
-    told = {row["task_no"] for row in rows}
+            rows = await _reported_by(changes, 1)
+    payload = {row["task_no"] for row in rows}
     newest = follow.read_since(max((follow.event_id(row) for row in rows), key=int), runtime.settings.zone)
     async with aclosing(follow.TaskStream(runtime, user.id, newest).changes()) as changes:
-        told |= {row["task_no"] for row in await _told_by(changes, 100)}
-    assert told == set(numbers)
+        payload |= {row["task_no"] for row in await _reported_by(changes, 100)}
+    assert payload == set(numbers)
 
 
 @embedded
-async def test_since_reaches_back_to_what_no_notice_told_and_no_look_found_yet(make: Maker, runtime: Runtime) -> None:
+async def test_since_reaches_back_to_what_no_notice_reported_and_no_poll_found_yet(
+    make: Maker, runtime: Runtime
+) -> None:
     user = await make.user(points=60)
     lost, noticed = await make.task_no(user), await make.task_no(user)
     now = datetime.now(UTC)
     earlier = (now - timedelta(seconds=60)).strftime("%Y-%m-%d %H:%M:%S.000")
     await execute(runtime, "UPDATE tasks SET updated_at = :at WHERE task_no = :no", at=earlier, no=lost)
     async with aclosing(follow.TaskStream(runtime, user.id, now).changes()) as changes:
-        assert {row["task_no"] for row in await _told_by(changes, 9)} == {lost, noticed}
+        assert {row["task_no"] for row in await _reported_by(changes, 9)} == {lost, noticed}
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
 
     writing = asyncio.create_task(write_late())
     await is_written.wait()
-    async with door.told(user.token) as live, door.told(user.token, since) as replayed:
+    async with door.payload(user.token) as live, door.payload(user.token, since) as replayed:
         assert {(await replayed.next())["data"]["taskNo"] for _ in numbers} == set(numbers)
         assert await live.silence(1.5) == await replayed.silence(0.1) == []
         may_commit.set()
@@ -204,15 +206,15 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
 
 
 @pytest.mark.usefixtures("looking_often", "working")
-async def test_the_end_is_told_although_every_notice_is_lost(
+async def test_the_end_is_reported_although_every_notice_is_lost(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=60)
     monkeypatch.setattr(runtime.pubsub, "publish", lambda *_: None)
-    async with door.told(user.token) as socket, door.events(**user.headers) as events:
+    async with door.payload(user.token) as socket, door.events(**user.headers) as events:
         task_no = await make.task_no(user)
-        for told in (await socket.until_ended(task_no), await events.until_ended(task_no)):
-            assert states(told, task_no)[-1] == ("completed", 100)
+        for payload in (await socket.until_ended(task_no), await events.until_ended(task_no)):
+            assert states(payload, task_no)[-1] == ("completed", 100)
 
 
 @pytest.mark.worlds("real")
@@ -228,27 +230,27 @@ async def test_streams_outlive_redis(
         through = runtime.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{proxy.port}{at.path}"})
         if how == "nowhere":
             proxy.set("refuse")
-        async with open_runtime(through) as deaf, open_door(deaf) as door, door.told(user.token) as socket:
+        async with open_runtime(through) as deaf, open_door(deaf) as door, door.payload(user.token) as socket:
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                await until("hears", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
+                await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
             await until("deaf", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
             second = await make.task_no(user)
             assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
             proxy.set("pass")
-            await until("hears", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
+            await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
             third = await make.task_no(user)
             assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
 
 
 @embedded
-async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Maker, runtime: Runtime) -> None:
+async def test_a_flood_of_notices_is_a_reason_to_poll_and_nothing_more(make: Maker, runtime: Runtime) -> None:
     """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
     user, other = await make.user(), await make.user()
     async with runtime.pubsub.subscribe(user.id) as subscription, runtime.pubsub.subscribe(other.id) as quiet:
-        await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         await subscription.wait(1)
         quiet.drain()
         subscription.drain()
@@ -264,12 +266,12 @@ async def test_a_flood_of_notices_is_a_reason_to_look_and_nothing_more(make: Mak
         assert quiet.drain() == ([], False)
 
 
-async def test_a_notice_of_a_strangers_task_tells_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
+async def test_a_notice_of_a_strangers_task_reports_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
     async with runtime.pubsub.subscribe(other.id):
-        await until("heard", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
-        async with door.told(user.token) as socket:  # it has no reason to look but what it is told
+        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        async with door.payload(user.token) as socket:  # it has no reason to look but what it is told
             now = DATABASE_NOW[runtime.settings.is_sqlite]
             await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")
             runtime.pubsub.publish(user.id, foreign)
@@ -285,14 +287,14 @@ async def test_an_overflowing_stream_misses_nothing(
     monkeypatch.setattr(pubsub, "MAX_QUEUED", 3)
     user = await make.user(points=3000)
     numbers = [await make.task_no(user) for _ in range(30)]
-    async with door.told(user.token) as socket:
+    async with door.payload(user.token) as socket:
         await execute(
             runtime, f"UPDATE tasks SET progress = 9, updated_at = {DATABASE_NOW[runtime.settings.is_sqlite]}"
         )
         for task_no in numbers:
             runtime.pubsub.publish(user.id, task_no)
-        told = [(await socket.next())["data"] for _ in numbers]
-        assert {(task["taskNo"], task["progress"]) for task in told} == {(task_no, 9) for task_no in numbers}
+        payload = [(await socket.next())["data"] for _ in numbers]
+        assert {(task["taskNo"], task["progress"]) for task in payload} == {(task_no, 9) for task_no in numbers}
         assert await socket.silence(0.3) == []
 
 
@@ -303,7 +305,7 @@ async def test_a_stream_outlives_the_database(
 ) -> None:
     user = await make.user(points=60)
     task_no = await make.task_no(user)
-    async with door.told(user.token) as socket:
+    async with door.payload(user.token) as socket:
         read, is_away = runtime.database.read, True
 
         def away(*args: Any) -> Any:

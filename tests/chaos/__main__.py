@@ -20,21 +20,21 @@ def main() -> int:
     parser.add_argument("--gap", type=float, default=3.0, help="seconds from one fault to the next, on average")
     parser.add_argument("--report", type=Path, help="a page of Markdown to write")
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")
-    asked = parser.parse_args()
-    words = ["--minutes", f"{asked.minutes:g}", "--seed", str(asked.seed), "--tasks", str(asked.tasks)]
-    words += ["--gap", f"{asked.gap:g}"]
+    requested = parser.parse_args()
+    words = ["--minutes", f"{requested.minutes:g}", "--seed", str(requested.seed), "--tasks", str(requested.tasks)]
+    words += ["--gap", f"{requested.gap:g}"]
     command = shlex.join(["python", "-m", "tests.chaos", *words])
-    plan = Plan(asked.seed, asked.minutes * 60, asked.tasks, asked.gap, command)
-    print(f"seed {asked.seed}: {asked.minutes:g} minutes, at least {asked.tasks} tasks", flush=True)
-    if asked.keep:
-        asked.keep.mkdir(parents=True)
-        storm, story = asyncio.run(run_storm(plan, asked.keep))
+    plan = Plan(requested.seed, requested.minutes * 60, requested.tasks, requested.gap, command)
+    print(f"seed {requested.seed}: {requested.minutes:g} minutes, at least {requested.tasks} tasks", flush=True)
+    if requested.keep:
+        requested.keep.mkdir(parents=True)
+        storm, story = asyncio.run(run_storm(plan, requested.keep))
     else:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             storm, story = asyncio.run(run_storm(plan, Path(folder)))
     print(as_text(storm, story))
-    if asked.report:
-        asked.report.write_text(as_page(storm, story), "utf-8")
+    if requested.report:
+        requested.report.write_text(as_page(storm, story), "utf-8")
     return 1 if storm.differences else 0
 
 

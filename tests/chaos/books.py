@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from app.tables import points_accounts, points_ledger, tasks
 from tests.chaos.bank import ActionInput
@@ -158,7 +158,7 @@ def _callers(story: Story) -> Iterable[str]:
     for word, found in story.by_word.items():
         if len(found) > 1:
             yield f"{word} became {len(found)} tasks"
-    for word, numbers in story.diary.told.items():
+    for word, numbers in story.diary.payload.items():
         stored = {task["task_no"] for task in story.by_word.get(word, [])}
         if len(numbers) > 1:
             yield f"{word} was answered with {sorted(numbers)}"

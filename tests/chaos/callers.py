@@ -19,7 +19,7 @@ import httpx
 SUBMIT = "/user/ai/tasks/submit"
 TIMEOUT_SECONDS = 10.0
 PERSISTENCE_SECONDS = 90.0  # how long a submit is repeated
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 TOO_SHORT_SECONDS = 0.02  # the patience of one who hangs up at once
 
 # Model, its share, what it wants.
@@ -31,7 +31,7 @@ MODELS: tuple[tuple[str, float, str], ...] = (
     ("sc_soraimg_img2img_3x2", 0.02, "own picture"),
     ("sc_uniworld_text_1x1", 0.06, ""),
     ("sc_image_normalize", 0.04, "foreign picture"),
-    ("sc_video_text_fast", 0.02, "film"),
+    ("sc_video_text_fast", 0.02, "video"),
 )
 # What the job itself is to do, by share; the rest just succeeds.
 JOBS: tuple[tuple[str, float], ...] = (
@@ -44,11 +44,11 @@ JOBS: tuple[tuple[str, float], ...] = (
 
 @dataclass
 class User:
-    """One who pays. `pictures` are references they have uploaded."""
+    """One who pays. `images` are references they have uploaded."""
 
     id: int
     headers: dict[str, str]
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Diary:
     """What the callers were told."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    told: dict[str, set[str]] = field(default_factory=dict)  # word -> task numbers of its 200 answers
+    payload: dict[str, set[str]] = field(default_factory=dict)  # word -> task numbers of its 200 answers
     keyed: set[str] = field(default_factory=set)  # words that stood under a key
     unknown: int = 0  # submits without a key whose answer was lost, and which were not repeated
     given_up: int = 0
@@ -66,7 +66,7 @@ class Diary:
 
     @property
     def accepted(self) -> int:
-        return len(self.told)
+        return len(self.payload)
 
     def longest_gap(self, moments: list[float]) -> float:
         return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)
@@ -135,10 +135,12 @@ class Callers:
     async def _try(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
         """One attempt, or two at once; seconds until the next, None where this was the last."""
         twice = is_keyed and self._chance.random() < 0.06
-        waits = await asyncio.gather(*[self._ask(user, word, body, is_keyed) for _ in range(2 if twice else 1)])
+        waits = await asyncio.gather(
+            *[self._send_request(user, word, body, is_keyed) for _ in range(2 if twice else 1)]
+        )
         return None if None in waits else max(wait for wait in waits if wait is not None)
 
-    async def _ask(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
+    async def _send_request(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
         headers = user.headers | ({"Idempotency-Key": word} if is_keyed else {})
         patience = TOO_SHORT_SECONDS if is_keyed and self._chance.random() < 0.03 else TIMEOUT_SECONDS
         url = self._chance.choice(self._origins) + SUBMIT
@@ -164,14 +166,14 @@ class Callers:
 
     def _accepted(self, user: User, word: str, task_no: str) -> None:
         self.diary.accepted_at.append(time.monotonic())
-        self.diary.told.setdefault(word, set()).add(task_no)
+        self.diary.payload.setdefault(word, set()).add(task_no)
         dice = self._chance.random()
         if dice < 0.06:
             self._beside(self._cancel(user, task_no))
         elif dice < 0.16:
-            self._beside(self._look(user, f"/user/ai/tasks/{task_no}?wait=5", "look"))
+            self._beside(self._poll(user, f"/user/ai/tasks/{task_no}?wait=5", "poll"))
         elif dice < 0.20:
-            self._beside(self._look(user, "/user/ai/tasks/list", "list"))
+            self._beside(self._poll(user, "/user/ai/tasks/list", "list"))
 
     def _beside(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -183,11 +185,11 @@ class Callers:
         model = self._chance.choices(names, shares)[0]
         wants = next(wants for name, _, wants in MODELS if name == model)
         body: dict[str, Any] = {"modelName": model}
-        if wants == "film":
+        if wants == "video":
             body["params"] = {"duration": 4, "resolution": "480p"}
-        if wants == "own picture" and user.pictures:
-            body["imageUrl"] = self._chance.choice(user.pictures)
-        elif wants.endswith("picture"):
+        if wants == "own picture" and user.images:
+            body["imageUrl"] = self._chance.choice(user.images)
+        elif wants.endswith("image"):
             body["imageUrl"] = "https://example.com/a.jpg"
         dice = self._chance.random()
         for job, share in JOBS:
@@ -199,11 +201,11 @@ class Callers:
     # ------------------------------------------------------------------ beside it
 
     async def _cancel(self, user: User, task_no: str) -> None:
-        answer = await self._look(user, f"/user/ai/tasks/{task_no}/cancel", "cancel", "POST")
+        answer = await self._poll(user, f"/user/ai/tasks/{task_no}/cancel", "cancel", "POST")
         if answer == 200:
             self.diary.cancelled.add(task_no)
 
-    async def _look(self, user: User, path: str, name: str, method: str = "GET") -> int:
+    async def _poll(self, user: User, path: str, name: str, method: str = "GET") -> int:
         url = self._chance.choice(self._origins) + path
         try:
             answer = await self._client.request(method, url, headers=user.headers, timeout=15)
@@ -216,13 +218,13 @@ class Callers:
     async def _probe(self) -> None:
         """Notes when any API answered a question to the database."""
         self.diary.alive_at.append(time.monotonic())
-        asking: set[asyncio.Task[None]] = set()
+        requesting: set[asyncio.Task[None]] = set()
         while True:
             for origin in self._origins:
                 task = asyncio.create_task(self._probe_one(origin))
-                asking.add(task)
-                task.add_done_callback(asking.discard)
-            await asyncio.sleep(LOOK_SECONDS)
+                requesting.add(task)
+                task.add_done_callback(requesting.discard)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _probe_one(self, origin: str) -> None:
         url = origin + "/user/points/consumption/balance"

@@ -9,7 +9,7 @@ from collections import Counter
 
 from tests.support.processes.process import Process, Processes
 
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 TIMEOUT_SECONDS = 90.0  # after SIGTERM, as operations ask a supervisor to have with a worker
 
 
@@ -44,7 +44,7 @@ class Post:
             return self._processes.gateway("serve", port=self.port)
         return self._processes.gateway("worker")
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Starts the process again where it has ended."""
         with self._lock:
             self._disconnected = [one for one in self._disconnected if self._is_still_leaving(*one)]
@@ -65,11 +65,11 @@ class Post:
     def terminate(self) -> None:
         """SIGTERM, and after a supervisor's patience SIGKILL. A worker's place is taken at once, as in a rollout."""
         with self._lock:
-            self._tell_to_end()
+            self._report_to_end()
             if not self.port:
                 self.process = self._start()
 
-    def _tell_to_end(self) -> None:
+    def _report_to_end(self) -> None:
         """Once: who is winding down is not told again."""
         if any(process is self.process for process, _ in self._disconnected):
             return
@@ -94,12 +94,12 @@ class Post:
 
     def terminate_for_good(self) -> None:
         with self._lock:
-            self._tell_to_end()
+            self._report_to_end()
 
     def wait_for_leaving(self) -> None:
         """Until all that were told to end have done so."""
         while self._disconnected:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
             with self._lock:
                 self._disconnected = [one for one in self._disconnected if self._is_still_leaving(*one)]
 
@@ -130,9 +130,9 @@ class Fleet:
         return Counter({post.name: post.starts for post in self.posts})
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(POLL_SECONDS):
             for post in self.posts:
-                post.look()
+                post.poll()
 
     def __enter__(self) -> "Fleet":
         for post in self.apis:

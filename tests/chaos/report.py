@@ -85,8 +85,8 @@ def _callers(storm: Storm, story: Story) -> Rows:
     diary = story.diary
     return [
         ("submits answered with a task", diary.accepted),
-        ("of these under a key", sum(word in diary.keyed for word in diary.told)),
-        ("tasks whose caller never heard of them", len(story.by_word.keys() - diary.told.keys())),
+        ("of these under a key", sum(word in diary.keyed for word in diary.payload)),
+        ("tasks whose caller never heard of them", len(story.by_word.keys() - diary.payload.keys())),
         ("submits given up", diary.given_up),
         ("tasks cancelled by their caller", len(diary.cancelled)),
         ("top-ups", len(story.orders)),
@@ -102,10 +102,10 @@ def as_text(storm: Storm, story: Story) -> str:
     for title, rows in tables(storm, story):
         lines += ["", title]
         lines += [f"  {value!s:>9}  {name}" for name, value in rows]
-    return "\n".join([*lines, "", *_verdict(storm)])
+    return "\n".join([*lines, "", *_result(storm)])
 
 
-def _verdict(storm: Storm) -> list[str]:
+def _result(storm: Storm) -> list[str]:
     if not storm.differences:
         return ["gateway audit: ok. Nothing differs."]
     return [f"{len(storm.differences)} DIFFERENCES", *[f"  {line}" for line in storm.differences]]

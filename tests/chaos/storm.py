@@ -48,9 +48,9 @@ USERS, FIRST_POINTS = 12, 600
 LEASE_SECONDS, TASK_SECONDS, VIDEO_SECONDS, HOSTING_SECONDS = 5, 75, 120, 60
 GRACE_SECONDS = 60.0
 CALM_SECONDS = VIDEO_SECONDS + HOSTING_SECONDS + GRACE_SECONDS  # after the last fault everything has ended
-MOST_WORKERS = 2
-TOLD = ("suspected_orphan", "lease_lost", "circuit_open", "storage_failed", "result_rejected", "database_away")
-TOLD += ("lease_renewal_failed", "release_failed", "wakeup_failed", "arq_restarted", "task_cancelled")
+MAX_WORKERS = 2
+REPORTED = ("suspected_orphan", "lease_lost", "circuit_open", "storage_failed", "result_rejected", "database_away")
+REPORTED += ("lease_renewal_failed", "release_failed", "wakeup_failed", "arq_restarted", "task_cancelled")
 BUGS = ("step_failed", "request_failed", "claim_failed", "expiry_failed", "Traceback (most recent call last)")
 
 
@@ -76,7 +76,7 @@ async def run_storm(plan: Plan, folder: Path) -> tuple[Storm, Story]:
         async with AsyncExitStack() as opened:
             runtime = await opened.enter_async_context(open_runtime(Settings(_env_file=None, **settings)))
             ports = [free_port(), free_port()]
-            fleet = await asyncio.to_thread(lambda: opened.enter_context(Fleet(processes, ports, MOST_WORKERS)))
+            fleet = await asyncio.to_thread(lambda: opened.enter_context(Fleet(processes, ports, MAX_WORKERS)))
             upstream = f"http://127.0.0.1:{servers[3].port}"
             headers = {"Authorization": f"Bearer {API_KEY}"}
             control = opened.enter_context(httpx.Client(base_url=upstream, headers=headers, timeout=60))
@@ -129,7 +129,7 @@ async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, proce
     schedule = draw(plan.seed, 2 * plan.seconds, gap_seconds=plan.gap_seconds, lease_seconds=LEASE_SECONDS)
     started = time.monotonic()
     storming = asyncio.create_task(asyncio.to_thread(striker.run, schedule))
-    telling = asyncio.create_task(_tell(callers, striker))
+    telling = asyncio.create_task(_report(callers, striker))
     await callers.run(plan.target, plan.seconds)
     striker.is_over.set()
     await storming
@@ -177,7 +177,7 @@ def _too_few(plan: Plan, story: Story) -> list[str]:
 async def _open_accounts(runtime: Runtime, bank: Bank, origin: str) -> list[User]:
     """Half of the users show a token, half a key; each has uploaded a picture."""
     users = []
-    picture = _picture()
+    image = _image()
     for number in range(USERS):
         user_id = await create_user(runtime.database, username=f"caller-{number}")
         await bank.grant(user_id, FIRST_POINTS)
@@ -186,18 +186,18 @@ async def _open_accounts(runtime: Runtime, bank: Bank, origin: str) -> list[User
         users.append(User(user_id, headers))
     async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as client:
         for user in users:
-            answer = await client.post("/user/files/upload", files={"file": ("a.png", picture)}, headers=user.headers)
-            user.pictures.append(answer.raise_for_status().json()["data"]["url"])
+            answer = await client.post("/user/files/upload", files={"file": ("a.png", image)}, headers=user.headers)
+            user.images.append(answer.raise_for_status().json()["data"]["url"])
     return users
 
 
-def _picture() -> bytes:
+def _image() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (96, 64), "teal").save(file, "PNG")
     return file.getvalue()
 
 
-async def _tell(callers: Callers, striker: Striker) -> None:
+async def _report(callers: Callers, striker: Striker) -> None:
     began = time.monotonic()
     while True:
         await asyncio.sleep(30)
@@ -229,7 +229,7 @@ def _events(folder: Path) -> Counter[str]:
                     found[BUGS[-1]] += 1
                 elif line.startswith("{"):
                     event = _event(line)
-                    if event in TOLD or event in BUGS:
+                    if event in REPORTED or event in BUGS:
                         found[event] += 1
     return found
 

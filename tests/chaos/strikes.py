@@ -91,7 +91,7 @@ class Striker:
             case ["all of ours", _]:
                 return self._kill_all
             case ["see2ai", "purse empty"]:
-                return lambda: self._empty_purse(lasting)
+                return lambda: self._empty_balance(lasting)
             case [target, "frozen"]:
                 server = {"redis": world.redis, "database": world.database, "see2ai": world.upstream}[target]
                 return lambda: _freeze(server, lasting)
@@ -116,7 +116,7 @@ class Striker:
             world.redis.start()
             world.database.start()
 
-    def _empty_purse(self, seconds: float) -> None:
+    def _empty_balance(self, seconds: float) -> None:
         self._world.set_trouble({"balance": "empty"})
         time.sleep(seconds)
         self._world.set_trouble()

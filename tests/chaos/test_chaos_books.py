@@ -52,14 +52,14 @@ def story() -> Story:
     ]
     ledger = [entry(number, "deduct", 30) for number in (1, 2, 3, 4)] + [entry(None, "grant", 0)]
     ledger += [entry(1, "settle", -30), *(entry(number, "refund", -30) for number in (2, 3, 4))]
-    diary = Diary(told={f"s1-{number:05d}.": {f"T-{number}"} for number in (1, 2, 4)}, cancelled={"T-4"})
+    diary = Diary(payload={f"s1-{number:05d}.": {f"T-{number}"} for number in (1, 2, 4)}, cancelled={"T-4"})
     diary.answers.update({"submit: 200": 3, "submit: 503": 2, "submit: 402": 1, "cancel: 409": 1})
     accounts = [{"user_id": 1, "granted": 120, "available": 90, "held": 0, "spent": 30, "expired": 0}]
     jobs = [job(1), job(2), job(3), {"body": {"image_url": "https://example.com/x.jpg"}, "time": 0.0}]
     return Story(tasks, accounts, ledger, jobs, diary, {"r": ActionInput(1, 120, "r")}, run="s1")
 
 
-def told(change: Callable[[Story], Any] = lambda _: None, *, missing: str = "") -> list[str]:
+def payload(change: Callable[[Story], Any] = lambda _: None, *, missing: str = "") -> list[str]:
     one = deepcopy(story())
     change(one)
     one.__post_init__()
@@ -67,7 +67,7 @@ def told(change: Callable[[Story], Any] = lambda _: None, *, missing: str = "") 
 
 
 def test_books_that_agree_have_no_differences() -> None:
-    assert told() == []
+    assert payload() == []
 
 
 PLANTED: dict[str, tuple[Callable[[Story], Any], str]] = {
@@ -84,8 +84,11 @@ PLANTED: dict[str, tuple[Callable[[Story], Any], str]] = {
     "sent after the refund": (lambda s: s.accepted[1].update(time=NOON.timestamp() + 1), "1.00 s after its refund"),
     "a lost job unflagged": (lambda s: s.tasks[2].update(suspected_orphan=False), "T-3 (UPSTREAM_UNCERTAIN) left"),
     "two tasks of one key": (lambda s: s.tasks.append(task(1, "completed", id=5, task_no="T-5")), "became 2 tasks"),
-    "two answers": (lambda s: s.diary.told["s1-00001."].add("T-9"), "was answered with ['T-1', 'T-9']"),
-    "an acknowledged task that is gone": (lambda s: s.diary.told.update({"s1-00008.": {"T-8"}}), "stored is nothing"),
+    "two answers": (lambda s: s.diary.payload["s1-00001."].add("T-9"), "was answered with ['T-1', 'T-9']"),
+    "an acknowledged task that is gone": (
+        lambda s: s.diary.payload.update({"s1-00008.": {"T-8"}}),
+        "stored is nothing",
+    ),
     "cancelled, and yet": (lambda s: s.diary.cancelled.add("T-1"), "answered as cancelled and is completed"),
     "cancelled and sent": (lambda s: s.accepted.append(job(4)), "T-4 was cancelled and sent"),
     "a fault told to a caller": (lambda s: s.diary.answers.update({"look: 500": 1}), "callers were answered look: 500"),
@@ -96,11 +99,11 @@ PLANTED: dict[str, tuple[Callable[[Story], Any], str]] = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_difference_is_found(name: str) -> None:
     change, words = PLANTED[name]
-    assert any(words in line for line in told(change)), told(change)
+    assert any(words in line for line in payload(change)), payload(change)
 
 
 def test_a_lost_result_is_found() -> None:
-    assert told(missing="r/1-thumb.jpg") == ["T-1: r/1-thumb.jpg is not in the bucket"]
+    assert payload(missing="r/1-thumb.jpg") == ["T-1: r/1-thumb.jpg is not in the bucket"]
 
 
 def test_a_seed_is_a_schedule() -> None:

@@ -104,9 +104,9 @@ def test_an_audit_of_wrong_books_is_exit_1_with_the_rows(gateway: Run, world: Wo
     result = gateway("audit", "--json") if as_json else gateway("audit")
     assert result.exit_code == 1
     if as_json:
-        told = json.loads(result.stdout)
-        (violation,) = told["violations"]
-        assert (told["ok"], violation["invariant"]) == (False, "I1")
+        payload = json.loads(result.stdout)
+        (violation,) = payload["violations"]
+        assert (payload["ok"], violation["invariant"]) == (False, "I1")
         assert violation["meaning"] == "an account equals the sum of its ledger entries"
         row = violation["row"]
         assert (row["user_id"], row["held"], int(row["sum_held"])) == (user_id, 20, 0)

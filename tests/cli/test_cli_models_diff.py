@@ -36,7 +36,7 @@ def test_a_migrated_database_is_equal(gateway: Run) -> None:
     assert (result.exit_code, result.stdout) == (0, "equal: points_config is what the migrations seed\n")
 
 
-def test_every_sort_of_difference_is_told(gateway: Run, world: World) -> None:
+def test_every_sort_of_difference_is_reported(gateway: Run, world: World) -> None:
     new = ("--task-type", "text_to_image", "--action", "see2ai_image_generation_fast_v1", "--points-cost", "9")
     assert gateway("models", "set", "sc_by_hand", *new).exit_code == 0
     assert gateway("models", "set", SQUARE, "--points-cost", "31", "--price-rules", RULES).exit_code == 0
@@ -72,7 +72,6 @@ def test_every_sort_of_difference_is_told(gateway: Run, world: World) -> None:
     [
         ("action", "'see2ai_gone'", "action"),
         ("task_type", "'text_to_video'", "task_type"),
-        ("params", "'[]'", "params"),
         ("price_rules", '\'[{"param":"seconds","each":1}]\'', "price_rules 第 1 条"),
     ],
 )
@@ -81,10 +80,18 @@ def test_a_row_that_could_not_be_written_today_is_named(
 ) -> None:
     write(world, f"UPDATE points_config SET {column} = {value} WHERE model_name = '{SQUARE}'")
     found = drift(gateway)
-    is_readable = column in {"action", "price_rules"}  # an unreadable row has no columns to compare
-    assert [(row["modelName"], row["column"]) for row in found["changed"]] == [(SQUARE, column)] * is_readable
+    assert [(row["modelName"], row["column"]) for row in found["changed"]] == [(SQUARE, column)]
     assert [row["modelName"] for row in found["invalid"]] == [SQUARE]
     assert reason in found["invalid"][0]["reason"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("params", "[]"), ("defaults", "5"), ("price_rules", '["x"]')])
+def test_a_row_of_a_wrong_form_is_invalid(gateway: Run, world: World, column: str, value: str) -> None:
+    write(world, f"UPDATE points_config SET {column} = '{value}' WHERE model_name = '{SQUARE}'")
+    found = drift(gateway)
+    assert [row["modelName"] for row in found["invalid"]] == [SQUARE]
+    assert column in found["invalid"][0]["reason"]
+    assert found["missing"] == []
 
 
 def test_spelling_and_times_are_no_difference(gateway: Run, world: World) -> None:

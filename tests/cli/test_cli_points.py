@@ -41,7 +41,7 @@ def test_a_known_reference_for_something_else_is_exit_1(gateway: Run) -> None:
     assert said(gateway("points", "grant", user, "20", "--ref", "order-7", "--json"))["balance"] == 20
 
 
-def test_a_key_for_admins_is_asked_for_by_name(gateway: Run) -> None:
+def test_a_key_for_admins_is_requested_for_by_name(gateway: Run) -> None:
     said(gateway("users", "create", "--id", "5", "--admin", "--json"))
     assert said(gateway("keys", "create", "5", "--admin", "--json"))["apiKey"].startswith("sk-")
 
@@ -74,13 +74,13 @@ def test_codes_are_listed_newest_first_and_not_all(gateway: Run) -> None:
 def test_codes_are_exported_to_a_file_of_its_own(gateway: Run, tmp_path: Path) -> None:
     path = tmp_path / "codes.csv"
     options = ("--count", "2", "--points", "50", "--lot-days", "30", "--expires", "2090-01-01", "--csv", str(path))
-    told = said(gateway("codes", "create", *options, "--json"))
-    assert told["count"] == 2
+    payload = said(gateway("codes", "create", *options, "--json"))
+    assert payload["count"] == 2
     assert path.stat().st_mode & 0o777 == 0o600
     with path.open(newline="") as file:
         head, *rows = csv.reader(file)
     assert head == ["code", "points", "batch"]
-    assert {row[2] for row in rows} == {told["batch"]}
+    assert {row[2] for row in rows} == {payload["batch"]}
     assert len({row[0] for row in rows}) == 2
     assert gateway("codes", "create", *options).exit_code == 1, "an existing file is not overwritten"
     assert len(said(gateway("codes", "list", "--json"))) == 2

@@ -47,21 +47,21 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_good_key_and_a_full_purse(check: Any, upstream: Server) -> None:
+def test_a_good_key_and_a_full_balance(check: Any, upstream: Server) -> None:
     result = check(upstream.origin)
     assert result.exit_code == 0, result.output
-    told = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert (told["reachable"], told["key"], told["tenant"]) == ("yes", "accepted", "SANDBOX")
-    tokens, rmb = told["balance"].split(" tokens (RMB ")
+    payload = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert (payload["reachable"], payload["key"], payload["tenant"]) == ("yes", "accepted", "SANDBOX")
+    tokens, rmb = payload["balance"].split(" tokens (RMB ")
     assert Decimal(tokens) / 50_000 == pytest.approx(Decimal(rmb.removesuffix(")")), abs=Decimal("0.01"))
-    asked = [entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
-    assert [(entry["method"], entry["status"]) for entry in asked] == [("GET", 200)]
+    requested = [entry for entry in upstream.journal() if entry["path"] == "/api/v1/me"]
+    assert [(entry["method"], entry["status"]) for entry in requested] == [("GET", 200)]
     data = json.loads(check(upstream.origin, "--json").stdout)
     assert (data["usable"], data["reachable"], data["keyAccepted"], data["tenant"]) == (True, True, True, "SANDBOX")
     assert Decimal(data["balanceRmb"]) == round(Decimal(data["balanceTokens"]) / 50_000, 2)
 
 
-def test_an_empty_purse(check: Any, upstream: Server) -> None:
+def test_an_empty_balance(check: Any, upstream: Server) -> None:
     upstream.control({"balance": "empty"})
     result = check(upstream.origin)
     assert (result.exit_code, result.stderr) == (1, "our balance at SEE2AI is empty: balance 0\n")
@@ -77,7 +77,7 @@ def test_a_wrong_key(check: Any, upstream: Server) -> None:
     assert "sk-wrong" not in result.output
 
 
-def test_no_key_at_all_asks_nobody(check: Any, upstream: Server) -> None:
+def test_no_key_at_all_requests_nobody(check: Any, upstream: Server) -> None:
     result = check(upstream.origin, key="")
     assert (result.exit_code, result.stderr) == (1, "SEE2AI_API_KEY is not set\n")
     assert upstream.journal() == []
@@ -135,9 +135,9 @@ EASY: list[tuple[Any, str | None, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("told", "name", "balance"), EASY, ids=range(len(EASY)))
-def test_the_names_of_fields_are_taken_easily(told: Any, name: str | None, balance: Any, world: Any) -> None:
-    account = parse_account(HttpResponse(200, json.dumps(told).encode()))
+@pytest.mark.parametrize(("payload", "name", "balance"), EASY, ids=range(len(EASY)))
+def test_the_names_of_fields_are_taken_easily(payload: Any, name: str | None, balance: Any, world: Any) -> None:
+    account = parse_account(HttpResponse(200, json.dumps(payload).encode()))
     assert (account.status, account.name, account.balance_tokens) == (AccountStatus.USABLE, name, balance)
 
 

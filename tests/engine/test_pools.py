@@ -19,6 +19,7 @@ from app.engine.runner import TaskRunner
 from app.runtime import Runtime
 from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
+from app.upstreams.breaker import CircuitBreaker
 from tests.support import workers
 from tests.support.makers import IMAGE_MODEL, Maker, User
 from tests.support.sandbox_server import Server, directive
@@ -27,7 +28,7 @@ from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
 SLOW = 40
-MOST_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minutes
+MAX_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minutes
 
 
 @asynccontextmanager
@@ -48,14 +49,14 @@ async def until_held(runner: TaskRunner, step: str, number: int) -> None:
             await asyncio.sleep(0.05)
 
 
-def looks_of(upstream: Server, task_id: str) -> list[float]:
+def polls_of(upstream: Server, task_id: str) -> list[float]:
     return [entry["monotonic"] for entry in upstream.journal() if entry["path"].endswith(f"/status/{task_id}")]
 
 
 def longest_gap(upstream: Server, task_id: str) -> float:
-    looks = looks_of(upstream, task_id)
-    assert len(looks) > 2
-    return max(later - earlier for earlier, later in itertools.pairwise(looks))
+    poll_entries = polls_of(upstream, task_id)
+    assert len(poll_entries) > 2
+    return max(later - earlier for earlier, later in itertools.pairwise(poll_entries))
 
 
 async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
@@ -66,7 +67,7 @@ async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Serve
     assert {task["status"] for task in ended} == {"completed"}
     select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
     task_id = (await execute(runtime, select, no=watched)).scalar()
-    assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
+    assert longest_gap(upstream, task_id) < MAX_GAP_SECONDS
 
 
 async def test_forty_slow_downloads_delay_no_other_task(
@@ -98,18 +99,18 @@ async def test_results_wait_for_a_slot_and_polls_do_not(
             return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
 
         await until("the others have come so far", waiting, 120)
-        most = 0
+        maximum = 0
         for _ in range(60):
             await asyncio.sleep(0.05)
-            most = max(most, held(runner, "rehost"))
-        assert most == 3, "a poll went on to a download without a free slot"
+            maximum = max(maximum, held(runner, "rehost"))
+        assert maximum == 3, "a poll went on to a download without a free slot"
         assert await waiting()
         select = "SELECT upstream_task_id FROM tasks WHERE task_no = :no"
         task_id = (await execute(runtime, select, no=watched)).scalar()
         async with asyncio.timeout(60):
-            while len(looks_of(upstream, task_id)) <= 2:
+            while len(polls_of(upstream, task_id)) <= 2:
                 await asyncio.sleep(0.05)
-        assert longest_gap(upstream, task_id) < MOST_GAP_SECONDS
+        assert longest_gap(upstream, task_id) < MAX_GAP_SECONDS
 
 
 async def test_the_slots_of_a_claim_are_reserved_while_it_runs(
@@ -184,10 +185,10 @@ async def few_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Asyn
     await cancel_and_wait(*runner._running)
 
 
-async def until_looked(upstream: Server, task_id: str, more: int) -> None:
-    before = len(looks_of(upstream, task_id))
+async def until_polled(upstream: Server, task_id: str, more: int) -> None:
+    before = len(polls_of(upstream, task_id))
     async with asyncio.timeout(40):
-        while len(looks_of(upstream, task_id)) < before + more:
+        while len(polls_of(upstream, task_id)) < before + more:
             await asyncio.sleep(0.05)
 
 
@@ -202,10 +203,10 @@ async def test_submits_that_hang_delay_no_poll(
         task_id = (await execute(runtime, "SELECT upstream_task_id FROM tasks")).scalar()
         upstream.control(HANG)
         for n in range(3 * FEW):
-            picture = f"https://example.com/{n}.jpg"
-            await submit_task(runtime, user.id, Submission("sc_image_normalize", "", picture))
+            image = f"https://example.com/{n}.jpg"
+            await submit_task(runtime, user.id, Submission("sc_image_normalize", "", image))
         await until_held(runner, "submitting", FEW)
-        await until_looked(upstream, task_id, 20)
+        await until_polled(upstream, task_id, 20)
         assert held(runner, "submitting") == FEW
     upstream.control()
 
@@ -214,7 +215,7 @@ async def test_submits_that_hang_delay_no_poll(
     ("rules", "step"),
     [([HANG], "submitting"), ([{"take_seconds": 0}, {"where": "result", "fault": "drip"}], "rehost")],
 )
-async def test_one_providers_trouble_takes_no_hands_of_another(
+async def test_one_providers_trouble_takes_no_slots_of_another(
     make: Maker,
     runtime: Runtime,
     upstream: Server,
@@ -248,12 +249,12 @@ async def test_a_task_of_an_unknown_action_still_ends(
 async def test_an_idle_worker_sends_one_query_for_all_pools(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, bool]] = []
+    requested: list[tuple[int, bool]] = []
     real_find, real_claim = runner_module.has_due, runner_module.claim_due
 
     async def has_due(database: Any, shares: Any) -> Any:
         found = await real_find(database, shares)
-        asked.append((len(found), any(found)))
+        requested.append((len(found), any(found)))
         return found
 
     async def claim_due(*args: Any) -> Any:
@@ -265,9 +266,9 @@ async def test_an_idle_worker_sends_one_query_for_all_pools(
     monkeypatch.setattr(runner_module, "claim_due", claim_due)
     async with few_running(with_two_providers(runtime), monkeypatch):
         async with asyncio.timeout(60):
-            while len(asked) < 3:
+            while len(requested) < 3:
                 await asyncio.sleep(0.05)
-        assert (set(asked), claimed) == ({(9, False)}, [])
+        assert (set(requested), claimed) == ({(9, False)}, [])
         user = await make.user(points=30)
         assert (await make.ended(user, await make.task_no(user)))["status"] == "completed"
     assert claimed
@@ -276,4 +277,5 @@ async def test_an_idle_worker_sends_one_query_for_all_pools(
 def with_two_providers(runtime: Runtime) -> Runtime:
     elsewhere = replace(runtime.actions[ELSEWHERE], provider="elsewhere")
     upstreams = {**runtime.upstreams, "elsewhere": runtime.upstreams["see2ai"]}
-    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams)
+    breakers = {**runtime.breakers, "elsewhere": CircuitBreaker("elsewhere", runtime.database, 1000)}
+    return replace(runtime, actions={**runtime.actions, ELSEWHERE: elsewhere}, upstreams=upstreams, breakers=breakers)

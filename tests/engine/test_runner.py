@@ -169,13 +169,13 @@ async def test_quarantined_tasks_run_one_at_a_time(
     for _ in range(2):
         await claim_due(runtime.database, ALL, 9, 30)
         await lose_lease(runtime)
-    together, most = 0, 0
+    together, maximum = 0, 0
     real = engine_execute.submit
 
     async def watched(*args: Any) -> Any:
-        nonlocal together, most
+        nonlocal together, maximum
         together += 1
-        most = max(most, together)
+        maximum = max(maximum, together)
         await asyncio.sleep(0.02)
         try:
             return await real(*args)
@@ -186,7 +186,7 @@ async def test_quarantined_tasks_run_one_at_a_time(
     async with stepping(runtime):
         for number in numbers:
             assert (await make.ended(user, number))["status"] == "completed"
-    assert most == 1
+    assert maximum == 1
 
 
 async def test_only_the_holder_renews_a_lease(make: Maker, runtime: Runtime) -> None:

@@ -194,9 +194,9 @@ def test_clamp_to_deadline_is_a_delay(delay: float, left: float) -> None:
 
 
 @given(st.integers(0, 10**9), st.floats(0.1, 3600))
-def test_backoff_is_half_random_and_bounded(attempts: int, longest: float) -> None:
-    full = min(2.0 ** min(attempts, 10), longest)
-    assert full / 2 <= transitions.backoff_seconds(attempts, longest) <= full
+def test_backoff_is_half_random_and_bounded(attempts: int, max_length: float) -> None:
+    full = min(2.0 ** min(attempts, 10), max_length)
+    assert full / 2 <= transitions.backoff_seconds(attempts, max_length) <= full
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1, 1e4))
@@ -242,7 +242,7 @@ def test_decisions_before_a_step() -> None:
 
 def test_the_third_server_error_of_a_submit_ends_it_whatever_came_between() -> None:
     upstream = UpstreamState()
-    heard = [
+    received = [
         ResultKind.SERVER_ERROR,
         ResultKind.RATE_LIMITED,
         ResultKind.NOT_SENT,
@@ -250,11 +250,11 @@ def test_the_third_server_error_of_a_submit_ends_it_whatever_came_between() -> N
         ResultKind.ACCOUNT_ERROR,
         ResultKind.SERVER_ERROR,
     ]
-    for number, kind in enumerate(heard):
+    for number, kind in enumerate(received):
         decision = transitions.after_submit(
             make_task("submitting", attempts=number, upstream_state=upstream), UpstreamResult(kind, "why")
         )
-        if number < len(heard) - 1:
+        if number < len(received) - 1:
             assert isinstance(decision, Advance)
             assert decision.update.attempts == number + 1
             assert decision.update.upstream_state is not None
@@ -302,11 +302,11 @@ def test_a_404_is_believed_at_the_third_and_after_a_minute() -> None:
         assert isinstance(after_poll(task, UpstreamResult(ResultKind.NOT_FOUND)), Fail) == is_believed
 
 
-def test_a_pause_that_was_asked_for_is_kept() -> None:
+def test_a_pause_that_was_requested_for_is_kept() -> None:
     for kind in (ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR):
-        asked = UpstreamResult(kind, retry_after_seconds=33.0)
-        assert delay_of(after_poll(make_task(attempts=5), asked)) == 33.0
-        assert delay_of(transitions.after_submit(make_task("submitting"), asked)) == 33.0
+        requested = UpstreamResult(kind, retry_after_seconds=33.0)
+        assert delay_of(after_poll(make_task(attempts=5), requested)) == 33.0
+        assert delay_of(transitions.after_submit(make_task("submitting"), requested)) == 33.0
 
 
 def test_progress_of_see2ai_is_kept_and_marked_as_its_own() -> None:

@@ -28,7 +28,7 @@ DAY = 86_400.0
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.1)
 
 
@@ -57,12 +57,12 @@ class Work:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self.runs = self.ended = self.together = self.most = 0
+        self.runs = self.ended = self.together = self.maximum = 0
 
     async def __call__(self, _: Runtime) -> int:
         self.runs += 1
         self.together += 1
-        self.most = max(self.most, self.together)
+        self.maximum = max(self.maximum, self.together)
         try:
             await asyncio.sleep(self.seconds)
             self.ended += 1
@@ -123,10 +123,10 @@ async def test_two_workers_run_a_job_once_a_period(runtime: Runtime) -> None:
     async with open_runtime(runtime.settings) as other, looping(runtime, other, runtime, scheduled_jobs=scheduled_jobs):
         await until("done and written", lambda: is_written(runtime))
         await asyncio.sleep(0.5)
-        assert (work.runs, work.most) == (1, 1)
+        assert (work.runs, work.maximum) == (1, 1)
         await due_now(runtime)
         await until("done again", lambda: work.ended == 2)
-    assert (work.runs, work.most) == (2, 1)
+    assert (work.runs, work.maximum) == (2, 1)
 
 
 @pytest.mark.full
@@ -136,7 +136,7 @@ async def test_a_long_job_keeps_its_lease(runtime: Runtime, monkeypatch: pytest.
     async with looping(runtime, runtime, scheduled_jobs=[PeriodicJob("sweep", DAY, work)]):
         await until("done", lambda: work.ended)
         await asyncio.sleep(0.3)
-    assert (work.runs, work.most) == (1, 1)
+    assert (work.runs, work.maximum) == (1, 1)
 
 
 async def test_a_stopping_worker_releases_its_job_at_once(runtime: Runtime) -> None:

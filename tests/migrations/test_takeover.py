@@ -11,7 +11,7 @@ from app.cli.admin.model_diff import find_invalid
 from app.cli.migrate import migrate
 from app.database import open_database
 from app.errors import GatewayError
-from app.points.audit import Violation, audit
+from app.points.audit.checks import Violation, audit
 from app.settings import Settings
 from migrations import OLD_REVISIONS
 from tests.support.database_contents import read_rows, read_structure

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.catalog.models import set_model
 from app.points import ledger
-from app.points.audit import CHECKS, audit
-from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
+from app.points.audit.checks import CHECKS, audit
+from app.points.audit.lot_checks import CODE_CHECKS, LOT_CHECKS
 from app.points.redeem_codes import create_codes, redeem_code
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
@@ -254,7 +254,7 @@ async def books(lawless: Runtime) -> Runtime:
 async def lots(books: Runtime) -> Runtime:
     """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
     await lot(books.database, 1, 50, 1, "expired")
-    row = (await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))).task
+    row = (await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))).row
     await later(books.database, 2)
     await execute(books, f"UPDATE tasks SET status = 'failed', error_code = 'X', {ENDED} WHERE id = {row['id']}")
     async with books.database.begin() as connection:
@@ -307,6 +307,6 @@ def test_no_check_goes_without_its_damage() -> None:
 
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])
-async def test_references_that_only_look_like_ours_are_sound(codes: Runtime, ref: str) -> None:
+async def test_references_that_only_poll_like_ours_are_audio(codes: Runtime, ref: str) -> None:
     assert (await ledger.grant(codes.database, user_id=1, points=10, ref=ref))[0]
     assert await audit(codes.database) == []

@@ -47,11 +47,11 @@ async def test_a_code_is_worth_its_points_once(make: Maker, runtime: Runtime) ->
 
 async def test_its_points_may_live_for_some_days(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
-    told = data(await redeem(make, user, await one_code(runtime.database, lot_days=30)))
+    payload = data(await redeem(make, user, await one_code(runtime.database, lot_days=30)))
     expires = (await get_balance(runtime.database, user.id)).expires
     assert expires is not None
     assert abs(expires - in_hours(30 * 24)) < timedelta(minutes=1)
-    assert told["expireTime"] == expires.astimezone(runtime.settings.zone).isoformat(timespec="seconds")[:19]
+    assert payload["expireTime"] == expires.astimezone(runtime.settings.zone).isoformat(timespec="seconds")[:19]
     assert await remaining(runtime.database) == [50]
 
 
@@ -70,7 +70,7 @@ async def test_forty_at_once_use_it_once(make: Maker, runtime: Runtime) -> None:
     assert sorted([(await make.balance(user))[0] for user in users]) == [0] * 9 + [50]
 
 
-async def test_asked_again_by_its_user_it_answers_the_same(make: Maker, runtime: Runtime) -> None:
+async def test_requested_again_by_its_user_it_answers_the_same(make: Maker, runtime: Runtime) -> None:
     """One code gives points for ever and one for some days; both have lapsed as codes by the time of the repeat."""
     user, other = await make.user(points=7), await make.user()
     made = [await one_code(runtime.database, lot_days=days, expires=in_hours(1)) for days in (None, 30)]
@@ -88,31 +88,31 @@ async def test_asked_again_by_its_user_it_answers_the_same(make: Maker, runtime:
 
 @pytest.mark.parametrize("users", [1, 20])
 async def test_twenty_at_once_by_one_user_or_by_twenty(make: Maker, runtime: Runtime, users: int) -> None:
-    asking = [await make.user() for _ in range(users)]
+    requesting = [await make.user() for _ in range(users)]
     code = await one_code(runtime.database, lot_days=3)
-    work = [redeem_code(runtime.database, asking[number % users].id, code) for number in range(20)]
+    work = [redeem_code(runtime.database, requesting[number % users].id, code) for number in range(20)]
     said = await asyncio.gather(*work, return_exceptions=True)
     won = [one for one in said if one == 50]
     assert len(won) == (20 if users == 1 else 1)
     assert {str(one) for one in said if one != 50} <= {"兑换码已被使用"}
-    assert sorted([(await make.balance(user))[0] for user in asking]) == [0] * (users - 1) + [50]
+    assert sorted([(await make.balance(user))[0] for user in requesting]) == [0] * (users - 1) + [50]
     assert await remaining(runtime.database) == [50]
 
 
 @pytest.mark.parametrize("happened", [True, False])
-async def test_an_unheard_commit_is_looked_up_at_once(
+async def test_an_unanswered_commit_is_polled_up_at_once(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
     user, code = await make.user(), await one_code(runtime.database)
     real = sessions_module._commit
 
-    async def unheard(connection: Connection) -> None:
+    async def unanswered(connection: Connection) -> None:
         if happened:
             await real(connection)
         raise CommitUnknown
 
     with monkeypatch.context() as patched:
-        patched.setattr(sessions_module, "_commit", unheard)
+        patched.setattr(sessions_module, "_commit", unanswered)
         answer = await redeem(make, user, code)
     if happened:
         assert data(answer) == {"points": 50, "balance": 50, "expireTime": None}
@@ -245,7 +245,7 @@ async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
     assert row.prefix == code[:5]
 
 
-async def test_a_list_tells_how_each_stands(make: Maker, runtime: Runtime) -> None:
+async def test_a_list_reports_how_each_stands(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for batch, options in (("a", {}), ("b", {"expires": in_hours(1)}), ("c", {"lot_days": 7}), ("d", {})):
         made = await one_code(runtime.database, batch=batch, **options)

@@ -42,14 +42,14 @@ async def test_points_may_be_granted_for_a_time(make: Maker, runtime: Runtime, s
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id, expires="2090-01-02T03:04:05", remark="活动赠送"))
-    told = await make.api.get("/user/points/consumption/balance", headers=user.headers)
-    assert data(told)["expireTime"] == "2090-01-02T03:04:05"
+    payload = await make.api.get("/user/points/consumption/balance", headers=user.headers)
+    assert data(payload)["expireTime"] == "2090-01-02T03:04:05"
     data(await top_up(make, by, user.id, ref="order-2", expires="2089-12-31T00:00:00+00:00"))
     soonest = (await get_balance(runtime.database, user.id)).expires
     assert soonest == datetime(2089, 12, 31, tzinfo=UTC)
 
 
-async def test_a_known_reference_for_something_else_is_told(make: Maker) -> None:
+async def test_a_known_reference_for_something_else_is_reported(make: Maker) -> None:
     admin, user, other = await make.user(admin=True), await make.user(), await make.user()
     data(await top_up(make, admin.headers, user.id))
     for user_id, changes in ((user.id, {"points": 99}), (other.id, {}), (user.id, {"expires": "2090-01-01"})):
@@ -63,15 +63,15 @@ async def test_a_known_reference_for_something_else_is_told(make: Maker) -> None
 async def test_a_known_reference_is_known_on_a_full_account_too(make: Maker) -> None:
     admin, user = await make.user(admin=True), await make.user()
     for applied in (True, False):
-        told = data(await top_up(make, admin.headers, user.id, points=MAX_POINTS))
-        assert (told["applied"], told["balance"]) == (applied, MAX_POINTS)
+        payload = data(await top_up(make, admin.headers, user.id, points=MAX_POINTS))
+        assert (payload["applied"], payload["balance"]) == (applied, MAX_POINTS)
     assert refusal(await top_up(make, admin.headers, user.id, points=1))[:2] == (409, "GRANT_CONFLICT")
     status, _, message = refusal(await top_up(make, admin.headers, user.id, points=1, ref="order-2"))
     assert (status, message) == (400, "参数错误: points 超出账户上限")
     assert await make.balance(user) == (MAX_POINTS, 0)
 
 
-async def test_a_known_reference_until_another_time_is_told_too(make: Maker) -> None:
+async def test_a_known_reference_until_another_time_is_reported_too(make: Maker) -> None:
     admin, user = await make.user(admin=True), await make.user()
     for _ in range(2):
         data(await top_up(make, admin.headers, user.id, expires="2090-01-01T08:00:00.123456"))

@@ -84,10 +84,10 @@ async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runti
         assert (await make.balance(user))[1] == 0
 
 
-async def test_a_task_closes_once_whatever_code_asks(make: Maker, runtime: Runtime) -> None:
+async def test_a_task_closes_once_whatever_code_requests(make: Maker, runtime: Runtime) -> None:
     """The database itself forbids the second close of a task and the second opening."""
     user = await make.user(points=90)
-    row = (await submit_task(runtime, user.id, Submission(TEXT_MODEL, "a"))).task
+    row = (await submit_task(runtime, user.id, Submission(TEXT_MODEL, "a"))).row
     await submit_task(runtime, user.id, Submission(TEXT_MODEL, "b"))  # so that enough is held for a wrong second close
     money = {"user_id": user.id, "task_id": row["id"], "cost": 30}
 

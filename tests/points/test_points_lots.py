@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def submit(runtime: Runtime, user: User) -> dict[str, Any]:
-    return dict((await submit_task(runtime, user.id, Submission(TEXT_MODEL, "一只猫"))).task)
+    return (await submit_task(runtime, user.id, Submission(TEXT_MODEL, "一只猫"))).row
 
 
 async def end(runtime: Runtime, row: dict[str, Any], *, failed: bool, grace_days: int = 7) -> None:
@@ -81,7 +81,7 @@ async def test_expire_time_is_that_of_the_soonest_points_left(make: Maker, runti
 
 
 @pytest.mark.parametrize("moment", [datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 6, 1, tzinfo=UTC)])
-async def test_points_cannot_be_born_lapsed_or_live_past_the_calendar(
+async def test_points_cannot_be_born_expired_or_live_past_the_calendar(
     make: Maker, runtime: Runtime, moment: datetime
 ) -> None:
     user = await make.user()
@@ -101,7 +101,7 @@ async def test_a_repeated_grant_makes_one_lot_and_may_come_after_its_expiry(make
     assert await ledger.grant(runtime.database, **(top_up | {"expires": over})) == (False, 0)
 
 
-async def test_expire_time_is_never_that_of_points_that_have_lapsed(make: Maker, runtime: Runtime) -> None:
+async def test_expire_time_is_never_that_of_points_that_have_expired(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 5, 1, "lapsing")
     await later(runtime.database, 2)
@@ -158,7 +158,7 @@ async def test_who_has_no_expiring_points_pays_nothing_for_them(make: Maker, run
 # ------------------------------------------------------------------ lapsing
 
 
-async def test_lapsed_points_are_neither_shown_nor_spent(make: Maker, runtime: Runtime) -> None:
+async def test_expired_points_are_neither_shown_nor_spent(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=40)
     await lot(runtime.database, user.id, 100, 1, "lapsing")
     await lot(runtime.database, user.id, 30, 48, "living")
@@ -183,7 +183,7 @@ async def test_a_refusal_names_what_could_be_spent(make: Maker, runtime: Runtime
     assert await ledger.grant(runtime.database, user_id=user.id, points=5, ref="more") == (True, 15)
 
 
-async def test_a_free_task_shows_no_lapsed_points(make: Maker, runtime: Runtime) -> None:
+async def test_a_free_task_shows_no_expired_points(make: Maker, runtime: Runtime) -> None:
     await execute(runtime, "UPDATE points_config SET points_cost = 0")
     user = await make.user(points=10)
     await lot(runtime.database, user.id, 100, 1, "lapsing")
@@ -232,8 +232,8 @@ async def test_expiry_leaves_what_tasks_hold(make: Maker, runtime: Runtime) -> N
 
 
 async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Maker, runtime: Runtime) -> None:
-    broken, sound = await make.user(), await make.user()
-    for user in (broken, sound):
+    broken, audio = await make.user(), await make.user()
+    for user in (broken, audio):
         await lot(runtime.database, user.id, 50, 1, f"of{user.id}")
     await later(runtime.database, 2)
     decision = "UPDATE points_accounts SET available = available {} 20, held = held {} 20 WHERE user_id = :user"
@@ -243,7 +243,7 @@ async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Ma
     assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50)
 
 
-async def test_a_lot_whose_end_is_told_already_does_not_hold_up_the_others(settings: Settings) -> None:
+async def test_a_lot_whose_end_is_reported_already_does_not_hold_up_the_others(settings: Settings) -> None:
     """Its entry was forged: `expire:1` is another user's. Nobody audits these books afterwards."""
     async with open_runtime(settings) as runtime:
         for user_id in (1, 2, 3):
@@ -304,7 +304,7 @@ async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, 
 
 
 @pytest.mark.parametrize("swept", [False, True])
-async def test_points_of_a_lapsed_lot_come_back_for_a_grace(make: Maker, runtime: Runtime, swept: bool) -> None:
+async def test_points_of_a_expired_lot_come_back_for_a_grace(make: Maker, runtime: Runtime, swept: bool) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 40, 1, "lapsing")
     await lot(runtime.database, user.id, 50, 48, "living")

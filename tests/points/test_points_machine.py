@@ -33,7 +33,7 @@ from app.engine.state import ClaimedTask
 from app.engine.transitions import Complete, Fail, unchanged
 from app.errors import CodeNotRedeemable, GrantConflict, InsufficientPoints, NotCancellable, TaskFailure
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.balance import get_balance
 from app.points.expiry import expire_lots
 from app.points.redeem_codes import create_codes, redeem_code, void_batch
@@ -164,21 +164,21 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(target=refs, user=USERS, points=POINTS, hours=st.none() | HOURS)
     def grant(self, user: int, points: int, hours: int | None) -> tuple[str, int, int, datetime | None]:
         ref = f"ref-{next(self.numbers)}"
-        told = {"user_id": user, "points": points, "ref": ref}
+        payload = {"user_id": user, "points": points, "ref": ref}
         expires = None if hours is None else in_hours(hours)
-        assert self.run(ledger.grant(self.database, **told, expires=expires))[0]
+        assert self.run(ledger.grant(self.database, **payload, expires=expires))[0]
         self.came(user, points, hours)
         return ref, user, points, expires and expires + timedelta(hours=self.now)
 
     @rule(known=refs, user=USERS, points=POINTS)
     def grant_again(self, known: tuple[str, int, int, datetime | None], user: int, points: int) -> None:
         ref, its_user, its_points, its_end = known
-        told = {"ref": ref, "expires": its_end and its_end - timedelta(hours=self.now)}
-        same = self.run(ledger.grant(self.database, user_id=its_user, points=its_points, **told))
+        payload = {"ref": ref, "expires": its_end and its_end - timedelta(hours=self.now)}
+        same = self.run(ledger.grant(self.database, user_id=its_user, points=its_points, **payload))
         assert same == (False, self.accounts[its_user].spendable_points(self.now))
         if (user, points) != (its_user, its_points):
             with pytest.raises(GrantConflict):
-                self.run(ledger.grant(self.database, user_id=user, points=points, **told))
+                self.run(ledger.grant(self.database, user_id=user, points=points, **payload))
 
     @rule(target=codes, points=POINTS, days=st.none() | st.integers(1, 3))
     def make_code(self, points: int, days: int | None) -> dict[str, Any]:
@@ -234,25 +234,25 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(target=tasks, user=USERS, model=st.sampled_from([MODEL, MODEL, MODEL, FREE]), keyed=st.booleans())
     def submit(self, user: int, model: str, keyed: bool) -> Any:
         account, cost = self.accounts[user], self.price if model == MODEL else 0
-        asked = Submission(model, "一只猫", key=f"key-{next(self.numbers)}" if keyed else None)
+        requested = Submission(model, "一只猫", key=f"key-{next(self.numbers)}" if keyed else None)
         if account.spendable_points(self.now) < cost:
             with pytest.raises(InsufficientPoints):
-                self.run(submit_task(self.runtime, user, asked))
+                self.run(submit_task(self.runtime, user, requested))
             self.seen["too few points"] += 1
             return multiple()
-        result = self.run(submit_task(self.runtime, user, asked))
-        row = dict(result.task)
+        result = self.run(submit_task(self.runtime, user, requested))
+        row = result.row
         task = Task(row, user, cost, account.take(cost, self.now) if cost else [])
         self.by_id[row["id"]] = task
         assert (row["points_cost"], result.balance) == (cost, account.spendable_points(self.now))
         if keyed:
-            again = self.run(submit_task(self.runtime, user, asked))
-            assert (again.task["task_no"], again.is_replay) == (row["task_no"], True)
+            again = self.run(submit_task(self.runtime, user, requested))
+            assert (again.row["task_no"], again.is_replay) == (row["task_no"], True)
         return task
 
-    @rule(target=claims, most=st.integers(1, 3))
-    def claim(self, most: int) -> Any:
-        found = self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), most, 3600))
+    @rule(target=claims, maximum=st.integers(1, 3))
+    def claim(self, maximum: int) -> Any:
+        found = self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), maximum, 3600))
         for claimed in found:
             self.by_id[claimed.id].version = claimed.version
         return multiple(*[Held(claimed, self.by_id[claimed.id]) for claimed in found])
@@ -267,8 +267,8 @@ class PointsMachine(RuleBasedStateMachine):
     @rule(held=claims, is_good=st.booleans())
     def end(self, held: Held, is_good: bool) -> None:
         """By whoever was first; a claim that was overtaken changes nothing, however often it tries."""
-        picture = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
-        decision: Complete | Fail = Complete([picture]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
+        image = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
+        decision: Complete | Fail = Complete([image]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
         may = self.is_current(held)
         assert self.run(finish_task(self.runtime, held.claimed, decision, [])) is may
         self.seen["an end in vain"] += not may
@@ -348,7 +348,7 @@ def test_any_order_of_what_moves_points(empty_sqlite: Path, tmp_path: Path) -> N
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
+            max_examples=30, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
         ),
     )
     assert not [what for what in MUST_HAPPEN if not seen[what]], seen

@@ -15,7 +15,7 @@ from sqlalchemy import insert, update
 from app.database import Database, open_database, utc_now
 from app.errors import InsufficientPoints
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.points.balance import get_balance
 from app.points.expiry import expire_lots
 from app.settings import Settings

@@ -19,7 +19,7 @@ BY_RESOLUTION = {"param": "resolution", "points": {"1K": 30, "2K": 45}}
 BY_SECOND = {"param": "duration", "each": 16, "as": {"-1": 15}}
 BY_REFERENCE = {"param": "references", "each": 2}
 BY_SIZE = {"param": "size", "times": {"480p": "0.45", "720p": 1, "1080p": 2.25}}
-BY_SOUND = {"param": "withSound", "times": {"true": "1.5", "false": 1}}
+BY_AUDIO = {"param": "withAudio", "times": {"true": "1.5", "false": 1}}
 
 
 class Settings(CallerParams):
@@ -28,9 +28,9 @@ class Settings(CallerParams):
     resolution: Literal["1K", "2K"] = "1K"
     duration: Literal[-1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] = 5
     size: Literal["480p", "720p", "1080p"] = "720p"
-    with_sound: bool = False
+    with_audio: bool = False
     only: Literal["one"] = "one"
-    pictures: Annotated[int, Field(ge=1, le=10)] = 1
+    images: Annotated[int, Field(ge=1, le=10)] = 1
     shift: Annotated[int, Field(ge=-2, le=3)] = 0
     endless: int = 0
     upwards: Annotated[int, Field(ge=0)] = 0
@@ -65,14 +65,14 @@ def cost(rules: Any, *, references: int = 0, points_cost: int = 10, **changes: A
         ([BY_REFERENCE], {"references": 3}, 16),
         ([BY_SIZE], {"size": "480p"}, 5),  # 4.5
         ([BY_SIZE], {"size": "1080p"}, 23),  # 22.5
-        ([BY_SOUND], {"withSound": True}, 15),
-        ([BY_SOUND], {}, 10),
+        ([BY_AUDIO], {"withAudio": True}, 15),
+        ([BY_AUDIO], {}, 10),
         ([BY_RESOLUTION, BY_SECOND, BY_REFERENCE, BY_SIZE], {"size": "480p", "references": 1}, 51),  # 112 × 0.45 = 50.4
         ([BY_SIZE, BY_REFERENCE, BY_SECOND, BY_RESOLUTION], {"size": "480p", "references": 1}, 51),
-        ([BY_SIZE, BY_SOUND], {"size": "1080p", "withSound": True}, 34),  # 33.75, rounded once
+        ([BY_SIZE, BY_AUDIO], {"size": "1080p", "withAudio": True}, 34),  # 33.75, rounded once
         ([{"param": "resolution", "points": {"1K": 0, "2K": 1}}], {}, 0),
         ([{"param": "duration", "points": {"5": 7}}], {}, 7),
-        ([{"param": "pictures", "each": 4}], {"pictures": 10}, 50),
+        ([{"param": "images", "each": 4}], {"images": 10}, 50),
     ],
 )
 def test_a_rule_charges_what_it_says(rules: Any, changes: dict[str, Any], points: int) -> None:
@@ -99,7 +99,7 @@ def test_big_numbers_stay_exact() -> None:
         (BY_RESOLUTION, {"resolution": "4K"}),
         (BY_RESOLUTION, {"resolution": None}),
         (BY_SIZE, {"size": "8K"}),
-        (BY_SOUND, {"withSound": None}),
+        (BY_AUDIO, {"withAudio": None}),
         (BY_SECOND, {"duration": -2}),
         (BY_SECOND, {"duration": None}),
         (BY_SECOND, {"duration": "5"}),
@@ -138,7 +138,9 @@ def test_it_agrees_with_decimals(
     place: tuple[str, int],
 ) -> None:
     resolution, references = place
-    rules: list[dict[str, Any]] = [{"param": "size", "times": {"720p": spell(factor)}} for factor, spell in times]
+    rules: list[dict[str, Any]] = [
+        {"param": "size", "times": {"720p": normalize(factor)}} for factor, normalize in times
+    ]
     base = points_cost
     if by_value is not None:
         rules.append({"param": "resolution", "points": {"1K": by_value[0], "2K": by_value[1]}})
@@ -193,24 +195,24 @@ SIZES = ("480p", "720p", "1080p")
     [
         (None, {}),
         ([], {}),
-        ([BY_RESOLUTION, BY_SECOND, BY_REFERENCE, BY_SIZE, BY_SOUND], {}),
+        ([BY_RESOLUTION, BY_SECOND, BY_REFERENCE, BY_SIZE, BY_AUDIO], {}),
         ([BY_SIZE] * MAX_RULES, {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45"}}], {"size": "480p"}),
         ([{"param": "size", "times": {"480p": "0.45", "720p": 1}}], {"size": "480p"}),
-        ([{"param": "withSound", "points": {"false": 3}}], {"withSound": False}),
+        ([{"param": "withAudio", "points": {"false": 3}}], {"withAudio": False}),
         ([{"param": "duration", "each": 3}], {"duration": 8}),
         ([{"param": "endless", "each": 3}], {"endless": 8}),
         ([{"param": "only", "points": {"one": 3}}], {}),
         ([{"param": "mixed", "points": {"1": 3, "auto": 4}}], {}),
-        ([{"param": "pictures", "each": 3}], {}),
-        ([{"param": "pictures", "each": 3, "as": {"1": 0}}], {}),
+        ([{"param": "images", "each": 3}], {}),
+        ([{"param": "images", "each": 3, "as": {"1": 0}}], {}),
         ([{"param": "shift", "each": 3, "as": {"-2": 0, "-1": 4}}], {}),
         ([{"param": "quality", "points": {"low": 1}}], {"quality": "low"}),
         ([{"param": "canvas", "each": 1}], {"canvas": 512}),
         ([{"param": "references", "each": 0}], {}),
     ],
 )
-def test_sound_rules_may_be_written(rules: Any, fixed: dict[str, Any]) -> None:
+def test_valid_rules_may_be_written(rules: Any, fixed: dict[str, Any]) -> None:
     validate_rules(rules, Settings, fixed, 10)
 
 
@@ -227,23 +229,23 @@ BAD_RULES = [
     ("不支持的字段 unit", [BY_REFERENCE | {"unit": 1}]),
     ("不支持的字段 as", [BY_RESOLUTION | {"as": {}}]),
     ("points 最多只能有一条", [BY_RESOLUTION, BY_RESOLUTION]),
-    ("没有参数 with_sound", [{"param": "with_sound", "times": {"true": 1, "false": 1}}]),
+    ("没有参数 with_audio", [{"param": "with_audio", "times": {"true": 1, "false": 1}}]),
     ("没有参数 nonsense", [{"param": "nonsense", "each": 1}]),
     ("points 须为 JSON 对象", [{"param": "resolution", "points": 5}]),
     ("缺少取值 2K", [{"param": "resolution", "points": {"1K": 5}}]),
     ("缺少取值 480p、1080p", [{"param": "size", "times": {"720p": 1}}]),
-    ("缺少取值 true", [{"param": "withSound", "times": {"false": 1}}]),
+    ("缺少取值 true", [{"param": "withAudio", "times": {"false": 1}}]),
     ("缺少取值 -1", [{"param": "duration", "times": {str(s): 1 for s in SECONDS[1:]}}]),
     ("没有取值 4K", [{"param": "resolution", "points": {"1K": 1, "2K": 2, "4K": 3}}]),
-    ("没有取值 True", [{"param": "withSound", "times": {"True": 1, "true": 1, "false": 1}}]),
+    ("没有取值 True", [{"param": "withAudio", "times": {"True": 1, "true": 1, "false": 1}}]),
     ("有固定取值的参数", [{"param": "note", "points": {"": 5}}]),
-    ("有固定取值的参数", [{"param": "pictures", "times": {"1": 5}}]),
+    ("有固定取值的参数", [{"param": "images", "times": {"1": 5}}]),
     ("有固定取值的参数", [{"param": "references", "times": {"1": 5}}]),
     ("有固定取值的参数", [{"param": "either", "points": {"1": 5}}]),
     ("可为空", [{"param": "quality", "points": {"low": 1, "high": 2}}]),
     ("可为空", [{"param": "canvas", "each": 1}]),
     ("整数参数", [{"param": "resolution", "each": 1}]),
-    ("整数参数", [{"param": "withSound", "each": 1}]),
+    ("整数参数", [{"param": "withAudio", "each": 1}]),
     ("整数参数", [{"param": "weight", "each": 1}]),
     ("整数参数", [{"param": "mixed", "each": 1}]),
     ("没有上限", [{"param": "upwards", "each": 1}]),
@@ -251,7 +253,7 @@ BAD_RULES = [
     ("-1 须在 as 中", [{"param": "duration", "each": 1}]),
     ("-2 须在 as 中", [{"param": "shift", "each": 1, "as": {"-1": 1}}]),
     ("没有取值 -3", [{"param": "shift", "each": 1, "as": {"-1": 1, "-2": 1, "-3": 1}}]),
-    ("没有取值 01", [{"param": "pictures", "each": 1, "as": {"01": 1}}]),
+    ("没有取值 01", [{"param": "images", "each": 1, "as": {"01": 1}}]),
     ("没有取值 3", [BY_SECOND | {"as": {"-1": 15, "3": 5}}]),
     ("as 须为 JSON 对象", [BY_SECOND | {"as": 15}]),
     ("references 不支持 as", [BY_REFERENCE | {"as": {"1": 0}}]),
@@ -267,10 +269,10 @@ BAD_RULES = [
         for bad in ("0", "0.0", "-1", "1/3", "1e2", " 1", "1_0", ".5", "1000.1", "9999", "nan", "٣", "1\n")
     ],
     ("最高价格", [{"param": "references", "each": MAX_POINTS // 100}]),
-    ("最高价格", [{"param": "only", "points": {"one": MAX_POINTS}}, {"param": "pictures", "each": 1}]),
+    ("最高价格", [{"param": "only", "points": {"one": MAX_POINTS}}, {"param": "images", "each": 1}]),
     ("最高价格", [{"param": "only", "times": {"one": 1000}}] * 6),
     ("最高价格", [BY_SECOND | {"as": {"-1": MAX_POINTS}}]),
-    ("最高价格", [{"param": "pictures", "each": 1, "as": {"1": MAX_POINTS}}]),
+    ("最高价格", [{"param": "images", "each": 1, "as": {"1": MAX_POINTS}}]),
 ]
 
 

@@ -19,7 +19,7 @@ async def page(make: Maker, user: User, **query: Any) -> dict[str, Any]:
     return dict(data(await make.api.get(RECORDS, params=query, headers=user.headers)))
 
 
-async def test_every_move_of_points_is_told(make: Maker, runtime: Runtime, working: None) -> None:
+async def test_every_move_of_points_is_reported(make: Maker, runtime: Runtime, working: None) -> None:
     user = await make.user(points=100)
     good = await make.task_no(user)
     await make.ended(user, good)
@@ -28,12 +28,12 @@ async def test_every_move_of_points_is_told(make: Maker, runtime: Runtime, worki
     await lot(runtime.database, user.id, 5, 1, "lapsing")
     await later(runtime.database, 2)
     await make.task_no(user)
-    told = await page(make, user)
-    assert {name: told[name] for name in ("total", "page", "size", "pages")} == {
+    payload = await page(make, user)
+    assert {name: payload[name] for name in ("total", "page", "size", "pages")} == {
         **{"total": 8, "page": 1, "size": 10, "pages": 1},
     }
-    assert all(set(record) == FIELDS for record in told["records"])
-    moved = [(one["kind"], one["points"], one["balanceAfter"], one["taskNo"]) for one in reversed(told["records"])]
+    assert all(set(record) == FIELDS for record in payload["records"])
+    moved = [(one["kind"], one["points"], one["balanceAfter"], one["taskNo"]) for one in reversed(payload["records"])]
     assert moved[:-1] == [
         ("grant", 100, 100, None),
         ("deduct", -30, 70, good),
@@ -44,7 +44,7 @@ async def test_every_move_of_points_is_told(make: Maker, runtime: Runtime, worki
         ("expire", -5, 70, None),
     ]
     assert moved[-1][:3] == ("deduct", -30, 40)
-    remarks = {one["kind"]: one["remark"] for one in told["records"]}
+    remarks = {one["kind"]: one["remark"] for one in payload["records"]}
     assert (remarks["refund"], remarks["expire"]) == (f"任务失败退还 {bad}", "积分到期")
     of_task = (await page(make, user, taskNo=bad))["records"]
     assert [one["kind"] for one in of_task] == ["refund", "deduct"]
@@ -60,10 +60,10 @@ async def test_pages_hold_each_record_once(make: Maker, runtime: Runtime) -> Non
             runtime.database, user_id=user.id, points=number + 1, ref=f"n{number}", remark=f"第{number}笔"
         )
     pages = [await page(make, user, page=number, size=3) for number in (1, 2, 3, 4)]
-    assert [[one["points"] for one in told["records"]] for told in pages] == [[7, 6, 5], [4, 3, 2], [1], []]
-    assert {(told["total"], told["pages"], told["size"]) for told in pages} == {(7, 3, 3)}
+    assert [[one["points"] for one in payload["records"]] for payload in pages] == [[7, 6, 5], [4, 3, 2], [1], []]
+    assert {(payload["total"], payload["pages"], payload["size"]) for payload in pages} == {(7, 3, 3)}
     assert pages[0]["records"][0]["remark"] == "第6笔"
-    ids = [one["id"] for told in pages for one in told["records"]]
+    ids = [one["id"] for payload in pages for one in payload["records"]]
     assert ids == sorted(set(ids), reverse=True)
 
 

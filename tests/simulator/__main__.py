@@ -14,11 +14,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="one seed only")
     parser.add_argument("--trace", action="store_true", help="print the seed's story")
     parser.add_argument("--coverage", action="store_true", help="print what happened how often")
-    asked = parser.parse_args()
-    first, _, last = asked.seeds.partition(":")
+    requested = parser.parse_args()
+    first, _, last = requested.seeds.partition(":")
     hits: Counter[str] = Counter()
     broken, count, tasks, virtual, began = [], 0, 0, 0.0, time.perf_counter()
-    alone = None if asked.seed is None else [simulate(asked.seed, trace=asked.trace)]
+    alone = None if requested.seed is None else [simulate(requested.seed, trace=requested.trace)]
     for outcome in alone or run_seeds(range(int(first), int(last))):
         hits.update(outcome.hits)
         count, tasks, virtual = count + 1, tasks + outcome.tasks, virtual + outcome.seconds
@@ -28,7 +28,7 @@ def main() -> int:
             broken.append(outcome.seed)
             print(f"seed {outcome.seed}:", *outcome.violations, sep="\n    ", flush=True)
     seconds = time.perf_counter() - began
-    if asked.coverage:
+    if requested.coverage:
         for name, number in sorted(hits.items()):
             print(f"{number:9} {name}")
     print(

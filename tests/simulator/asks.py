@@ -19,16 +19,16 @@ HOSTS = (f"{PUBLIC}/uploads", "https://refs.example.com", "https://refs.example.
 
 
 def submission_of(model: str, name: str, key: str | None, host: str) -> Submission:
-    ask, image = f"ask {name}", None
+    send_request, image = f"ask {name}", None
     if model == "sc_image_normalize":
-        ask = image = f"https://own.example.com/{name}.png"
+        send_request = image = f"https://own.example.com/{name}.png"
     elif model == NORMALIZED_URLS or "img2img" in model:
         image = f"{host}/{name.replace('.', '-')}.png"
-    return Submission(model, ask, image, key=key)
+    return Submission(model, send_request, image, key=key)
 
 
 @functools.cache
-def settings_of(lease: int, deadline: int, hosting: int, most: int) -> Settings:
+def settings_of(lease: int, deadline: int, hosting: int, maximum: int) -> Settings:
     return Settings(
         _env_file=None,
         database_url="sqlite+aiosqlite:///simulated.db",
@@ -39,5 +39,5 @@ def settings_of(lease: int, deadline: int, hosting: int, most: int) -> Settings:
         task_deadline_seconds=deadline,
         hosting_deadline_seconds=hosting,
         circuit_max_pause_seconds=20,
-        max_tasks_in_flight=most,
+        max_tasks_in_flight=maximum,
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-MOST_STEPS = 300_000
-LONGEST_STANDSTILL = 30_000
+MAX_STEPS = 300_000
+MAX_STANDSTILL = 30_000
 
 
 class Stuck(Exception):
@@ -79,7 +79,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         todo = len(ready)
         self.steps += todo
         self._still += todo
-        if self.steps > MOST_STEPS or self._still > LONGEST_STANDSTILL:
+        if self.steps > MAX_STEPS or self._still > MAX_STANDSTILL:
             raise Stuck(f"{self.steps} steps, {self._still} of them at one and the same time")
         for _ in range(todo):
             if not ready:  # taken meanwhile by the loop within a freeze

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.simulator.world import Outcome, simulate
 
-MOST_PROCESSES = 4
+MAX_PROCESSES = 4
 AT_A_TIME = 10
 
 
@@ -18,7 +18,7 @@ AT_A_TIME = 10
 def workers() -> Iterator[Callable[..., Iterable[Any]]]:
     """A `map` over processes of their own: nothing that pytest or a test has loaded is in them."""
     own = multiprocessing.get_context("spawn")
-    count = min(os.cpu_count() or 1, MOST_PROCESSES)
+    count = min(os.cpu_count() or 1, MAX_PROCESSES)
     with ProcessPoolExecutor(count, mp_context=own) as pool:
         yield pool.map
 

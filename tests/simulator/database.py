@@ -64,11 +64,11 @@ class Database:
     def next_due(self) -> float:
         """When the first of all rows that are not done is due; infinite where none is."""
         if self._next_due is None:
-            ((due,),) = self.look("SELECT MIN(next_run_at) || '+00:00' FROM tasks WHERE step <> 'done'")
+            ((due,),) = self.poll("SELECT MIN(next_run_at) || '+00:00' FROM tasks WHERE step <> 'done'")
             self._next_due = (datetime.fromisoformat(due) - EPOCH).total_seconds() if due else math.inf
         return self._next_due
 
-    def look(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    def poll(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """For the judge: committed state, in no time."""
         return self.raw_reader.execute(sql, values).fetchall()
 

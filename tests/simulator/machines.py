@@ -25,26 +25,26 @@ class Machines:
         settings: Settings,
         database: Database,
         weather: Weather,
-        tell: Callable[[str], None],
+        send: Callable[[str], None],
         *,
-        spares_looks: bool,
-        has_chores: bool,
+        spares_polls: bool,
+        has_jobs: bool,
         slots: int | None,
     ) -> None:
         self.settings = settings
         self.database = database
         self.weather = weather
-        self.tell = tell
+        self.send = send
         self.all: list[Process] = []
         self.living: dict[str, Process] = {}
         self.runtimes: dict[str, Runtime] = {}
         self.runners: dict[str, TaskRunner] = {}
         self._births: Counter[str] = Counter()
-        self.spares_looks = spares_looks
-        self._has_chores = has_chores
+        self.spares_polls = spares_polls
+        self._has_jobs = has_jobs
         self._slots = slots
-        self._next_bell = math.inf
-        if spares_looks:
+        self._next_wakeup = math.inf
+        if spares_polls:
             database.on_commit = self._ring_when_due
         weather.on_kill, weather.on_freeze, weather.on_stop = self._kill_this, self._freeze_this, self._stop_this
 
@@ -65,12 +65,12 @@ class Machines:
 
     async def _work(self, name: str) -> None:
         async with open_runtime(self.settings) as runtime:
-            idle_seconds = SPARED_IDLE_SECONDS if self.spares_looks else IDLE_SECONDS
+            idle_seconds = SPARED_IDLE_SECONDS if self.spares_polls else IDLE_SECONDS
             runner = self.runners[name] = TaskRunner(runtime, idle_seconds=idle_seconds)
             if self._slots is not None:
                 for pool in runner._pools:
                     pool.size = self._slots
-            beside = _start_background(runtime) if self._has_chores else []
+            beside = _start_background(runtime) if self._has_jobs else []
             await runner.run()
             for task in beside:
                 task.cancel()
@@ -89,14 +89,14 @@ class Machines:
         if self.living.get(name) is process:
             del self.living[name]
         self.runners.pop(name, None) if name != "api" else self.runtimes.pop(name, None)
-        longest = 2 if self.weather.place else self.weather.rng.choice([0.2, 2, 15, 40])
-        delay = 0.5 if self.weather.is_fair else longest * self.weather.rng.random()
+        max_length = 2 if self.weather.place else self.weather.rng.choice([0.2, 2, 15, 40])
+        delay = 0.5 if self.weather.is_fair else max_length * self.weather.rng.random()
         asyncio.get_running_loop().call_later(delay, self.start, name, context=self.weather.context)
 
     def kill(self, process: Process) -> None:
         if process.is_dead:
             return
-        self.tell(f"{process} is killed")
+        self.send(f"{process} is killed")
         process.is_dead = True
         linger = self.weather.rng.choice([0.0, 0.0, 0.0, 3.0])
         asyncio.get_running_loop().call_later(linger, self.database.forget, process, context=self.weather.context)
@@ -110,7 +110,7 @@ class Machines:
         process, clock = PROCESS.get(), asyncio.get_running_loop()
         if process is None or process.is_dead or process.is_frozen:
             return
-        self.tell(f"{process} freezes for {seconds:.1f} s")
+        self.send(f"{process} freezes for {seconds:.1f} s")
         process.is_frozen = True
         process.freezes += 1
         clock.call_later(seconds, self.thaw, process, process.freezes, context=self.weather.context)
@@ -120,7 +120,7 @@ class Machines:
 
     def thaw(self, process: Process, which: int) -> None:
         if process.is_frozen and not process.is_dead and process.freezes == which:
-            self.tell(f"{process} thaws")
+            self.send(f"{process} thaws")
             loop().thaw(process)
 
     def _tire_of(self, process: Process, which: int) -> None:
@@ -139,16 +139,16 @@ class Machines:
     def _ring_when_due(self) -> None:
         """A bell may come at any time; one that comes just when a row is due spares many idle looks."""
         due, clock = self.database.next_due(), asyncio.get_running_loop()
-        if clock.time() < due < self._next_bell or (self._next_bell < clock.time() and due < math.inf):
-            self._next_bell = max(due, clock.time()) + self.weather.between(0.002, 0.6)
-            clock.call_at(self._next_bell, self._ring_now, context=self.weather.context)
+        if clock.time() < due < self._next_wakeup or (self._next_wakeup < clock.time() and due < math.inf):
+            self._next_wakeup = max(due, clock.time()) + self.weather.between(0.002, 0.6)
+            clock.call_at(self._next_wakeup, self._ring_now, context=self.weather.context)
 
     def is_vain(self) -> bool:
         """Whether a look would find nothing, as no row of any step is due: then a seed that spares looks does not."""
-        return self.spares_looks and self.database.next_due() > asyncio.get_running_loop().time() + 0.001
+        return self.spares_polls and self.database.next_due() > asyncio.get_running_loop().time() + 0.001
 
     def _ring_now(self) -> None:
-        self._next_bell = math.inf
+        self._next_wakeup = math.inf
         self.ring()
         if self.weather.rng.random() < 0.3:
             self.ring()

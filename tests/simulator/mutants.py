@@ -39,7 +39,7 @@ ONE_JOB = "CONSTRAINT uq_tasks_action_upstream_task_id UNIQUE (action, upstream_
 FREEZES = MappingProxyType({"process.freeze_long": 0.03, "point.freeze": 0.15})
 LONG_FREEZES = MappingProxyType({"process.freeze_long": 0.06})
 CRASHES = MappingProxyType({"process.kill": 0.01, "point.kill": 0.1})
-UNHEARD = MappingProxyType({"db.commit_undone": 0.2, "db.commit_unheard": 0.1})
+UNANSWERED = MappingProxyType({"db.commit_undone": 0.2, "db.commit_unheard": 0.1})
 BOOKS = ("audit I1", "I1", "audit I3", "audit I4", "I4", "audit I5")
 
 MUTANTS = (
@@ -172,7 +172,7 @@ MUTANTS = (
         "an unheard COMMIT of the intent is believed",
         ((execute, "_was_committed", "return tuple(found.one()) == (task.version + 1, step)", "return True"),),
         ("I8",),
-        storm=UNHEARD,
+        storm=UNANSWERED,
     ),
     Mutant(
         "an unheard COMMIT of a submit is believed",
@@ -180,12 +180,12 @@ MUTANTS = (
             (
                 submit_task,
                 "_store",
-                'if result is None or not await _exists(runtime, result.task["task_no"]):\n            raise',
+                'if result is None or not await _exists(runtime, result.row["task_no"]):\n            raise',
                 "pass",
             ),
         ),
         ("I7",),
-        storm=UNHEARD,
+        storm=UNANSWERED,
     ),
     Mutant(
         "the money of an end in a transaction of its own",
@@ -206,8 +206,8 @@ MUTANTS = (
             (
                 submit_task,
                 "_store",
-                '            if row["points_cost"]:',
-                '        async with runtime.database.begin() as connection:\n            if row["points_cost"]:',
+                "            result = SubmitResult(row,",
+                "        async with runtime.database.begin() as connection:\n            result = SubmitResult(row,",
             ),
         ),
         BOOKS,
@@ -252,14 +252,14 @@ MUTANTS = (
 )
 
 
-MOST_SEEDS = 600  # the rarest was seen in one of fifty
+MAX_SEEDS = 600  # the rarest was seen in one of fifty
 
 
 def hunt(which: int) -> tuple[int, str] | None:
     """The first seed that sees what is wrong with a mutant, and what it sees; None where none does."""
     mutant = MUTANTS[which]
     with mutated(mutant.edits):
-        for seed in range(MOST_SEEDS):
+        for seed in range(MAX_SEEDS):
             outcome = simulate(seed, without=mutant.without, storm=mutant.storm)
             for violation in outcome.violations:
                 if violation.startswith(mutant.expected):

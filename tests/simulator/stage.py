@@ -144,7 +144,7 @@ def in_place(
             (transitions, "before_step", _watched_before_step(weather)),
             (execute, "_run_step", _watched_step(weather)),
             (finish, "datetime", SimpleNamespace(now=lambda _: database.now())),
-            (app.engine.runner, "has_due", _spared_look(machines)),
+            (app.engine.runner, "has_due", _spared_poll(machines)),
             (app.engine.runner._Run, "_can_continue", _watched_pools(weather)),
         ):
             undo.enter_context(_set(module, name, double))
@@ -213,7 +213,7 @@ def _watched_pools(weather: Weather) -> Callable[..., Any]:
     return can_continue
 
 
-def _spared_look(machines: Machines) -> Callable[..., Any]:
+def _spared_poll(machines: Machines) -> Callable[..., Any]:
     real = app.engine.runner.has_due
 
     async def has_due(database: Any, filters: Any) -> Any:
@@ -243,7 +243,7 @@ def _logs(weather: Weather) -> Iterator[None]:
         elif name in {"release_failed", "lease_renewal_failed"} and error and not error.startswith(QUIET):
             weather.bugs.append(f"{name}: {error}")
         weather.hits[f"log {name}"] += 1
-        weather.tell(f"log {name} {event if name != 'see2ai_submit' else ''}")
+        weather.send(f"log {name} {event if name != 'see2ai_submit' else ''}")
         raise structlog.DropEvent
 
     structlog.configure(processors=[hear], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)

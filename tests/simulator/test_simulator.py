@@ -71,7 +71,7 @@ def test_no_seed_breaks_a_promise() -> None:
 
 
 @pytest.mark.full
-def test_a_seed_tells_the_same_story_twice() -> None:
+def test_a_seed_reports_the_same_story_twice() -> None:
     """Also in another process, whose hashes are others."""
     for far in run_seeds(range(6)):
         near = simulate(far.seed, trace=True)

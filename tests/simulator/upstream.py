@@ -27,9 +27,9 @@ ME = "/api/v1/me"
 
 @dataclass(slots=True)
 class Job:
-    """One accepted generation. `ask` says which task's it is: its prompt, or its picture."""
+    """One accepted generation. `send_request` says which task's it is: its prompt, or its picture."""
 
-    ask: str
+    send_request: str
     id: str
     ends_at: float
     fate: str
@@ -82,8 +82,8 @@ class Upstream:
 
     async def _submit(self, path: str, request: dict[str, Any]) -> HttpResponse:
         weather, is_normalize = self.weather, path == NORMALIZE.submit_path
-        ask = str(request["image_url"] if is_normalize else request["prompt"])
-        stood = self.stands(ask)
+        send_request = str(request["image_url"] if is_normalize else request["prompt"])
+        stood = self.stands(send_request)
         refusal = self._refusal("up.submit_")
         if refusal is not None:
             await weather.cross("up.answer", 0.2)
@@ -97,10 +97,10 @@ class Upstream:
         ):
             if weather.strikes(kind):
                 if weather.rng.random() < 0.5:
-                    self._accept(ask, stood)
-                    self.excused |= {ask} if answer.status == 504 else set()
+                    self._accept(send_request, stood)
+                    self.excused |= {send_request} if answer.status == 504 else set()
                 return answer
-        job = await self._arrive(ask, stood)
+        job = await self._arrive(send_request, stood)
         if weather.strikes("up.accept_lost"):
             await weather.cross("up.accepted", 0.2)
             raise httpx.ReadError("lost on the way back")
@@ -113,15 +113,15 @@ class Upstream:
             return _json({"status": "success", "normalized_url": self._link()})
         return _json({"task_id": job.id, "status": "queued"})
 
-    async def _arrive(self, ask: str, stood: tuple[str, str] | None) -> Job:
+    async def _arrive(self, send_request: str, stood: tuple[str, str] | None) -> Job:
         """The request is on the wire and arrives, sooner or later, although its sender may die meanwhile."""
         if not self.weather.strikes("up.accept_late"):
-            return self._accept(ask, stood)
+            return self._accept(send_request, stood)
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Job] = loop.create_future()
 
         def arrive() -> None:
-            job = self._accept(ask, stood)
+            job = self._accept(send_request, stood)
             if not arrived.done():
                 arrived.set_result(job)
 
@@ -131,7 +131,7 @@ class Upstream:
         await self.weather.cross("up.sent")
         return await arrived
 
-    def _accept(self, ask: str, stood: tuple[str, str] | None) -> Job:
+    def _accept(self, send_request: str, stood: tuple[str, str] | None) -> Job:
         weather, now = self.weather, asyncio.get_running_loop().time()
         known = list(self.jobs)
         identity = f"job-{len(known) + 1}"
@@ -143,10 +143,10 @@ class Upstream:
                 fate = kind.removeprefix("job.")
         if weather.strikes("job.late"):
             ends_at += weather.between(60, 300)
-        job = Job(ask, identity, ends_at, fate)
+        job = Job(send_request, identity, ends_at, fate)
         self.jobs.setdefault(identity, job)
-        self.sent[ask].append(stood)
-        weather.tell(f"SEE2AI accepts {ask} as {identity}; when it was sent the books said {stood}")
+        self.sent[send_request].append(stood)
+        weather.send(f"SEE2AI accepts {send_request} as {identity}; when it was sent the books said {stood}")
         return job
 
     def _refusal(self, prefix: str) -> HttpResponse | None:
@@ -169,7 +169,7 @@ class Upstream:
     async def _poll(self, identity: str) -> HttpResponse:
         weather = self.weather
         job = self.jobs.get(identity)
-        if job is not None and self.poison and job.ask.startswith(self.poison):
+        if job is not None and self.poison and job.send_request.startswith(self.poison):
             weather.note("poison")
             weather.on_kill()
             await weather.cross("up.poison")
@@ -192,18 +192,18 @@ class Upstream:
         return self._state_of(job)
 
     def _state_of(self, job: Job) -> HttpResponse:
-        told: dict[str, Any] = {"task_id": job.id}
+        payload: dict[str, Any] = {"task_id": job.id}
         if job.fate == "endless" or asyncio.get_running_loop().time() < job.ends_at:
             word = "awaiting_user_approval" if job.fate == "approval" else "running"
-            return _json(told | {"status": word, "progress": self.weather.rng.choice([None, 10, 80])})
+            return _json(payload | {"status": word, "progress": self.weather.rng.choice([None, 10, 80])})
         if job.fate in {"fails", "approval"}:
-            return _json(told | {"status": "failed", "error_message": "no"})
+            return _json(payload | {"status": "failed", "error_message": "no"})
         if job.fate == "needs_repair":
-            return HttpResponse(422, json.dumps(told | {"status": "needs_repair"}).encode())
+            return HttpResponse(422, json.dumps(payload | {"status": "needs_repair"}).encode())
         job.empties += job.fate == "empty"
         if 0 < job.empties < 8 and job.empties != 4:
-            return _json(told | {"status": "success"})
-        return _json(told | {"status": "success", "result_urls": [self._link()]})
+            return _json(payload | {"status": "success"})
+        return _json(payload | {"status": "success", "result_urls": [self._link()]})
 
     def _link(self) -> str:
         self._links += 1

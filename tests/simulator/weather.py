@@ -139,7 +139,7 @@ FAULTS = (*KINDS, *EVENTS)
 ROUND = 4
 ALL_TURNS = ROUND * max(len(FAULTS), len(PLACES))
 """So many seeds in a row give every kind and every place its turn."""
-MOST_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
+MAX_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
 SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
 """Of all kinds, how many are on in a swarm: one in eight has no fault at all."""
 
@@ -147,9 +147,9 @@ SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
 class Weather:
     """One seed's faults; of a `storm` these alone, at its own rates. `is_fair` ends them all."""
 
-    def __init__(self, seed: int, tell: Callable[[str], None], storm: Mapping[str, float]) -> None:
+    def __init__(self, seed: int, send: Callable[[str], None], storm: Mapping[str, float]) -> None:
         self.rng = random.Random(f"weather {seed}")
-        self.tell = tell
+        self.send = send
         self.context: Context = copy_context()
         self.context.run(PROCESS.set, None)
         self.is_fair = False
@@ -200,7 +200,7 @@ class Weather:
     def note(self, kind: str) -> None:
         """Something happened that is worth counting."""
         self.hits[kind] += 1
-        self.tell(kind)
+        self.send(kind)
 
     def strikes(self, kind: str, danger: float = 1.0) -> bool:
         if self.is_fair or kind not in self.rates or self.rng.random() >= self.rates[kind] * danger:
@@ -252,7 +252,7 @@ class Weather:
         so_far = deaths if what == "killed" else freezes
         # By turns, and first a death: a freeze may last as long as the faults do.
         is_next = not self.is_turn or (deaths <= freezes) is (what == "killed")
-        return float(place == self.place and so_far < MOST_AT_A_PLACE and is_next)
+        return float(place == self.place and so_far < MAX_AT_A_PLACE and is_next)
 
 
 def loop() -> VirtualLoop:

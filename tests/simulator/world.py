@@ -10,11 +10,12 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
+from tests.simulator.requests import HOSTS, MODELS, NORMALIZED_URLS, settings_of, submission_of
+
 from app.errors import GatewayError, Unavailable
 from app.points import ledger
 from app.runtime import Runtime
 from app.tasks import cancel, submit
-from tests.simulator.asks import HOSTS, MODELS, NORMALIZED_URLS, settings_of, submission_of
 from tests.simulator.clock import PROCESS, Process, Stuck, VirtualLoop
 from tests.simulator.database import Database
 from tests.simulator.doubles import Cloud
@@ -25,7 +26,7 @@ from tests.simulator.upstream import Upstream
 from tests.simulator.weather import Weather
 
 PATIENT_CLIENT_SECONDS = 40.0
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 
 
 @dataclass
@@ -46,7 +47,7 @@ class World:
         self.story: list[str] = []
         self._is_traced = trace
         self.seed = seed
-        self.weather = weather = Weather(seed, self.tell, storm)
+        self.weather = weather = Weather(seed, self.send, storm)
         self.rng = random.Random(f"world {seed}")
         pick = self.rng.choice
         self.settings = settings_of(
@@ -55,7 +56,7 @@ class World:
         self.database = Database(fresh_database(without), weather, self.settings.lease_seconds)
         self.upstream = Upstream(weather, self.stands)
         self.cloud = Cloud(weather)
-        self.asks: dict[str, int] = {}
+        self.requests: dict[str, int] = {}
         self.references: dict[str, str] = {}  # whose they are that SEE2AI is asked to normalize by their own links
         self.acknowledged: dict[str, str] = {}
         self.cancelled: set[str] = set()
@@ -66,21 +67,21 @@ class World:
             self.settings,
             self.database,
             weather,
-            self.tell,
-            spares_looks=self.rng.random() < 0.8,
-            has_chores=self.rng.random() < 0.15,
+            self.send,
+            spares_polls=self.rng.random() < 0.8,
+            has_jobs=self.rng.random() < 0.15,
             slots=pick([None, None, 1, 2]),
         )
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         if self._is_traced and not self.weather.is_over:
             process = PROCESS.get()
             self.story.append(f"{asyncio.get_running_loop().time():9.3f}  {process or '-'!s:<8} {line}")
 
-    def stands(self, ask: str) -> tuple[str, str] | None:
+    def stands(self, send_request: str) -> tuple[str, str] | None:
         """The committed step and status of the task that asked for this, or whose reference it is."""
-        prompt = self.references.get(ask, ask)
-        rows = self.database.look("SELECT step, status FROM tasks WHERE prompt = ?", prompt)
+        prompt = self.references.get(send_request, send_request)
+        rows = self.database.poll("SELECT step, status FROM tasks WHERE prompt = ?", prompt)
         return (rows[0][0], rows[0][1]) if rows else None
 
     def run(self) -> Outcome:
@@ -117,20 +118,20 @@ class World:
         self._plan_events()
         ends_at = loop.time() + (120 if self.weather.is_turn else rng.choice([40, 120]))
         while loop.time() < ends_at and not (self._all_ended() and all(one.done() for one in callers)):
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         self._heal()
         await asyncio.wait(callers)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
         settings = self.settings
         patience = settings.task_deadline_seconds + settings.hosting_deadline_seconds + 5 * settings.lease_seconds + 120
         last = loop.time() + patience
         while loop.time() < last and not (self._all_ended() and self._is_calm()):
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         outcome.seconds = loop.time()
-        self.tell("judged")
+        self.send("judged")
         outcome.violations += await judge(self)
-        outcome.tasks = len(self.database.look("SELECT id FROM tasks"))
-        rows = self.database.look("SELECT task_no, status, error_code, version, completed_at FROM tasks ORDER BY id")
+        outcome.tasks = len(self.database.poll("SELECT id FROM tasks"))
+        rows = self.database.poll("SELECT task_no, status, error_code, version, completed_at FROM tasks ORDER BY id")
         outcome.digest = f"{rows} {sorted(self.weather.hits.items())} {loop.steps}"  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ callers
@@ -147,19 +148,18 @@ class World:
         key = f"key-{number}" if rng.random() < 0.6 else None
         await asyncio.sleep(rng.uniform(0, 20))
         for attempt in range(6 if key else 2):
-            asked = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
-            self.asks[asked.prompt] = user
+            requested = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
+            self.requests[requested.prompt] = user
             if model == NORMALIZED_URLS:
-                self.references[str(asked.image_url)] = asked.prompt
-            answer = await self._request("api", lambda runtime, a=asked: submit.submit_task(runtime, user, a))
+                self.references[str(requested.image_url)] = requested.prompt
+            answer = await self._request("api", lambda runtime, a=requested: submit.submit_task(runtime, user, a))
             if isinstance(answer, submit.SubmitResult):
-                task_no = answer.task["task_no"]
-                self.acknowledged[asked.prompt] = task_no
+                self.acknowledged[requested.prompt] = answer.row["task_no"]
                 if answer.is_replay:
                     self.weather.note("caller told of an earlier submit")
                 if rng.random() < 0.25:
                     await asyncio.sleep(rng.choice([0.0, 1.0, 10.0, 40.0]) * rng.random())
-                    await self._cancel(user, task_no)
+                    await self._cancel(user, answer.row["task_no"])
                 return
             if isinstance(answer, GatewayError) and not isinstance(answer, Unavailable):
                 self.weather.note(f"caller refused {type(answer).__name__}")
@@ -228,11 +228,11 @@ class World:
                 weather.note(event)
                 setattr(holder, name, True)
 
-        def window(event: str, holder: Any, name: str, longest: float) -> None:
+        def window(event: str, holder: Any, name: str, max_length: float) -> None:
             if event in weather.events:
                 begins = weather.between(0, 20)
                 later(begins, lambda: begin(event, holder, name))
-                later(begins + weather.between(1, longest), lambda: setattr(holder, name, False))
+                later(begins + weather.between(1, max_length), lambda: setattr(holder, name, False))
 
         window("event.database_away", self.database, "is_away", 45)
         window("event.upstream_away", self.upstream, "is_away", 60)
@@ -251,14 +251,14 @@ class World:
 
     def _heal(self) -> None:
         """No fault from here on. Who is frozen thaws, who is dead comes back."""
-        self.tell("the faults end")
+        self.send("the faults end")
         self.weather.is_fair = True
         self.database.is_away = self.upstream.is_away = self.upstream.refuses_key = False
         for process in self.machines.all:
             self.machines.thaw(process, process.freezes)
 
     def _all_ended(self) -> bool:
-        return not self.database.look("SELECT 1 FROM tasks WHERE step <> 'done' LIMIT 1")
+        return not self.database.poll("SELECT 1 FROM tasks WHERE step <> 'done' LIMIT 1")
 
     def _is_calm(self) -> bool:
         """No visit and no request is under way any more: whoever thawed late has said its last word."""

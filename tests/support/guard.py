@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 STOP_SECONDS = 5.0
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while is_alive(int(sys.argv[1])):
         try:
-            return child.wait(LOOK_SECONDS)
+            return child.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             continue
     child.terminate()

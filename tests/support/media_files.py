@@ -14,45 +14,45 @@ import av
 import pillow_heif
 from PIL import Image
 
-FILM_SIZE = (64, 48)
+VIDEO_SIZE = (64, 48)
 FRAMES_PER_SECOND = 10
-SOUND_RATE = 44_100
+AUDIO_RATE = 44_100
 CODECS = {"mp4": "libx264", "mov": "libx264", "webm": "libvpx-vp9"}
-SOUNDS = {"mp3": ("libmp3lame", "mp3"), "wav": ("pcm_s16le", "wav"), "m4a": ("aac", "ipod"), "aac": ("aac", "adts")}
+AUDIOS = {"mp3": ("libmp3lame", "mp3"), "wav": ("pcm_s16le", "wav"), "m4a": ("aac", "ipod"), "aac": ("aac", "adts")}
 
 
 @cache
-def film(kind: str = "mp4", *, seconds: float = 1, size: tuple[int, int] = FILM_SIZE, **options: Any) -> bytes:
+def video(kind: str = "mp4", *, seconds: float = 1, size: tuple[int, int] = VIDEO_SIZE, **options: Any) -> bytes:
     """`codec`, `container`, `audio`, `movflags` and `live` may be named."""
     muxing = {"movflags": options["movflags"]} if "movflags" in options else {}
     muxing |= {"live": "1"} if options.get("live") else {}
     with tempfile.NamedTemporaryFile() as file:  # with a name, because the muxer reads again what it moves to the front
-        _film(file.name, kind, seconds, size, muxing, options)
+        _video(file.name, kind, seconds, size, muxing, options)
         return Path(file.name).read_bytes()
 
 
-def _film(path: str, kind: str, seconds: float, size: tuple[int, int], muxing: dict[str, str], options: Any) -> None:
+def _video(path: str, kind: str, seconds: float, size: tuple[int, int], muxing: dict[str, str], options: Any) -> None:
     with av.open(path, "w", format=options.get("container") or kind, options=muxing) as out:
         stream = out.add_stream(options.get("codec") or CODECS[kind], rate=FRAMES_PER_SECOND)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        sound = out.add_stream("aac", rate=SOUND_RATE) if options.get("audio") else None
+        audio = out.add_stream("aac", rate=AUDIO_RATE) if options.get("audio") else None
         for number in range(int(seconds * FRAMES_PER_SECOND)):
             frame = av.VideoFrame(*size, "yuv420p")
             for plane in frame.planes:  # noise, because noise has many bytes to cut away
                 plane.update(bytes([number]) + os.urandom(plane.buffer_size - 1))
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-        if sound is not None:
-            _hum(out, sound, seconds)
+        if audio is not None:
+            _hum(out, audio, seconds)
 
 
 @cache
-def sound(kind: str, *, seconds: float = 1) -> bytes:
-    codec, container = SOUNDS[kind]
+def audio(kind: str, *, seconds: float = 1) -> bytes:
+    codec, container = AUDIOS[kind]
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
-        _hum(out, out.add_stream(codec, rate=SOUND_RATE), seconds)
+        _hum(out, out.add_stream(codec, rate=AUDIO_RATE), seconds)
     return file.getvalue()
 
 
@@ -62,7 +62,7 @@ def silence(size_bytes: int) -> bytes:
     return header + struct.pack("<4sI", b"data", size_bytes - 44) + bytes(size_bytes - 44)
 
 
-def picture(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: Any) -> bytes:
+def image(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: Any) -> bytes:
     """As Pillow and pillow-heif write it; the left upper quarter is red, the rest blue."""
     pillow_heif.register_heif_opener()
     image = Image.new(mode, size, (0, 0, 255, 255)[: len(mode)])
@@ -74,10 +74,10 @@ def picture(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **op
     return file.getvalue()
 
 
-def long_film(size_bytes: int) -> Iterator[bytes]:
+def long_video(size_bytes: int) -> Iterator[bytes]:
     """At least so many bytes of one film: its fragments again and again."""
     movflags = "frag_keyframe+empty_moov+default_base_moof"
-    whole = film("mp4", seconds=2, size=(320, 240), movflags=movflags)
+    whole = video("mp4", seconds=2, size=(320, 240), movflags=movflags)
     begin, end = whole.index(b"moof") - 4, whole.index(b"mfra") - 4
     yield whole[:begin]
     for _ in range(size_bytes // (end - begin) + 1):
@@ -127,8 +127,8 @@ def turned_quarter(mp4: bytes) -> bytes:
 
 def with_cover(kind: str) -> bytes:
     """A sound with a picture in it, as music shops sell them."""
-    source, target = io.BytesIO(sound(kind)), io.BytesIO()
-    with av.open(source) as read, av.open(target, "w", format=SOUNDS[kind][1]) as out:
+    source, target = io.BytesIO(audio(kind)), io.BytesIO()
+    with av.open(source) as read, av.open(target, "w", format=AUDIOS[kind][1]) as out:
         song = out.add_stream_from_template(read.streams.audio[0])
         cover = out.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
@@ -143,9 +143,9 @@ def with_cover(kind: str) -> bytes:
 
 
 def _hum(out: Any, stream: Any, seconds: float) -> None:
-    for start in range(0, int(seconds * SOUND_RATE), 1024):
+    for start in range(0, int(seconds * AUDIO_RATE), 1024):
         frame = av.AudioFrame(format=stream.format.name, layout="stereo", samples=1024)
-        frame.sample_rate, frame.pts = SOUND_RATE, start
+        frame.sample_rate, frame.pts = AUDIO_RATE, start
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
         out.mux(stream.encode(frame))

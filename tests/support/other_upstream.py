@@ -20,7 +20,7 @@ class OtherParams(CallerParams):
 def _build(action_input: ActionInput) -> dict[str, Any]:
     return {
         "words": action_input.prompt,
-        "pictures": list(action_input.references),
+        "images": list(action_input.references),
         **action_input.params.model_dump(),
     }
 
@@ -32,12 +32,12 @@ PAINT = Action(
     submit_path="/paint",
     status_path="/paint/{task_id}",
     build=_build,
-    read_urls=lambda body: tuple(body["pictures"]),
+    read_urls=lambda body: tuple(body["images"]),
     media="image",
     typical_seconds=1,
     max_references=1,
     max_prompt_length=100,
-    image_url_fields=("pictures",),
+    image_url_fields=("images",),
 )
 
 

@@ -64,14 +64,14 @@ class Server:
     def post(self, action: str, **body: Any) -> httpx.Response:
         return self.client.post(action, json=body)
 
-    def look(self, action: str, task_id: str) -> httpx.Response:
+    def poll_action(self, action: str, task_id: str) -> httpx.Response:
         return self.client.get(f"{action}/status/{task_id}")
 
     def make(self, action: str, **body: Any) -> dict[str, Any]:
         """Submits to any asynchronous action, and looks until an end; the last answer."""
         task_id = self.post(action, **body).raise_for_status().json()["task_id"]
         for _ in range(2000):
-            answer = self.look(action, task_id).json()
+            answer = self.poll_action(action, task_id).json()
             if (answer.get("state") or answer.get("status")).lower() not in RUNNING:
                 return answer
             time.sleep(0.02)

@@ -43,7 +43,7 @@ class Door:
             yield Socket(connection)
 
     @asynccontextmanager
-    async def told(self, token: str, since: Any = None, **options: Any) -> AsyncIterator["Socket"]:
+    async def payload(self, token: str, since: Any = None, **options: Any) -> AsyncIterator["Socket"]:
         """A WebSocket that is told of changes already."""
         async with self.socket(**options) as opened:
             await opened.auth(token, since)
@@ -51,9 +51,9 @@ class Door:
 
     async def ticket(self, headers: dict[str, str]) -> str:
         async with httpx.AsyncClient(base_url=self.origin, timeout=PATIENCE, trust_env=False) as client:
-            told = data(await client.post(TICKET, headers=headers))
-        assert told["expiresIn"] == 30
-        return str(told["ticket"])
+            payload = data(await client.post(TICKET, headers=headers))
+        assert payload["expiresIn"] == 30
+        return str(payload["ticket"])
 
     @asynccontextmanager
     async def events(self, query: str = "", **headers: str) -> AsyncIterator["Events"]:

@@ -39,7 +39,7 @@ class Ended:
         return "completed" if self.task["status"] == "completed" else str(self.task["errorCode"])
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
+def shorten_delays(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
     """An idle worker looks this often, instead of once a second."""
     assert TaskRunner.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(TaskRunner.__init__.__kwdefaults__, "idle_seconds", seconds)
@@ -61,10 +61,10 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 120) -> 
     task = await make.ended(user, task_no, seconds)
     one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
     many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
-    told = [one.json()["data"], *many.json()["data"]["records"]]
+    payload = [one.json()["data"], *many.json()["data"]["records"]]
     # The prompt is the caller's own, and says what SEE2AI shall say.
     words = json.dumps(
-        [{name: value for name, value in seen.items() if not name.startswith("prompt")} for seen in told],
+        [{name: value for name, value in seen.items() if not name.startswith("prompt")} for seen in payload],
         ensure_ascii=False,
     )
     return Ended(task, words, await row_of(make.runtime, task_no))

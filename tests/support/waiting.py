@@ -9,11 +9,11 @@ SECONDS = 60.0
 """A wait is given up then; a test that is right never comes near it."""
 
 
-async def until(what: str, look: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """The first truthy answer of `look`, which may be a coroutine function; AssertionError with `what` in vain."""
+async def until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """The first truthy answer of `poll`, which may be a coroutine function; AssertionError with `what` in vain."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = look()
+        found = poll()
         found = await found if asyncio.iscoroutine(found) else found
         if found:
             return found
@@ -21,11 +21,11 @@ async def until(what: str, look: Callable[[], Any], seconds: float = SECONDS) ->
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def wait_until(what: str, look: Callable[[], Any], seconds: float = SECONDS) -> Any:
+def wait_until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """The same where no event loop runs."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = look()
+        found = poll()
         if found:
             return found
         time.sleep(0.03)

@@ -28,7 +28,7 @@ async def secret_of(make: Maker, user: User) -> str:
     return str(data(await make.api.get("/user/webhooks/secret", headers=user.headers))["secret"])
 
 
-async def told_of_a_cancel(make: Maker, user: User, *receivers: Receiver) -> list[str]:
+async def reported_of_a_cancel(make: Maker, user: User, *receivers: Receiver) -> list[str]:
     """One cancelled task for each receiver, told to its callbackUrl."""
     numbers = [await make.task_no(user, callbackUrl=receiver.url) for receiver in receivers]
     for number in numbers:
@@ -71,9 +71,9 @@ async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> N
     """One end told once, in vain; to be `patient`, so that whoever waits is not due again."""
     await end_a_task(make, user)
     async with couriers(make.runtime):
-        await receiver.hears(number)
+        await receiver.receives(number)
 
-        async def told() -> bool:
+        async def payload() -> bool:
             return all(row["outcome"] and not row["lease_until"] for row in await outbox(make.runtime))
 
-        await until("recorded", told)
+        await until("recorded", payload)

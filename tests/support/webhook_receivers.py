@@ -24,7 +24,7 @@ HANG = 0
 
 
 @dataclass(frozen=True)
-class Heard:
+class Received:
     """One request as it arrived."""
 
     method: str
@@ -54,7 +54,7 @@ class Receiver:
     script: list[int | Callable[[web.Request], Any]] = field(default_factory=list)
     always: int | Callable[[web.Request], Any] = 200
     headers: dict[str, str] = field(default_factory=dict)
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
 
@@ -67,8 +67,8 @@ class Receiver:
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
-            heard = Heard(request.method, request.path_qs, headers, await request.read(), time.monotonic())
-            self.heard.append(heard)
+            received = Received(request.method, request.path_qs, headers, await request.read(), time.monotonic())
+            self.received.append(received)
             answer = self.script.pop(0) if self.script else self.always
             if callable(answer):
                 response: web.StreamResponse = await answer(request)
@@ -79,10 +79,10 @@ class Receiver:
         finally:
             self.at_once -= 1
 
-    async def hears(self, number: int = 1, seconds: float = 40) -> list[Heard]:
+    async def receives(self, number: int = 1, seconds: float = 40) -> list[Received]:
         """Waits for that many; fails where they do not come."""
-        await until(f"{number} heard", lambda: len(self.heard) >= number, seconds)
-        return self.heard
+        await until(f"{number} heard", lambda: len(self.received) >= number, seconds)
+        return self.received
 
 
 @asynccontextmanager
@@ -112,29 +112,29 @@ async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Webh
 
 async def outbox(runtime: Runtime) -> list[dict[str, Any]]:
     """All its rows, the oldest first, and the database's clock in each."""
-    asked = select(webhook_deliveries, utc_now().label("now")).order_by(webhook_deliveries.c.id)
+    requested = select(webhook_deliveries, utc_now().label("now")).order_by(webhook_deliveries.c.id)
     async with runtime.database.read() as connection:
-        return [dict(row._mapping) for row in await connection.execute(asked)]
+        return [dict(row._mapping) for row in await connection.execute(requested)]
 
 
 async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 40) -> list[dict[str, Any]]:
     """The outbox once so many are in it and none is pending."""
 
-    async def look() -> list[dict[str, Any]]:
+    async def poll() -> list[dict[str, Any]]:
         rows = await outbox(runtime)
         return rows if len(rows) == number and all(row["status"] != "pending" for row in rows) else []
 
-    return await until(f"{number} deliveries ended", look, seconds)
+    return await until(f"{number} deliveries ended", poll, seconds)
 
 
 async def tried_deliveries(runtime: Runtime) -> list[dict[str, Any]]:
     """The outbox once it is known of each how an attempt went."""
 
-    async def look() -> list[dict[str, Any]]:
+    async def poll() -> list[dict[str, Any]]:
         rows = await outbox(runtime)
         return rows if all(row["outcome"] for row in rows) else []
 
-    return await until("tried", look)
+    return await until("tried", poll)
 
 
 async def shift(runtime: Runtime, table: Any, seconds: float, *names: str) -> None:

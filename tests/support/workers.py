@@ -13,11 +13,11 @@ IDLE_SECONDS = 0.05
 @asynccontextmanager
 async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[TaskRunner]]:
     """So many workers without a bell, which look for work often, also where the test prepares it before they start."""
-    steppers = [TaskRunner(runtime, idle_seconds=IDLE_SECONDS) for _ in range(number)]
-    running = [asyncio.create_task(runner.run()) for runner in steppers]
+    runners = [TaskRunner(runtime, idle_seconds=IDLE_SECONDS) for _ in range(number)]
+    running = [asyncio.create_task(runner.run()) for runner in runners]
     try:
-        yield steppers
+        yield runners
     finally:
-        for runner in steppers:
+        for runner in runners:
             runner.stop()
         await asyncio.gather(*running)

@@ -40,12 +40,12 @@ def test_a_bare_machine_gets_the_programs_without_a_service(tmp_path: Path) -> N
     assert {"make", "curl", "nodejs", "mariadb-server-core", "mariadb-client-core", "redis-server"} == found
 
 
-def test_what_is_here_is_not_asked_for(tmp_path: Path) -> None:
+def test_what_is_here_is_not_requested_for(tmp_path: Path) -> None:
     assert wanted(tmp_path, "mariadbd", "redis-server", "make", "curl") == {"nodejs"}
 
 
 @pytest.mark.parametrize("is_green", [True, False])
-def test_its_verdict_is_that_of_make_test_all(tmp_path: Path, is_green: bool) -> None:
+def test_its_result_is_that_of_make_test_all(tmp_path: Path, is_green: bool) -> None:
     """With CI set, and only once: what fails has no second try."""
     (tmp_path / ".ci").mkdir()
     assert SCRIPT.count("\ncheck_locks\n") == 1

@@ -89,7 +89,7 @@ EXAMPLES = {
         ("generator.javascript", "errors.javascript"),
         (f"{TEXT}1x1",),
         ("生成失败: 生成失败", "积分已退还"),
-        changes=(("测试prompt", '[[sandbox: {"end": "failed"}]]'),),
+        changes=(("测试prompt", '[[sandbox: {\\"end\\": \\"failed\\"}]]'),),
         prelude=NEW_GENERATOR,
     ),
 }
@@ -258,23 +258,23 @@ def test_an_example_runs_and_leaves_its_tasks(gateway: Gateway, ran: dict[str, R
             continue
         assert (task["status"], task["progress"], task["errorMessage"]) == ("completed", 100, None)
         spent += 30 if task["modelName"].startswith(TEXT) else 35
-        check_picture(gateway, task)
+        check_image(gateway, task)
     balance = gateway.get("/user/points/consumption/balance", done.token)
     assert balance == {"userId": done.user_id, "balance": example.points - spent, "expireTime": None, "held": 0}
 
 
-def check_picture(gateway: Gateway, task: dict[str, Any]) -> None:
+def check_image(gateway: Gateway, task: dict[str, Any]) -> None:
     """The picture lies at our address, opens, has the ratio of the model, and is safe to show."""
     assert task["resultUrl"].startswith(f"{gateway.origin}/files/results/")
     for url in (*task["resultUrls"], *task["thumbnailUrls"]):
         answer = httpx.get(url, timeout=60)
         assert answer.status_code == 200
         assert answer.headers["x-content-type-options"] == "nosniff"
-        with Image.open(io.BytesIO(answer.content)) as picture:
-            picture.load()
-            assert answer.headers["content-type"] == Image.MIME[picture.format or ""]
+        with Image.open(io.BytesIO(answer.content)) as image:
+            image.load()
+            assert answer.headers["content-type"] == Image.MIME[image.format or ""]
             wide, tall = (int(number) for number in task["modelName"].rpartition("_")[2].split("x"))
-            assert picture.width / picture.height == pytest.approx(wide / tall, rel=0.02)
+            assert image.width / image.height == pytest.approx(wide / tall, rel=0.02)
     head, whole = [httpx.request(method, task["resultUrl"], timeout=60) for method in ("HEAD", "GET")]
     assert head.headers["content-length"] == str(len(whole.content))
 
@@ -286,20 +286,20 @@ def test_queries_answer_in_the_guides_shape(gateway: Gateway, ran: dict[str, Ran
     task_no = json.loads(done.output[: done.output.rindex("}") + 1])["data"]["taskNo"]
     gateway.get(f"/user/ai/tasks/{task_no}?wait=60", done.token)
 
-    def ask(name: str) -> Any:
+    def send_request(name: str) -> Any:
         said = run(gateway, Example((f"{name}.bash",)), done.user_id, done.token, task_no)
         assert said.exit_code == 0, said.output
         return json.loads(said.output[said.output.index("{") : said.output.rindex("}") + 1])
 
     for name in ("task", "balance"):
         shown = json.loads((GUIDE / f"{name}.json").read_text("utf-8"))
-        answer = ask(name)
+        answer = send_request(name)
         assert list(answer) == list(shown) == ["code", "message", "data"]
         assert (answer["code"], answer["message"]) == (200, "success")
         assert set(shown["data"]) <= set(answer["data"])
         for field, value in shown["data"].items():
             assert type(answer["data"][field]) is type(value), field
-    task = ask("task")["data"]
+    task = send_request("task")["data"]
     same = {
         field: task[field] for field in ("modelName", "status", "taskType", "progress", "promptSnippet", "imageUrl")
     }
@@ -311,7 +311,7 @@ def test_queries_answer_in_the_guides_shape(gateway: Gateway, ran: dict[str, Ran
         "promptSnippet": "一个可爱的橘猫在窗台上晒太阳...",
         "imageUrl": None,
     }
-    assert [ask(name)["data"]["total"] for name in ("list_text", "list_image", "list_completed")] == [1, 0, 1]
+    assert [send_request(name)["data"]["total"] for name in ("list_text", "list_image", "list_completed")] == [1, 0, 1]
 
 
 def test_a_large_upload_gets_its_413_over_a_socket(gateway: Gateway, ran: dict[str, Ran]) -> None:

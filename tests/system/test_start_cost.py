@@ -24,7 +24,7 @@ from tests.support.processes.process import START_SECONDS, Processes, script
 from tests.support.waiting import wait_until
 from tests.support.worlds import World
 
-MOST_ROUNDS = 8
+MAX_ROUNDS = 8
 GATEWAY = script("gateway")
 LIBRARIES = "import sqlalchemy.ext.asyncio, asyncmy, pydantic_settings"
 DO_NOTHING = """
@@ -139,15 +139,15 @@ def require(times: float, yardstick: Measure, ours: dict[str, Measure]) -> None:
     """Each of ours costs at most so many times the yardstick. By turns, and those that are too dear again."""
     least, best = math.inf, dict.fromkeys(ours, math.inf)
     dear = list(ours)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         least = min(least, yardstick())
         best |= {name: min(best[name], ours[name]()) for name in dear}
         least = min(least, yardstick())  # on both sides of ours, so that one that was disturbed excuses nothing
         dear = [name for name in dear if best[name] > times * least]
         if not dear:
             return
-    told = ", ".join(f"{name} {best[name] / least:.2f}" for name in dear)
-    pytest.fail(f"at most {times} times the {least:.3f} s of the yardstick are allowed: {told}")
+    payload = ", ".join(f"{name} {best[name] / least:.2f}" for name in dear)
+    pytest.fail(f"at most {times} times the {least:.3f} s of the yardstick are allowed: {payload}")
 
 
 def test_help_and_version_cost_little_more_than_typer_itself(children: Children) -> None:

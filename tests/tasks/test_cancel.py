@@ -26,7 +26,7 @@ async def cancel(make: Maker, user: User, task_no: str):
     return await make.api.post(f"/user/ai/tasks/{task_no}/cancel", headers=user.headers)
 
 
-async def test_a_task_nobody_has_asked_for_comes_back_with_its_points(make: Maker, upstream: Server) -> None:
+async def test_a_task_nobody_has_requested_for_comes_back_with_its_points(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     for model, image in (("sc_soraimg_text_1x1", None), ("sc_soraimg_img2img_auto", "https://example.com/a.jpg")):
         task_no = await make.task_no(user, model=model, imageUrl=image)
@@ -42,7 +42,7 @@ async def test_a_task_nobody_has_asked_for_comes_back_with_its_points(make: Make
     assert upstream.journal(outcome="accepted") == []
 
 
-async def test_once_asked_for_it_runs_to_its_end(make: Maker, working: None) -> None:
+async def test_once_requested_for_it_runs_to_its_end(make: Maker, working: None) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 2}]]')
     while (await make.task(user, task_no))["status"] != "processing":
@@ -114,31 +114,31 @@ async def test_a_free_task_may_be_cancelled_too(make: Maker, runtime: Runtime) -
     assert (task["errorCode"], task["pointsCost"]) == ("CANCELLED", 0)
 
 
-async def test_a_visit_that_holds_the_task_sends_nothing_after_a_cancel(
+async def test_a_worker_that_holds_the_task_sends_nothing_after_a_cancel(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
-    (visit,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 60)
+    (worker,) = await claim_due(runtime.database, TaskFilter(("submit",)), 1, 60)
     assert (await cancel(make, user, task_no)).status_code == 200
     with pytest.raises(LostLease):
-        await run_steps(runtime, visit)
+        await run_steps(runtime, worker)
     assert upstream.journal(outcome="accepted") == []
     assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
 
 
-async def test_a_cancel_is_told_and_counted(make: Maker, runtime: Runtime) -> None:
+async def test_a_cancel_is_reported_and_counted(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     ended = ("gateway_tasks_ended_total", {"model": TEXT_MODEL, "outcome": "CANCELLED"})
     before = REGISTRY.get_sample_value(*ended) or 0
     async with runtime.pubsub.subscribe(user.id) as changed:
 
-        async def is_heard() -> bool:
+        async def is_received() -> bool:
             runtime.pubsub.publish(user.id, "probe")
             return "probe" in changed.drain()[0]
 
-        await until("the subscription stands", is_heard)
+        await until("the subscription stands", is_received)
         for _ in range(2):
             assert (await cancel(make, user, task_no)).status_code == 200
         async with asyncio.timeout(60):
@@ -167,10 +167,10 @@ async def test_before_a_reference_is_normalized_the_task_comes_back(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
-    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
+    (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     with pytest.raises(LostLease):
-        await run_steps(make.runtime, visit)
+        await run_steps(make.runtime, worker)
     assert normalize_calls(upstream) == []
     assert await make.balance(user) == (35, 0)
 
@@ -180,8 +180,8 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
 ) -> None:
     user, task_no = normalizing
     upstream.control({"where": "submit", "fault": "hang", "seconds": 2})
-    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
-    work = asyncio.create_task(run_steps(make.runtime, visit, lambda step: step == "prepare"))
+    (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
+    work = asyncio.create_task(run_steps(make.runtime, worker, lambda step: step == "prepare"))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control()
@@ -194,13 +194,13 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
     assert await make.balance(user) == (0, 0)
 
 
-async def test_a_visit_that_died_asking_for_a_normalized_reference_has_asked(
+async def test_a_worker_that_died_requesting_for_a_normalized_reference_has_requested(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
     upstream.control({"where": "submit", "fault": "hang", "seconds": 60})
-    (visit,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
-    work = asyncio.create_task(run_steps(make.runtime, visit))
+    (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
+    work = asyncio.create_task(run_steps(make.runtime, worker))
     await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -11,19 +11,22 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from app.aio import cancel_and_wait
 from app.catalog import durations
 from app.catalog.durations import read_durations, refresh_durations, typical_seconds, update_durations
 from app.catalog.progress import estimate_seconds_left
+from app.database import utc_after
 from app.engine import transitions
 from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
 from app.engine.transitions import Advance, Fail, with_estimate
 from app.jobs import scheduler
 from app.runtime import Runtime, open_runtime
+from app.tables import tasks
 from app.upstreams.protocol import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
-from tests.support.task_rows import hasten
+from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
@@ -38,7 +41,7 @@ VIDEO_MODEL = "sc_video_text_fast"
 
 
 @dataclass(frozen=True)
-class Look:
+class Poll:
     """One task: how long after the one before, what SEE2AI says, and what becomes of the process."""
 
     seconds: float
@@ -48,8 +51,8 @@ class Look:
     storage_fails: bool
 
 
-looks = st.builds(
-    Look,
+poll_entries = st.builds(
+    Poll,
     st.floats(-60, 600),  # a clock may be set back
     st.builds(
         UpstreamResult,
@@ -88,15 +91,15 @@ def task_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
     )
 
 
-def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, Any] | None:
+def next_row(row: dict[str, Any], age_seconds: float, poll: Poll) -> dict[str, Any] | None:
     """The row after a task; None once the task has ended."""
     task = task_of(row, age_seconds)
     if task.step == "poll":
-        decision = transitions.after_poll(task, look.result, NOW, is_last_poll=False)
+        decision = transitions.after_poll(task, poll.result, NOW, is_last_poll=False)
     else:
-        decision = transitions.after_rehost_error(task, "lost", is_our_storage=look.storage_fails)
+        decision = transitions.after_rehost_error(task, "lost", is_our_storage=poll.storage_fails)
     if isinstance(decision, Release):
-        decision = with_estimate(task, decision, look.typical_seconds)
+        decision = with_estimate(task, decision, poll.typical_seconds)
         return row | {
             "progress": decision.progress,
             "upstream_state": decision.upstream_state,
@@ -109,20 +112,20 @@ def next_row(row: dict[str, Any], age_seconds: float, look: Look) -> dict[str, A
     return None
 
 
-@given(st.lists(looks, max_size=40))
-def test_progress_never_falls_and_never_passes_its_ceiling(heard: list[Look]) -> None:
+@given(st.lists(poll_entries, max_size=40))
+def test_progress_never_falls_and_never_passes_its_ceiling(received: list[Poll]) -> None:
     row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(3.0), "attempts": 0}
-    age_seconds, told_before = 0.0, 0
-    for look in heard:
-        age_seconds += look.seconds
-        after = next_row(row, age_seconds, look)
+    age_seconds, reported_before = 0.0, 0
+    for poll in received:
+        age_seconds += poll.seconds
+        after = next_row(row, age_seconds, poll)
         if after is None:
             return
-        assert told_before <= after["progress"] <= transitions.PROGRESS_CEILING < 100
-        told_before = after["progress"]
-        if not look.crashes:
+        assert reported_before <= after["progress"] <= transitions.PROGRESS_CEILING < 100
+        reported_before = after["progress"]
+        if not poll.crashes:
             row = after
-        told_before = row["progress"]
+        reported_before = row["progress"]
 
 
 @pytest.mark.parametrize("step", ["prepare", "submit", "poll", "rehost"])
@@ -145,7 +148,7 @@ def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progres
 def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
     row = {"step": "poll", "progress": 40, "upstream_state": UpstreamState(), "attempts": 0}
     done = next_row(
-        row, 10, Look(0, UpstreamResult(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False)
+        row, 10, Poll(0, UpstreamResult(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False)
     )
     assert done is not None
     assert (done["step"], done["progress"]) == ("rehost", 95)
@@ -158,11 +161,11 @@ def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() 
 
 def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
     row = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(100.0), "attempts": 0}
-    quiet = Look(0, UpstreamResult(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
+    quiet = Poll(0, UpstreamResult(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
     slow = replace(quiet, typical_seconds=400)
-    told = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=7))
+    payload = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=7))
     over = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=100))
-    figures = [(next_row(row, 120, look) or {})["progress"] for look in (quiet, slow, told, over)]
+    figures = [(next_row(row, 120, poll) or {})["progress"] for poll in (quiet, slow, payload, over)]
     assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI took it, however long it had waited before
 
 
@@ -256,7 +259,7 @@ async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
         await cancel_and_wait(*tasks)
 
 
-async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_read(
+async def test_every_process_receives_of_it_and_outlives_a_table_that_cannot_be_read(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
@@ -272,7 +275,7 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
     statement = "INSERT INTO model_durations VALUES (:model, 7.5, 3, '2026-11-21 00:00:00.000000')"
     async with open_runtime(runtime.settings) as other, watching(runtime, other):
         await execute(runtime, statement, model=TEXT_MODEL)
-        await until("heard", lambda: runtime.durations == other.durations == {TEXT_MODEL: 7.5})
+        await until("received", lambda: runtime.durations == other.durations == {TEXT_MODEL: 7.5})
         is_broken = True
         for number in range(2):  # the first stumbles end whatever reading was under way
             stumbled.clear()
@@ -287,15 +290,15 @@ async def test_every_process_hears_of_it_and_outlives_a_table_that_cannot_be_rea
 
 
 @pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_delays(monkeypatch)
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "DURATIONS_SECONDS", 0.1)
 
 
-@pytest.mark.usefixtures("brisk", "working")
-async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
+@pytest.mark.usefixtures("short_delays", "working")
+async def test_a_worker_learns_and_the_api_reports_it_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     first = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert first["estimatedSecondsLeft"] == 60
@@ -306,7 +309,7 @@ async def test_a_worker_learns_and_the_api_tells_it_at_the_next_submit(make: Mak
     assert 1 <= second["estimatedSecondsLeft"] < 30
 
 
-@pytest.mark.usefixtures("brisk", "working")
+@pytest.mark.usefixtures("short_delays", "working")
 @pytest.mark.parametrize(
     "prompt",
     ['[[sandbox: {"take_seconds": 600}]]', '[[sandbox: {"progress": [50, 10, 90, 100], "take_seconds": 600}]]'],
@@ -339,18 +342,25 @@ async def test_one_task_in_every_way_it_is_read(
         assert is_over or 0 <= one["estimatedSecondsLeft"] <= 10
 
 
-@pytest.mark.usefixtures("brisk", "working")
-async def test_the_time_left_runs_on_while_nothing_new_is_heard(make: Maker, runtime: Runtime) -> None:
-    runtime.durations[TEXT_MODEL] = 4.0
+@pytest.mark.usefixtures("short_delays", "working")
+async def test_the_time_left_shrinks_while_the_progress_stays(make: Maker, runtime: Runtime) -> None:
+    runtime.durations[TEXT_MODEL] = 400.0
     user = await make.user(points=100)
-    task_no = await make.task_no(user, '[[sandbox: {"progress": [50], "take_seconds": 3.5}]]')
-    lefts = []
-    while (task := await make.task(user, task_no))["status"] != "completed":
-        if task["progress"] == 50:
-            lefts.append(task["estimatedSecondsLeft"])
-        await asyncio.sleep(0.05)
-    assert lefts == sorted(lefts, reverse=True)
-    assert 2 >= lefts[0] > lefts[-1] == 0
+    task_no = await make.task_no(user, '[[sandbox: {"progress": [50], "end": "never"}]]')
+
+    async def is_half_done() -> bool:
+        return bool((await make.task(user, task_no))["progress"] == 50)
+
+    async def seconds_left(age_seconds: float) -> int:
+        """As if the progress had been written so long ago."""
+        async with runtime.database.begin() as connection:
+            await connection.execute(update(tasks).values(updated_at=utc_after(-age_seconds)))
+        return int((await make.task(user, task_no))["estimatedSecondsLeft"])
+
+    await until("half of it is done", is_half_done)
+    assert 150 < await seconds_left(0) <= 200
+    assert 50 < await seconds_left(100) <= 100
+    assert await seconds_left(300) == 0
 
 
 async def test_a_task_that_ended_without_a_result_has_no_time_left(make: Maker) -> None:

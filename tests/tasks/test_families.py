@@ -17,7 +17,7 @@ from tests.support.task_rows import ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 A, B, C = (f"https://example.com/{name}.jpg" for name in "abc")
-FILM, SOUND = "https://example.com/a.mp4", "https://example.com/a.mp3"
+VIDEO_URL, AUDIO = "https://example.com/a.mp4", "https://example.com/a.mp3"
 UNIWORLD, VIDEO, NORMALIZE, UPLOAD = (
     f"see2ai_{name}" for name in ("image_uniworld_v2", "video_generation_v1", "image_normalize_v1", "storage_upload_v1")
 )
@@ -45,7 +45,7 @@ async def fetched(runtime: Runtime, url: str) -> bytes:
     ("shape", "size"),
     [("1x1", (1024, 1024)), ("2x3", (832, 1248)), ("3x2", (1248, 832)), ("16x9", (1344, 756)), ("9x16", (756, 1344))],
 )
-async def test_a_uniworld_picture_has_the_canvas_of_its_model(
+async def test_a_uniworld_image_has_the_canvas_of_its_model(
     make: Maker, upstream: Server, shape: str, size: tuple[int, int]
 ) -> None:
     user = await make.user(points=100)
@@ -111,9 +111,9 @@ async def test_a_video_from_text_is_kept_with_its_size_type_and_length(make: Mak
     assert (result["url"], result["type"]) == (task["resultUrl"], "video/mp4")
     assert task["resultUrl"].endswith(".mp4")
     assert task["thumbnailUrls"] == []
-    film = await fetched(make.runtime, task["resultUrl"])
-    assert result["bytes"] == len(film)
-    with av.open(io.BytesIO(film)) as opened:
+    video = await fetched(make.runtime, task["resultUrl"])
+    assert result["bytes"] == len(video)
+    with av.open(io.BytesIO(video)) as opened:
         stream = opened.streams.video[0]
         assert (stream.width, stream.height) == (result["width"], result["height"])
         assert stream.height > stream.width
@@ -132,15 +132,15 @@ SENT: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
     "a reference": ([A], {"imageRole": "reference"}, {"non_face_image_url": A}),
     "references of all kinds": (
         [A, B],
-        {"imageRole": "reference", "faceImageUrl": C, "videoUrls": [FILM, FILM], "audioUrls": [SOUND]},
-        {"non_face_image_urls": [A, B], "face_image_url": C, "video_urls": [FILM, FILM], "audio_url": SOUND},
+        {"imageRole": "reference", "faceImageUrl": C, "videoUrls": [VIDEO_URL, VIDEO_URL], "audioUrls": [AUDIO]},
+        {"non_face_image_urls": [A, B], "face_image_url": C, "video_urls": [VIDEO_URL, VIDEO_URL], "audio_url": AUDIO},
     ),
     "a face alone": ([], {"faceImageUrl": C}, {"face_image_url": C}),
 }
 
 
 @pytest.mark.parametrize("case", SENT)
-async def test_a_video_from_pictures(make: Maker, upstream: Server, case: str) -> None:
+async def test_a_video_from_images(make: Maker, upstream: Server, case: str) -> None:
     urls, params, fields = SENT[case]
     user = await make.user(points=1000)
     model = "sc_video_img2video_fast"
@@ -151,7 +151,7 @@ async def test_a_video_from_pictures(make: Maker, upstream: Server, case: str) -
     assert sent["model_name"] == "doubao-seedance-2-0-fast-260128"
 
 
-async def test_an_approval_nobody_gives_is_waited_for_and_told(make: Maker) -> None:
+async def test_an_approval_nobody_gives_is_waited_for_and_reported(make: Maker) -> None:
     user = await make.user(points=1000)
     model = "sc_video_text_fast"
     lost = await make.task_no(
@@ -176,7 +176,7 @@ async def test_a_video_that_needs_repair_is_refused_with_a_reason_for_the_operat
     assert one.row["operator_note"].startswith("needs_repair")
 
 
-async def test_a_film_that_is_none_gives_the_points_back(make: Maker, runtime: Runtime) -> None:
+async def test_a_video_that_is_none_gives_the_points_back(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     task_no = await make.task_no(
         user,
@@ -203,9 +203,9 @@ async def test_references_are_normalized_first_where_the_row_wants_it(
     user = await make.user(points=100)
     task = await make.ended(user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=[A, B, A]))
     assert (task["status"], task["imageUrl"]) == ("completed", [A, B, A])
-    asked = bodies(upstream, NORMALIZE)
-    assert [body["image_url"] for body in asked] == [A, B]
-    assert {body["profile"] for body in asked} == {"image_generation_reference"}
+    requested = bodies(upstream, NORMALIZE)
+    assert [body["image_url"] for body in requested] == [A, B]
+    assert {body["profile"] for body in requested} == {"image_generation_reference"}
     [sent] = bodies(upstream, "see2ai_image_generation_fast_v1")
     first, second, third = sent["image_input"]
     assert first == third != second

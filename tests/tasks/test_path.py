@@ -9,7 +9,7 @@ from tests.support.makers import Maker
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 
 
-async def test_a_task_ends_with_a_picture_of_ours_and_its_price_is_spent(make: Maker) -> None:
+async def test_a_task_ends_with_a_image_of_ours_and_its_price_is_spent(make: Maker) -> None:
     user = await make.user(points=100)
     answer = await make.submit(user, "一个可爱的橘猫在窗台上晒太阳,温馨的室内场景,柔和的光线")
     data = answer.json()["data"]

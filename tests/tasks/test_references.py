@@ -14,7 +14,7 @@ from PIL import Image
 from app.settings import Settings
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
-from tests.support.task_rows import ended, hasten, submits
+from tests.support.task_rows import ended, shorten_delays, submits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working"), pytest.mark.both_worlds]
 AUTO_MODEL = "sc_soraimg_img2img_auto"
@@ -22,7 +22,7 @@ REFERENCES = ["https://example.com/b.png", "https://example.com/a.jpg?x=1", "htt
 
 
 @dataclass
-class Pictures:
+class Images:
     """A picture server of ours; `seen` are the paths asked for."""
 
     origin: str
@@ -38,7 +38,7 @@ class Pictures:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Iterator[Pictures]:
+def images() -> Iterator[Images]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             kept.seen.append(self.path)
@@ -55,7 +55,7 @@ def pictures() -> Iterator[Pictures]:
         def log_message(self, *_: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    kept = Pictures(f"http://127.0.0.1:{server.server_port}", {}, {})
+    kept = Images(f"http://127.0.0.1:{server.server_port}", {}, {})
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     yield kept
@@ -64,15 +64,15 @@ def pictures() -> Iterator[Pictures]:
 
 
 @pytest.fixture
-def settings(settings: Settings, pictures: Pictures) -> Settings:
+def settings(settings: Settings, images: Images) -> Settings:
     """The picture server is one of the exempt origins."""
-    allowed = f"{settings.egress_allow},{pictures.origin.removeprefix('http://')}"
+    allowed = f"{settings.egress_allow},{images.origin.removeprefix('http://')}"
     return Settings(_env_file=None, **(settings.model_dump() | {"egress_allow": allowed}))
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_delays(monkeypatch)
 
 
 async def sent(make: Maker, upstream: Server, **fields: Any) -> dict[str, Any]:
@@ -110,39 +110,37 @@ async def test_a_text_without_references_says_so_and_auto_is_square(make: Maker,
 
 
 async def test_auto_becomes_the_ratio_nearest_to_the_first_reference(
-    make: Maker, upstream: Server, pictures: Pictures
+    make: Maker, upstream: Server, images: Images
 ) -> None:
     on_its_side = Image.Exif()
     on_its_side[0x0112] = 6
     # A first reference, and what its own bytes make of `auto`.
     expected = {
-        pictures.add("wide.png", (1600, 900)): "16:9",
-        pictures.add("tall.webp", (100, 790), "WEBP"): "1:8",
-        pictures.add("nearly.jpg", (1010, 1000), "JPEG"): "1:1",
-        pictures.add("ultra.jpg", (2300, 1000), "JPEG"): "21:9",
-        pictures.add("turned.jpg", (900, 600), "JPEG", exif=on_its_side): "2:3",
-        pictures.add("endless.png", (4000, 10)): "8:1",
-        pictures.add("large.png", (3000, 4000)): "3:4",
+        images.add("wide.png", (1600, 900)): "16:9",
+        images.add("tall.webp", (100, 790), "WEBP"): "1:8",
+        images.add("nearly.jpg", (1010, 1000), "JPEG"): "1:1",
+        images.add("ultra.jpg", (2300, 1000), "JPEG"): "21:9",
+        images.add("turned.jpg", (900, 600), "JPEG", exif=on_its_side): "2:3",
+        images.add("endless.png", (4000, 10)): "8:1",
+        images.add("large.png", (3000, 4000)): "3:4",
     }
-    other = pictures.add("other.png", (300, 900))
+    other = images.add("other.png", (300, 900))
     for first, ratio in expected.items():
         got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=[first, other])
         assert (got["aspect_ratio"], got["image_input"]) == (ratio, [first, other]), first
-    assert "/other.png" not in pictures.seen, "only the first is looked at"
+    assert "/other.png" not in images.seen, "only the first is looked at"
 
 
-async def test_a_reference_that_cannot_be_read_makes_a_square(
-    make: Maker, upstream: Server, pictures: Pictures
-) -> None:
-    secret = pictures.add("secret.png", (1600, 900)).replace("127.0.0.1", "localhost")  # not the exempt spelling
-    pictures.files["/text.png"] = b"no picture at all"
-    pictures.files["/empty.png"] = b""
-    pictures.redirects |= {"/away.png": "http://169.254.169.254/latest/", "/home.png": secret}
+async def test_a_reference_that_cannot_be_read_makes_a_square(make: Maker, upstream: Server, images: Images) -> None:
+    secret = images.add("secret.png", (1600, 900)).replace("127.0.0.1", "localhost")  # not the exempt spelling
+    images.files["/text.png"] = b"no picture at all"
+    images.files["/empty.png"] = b""
+    images.redirects |= {"/away.png": "http://169.254.169.254/latest/", "/home.png": secret}
     for name in ("text.png", "empty.png", "none.png", "away.png", "home.png"):
-        got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=f"{pictures.origin}/{name}")
+        got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=f"{images.origin}/{name}")
         assert got["aspect_ratio"] == "1:1", name
-        assert got["image_input"] == [f"{pictures.origin}/{name}"]
-    assert "/secret.png" not in pictures.seen
+        assert got["image_input"] == [f"{images.origin}/{name}"]
+    assert "/secret.png" not in images.seen
 
 
 async def test_a_private_or_crooked_reference_is_refused_before_a_point_is_taken(make: Maker, upstream: Server) -> None:

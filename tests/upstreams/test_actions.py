@@ -23,7 +23,7 @@ SCHEMAS = {
 }
 FAMILIES = [(action.name, task_type) for action in SEED.values() for task_type in action.params]
 A, B, C = (f"https://example.com/{name}.jpg" for name in "abc")
-FILM, SOUND = "https://example.com/a.mp4", "https://example.com/a.mp3"
+VIDEO_URL, AUDIO = "https://example.com/a.mp4", "https://example.com/a.mp3"
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def order(
-    action: Action, task_type: str, references: tuple[str, ...] = (), prompt: str = "一只猫", **asked: Any
+    action: Action, task_type: str, references: tuple[str, ...] = (), prompt: str = "一只猫", **requested: Any
 ) -> dict[str, Any]:
-    params = merge_params(action, task_type, {}, {}, asked)
+    params = merge_params(action, task_type, {}, {}, requested)
     return build_request(action, ActionInput(task_type, prompt, references, params))
 
 
@@ -54,12 +54,12 @@ def values(rule: dict[str, Any]) -> st.SearchStrategy[Any]:
         case "integer":
             return st.integers(-2, 20_000)
         case "array":
-            return st.lists(st.sampled_from([FILM, SOUND, A]), max_size=4)
+            return st.lists(st.sampled_from([VIDEO_URL, AUDIO, A]), max_size=4)
     return st.sampled_from([A, B, "词" * 3, "词" * 256, ""])
 
 
 @st.composite
-def asks(draw: st.DrawFn, action: Action, task_type: str) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+def requests(draw: st.DrawFn, action: Action, task_type: str) -> tuple[str, tuple[str, ...], dict[str, Any]]:
     properties = params_schema(action.params[task_type], {})["properties"]
     names = draw(st.lists(st.sampled_from(sorted(properties)), unique=True, max_size=5))
     references = draw(st.lists(st.sampled_from([A, B, C]), max_size=min(action.max_references, 11)))
@@ -72,16 +72,16 @@ def asks(draw: st.DrawFn, action: Action, task_type: str) -> tuple[str, tuple[st
 @given(data=st.data())
 def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, data: st.DataObject) -> None:
     action, schema = SEED[name], schema_of(name)
-    prompt, references, asked = data.draw(asks(action, task_type))
+    prompt, references, requested = data.draw(requests(action, task_type))
     try:
-        request = order(action, task_type, references, prompt, **asked)
+        request = order(action, task_type, references, prompt, **requested)
     except InvalidParameter as refused:
-        told = refused
+        payload = refused
     else:
-        told = None
-    if told is not None:
-        assert told.field.startswith(("params.", "prompt", "imageUrl"))
-        assert told.message.startswith(f"参数错误: {told.field} ")
+        payload = None
+    if payload is not None:
+        assert payload.field.startswith(("params.", "prompt", "imageUrl"))
+        assert payload.message.startswith(f"参数错误: {payload.field} ")
         return
     if request.get("aspect_ratio") == "auto":  # settled by the worker before it is sent
         request["aspect_ratio"] = "1:1"
@@ -94,9 +94,9 @@ def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, dat
 @given(data=st.data())
 def test_the_later_form_never_holds_a_retired_field(task_type: str, data: st.DataObject) -> None:
     action = NEW["see2ai_video_generation_v1"]
-    prompt, references, asked = data.draw(asks(action, task_type))
+    prompt, references, requested = data.draw(requests(action, task_type))
     try:
-        request = order(action, task_type, references, prompt, **asked)
+        request = order(action, task_type, references, prompt, **requested)
     except InvalidParameter:
         return
     retired = {"face_image_url", "non_face_image_url", "non_face_image_urls"}
@@ -133,16 +133,16 @@ REACHED: dict[str, list[dict[str, Any]]] = {
             (A, B),
             imageRole="reference",
             faceImageUrl=C,
-            videoUrls=[FILM],
-            audioUrls=[SOUND],
+            videoUrls=[VIDEO_URL],
+            audioUrls=[AUDIO],
         ),
         order(
             SEED["see2ai_video_generation_v1"],
             "image_to_video",
             (A,),
             imageRole="reference",
-            videoUrls=[FILM, FILM],
-            audioUrls=[SOUND, SOUND],
+            videoUrls=[VIDEO_URL, VIDEO_URL],
+            audioUrls=[AUDIO, AUDIO],
         ),
     ],
     "see2ai_image_normalize_v1": [order(SEED["see2ai_image_normalize_v1"], "image_normalize", (A,), profile="vlm")],
@@ -154,7 +154,7 @@ def test_every_property_of_the_printed_schema_is_reachable(name: str) -> None:
     assert {field for request in REACHED[name] for field in request} == set(schema_of(name)["properties"])
 
 
-def test_a_uniworld_request_says_what_was_asked() -> None:
+def test_a_uniworld_request_says_what_was_requested() -> None:
     assert REACHED["see2ai_image_uniworld_v2"] == [
         {
             "prompt": "一只猫",
@@ -178,9 +178,9 @@ def test_frames_are_sent_alike_in_both_forms() -> None:
 
 
 def test_references_are_spelt_by_the_form() -> None:
-    asked: dict[str, Any] = {"imageRole": "reference", "faceImageUrl": C}
-    seed = order(SEED["see2ai_video_generation_v1"], "image_to_video", (A, B), **asked)
-    new = order(NEW["see2ai_video_generation_v1"], "image_to_video", (A, B), **asked)
+    requested: dict[str, Any] = {"imageRole": "reference", "faceImageUrl": C}
+    seed = order(SEED["see2ai_video_generation_v1"], "image_to_video", (A, B), **requested)
+    new = order(NEW["see2ai_video_generation_v1"], "image_to_video", (A, B), **requested)
     assert (seed["non_face_image_urls"], seed["face_image_url"]) == ([A, B], C)
     assert new["reference_image_urls"] == [A, B, C]
     assert new["reference_image_contains_real_face"] is True
@@ -190,8 +190,8 @@ def test_references_are_spelt_by_the_form() -> None:
 
 
 def test_hints_and_1080p_belong_to_the_later_form() -> None:
-    asked = {"resolution": "1080p", "firstFrameHasFace": True, "lastFrameHasFace": False, "lastFrameUrl": B}
-    new = order(NEW["see2ai_video_generation_v1"], "image_to_video", (A,), **asked)
+    requested = {"resolution": "1080p", "firstFrameHasFace": True, "lastFrameHasFace": False, "lastFrameUrl": B}
+    new = order(NEW["see2ai_video_generation_v1"], "image_to_video", (A,), **requested)
     assert (new["resolution"], new["first_frame_contains_real_face"], new["last_frame_contains_real_face"]) == (
         "1080p",
         True,
@@ -199,7 +199,7 @@ def test_hints_and_1080p_belong_to_the_later_form() -> None:
     )
     for name in ("resolution", "firstFrameHasFace"):
         with pytest.raises(InvalidParameter, match=f"params.{name}"):
-            order(SEED["see2ai_video_generation_v1"], "image_to_video", (A,), **{name: asked[name]})
+            order(SEED["see2ai_video_generation_v1"], "image_to_video", (A,), **{name: requested[name]})
 
 
 VIDEO = "see2ai_video_generation_v1"
@@ -207,28 +207,28 @@ REFERENCE: dict[str, Any] = {"imageRole": "reference"}
 
 
 @pytest.mark.parametrize(
-    ("name", "task_type", "references", "asked", "field"),
+    ("name", "task_type", "references", "requested", "field"),
     [
         (VIDEO, "image_to_video", (), {}, "imageUrl"),
         (VIDEO, "image_to_video", (), {"lastFrameUrl": A}, "params.lastFrameUrl"),
         (VIDEO, "image_to_video", (A,), {**REFERENCE, "lastFrameUrl": B}, "params.lastFrameUrl"),
         (VIDEO, "image_to_video", (A, B), {}, "imageUrl"),
         (VIDEO, "image_to_video", (A,), {"faceImageUrl": B}, "params.faceImageUrl"),
-        (VIDEO, "image_to_video", (A,), {"videoUrls": [FILM]}, "params.videoUrls"),
-        (VIDEO, "image_to_video", (A,), {"audioUrls": [SOUND]}, "params.audioUrls"),
+        (VIDEO, "image_to_video", (A,), {"videoUrls": [VIDEO_URL]}, "params.videoUrls"),
+        (VIDEO, "image_to_video", (A,), {"audioUrls": [AUDIO]}, "params.audioUrls"),
         (VIDEO, "image_to_video", (A,) * 10, REFERENCE, "imageUrl"),
         (VIDEO, "image_to_video", (A,) * 9, {**REFERENCE, "faceImageUrl": B}, "imageUrl"),
         (
             VIDEO,
             "image_to_video",
             (A,) * 9,
-            {**REFERENCE, "videoUrls": [FILM] * 2, "audioUrls": [SOUND] * 2},
+            {**REFERENCE, "videoUrls": [VIDEO_URL] * 2, "audioUrls": [AUDIO] * 2},
             "imageUrl",
         ),
-        (VIDEO, "image_to_video", (A,), {**REFERENCE, "videoUrls": [FILM] * 4}, "params.videoUrls"),
-        (VIDEO, "image_to_video", (A,), {**REFERENCE, "audioUrls": [SOUND] * 4}, "params.audioUrls"),
+        (VIDEO, "image_to_video", (A,), {**REFERENCE, "videoUrls": [VIDEO_URL] * 4}, "params.videoUrls"),
+        (VIDEO, "image_to_video", (A,), {**REFERENCE, "audioUrls": [AUDIO] * 4}, "params.audioUrls"),
         (VIDEO, "text_to_video", (A,), {}, "imageUrl"),
-        (VIDEO, "text_to_video", (), {"audioUrls": [SOUND]}, "params.audioUrls"),
+        (VIDEO, "text_to_video", (), {"audioUrls": [AUDIO]}, "params.audioUrls"),
         (VIDEO, "text_to_video", (), {"faceImageUrl": A}, "params.faceImageUrl"),
         (VIDEO, "text_to_video", (), {"duration": 3}, "params.duration"),
         (VIDEO, "text_to_video", (), {"duration": 16}, "params.duration"),
@@ -255,23 +255,23 @@ REFERENCE: dict[str, Any] = {"imageRole": "reference"}
     ],
 )
 @pytest.mark.parametrize("form", ["seed", "2026-04"])
-def test_a_rule_is_told_by_the_callers_own_field(
-    form: str, name: str, task_type: str, references: tuple[str, ...], asked: dict[str, Any], field: str
+def test_a_rule_is_reported_by_the_callers_own_field(
+    form: str, name: str, task_type: str, references: tuple[str, ...], requested: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidParameter) as refusal:
-        order(actions_of(form)[name], task_type, references, **asked)
-    told = refusal.value.field
-    assert told == field or told.startswith((f"{field}.", f"{field}["))
+        order(actions_of(form)[name], task_type, references, **requested)
+    payload = refusal.value.field
+    assert payload == field or payload.startswith((f"{field}.", f"{field}["))
 
 
 @pytest.mark.parametrize(
-    ("name", "task_type", "longest"),
+    ("name", "task_type", "max_length"),
     [("see2ai_image_uniworld_v2", "text_to_image", 5000), ("see2ai_image_generation_fast_v1", "text_to_image", 20_000)],
 )
-def test_a_prompt_may_be_as_long_as_the_action_takes(name: str, task_type: str, longest: int) -> None:
-    assert order(SEED[name], task_type, prompt="词" * longest)["prompt"] == "词" * longest
-    with pytest.raises(InvalidParameter, match=f"prompt 不能超过 {longest} 个字符"):
-        order(SEED[name], task_type, prompt="词" * (longest + 1))
+def test_a_prompt_may_be_as_long_as_the_action_takes(name: str, task_type: str, max_length: int) -> None:
+    assert order(SEED[name], task_type, prompt="词" * max_length)["prompt"] == "词" * max_length
+    with pytest.raises(InvalidParameter, match=f"prompt 不能超过 {max_length} 个字符"):
+        order(SEED[name], task_type, prompt="词" * (max_length + 1))
 
 
 def test_uniworld_results_are_found_in_all_three_places() -> None:

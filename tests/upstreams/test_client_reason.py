@@ -39,13 +39,13 @@ async def answering(status_line: bytes) -> AsyncIterator[See2aiClient]:
     ("code", "kind"),
     [(b"502", ResultKind.SERVER_ERROR), (b"429", ResultKind.RATE_LIMITED), (b"401", ResultKind.ACCOUNT_ERROR)],
 )
-async def test_a_reason_in_gbk_changes_no_verdict(code: bytes, kind: ResultKind) -> None:
+async def test_a_reason_in_gbk_changes_no_result(code: bytes, kind: ResultKind) -> None:
     async with answering(code + " 网关错误".encode("gbk")) as see2ai:
         assert (await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: True)).kind is kind
         assert (await see2ai.poll(ACTION, "t1")).kind is kind
 
 
 @pytest.mark.parametrize("task_id", ["/x", "a/b", "a?b#c", "任务", "%2e%2e"])
-async def test_odd_task_ids_are_asked_for_as_they_are(task_id: str) -> None:
+async def test_odd_task_ids_are_requested_for_as_they_are(task_id: str) -> None:
     async with answering(b"404 x") as see2ai:
         assert (await see2ai.poll(ACTION, task_id)).kind is ResultKind.NOT_FOUND

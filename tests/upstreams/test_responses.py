@@ -35,20 +35,20 @@ def submit(body: Any, status: int = 200) -> Any:
 
 
 @pytest.mark.parametrize("field", ["status", "state"])
-@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title, lambda word: f" {word} "])
-def test_words_are_read_case_blind_from_either_field(field: str, spell: Any) -> None:
+@pytest.mark.parametrize("normalize", [str.lower, str.upper, str.title, lambda word: f" {word} "])
+def test_words_are_read_case_blind_from_either_field(field: str, normalize: Any) -> None:
     for word in SUCCESS:
-        assert poll({field: spell(word), "result_urls": ["https://x/1"]}).kind is ResultKind.SUCCEEDED
+        assert poll({field: normalize(word), "result_urls": ["https://x/1"]}).kind is ResultKind.SUCCEEDED
     for word in FAILURE - {NEEDS_REPAIR}:
-        assert poll({field: spell(word)}).kind is ResultKind.FAILED
+        assert poll({field: normalize(word)}).kind is ResultKind.FAILED
     for word in WAITING | {"running", "dreaming", "审核中"}:
-        assert poll({field: spell(word)}).kind is ResultKind.RUNNING
+        assert poll({field: normalize(word)}).kind is ResultKind.RUNNING
 
 
 def test_needs_repair_arrives_as_422_with_a_word() -> None:
     guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
     result = poll(guidance, 422)
-    assert (result.kind, result.note) == (ResultKind.REJECTED, "needs_repair: 不能混用")
+    assert (result.kind, result.detail) == (ResultKind.REJECTED, "needs_repair: 不能混用")
     assert submit(guidance, 422).kind is ResultKind.REJECTED
     assert poll({"detail": "x"}, 422).kind is ResultKind.SERVER_ERROR
 
@@ -77,7 +77,7 @@ def test_an_answer_that_is_the_result() -> None:
     assert result(good, 503).kind is ResultKind.SERVER_ERROR
 
 
-def test_an_unknown_word_is_still_running_and_told() -> None:
+def test_an_unknown_word_is_still_running_and_reported() -> None:
     assert poll({"status": "Dreaming"}).unknown_state == "dreaming"
     assert poll({"status": "RUNNING"}).unknown_state == ""
 
@@ -149,12 +149,12 @@ def test_an_answer_about_another_task_is_trouble() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "read"),
+    ("payload", "read"),
     [(40, 40), (140, 100), (-3, 0), (39.9, 39), (None, None), ("40", None), (True, None), ([], None),
      ([{"step": "a", "percent": 10}, {"step": "b", "percent": 55}], 55)],
 )  # fmt: skip
-def test_progress_in_its_forms(told: Any, read: int | None) -> None:
-    assert poll({"status": "running", "progress": told}).progress == read
+def test_progress_in_its_forms(payload: Any, read: int | None) -> None:
+    assert poll({"status": "running", "progress": payload}).progress == read
 
 
 def test_a_nan_progress_is_no_progress() -> None:

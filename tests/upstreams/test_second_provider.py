@@ -1,6 +1,7 @@
 """A second provider is one package and one line in `PROVIDERS`: its tasks run without another change."""
 
 import io
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from app.catalog.models import set_model
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.upstreams import registry
+from app.upstreams.breaker_state import BreakerState
 from app.upstreams.see2ai.client import UPLOAD_PATH
 from tests.support.makers import Maker
 from tests.support.other_upstream import NAME, PAINT, OtherClient, provider_of
@@ -51,7 +53,7 @@ async def test_a_task_of_the_second_provider_runs_to_its_end(
     async with stepping(runtime):
         one = await ended(make, user, task_no)
     assert one.outcome == "completed", one.row
-    assert other.submitted == [{"words": "一只猫", "pictures": [], "steps": 9}]
+    assert other.submitted == [{"words": "一只猫", "images": [], "steps": 9}]
     assert other.polled == ["other-1", "other-1"]
     (result,) = one.row["results"]
     assert (result["type"], result["width"], result["height"]) == ("image/png", 48, 32)
@@ -76,15 +78,16 @@ async def test_a_stored_reference_is_uploaded_to_the_provider_that_does_the_job(
     async with stepping(runtime):
         assert (await ended(make, user, task_no)).outcome == "completed"
     assert other.uploaded == [name]
-    assert [request["pictures"] for request in other.submitted] == [[f"https://other.example.com/{name}"]]
+    assert [request["images"] for request in other.submitted] == [[f"https://other.example.com/{name}"]]
     assert [entry["method"] for entry in upstream.journal()] == ["GET"]
 
 
 async def test_each_provider_has_its_own_breaker(
     make: Maker, runtime: Runtime, other: OtherClient, model: None
 ) -> None:
-    runtime.breakers["see2ai"].trip("HTTP 401")
-    runtime.breakers["see2ai"]._open_until += 1000
+    breaker = runtime.breakers["see2ai"]
+    until = breaker.now() + timedelta(seconds=1000)
+    breaker.state = BreakerState(billable_open=True, reason="HTTP 401", opened_at=breaker.now(), open_until=until)
     user = await make.user(points=42)
     waiting = await make.task_no(user, "waits for SEE2AI")
     async with stepping(runtime):

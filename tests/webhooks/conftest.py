@@ -40,6 +40,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts shrunk to a test's patience."""
     monkeypatch.setattr(dispatcher, "RETRY_DELAYS", (0.05,))

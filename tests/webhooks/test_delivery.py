@@ -9,7 +9,7 @@ from aiohttp import web
 from sqlalchemy.engine import make_url
 
 from app.errors import Unavailable
-from app.jobs import webhook_dispatcher as courier_module
+from app.jobs import webhook_dispatcher as dispatcher_module
 from app.jobs.webhook_dispatcher import retry_after
 from app.tables import webhook_deliveries
 from app.webhooks import sender as send_module
@@ -17,14 +17,14 @@ from app.webhooks.sender import Outcome
 from tests.support.makers import Maker
 from tests.support.responses import data
 from tests.support.waiting import until
-from tests.support.webhook_calls import cancel, delivery, drip, endpoint, secret_of, told_of_a_cancel
+from tests.support.webhook_calls import cancel, delivery, drip, endpoint, reported_of_a_cancel, secret_of
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
 from worker.main import run_worker
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_whole_task_is_told_to_both_and_reads_as_get_gives_it(
+async def test_a_whole_task_is_reported_to_both_and_reads_as_get_gives_it(
     make: Maker, receivers: list[Receiver], working: None
 ) -> None:
     user = await make.user(points=100)
@@ -35,46 +35,46 @@ async def test_a_whole_task_is_told_to_both_and_reads_as_get_gives_it(
     task = await make.ended(user, task_no)
     secrets = [await secret_of(make, user), made["secret"]]
     for receiver, secret in zip(receivers[:2], secrets, strict=True):
-        (heard,) = await receiver.hears()
-        event = heard.verified(secret)
+        (received,) = await receiver.receives()
+        event = received.verified(secret)
         assert set(event) == {"type", "timestamp", "data"}
         assert event["type"] == "task.completed"
         assert event["data"] == task
         assert event["timestamp"].endswith("Z")
-        assert (heard.method, heard.headers["content-type"]) == ("POST", "application/json")
-        assert heard.id == f"msg_{task_no}", "by which one who hears it twice drops the second"
-        assert not {"cookie", "authorization"} & set(heard.headers)
-    assert receivers[0].heard[0].path == "/hook?of=mine&%E5%90%8D=%E5%80%BC"
+        assert (received.method, received.headers["content-type"]) == ("POST", "application/json")
+        assert received.id == f"msg_{task_no}", "by which one who hears it twice drops the second"
+        assert not {"cookie", "authorization"} & set(received.headers)
+    assert receivers[0].received[0].path == "/hook?of=mine&%E5%90%8D=%E5%80%BC"
     rows = await ended_deliveries(make.runtime, 2)
     assert {(row["status"], row["attempts"], row["status_code"], row["outcome"]) for row in rows} == {
         ("delivered", 1, 200, "delivered")
     }
 
 
-async def test_a_receiver_that_fails_five_times_hears_it_the_sixth(
-    make: Maker, receiver: Receiver, brisk: None
+async def test_a_receiver_that_fails_five_times_receives_it_the_sixth(
+    make: Maker, receiver: Receiver, short_delays: None
 ) -> None:
     user = await make.user(points=100)
     receiver.script = [500, 404, 429, 301, 503]
-    (task_no,) = await told_of_a_cancel(make, user, receiver)
+    (task_no,) = await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime, 3):
         (row,) = await ended_deliveries(make.runtime)
     assert (row["status"], row["attempts"], row["status_code"], row["outcome"]) == ("delivered", 6, 200, "delivered")
-    assert len(receiver.heard) == 6
+    assert len(receiver.received) == 6
     secret = await secret_of(make, user)
-    for heard in receiver.heard:
-        assert heard.verified(secret)["data"]["errorCode"] == "CANCELLED"
-        assert heard.verified(secret)["type"] == "task.failed"
-    assert {heard.id for heard in receiver.heard} == {f"msg_{task_no}"}
-    assert len({heard.body for heard in receiver.heard}) == 1
-    times = [int(heard.headers["webhook-timestamp"]) for heard in receiver.heard]
+    for received in receiver.received:
+        assert received.verified(secret)["data"]["errorCode"] == "CANCELLED"
+        assert received.verified(secret)["type"] == "task.failed"
+    assert {received.id for received in receiver.received} == {f"msg_{task_no}"}
+    assert len({received.body for received in receiver.received}) == 1
+    times = [int(received.headers["webhook-timestamp"]) for received in receiver.received]
     assert times == sorted(times)
 
 
 async def test_the_first_retry_is_due_within_ten_seconds(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=100)
     receiver.always = 500
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
         (row,) = await tried_deliveries(make.runtime)
     assert (row["status"], row["attempts"], row["outcome"], row["status_code"]) == ("pending", 1, "error", 500)
@@ -95,7 +95,7 @@ def test_the_pauses_grow_and_end_with_the_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "wish", "least", "most"),
+    ("status", "wish", "least", "maximum"),
     [
         (503, "120", 120, 120),
         (429, "120", 120, 120),
@@ -105,22 +105,22 @@ def test_the_pauses_grow_and_end_with_the_day() -> None:
         (500, "120", 4, 6),
     ],
 )
-async def test_a_wish_for_quiet_is_heard_within_bounds(
-    make: Maker, receiver: Receiver, status: int, wish: str, least: float, most: float
+async def test_a_wish_for_quiet_is_received_within_bounds(
+    make: Maker, receiver: Receiver, status: int, wish: str, least: float, maximum: float
 ) -> None:
     user = await make.user(points=100)
     receiver.always, receiver.headers = status, {"Retry-After": wish}
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
         (row,) = await tried_deliveries(make.runtime)
     waits = (row["next_run_at"] - row["now"]).total_seconds()
-    assert least - 3 < waits <= most
+    assert least - 3 < waits <= maximum
 
 
-async def test_after_a_day_it_is_given_up(make: Maker, receiver: Receiver, brisk: None) -> None:
+async def test_after_a_day_it_is_given_up(make: Maker, receiver: Receiver, short_delays: None) -> None:
     user = await make.user(points=100)
     receiver.always = 500
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     await shift(make.runtime, webhook_deliveries, -1, "give_up_at")
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
@@ -132,11 +132,11 @@ async def test_a_redirect_is_a_failure_and_leads_nowhere(make: Maker, receivers:
     user = await make.user(points=100)
     first, elsewhere = receivers[:2]
     first.always, first.headers = status, {"Location": elsewhere.url}
-    await told_of_a_cancel(make, user, first)
+    await reported_of_a_cancel(make, user, first)
     async with couriers(make.runtime):
         (row,) = await tried_deliveries(make.runtime)
-    assert len(first.heard) == 1
-    assert elsewhere.heard == []
+    assert len(first.received) == 1
+    assert elsewhere.received == []
     assert (row["status"], row["outcome"], row["status_code"]) == ("pending", "redirect", status)
 
 
@@ -159,7 +159,7 @@ async def test_a_redirect_inwards_touches_nothing(
     first, tripwire = receivers[:2]
     first.always = 302
     first.headers = {"Location": location.format(port=tripwire.origin.rpartition(":")[2])}
-    await told_of_a_cancel(make, user, first)
+    await reported_of_a_cancel(make, user, first)
     async with couriers(make.runtime):
         await tried_deliveries(make.runtime)
     settings = make.runtime.settings
@@ -167,10 +167,10 @@ async def test_a_redirect_inwards_touches_nothing(
     ours = {int(first.origin.rpartition(":")[2])}
     assert {port for host, port in dialled if host == "127.0.0.1"} - services <= ours
     assert not [host for host, _ in dialled if host != "127.0.0.1"]
-    assert tripwire.heard == []
+    assert tripwire.received == []
 
 
-async def test_a_name_that_leads_inwards_sounds_like_one_that_is_not_there(
+async def test_a_name_that_leads_inwards_audios_like_one_that_is_not_there(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -198,7 +198,7 @@ async def test_a_name_that_leads_inwards_sounds_like_one_that_is_not_there(
 async def test_gone_ends_it_at_once(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=100)
     receiver.always = 410
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
     assert (row["status"], row["attempts"], row["outcome"]) == ("failed", 1, "gone")
@@ -222,13 +222,13 @@ async def unfinished(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("answer", [endless, unfinished])
-async def test_a_success_is_heard_by_its_head(make: Maker, receiver: Receiver, answer: Any) -> None:
+async def test_a_success_is_received_by_its_head(make: Maker, receiver: Receiver, answer: Any) -> None:
     user = await make.user(points=100)
     receiver.always = answer
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+    assert (row["status"], row["attempts"], len(receiver.received)) == ("delivered", 1, 1)
 
 
 @pytest.mark.parametrize("manner", [HANG, drip])
@@ -239,55 +239,55 @@ async def test_slow_receivers_delay_neither_others_nor_tasks(
     slow, quick = receivers[:2]
     slow.always = manner
     user, other = await make.user(points=30 * 101), await make.user(points=30)
-    await told_of_a_cancel(make, user, *[slow] * 100)
+    await reported_of_a_cancel(make, user, *[slow] * 100)
     stop = asyncio.Event()
     worker = asyncio.create_task(run_worker(make.runtime, stop))
-    await slow.hears(2)
+    await slow.receives(2)
     for one in (other, user):
         task_no = await make.task_no(one, '[[sandbox: {"take_seconds": 0}]]', callbackUrl=quick.url)
         assert (await make.ended(one, task_no))["status"] == "completed"
-    await quick.hears(2)
-    assert slow.most_at_once <= courier_module.MAX_PER_HOST
-    assert len(slow.heard) < 100, "the hundred were not through before the others were told"
+    await quick.receives(2)
+    assert slow.most_at_once <= dispatcher_module.MAX_PER_HOST
+    assert len(slow.received) < 100, "the hundred were not through before the others were told"
     stop.set()
     await worker
 
 
-async def test_many_slow_receivers_of_one_user_leave_hands_for_others(
+async def test_many_slow_receivers_of_one_user_leave_slots_for_others(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "MAX_CONCURRENCY", 3)
-    monkeypatch.setattr(courier_module, "MAX_PER_HOST", 1)
-    monkeypatch.setattr(courier_module, "MAX_PER_USER", 2)
+    monkeypatch.setattr(dispatcher_module, "MAX_CONCURRENCY", 3)
+    monkeypatch.setattr(dispatcher_module, "MAX_PER_HOST", 1)
+    monkeypatch.setattr(dispatcher_module, "MAX_PER_USER", 2)
     monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 600)  # no hand is free again within the test
     user, other = await make.user(points=30 * 9), await make.user(points=100)
     for receiver in receivers[:3]:
         receiver.always = HANG
-        await told_of_a_cancel(make, user, *[receiver] * 3)
-    await told_of_a_cancel(make, other, receivers[3])
+        await reported_of_a_cancel(make, user, *[receiver] * 3)
+    await reported_of_a_cancel(make, other, receivers[3])
     async with couriers(make.runtime):
-        await receivers[3].hears()
-        await until("both hands ask", lambda: sum(len(receiver.heard) for receiver in receivers[:3]) >= 2)
+        await receivers[3].receives()
+        await until("both hands ask", lambda: sum(len(receiver.received) for receiver in receivers[:3]) >= 2)
         await asyncio.sleep(0.3)
-        assert sum(len(receiver.heard) for receiver in receivers[:3]) == 2
+        assert sum(len(receiver.received) for receiver in receivers[:3]) == 2
 
 
-async def test_a_burst_to_one_receiver_is_not_paced_by_the_looks(make: Maker, receiver: Receiver) -> None:
+async def test_a_burst_to_one_receiver_is_not_paced_by_the_polls(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=30 * 60)
-    await told_of_a_cancel(make, user, *[receiver] * 60)
+    await reported_of_a_cancel(make, user, *[receiver] * 60)
     async with couriers(make.runtime) as (one,):
         one._idle_seconds = 30.0  # a look now and then would take eight at a time
         await ended_deliveries(make.runtime, 60, 100)  # by the looks it would take three minutes
-    assert len({heard.id for heard in receiver.heard}) == len(receiver.heard) == 60
+    assert len({received.id for received in receiver.received}) == len(receiver.received) == 60
 
 
-async def test_four_workers_tell_each_end_once(make: Maker, receivers: list[Receiver]) -> None:
+async def test_four_workers_report_each_end_once(make: Maker, receivers: list[Receiver]) -> None:
     user = await make.user(points=30 * 40)
-    await told_of_a_cancel(make, user, *receivers * 10)
+    await reported_of_a_cancel(make, user, *receivers * 10)
     async with couriers(make.runtime, 4):
         await ended_deliveries(make.runtime, 40)
-    heard = [one.id for receiver in receivers for one in receiver.heard]
-    assert len(heard) == len(set(heard)) == 40
+    received = [one.id for receiver in receivers for one in receiver.received]
+    assert len(received) == len(set(received)) == 40
 
 
 async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
@@ -295,9 +295,9 @@ async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
 ) -> None:
     user = await make.user(points=100)
     receiver.script = [HANG]
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
-        await receiver.hears()
+        await receiver.receives()
     (row,) = await outbox(make.runtime)
     assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
     assert row["lease_until"] > row["now"], "it may have been heard: nobody sends it before the lease is over"
@@ -305,13 +305,13 @@ async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
     assert (row["status"], row["attempts"]) == ("delivered", 2)
-    assert len({heard.id for heard in receiver.heard}) == 1
+    assert len({received.id for received in receiver.received}) == 1
 
 
 async def test_the_outcome_is_written_once_the_database_is_there_again(
     make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, away = courier_module.record, [3]
+    real, away = dispatcher_module.record, [3]
 
     async def record(*arguments: Any, **options: Any) -> Any:
         if away[0]:
@@ -319,24 +319,24 @@ async def test_the_outcome_is_written_once_the_database_is_there_again(
             raise Unavailable
         return await real(*arguments, **options)
 
-    monkeypatch.setattr(courier_module, "record", record)
+    monkeypatch.setattr(dispatcher_module, "record", record)
     user = await make.user(points=100)
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+    assert (row["status"], row["attempts"], len(receiver.received)) == ("delivered", 1, 1)
 
 
-async def test_a_bug_of_ours_is_told_again_later_and_not_for_ever(
-    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, brisk: None
+async def test_a_bug_of_ours_is_reported_again_later_and_not_for_ever(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ) -> None:
     async def broken(*_: Any) -> None:
         raise ValueError("a bug")
 
     user = await make.user(points=100)
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     with monkeypatch.context() as patched:
-        patched.setattr(courier_module, "build_payload", broken)
+        patched.setattr(dispatcher_module, "build_payload", broken)
 
         async def tried() -> Any:
             return [row for row in await outbox(make.runtime) if row["outcome"] == "internal" and row["attempts"] > 1]
@@ -346,7 +346,7 @@ async def test_a_bug_of_ours_is_told_again_later_and_not_for_ever(
     await shift(make.runtime, webhook_deliveries, -1, "lease_until", "next_run_at")  # of an attempt cut short
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["status"], len(receiver.heard)) == ("delivered", 1)
+    assert (row["status"], len(receiver.received)) == ("delivered", 1)
 
 
 async def test_a_whole_attempt_has_ten_seconds(
@@ -357,7 +357,7 @@ async def test_a_whole_attempt_has_ten_seconds(
     user = await make.user(points=100)
     receiver.script = [drip]
     receiver.always = HANG
-    await told_of_a_cancel(make, user, receiver, receiver)
+    await reported_of_a_cancel(make, user, receiver, receiver)
     async with couriers(make.runtime):
         rows = await tried_deliveries(make.runtime)
     assert {(row["outcome"], row["status_code"]) for row in rows} == {("timeout", None)}

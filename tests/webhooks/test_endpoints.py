@@ -22,8 +22,8 @@ from tests.support.webhook_calls import (
     listed,
     post,
     records,
+    reported_of_a_cancel,
     secret_of,
-    told_of_a_cancel,
 )
 from tests.support.webhook_receivers import Receiver, couriers, ended_deliveries, outbox, shift
 
@@ -55,18 +55,18 @@ async def test_after_a_rotation_both_secrets_verify_for_a_day(make: Maker, recei
     assert rotated["previousExpireTime"] is not None
     assert await secret_of(make, user) == new
     async with couriers(make.runtime):
-        await told_of_a_cancel(make, user, receiver)
-        (heard,) = await receiver.hears()
-        assert heard.verified(old) == heard.verified(new)
-        assert heard.headers["webhook-signature"].count("v1,") == 2
+        await reported_of_a_cancel(make, user, receiver)
+        (received,) = await receiver.receives()
+        assert received.verified(old) == received.verified(new)
+        assert received.headers["webhook-signature"].count("v1,") == 2
         with pytest.raises(Exception, match="No matching signature"):
-            heard.verified(new_secret())
+            received.verified(new_secret())
         await shift(make.runtime, webhook_secrets, 60, "previous_until")
-        await told_of_a_cancel(make, user, receiver)
-        (await receiver.hears(2))[1].verified(old)
+        await reported_of_a_cancel(make, user, receiver)
+        (await receiver.receives(2))[1].verified(old)
         await shift(make.runtime, webhook_secrets, -1, "previous_until")
-        await told_of_a_cancel(make, user, receiver)
-        last = (await receiver.hears(3))[2]
+        await reported_of_a_cancel(make, user, receiver)
+        last = (await receiver.receives(3))[2]
     last.verified(new)
     with pytest.raises(Exception, match="No matching signature"):
         last.verified(old)
@@ -81,10 +81,10 @@ async def test_an_endpoint_has_its_own_secret_and_rotates_it_alone(make: Maker, 
     assert len({made["secret"], rotated["secret"], mine}) == 3
     async with couriers(make.runtime):
         await end_a_task(make, user)
-        (heard,) = await receiver.hears()
-    assert heard.verified(made["secret"]) == heard.verified(rotated["secret"])
+        (received,) = await receiver.receives()
+    assert received.verified(made["secret"]) == received.verified(rotated["secret"])
     with pytest.raises(Exception, match="No matching signature"):
-        heard.verified(mine)
+        received.verified(mine)
     assert await secret_of(make, user) == mine
     assert "secret" not in (await listed(make, user))[0]
 
@@ -96,15 +96,15 @@ async def test_ten_and_no_more_however_many_at_once(make: Maker) -> None:
     user, other = await make.user(), await make.user()
     made = await asyncio.gather(*[post(make, user, "endpoints", url=f"{HOOK}/{n}") for n in range(14)])
     assert sorted(answer.status_code for answer in made) == [200] * 10 + [400] * 4
-    told = {answer.json()["message"] for answer in made if answer.status_code == 400}
-    assert told == {"参数错误: url 最多 10 个推送端点，请先删除不用的"}
+    payload = {answer.json()["message"] for answer in made if answer.status_code == 400}
+    assert payload == {"参数错误: url 最多 10 个推送端点，请先删除不用的"}
     assert len(await listed(make, user)) == 10
     data(await post(make, user, f"endpoints/{(await listed(make, user))[0]['id']}/delete"))
     await endpoint(make, user)
     await endpoint(make, other)
 
 
-async def test_an_endpoint_hears_what_it_asked_for_and_only_while_it_is_enabled(make: Maker) -> None:
+async def test_an_endpoint_receives_what_it_requested_for_and_only_while_it_is_enabled(make: Maker) -> None:
     user = await make.user(points=1000)
     made = await endpoint(make, user, events=["task.completed"])
     assert (made["events"], made["enabled"], made["disabledReason"]) == (["task.completed"], True, None)
@@ -204,7 +204,7 @@ async def test_a_day_of_failures_disables_and_a_success_between_does_not(
 
 
 async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
-    make: Maker, receiver: Receiver, brisk: None, monkeypatch: pytest.MonkeyPatch
+    make: Maker, receiver: Receiver, short_delays: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> None:
         raise ValueError("a bug")
@@ -223,7 +223,7 @@ async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
     assert (await listed(make, user))[0]["enabled"]
 
 
-async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(
+async def test_gone_disables_at_once_and_what_waits_is_reported_no_longer(
     make: Maker, receiver: Receiver, patient: None
 ) -> None:
     user = await make.user(points=1000)
@@ -245,33 +245,33 @@ async def test_gone_disables_at_once_and_what_waits_is_told_no_longer(
             )
         rows = await ended_deliveries(make.runtime, 2)
     assert sorted(row["outcome"] for row in rows) == ["disabled", "gone"]
-    assert len(receiver.heard) == 2
+    assert len(receiver.received) == 2
     on = data(await post(make, user, f"endpoints/{made['id']}", enabled=True))
     assert on["enabled"]
     async with couriers(make.runtime):
         data(await post(make, user, f"deliveries/{waiting['id']}/replay"))
-        await receiver.hears(3)
+        await receiver.receives(3)
 
 
 # ------------------------------------------------------------------ the log
 
 
-async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver], patient: None) -> None:
+async def test_the_log_reports_how_each_went(make: Maker, receivers: list[Receiver], patient: None) -> None:
     user = await make.user(points=1000)
     good, bad = receivers[:2]
     bad.always = 500
     made = await endpoint(make, user, good.url)
     async with couriers(make.runtime):
-        (first,) = await told_of_a_cancel(make, user, bad)
+        (first,) = await reported_of_a_cancel(make, user, bad)
         second = await end_a_task(make, user)
-        await good.hears(2)
-        await bad.hears()
+        await good.receives(2)
+        await bad.receives()
 
-        async def told() -> Any:
+        async def payload() -> Any:
             found = await records(make, user)
             return found if all(one["outcome"] for one in found["records"]) else None
 
-        page = await until("recorded", told)
+        page = await until("recorded", payload)
     assert (page["total"], page["pages"], page["page"], page["size"]) == (3, 1, 1, 10)
     by_whom = {(one["taskNo"], one["endpointId"]): one for one in page["records"]}
     failed = by_whom[first, None]
@@ -285,10 +285,14 @@ async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver
     assert failed["nextAttemptTime"] >= failed["createTime"]
     assert failed["deliveredTime"] is None
     for task_no in (first, second):
-        told_well = by_whom[task_no, made["id"]]
-        assert (told_well["status"], told_well["url"], told_well["nextAttemptTime"]) == ("delivered", good.url, None)
-        assert told_well["deliveredTime"] is not None
-        assert told_well["durationMs"] >= 0
+        reported_well = by_whom[task_no, made["id"]]
+        assert (reported_well["status"], reported_well["url"], reported_well["nextAttemptTime"]) == (
+            "delivered",
+            good.url,
+            None,
+        )
+        assert reported_well["deliveredTime"] is not None
+        assert reported_well["durationMs"] >= 0
     assert [one["id"] for one in page["records"]] == sorted((one["id"] for one in page["records"]), reverse=True)
     assert {one["taskNo"] for one in (await records(make, user, f"taskNo={first}"))["records"]} == {first}
     assert (await records(make, user, "status=pending"))["total"] == 1
@@ -299,10 +303,12 @@ async def test_the_log_tells_how_each_went(make: Maker, receivers: list[Receiver
     assert refusal(answer) == (400, "INVALID_PARAMETER", "参数错误: size 不能大于 100")
 
 
-async def test_a_replay_is_the_same_message_in_a_new_series(make: Maker, receiver: Receiver, brisk: None) -> None:
+async def test_a_replay_is_the_same_message_in_a_new_series(
+    make: Maker, receiver: Receiver, short_delays: None
+) -> None:
     user = await make.user(points=100)
     receiver.always = 500
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     await shift(make.runtime, webhook_deliveries, -1, "give_up_at")
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
@@ -310,12 +316,16 @@ async def test_a_replay_is_the_same_message_in_a_new_series(make: Maker, receive
         receiver.always, receiver.script = 200, [500, 500]
         again = data(await post(make, user, f"deliveries/{row['id']}/replay"))
         assert (again["id"], again["status"], again["attempts"]) == (row["id"], "pending", 0)
-        await receiver.hears(4)
+        await receiver.receives(4)
         (row,) = await ended_deliveries(make.runtime)
         assert (row["status"], row["attempts"]) == ("delivered", 3)
         data(await post(make, user, f"deliveries/{row['id']}/replay"))
-        await receiver.hears(5)
-    assert len({heard.id for heard in receiver.heard}) == len({heard.body for heard in receiver.heard}) == 1
+        await receiver.receives(5)
+    assert (
+        len({received.id for received in receiver.received})
+        == len({received.body for received in receiver.received})
+        == 1
+    )
 
 
 async def test_a_replay_of_what_is_on_its_way_changes_nothing(make: Maker, receiver: Receiver) -> None:
@@ -327,17 +337,17 @@ async def test_a_replay_of_what_is_on_its_way_changes_nothing(make: Maker, recei
         return web.Response()
 
     receiver.always = slow
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
-        await receiver.hears()
+        await receiver.receives()
         (row,) = await outbox(make.runtime)
         data(await post(make, user, f"deliveries/{row['id']}/replay"))
         is_open.set()
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["status"], row["attempts"], len(receiver.heard)) == ("delivered", 1, 1)
+    assert (row["status"], row["attempts"], len(receiver.received)) == ("delivered", 1, 1)
 
 
-async def test_a_deleted_endpoint_leaves_its_log_and_hears_nothing_more(make: Maker, receiver: Receiver) -> None:
+async def test_a_deleted_endpoint_leaves_its_log_and_receives_nothing_more(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=100)
     made = await endpoint(make, user, receiver.url)
     await end_a_task(make, user)
@@ -345,13 +355,13 @@ async def test_a_deleted_endpoint_leaves_its_log_and_hears_nothing_more(make: Ma
     assert refusal(await post(make, user, f"endpoints/{made['id']}/delete")) == MISSING
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["status"], row["outcome"], receiver.heard) == ("failed", "disabled", [])
+    assert (row["status"], row["outcome"], receiver.received) == ("failed", "disabled", [])
     (record,) = (await records(make, user))["records"]
     assert (record["endpointId"], record["url"]) == (made["id"], None)
     assert refusal(await post(make, user, f"deliveries/{record['id']}/replay"))[0] == 400
 
 
-async def test_the_log_is_forgotten_after_a_month_but_not_what_is_still_to_be_told(make: Maker) -> None:
+async def test_the_log_is_forgotten_after_a_month_but_not_what_is_still_to_be_reported(make: Maker) -> None:
     user = await make.user(points=1000)
     await endpoint(make, user)
     for _ in range(5):

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from app.egress import Egress, EgressConnectError
-from app.jobs import webhook_dispatcher as courier_module
+from app.jobs import webhook_dispatcher as dispatcher_module
 from app.tables import webhook_deliveries, webhook_endpoints
 from app.webhooks import outbox as outbox_module
 from app.webhooks import sender as send_module
@@ -25,7 +25,7 @@ from tests.support.webhook_calls import (
     listed,
     post,
     records,
-    told_of_a_cancel,
+    reported_of_a_cancel,
 )
 from tests.support.webhook_receivers import HANG, Receiver, couriers, ended_deliveries, outbox, shift, tried_deliveries
 
@@ -41,7 +41,7 @@ async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:
 # ------------------------------------------------------------------ one is not another
 
 
-async def test_what_waits_for_a_deleted_endpoint_is_told_to_no_later_one(
+async def test_what_waits_for_a_deleted_endpoint_is_reported_to_no_later_one(
     make: Maker, receivers: list[Receiver]
 ) -> None:
     one, other = await make.user(points=100), await make.user(points=100)
@@ -53,11 +53,13 @@ async def test_what_waits_for_a_deleted_endpoint_is_told_to_no_later_one(
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
     assert mine["id"] not in {theirs["id"], later["id"]}
-    assert (row["outcome"], [receiver.heard for receiver in receivers[:3]]) == ("disabled", [[], [], []])
+    assert (row["outcome"], [receiver.received for receiver in receivers[:3]]) == ("disabled", [[], [], []])
     assert (await records(make, one))["records"][0]["url"] is None
 
 
-async def test_what_waits_for_one_user_is_not_told_by_anothers_endpoint(make: Maker, receivers: list[Receiver]) -> None:
+async def test_what_waits_for_one_user_is_not_reported_by_anothers_endpoint(
+    make: Maker, receivers: list[Receiver]
+) -> None:
     """Even where a number did come twice."""
     one, other = await make.user(points=100), await make.user(points=100)
     await endpoint(make, one, receivers[0].url)
@@ -67,7 +69,7 @@ async def test_what_waits_for_one_user_is_not_told_by_anothers_endpoint(make: Ma
         await connection.execute(webhook_deliveries.update().values(endpoint_id=theirs["id"]))
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
-    assert (row["outcome"], receivers[1].heard) == ("disabled", [])
+    assert (row["outcome"], receivers[1].received) == ("disabled", [])
     assert (await records(make, one))["records"][0]["url"] is None
 
 
@@ -84,11 +86,11 @@ async def test_the_old_address_does_not_speak_for_the_new(make: Maker, receivers
     receivers[0].always = late
     await end_a_task(make, user)
     async with couriers(make.runtime):
-        await receivers[0].hears()
+        await receivers[0].receives()
         data(await post(make, user, f"endpoints/{made['id']}", url=receivers[1].url))
         moved.set()
         (row,) = await ended_deliveries(make.runtime)
-        await receivers[1].hears()
+        await receivers[1].receives()
     assert row["status"] == "delivered"
     assert row["host"] == receivers[1].origin, "hands and pace are those of the host that is called"
     assert await disabled_and_since(make) == [(None, None)]
@@ -117,7 +119,7 @@ async def test_a_day_in_which_we_were_not_there_is_not_a_day_of_failing(make: Ma
 
 
 async def test_while_nobody_answers_nobody_is_disabled(
-    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, brisk: None
+    make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, short_delays: None
 ) -> None:
     real = Egress.post
 
@@ -127,7 +129,7 @@ async def test_while_nobody_answers_nobody_is_disabled(
         raise EgressConnectError("cannot connect")
 
     monkeypatch.setattr(Egress, "post", cut_off)
-    monkeypatch.setattr(courier_module, "FAILING_SECONDS", 0.2)
+    monkeypatch.setattr(dispatcher_module, "FAILING_SECONDS", 0.2)
     users = [await make.user(points=100) for _ in range(2)]
     for user, receiver in zip(users, receivers, strict=False):
         await endpoint(make, user, receiver.url)
@@ -144,11 +146,11 @@ async def test_while_nobody_answers_nobody_is_disabled(
         assert await disabled_and_since(make) == [(None, None)] * 2
         witness = await make.user(points=100)
         receivers[3].always = 500  # an answer all the same
-        await told_of_a_cancel(make, witness, receivers[3])
+        await reported_of_a_cancel(make, witness, receivers[3])
         await until("the way out is known to be sound", disabled)
 
 
-async def test_the_owner_is_told_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
+async def test_the_owner_is_reported_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
     user, stranger = await make.user(points=100), await make.user(points=100)
     gone = await endpoint(make, user, receivers[0].url)
     works = await endpoint(make, user, receivers[1].url)
@@ -156,36 +158,36 @@ async def test_the_owner_is_told_at_the_endpoints_that_work(make: Maker, receive
     receivers[0].always = 410
     await end_a_task(make, user)
     async with couriers(make.runtime):
-        await receivers[1].hears(2)
-    (notice,) = [heard for heard in receivers[1].heard if heard.json["type"] == "webhook.disabled"]
+        await receivers[1].receives(2)
+    (notice,) = [received for received in receivers[1].received if received.json["type"] == "webhook.disabled"]
     assert notice.verified(works["secret"])["data"] == {"endpointId": gone["id"], "reason": "gone"}
-    assert receivers[2].heard == []
-    assert len(receivers[0].heard) == 1
+    assert receivers[2].received == []
+    assert len(receivers[0].received) == 1
 
 
 # ------------------------------------------------------------------ hands
 
 
-async def test_users_of_many_slow_names_leave_hands_for_others(
+async def test_users_of_many_slow_names_leave_slots_for_others(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, number in {"MAX_CONCURRENCY": 4, "MAX_PER_HOST": 2, "MAX_PER_USER": 2, "MAX_PER_SLOW_USER": 1}.items():
-        monkeypatch.setattr(courier_module, name, number)
+        monkeypatch.setattr(dispatcher_module, name, number)
     monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(dispatcher_module, "SLOW_SECONDS", 0.5)
     receivers[0].always = HANG
     for _ in range(2):
         bad = await make.user(points=400)
-        await told_of_a_cancel(make, bad, *[receivers[0]] * 12)
+        await reported_of_a_cancel(make, bad, *[receivers[0]] * 12)
     for number, row in enumerate(await outbox(make.runtime)):
         async with make.runtime.database.begin() as connection:  # each by a name of its own
             this = webhook_deliveries.c.id == row["id"]
             await connection.execute(webhook_deliveries.update().where(this).values(host=f"h{number}.example.com"))
     async with couriers(make.runtime):
-        await receivers[0].hears(6)
-        await told_of_a_cancel(make, await make.user(points=100), receivers[3])
-        await receivers[3].hears()
-        assert len(receivers[0].heard) < 20, "before theirs were all through"
+        await receivers[0].receives(6)
+        await reported_of_a_cancel(make, await make.user(points=100), receivers[3])
+        await receivers[3].receives()
+        assert len(receivers[0].received) < 20, "before theirs were all through"
 
 
 async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +196,7 @@ async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.
         raise EgressConnectError("no such name")
 
     monkeypatch.setattr(Egress, "post", slow_name)
-    monkeypatch.setattr(courier_module, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(dispatcher_module, "SLOW_SECONDS", 0.2)
     user = await make.user(points=100)
     data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
     async with couriers(make.runtime) as (one,):
@@ -205,8 +207,8 @@ async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.
 async def test_the_memory_of_the_slow_is_bounded_and_keeps_the_newest(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "MAX_SLOW", 3)
-    one = courier_module.WebhookDispatcher(make.runtime)
+    monkeypatch.setattr(dispatcher_module, "MAX_SLOW", 3)
+    one = dispatcher_module.WebhookDispatcher(make.runtime)
     for number in range(4):
         one._track_latency(delivery(1, host=f"h{number}.example.com"), 10.0)
     assert list(one._slow) == ["h2.example.com", "h3.example.com", 1]
@@ -215,4 +217,4 @@ async def test_the_memory_of_the_slow_is_bounded_and_keeps_the_newest(
 
 
 def test_a_gap_is_longer_than_any_pause() -> None:
-    assert courier_module.RETRY_DELAYS[-1] * 1.2 < outbox_module.MAX_ATTEMPT_GAP_SECONDS
+    assert dispatcher_module.RETRY_DELAYS[-1] * 1.2 < outbox_module.MAX_ATTEMPT_GAP_SECONDS

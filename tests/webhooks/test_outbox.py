@@ -12,7 +12,7 @@ from app.engine.finish import finish_task
 from app.engine.transitions import Complete, Fail
 from app.errors import TaskFailure
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime
 from app.tables import webhook_deliveries
 from app.webhooks.outbox import claim, find_due, record
@@ -77,7 +77,7 @@ async def test_twenty_cancels_at_once_write_it_once(make: Maker, runtime: Runtim
 
 
 @pytest.mark.parametrize("how", ["finish", "cancel"])
-async def test_an_end_that_is_rolled_back_is_not_told(
+async def test_an_end_that_is_rolled_back_is_not_reported(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     user = await make.user(points=100)
@@ -102,22 +102,22 @@ async def test_an_end_that_is_rolled_back_is_not_told(
     assert len(await outbox(runtime)) == 2
 
 
-async def test_who_has_nobody_to_tell_pays_one_statement_at_the_end_and_none_at_the_submit(
+async def test_who_has_nobody_to_report_pays_one_statement_at_the_end_and_none_at_the_submit(
     make: Maker, runtime: Runtime
 ) -> None:
     user = await make.user(points=100)
-    told: list[str] = []
+    payload: list[str] = []
 
     def note(*arguments: Any) -> None:
-        told.append(arguments[2])
+        payload.append(arguments[2])
 
     engines = [runtime.database.writers.sync_engine, runtime.database.readers.sync_engine]
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)
     task_no = await make.task_no(user)
-    assert not [one for one in told if "webhook" in one]
+    assert not [one for one in payload if "webhook" in one]
     data(await cancel(make, user, task_no))
-    assert len([one for one in told if "webhook" in one]) == 1
+    assert len([one for one in payload if "webhook" in one]) == 1
     for engine in engines:
         event.remove(engine, "before_cursor_execute", note)
     assert await outbox(runtime) == []
@@ -146,7 +146,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Make
     assert [(row["status"], row["outcome"]) for row in await outbox(runtime)] == [("delivered", "delivered")]
 
 
-async def test_the_audit_finds_an_end_that_nobody_is_told_of(make: Maker, runtime: Runtime) -> None:
+async def test_the_audit_finds_an_end_that_nobody_is_reported_of(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     task_no = await make.task_no(user, callbackUrl=HOOK)
     await make.task_no(user, callbackUrl=HOOK)  # runs still

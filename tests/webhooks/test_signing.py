@@ -23,7 +23,7 @@ def test_a_secret_is_256_random_bits() -> None:
 
 
 @given(data=st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
-def test_whatever_is_told_is_believed(data: dict[str, object]) -> None:
+def test_whatever_is_reported_is_believed(data: dict[str, object]) -> None:
     secret = new_secret()
     message = write_message("msg_1", "task.completed", NOW, data)
     read = Webhook(secret).verify(message.body, sign(message, int(time.time()), [secret]))

@@ -39,28 +39,28 @@ async def test_it_is_sent_signed_at_once_to_either(make: Maker, receiver: Receiv
         ({"url": receiver.url}, await secret_of(make, user)),
         ({"endpointId": made["id"]}, made["secret"]),
     ):
-        told = await sent(make, user, **body)
-        assert (told["delivered"], told["statusCode"], told["outcome"]) == (True, 200, "delivered")
-        assert told["durationMs"] >= 0
-        event = receiver.heard[-1].verified(secret)
+        payload = await sent(make, user, **body)
+        assert (payload["delivered"], payload["statusCode"], payload["outcome"]) == (True, 200, "delivered")
+        assert payload["durationMs"] >= 0
+        event = receiver.received[-1].verified(secret)
         assert (event["type"], event["data"]) == ("webhook.test", {"test": True})
-    assert receiver.heard[0].id != receiver.heard[1].id
-    assert len(receiver.heard) == 2
+    assert receiver.received[0].id != receiver.received[1].id
+    assert len(receiver.received) == 2
 
 
-async def test_what_became_of_it_is_told(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_became_of_it_is_reported(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     user = await make.user()
 
     async def close(request: Any) -> Any:
         request.transport.close()
         await asyncio.sleep(1)
 
-    told = []
+    payload = []
     for answer in (302, 404, 410, 500, HANG, drip, close):
         monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 0.5 if answer in {HANG, drip} else 10)
         receiver.always = answer
-        told.append(await sent(make, user, url=receiver.url))
-    assert [(one["outcome"], one["statusCode"]) for one in told] == [
+        payload.append(await sent(make, user, url=receiver.url))
+    assert [(one["outcome"], one["statusCode"]) for one in payload] == [
         ("redirect", 302),
         ("rejected", 404),
         ("gone", 410),
@@ -69,10 +69,10 @@ async def test_what_became_of_it_is_told(make: Maker, receiver: Receiver, monkey
         ("timeout", None),
         ("broken", None),
     ]
-    assert not any(one["delivered"] for one in told)
+    assert not any(one["delivered"] for one in payload)
 
 
-async def test_refused_and_not_there_sound_the_same_and_take_as_long(
+async def test_refused_and_not_there_audio_the_same_and_take_as_long(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name of our network, one whose address is private, one of both kinds, one that is not there."""
@@ -93,8 +93,8 @@ async def test_refused_and_not_there_sound_the_same_and_take_as_long(
     user = await make.user()
     for name in (*known, "nowhere"):
         began = time.monotonic()
-        told = await sent(make, user, url=f"http://{name}.example.com/")
-        assert told == {"delivered": False, "statusCode": None, "durationMs": None, "outcome": "unreachable"}, name
+        payload = await sent(make, user, url=f"http://{name}.example.com/")
+        assert payload == {"delivered": False, "statusCode": None, "durationMs": None, "outcome": "unreachable"}, name
         assert time.monotonic() - began >= 0.39, name
 
 
@@ -117,7 +117,7 @@ async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: 
     assert message.startswith(f"参数错误: {field} ")
 
 
-async def test_it_may_be_asked_for_ten_times_a_minute(
+async def test_it_may_be_requested_for_ten_times_a_minute(
     make: Maker, receiver: Receiver, endless_minute: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "MAX_WEBHOOK_TESTS_PER_MINUTE", 10)
@@ -127,7 +127,7 @@ async def test_it_may_be_asked_for_ten_times_a_minute(
     assert refusal(answers[-1])[1] == "RATE_LIMITED"
     assert int(answers[-1].headers["retry-after"]) > 0
     assert (await sent(make, other, url=receiver.url))["delivered"]
-    assert len(receiver.heard) == 11
+    assert len(receiver.received) == 11
 
 
 async def test_a_key_without_the_scope_is_forbidden(make: Maker) -> None:
@@ -152,6 +152,6 @@ async def test_no_secret_is_ever_logged(
     await make.ended(user, task_no)
     await ended_deliveries(make.runtime, 2)  # which is recorded after it is logged
     await sent(make, user, url=receiver.url + "?token=planted")
-    told = stream.getvalue()
-    assert "webhook_sent" in told
-    assert not [word for word in [*secrets, "planted", "whsec_"] if word in told]
+    payload = stream.getvalue()
+    assert "webhook_sent" in payload
+    assert not [word for word in [*secrets, "planted", "whsec_"] if word in payload]

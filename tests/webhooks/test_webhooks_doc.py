@@ -11,8 +11,8 @@ import pytest
 from app.jobs import webhook_dispatcher as dispatcher
 from app.main import create_app
 from tests.support.makers import Maker
-from tests.support.webhook_calls import secret_of, told_of_a_cancel
-from tests.support.webhook_receivers import Heard, Receiver, couriers
+from tests.support.webhook_calls import reported_of_a_cancel, secret_of
+from tests.support.webhook_receivers import Received, Receiver, couriers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
 
@@ -23,18 +23,18 @@ def code(language: str) -> str:
 
 
 @pytest.fixture
-async def heard(make: Maker, receiver: Receiver) -> tuple[str, Heard]:
+async def received(make: Maker, receiver: Receiver) -> tuple[str, Received]:
     """The secret, and a task's end as it arrived."""
     user = await make.user(points=100)
-    await told_of_a_cancel(make, user, receiver)
+    await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):
-        (heard,) = await receiver.hears()
-    return await secret_of(make, user), heard
+        (received,) = await receiver.receives()
+    return await secret_of(make, user), received
 
 
 @pytest.mark.anyio
-async def test_the_python_works(heard: tuple[str, Heard]) -> None:
-    secret, one = heard
+async def test_the_python_works(received: tuple[str, Received]) -> None:
+    secret, one = received
     room: dict = {}
     exec(code("python"), room)
     assert room["read_event"](secret, one.headers, one.body) == one.json
@@ -44,8 +44,8 @@ async def test_the_python_works(heard: tuple[str, Heard]) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not here")
-async def test_the_javascript_works(heard: tuple[str, Heard]) -> None:
-    secret, one = heard
+async def test_the_javascript_works(received: tuple[str, Received]) -> None:
+    secret, one = received
 
     def run(headers: dict[str, str], body: str) -> "subprocess.CompletedProcess[str]":
         given = ", ".join(json.dumps(value) for value in (secret, headers, body))
@@ -77,10 +77,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
 
 @pytest.mark.worlds("embedded")
 @pytest.mark.anyio
-async def test_every_route_is_told(make: Maker) -> None:
+async def test_every_route_is_reported(make: Maker) -> None:
     paths = create_app(make.runtime.settings, make.runtime).openapi()["paths"]
-    told = PAGE.partition("\n## Routes\n")[2].partition("\n## ")[0].replace("{id}", "{}")
-    told = told.replace("`…/delete`", "/user/webhooks/endpoints/{}/delete`")
+    payload = PAGE.partition("\n## Routes\n")[2].partition("\n## ")[0].replace("{id}", "{}")
+    payload = payload.replace("`…/delete`", "/user/webhooks/endpoints/{}/delete`")
     for path in paths:
         if path.startswith("/user/webhooks"):
-            assert re.sub(r"\{\w+\}", "{}", path) + "`" in told, path
+            assert re.sub(r"\{\w+\}", "{}", path) + "`" in payload, path

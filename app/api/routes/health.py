@@ -12,8 +12,8 @@ from app.api.access import PublicRuntime
 from app.api.schemas import Envelope
 from app.catalog.durations import refresh_durations
 from app.database import ping
-from app.engine.breaker_sync import BreakerSync
 from app.runtime import Runtime
+from app.upstreams.breaker_monitor import refresh_breakers
 from app.upstreams.see2ai.account import AccountMonitor, AccountStatus, see2ai_client
 
 REDIS_SECONDS = 1.0
@@ -27,7 +27,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     monitor = app.state.account_monitor = AccountMonitor(see2ai_client(runtime.upstreams))
     if runtime.settings.metrics_port and runtime.settings.see2ai_api_key:
         monitor.start_polling()
-    breakers = asyncio.create_task(BreakerSync(runtime, probes=False).run())
+    breakers = asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers))
     durations = asyncio.create_task(refresh_durations(runtime))
     yield
     await asyncio.gather(cancel_and_wait(breakers, durations), monitor.close())

@@ -66,7 +66,7 @@ async def submit(
     result = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
     if result.is_replay:
         response.headers[REPLAYED_HEADER] = "true"
-    return Envelope(data=SubmitResponse(**view_task(context.runtime, result.task), balance=result.balance))
+    return Envelope(data=SubmitResponse(**view_task(context.runtime, result.row), balance=result.balance))
 
 
 @router.post("/tasks/{task_no}/cancel", summary="取消尚未开始生成的任务，退还积分")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ async def _list(url: str) -> list[Model]:
 
 def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str]) -> ModelDiff:
     """Compares columns by their JSON, so that 1, 1.0 and true differ. Unreadable rows are invalid."""
-    before, after = ({model.model_name: columns_of(model) for model in models} for models in (seeded, now))
+    before, after = ({model.model_name: _columns(model) for model in models} for models in (seeded, now))
     return ModelDiff(
         added=[name for name in after if name not in before],
         missing=[name for name in before if name not in after and name not in unreadable],
@@ -76,13 +76,12 @@ def diff_models(seeded: list[Model], now: list[Model], unreadable: dict[str, str
 
 def find_invalid(models: list[Model], unreadable: dict[str, str]) -> list[dict[str, str]]:
     """The rows that today's validation refuses, as modelName and reason."""
-    validated = [(model.model_name, _invalid_reason(model.model_name, columns_of(model))) for model in models]
+    validated = [(model.model_name, _invalid_reason(model.model_name, _columns(model))) for model in models]
     return [{"modelName": name, "reason": reason} for name, reason in [*unreadable.items(), *validated] if reason]
 
 
-def columns_of(model: Model) -> dict[str, Any]:
-    """The row's columns, without the values that `Model` adds to them."""
-    return {name: value for name, value in asdict(model).items() if name not in {"now", "rules"}}
+def _columns(model: Model) -> dict[str, Any]:
+    return {name: value for name, value in model.columns.items() if name != "model_name"}
 
 
 def _as_json(value: Any) -> str:

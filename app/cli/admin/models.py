@@ -19,10 +19,9 @@ models = typer.Typer(no_args_is_help=True, help="Models and prices.")
 def models_list(json: Json = False) -> None:
     """Lists all rows of points_config, also the disabled ones."""
     from app.catalog.models import list_models
-    from app.cli.admin.model_diff import columns_of
 
     async def work(database: "Database") -> list[dict[str, Any]]:
-        return [columns_of(model) for model in await list_models(database, only_enabled=False)]
+        return [model.columns for model in await list_models(database, only_enabled=False)]
 
     rows = run_with_database(work)
     shown = ("model_name", "points_cost", "rules", "task_type", "params", "enabled")

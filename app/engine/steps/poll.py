@@ -3,12 +3,10 @@
 from datetime import timedelta
 
 from app.engine import transitions
-from app.engine.breaker_sync import acquire_permission
 from app.engine.state import ClaimedTask, boottime
 from app.engine.transitions import Decision
 from app.failpoints import failpoint
 from app.runtime import Runtime
-from app.upstreams.protocol import ResultKind
 
 
 async def poll(runtime: Runtime, task: ClaimedTask) -> Decision:
@@ -17,15 +15,13 @@ async def poll(runtime: Runtime, task: ClaimedTask) -> Decision:
     is_last_poll = task.seconds_left() <= 0
     # A poll for fresh URLs of a finished job does not wait for the breaker, because the URLs may expire.
     ignores_breaker = is_last_poll or task.upstream_state.is_refreshed
-    pause = 0.0 if ignores_breaker else await acquire_permission(runtime, breaker, for_poll=True)
-    if pause:
-        return transitions.wait_for_upstream(task, pause, "polls throttled or breaker open: " + breaker.reason)
-    with breaker.call(is_free=True):
+    async with breaker.call(is_free=True, waits=not ignores_breaker) as call:
+        if call.wait_seconds:
+            reason = f"polls throttled or breaker open: {breaker.reason}"
+            return transitions.wait_for_upstream(task, call.wait_seconds, reason)
         failpoint("poll.before")
         result = await runtime.upstreams[action.provider].poll(action, task.upstream_task_id or "")
         failpoint("poll.after_answer")
-        result = breaker.record_result(result, is_free=True)
-    if result.kind is ResultKind.RATE_LIMITED:
-        breaker.throttle_polls(result.retry_after_seconds)
+        result = await breaker.record_result(call, result)
     now = task.now + timedelta(seconds=boottime() - task.claimed_at)
     return transitions.after_poll(task, result, now, is_last_poll=is_last_poll)

@@ -19,9 +19,9 @@ import structlog
 from app.catalog.models import Model
 from app.egress import EgressError
 from app.engine import transitions
-from app.engine.breaker_sync import acquire_permission
 from app.engine.state import ClaimedTask, TaskUpdate, UpstreamState
 from app.engine.steps.commit import CommitIntent
+from app.engine.steps.refusal import record_result
 from app.engine.transitions import Advance, Decision, Fail
 from app.errors import TaskFailure
 from app.failpoints import failpoint
@@ -94,11 +94,11 @@ async def _upload_reference(runtime: Runtime, task: ClaimedTask, action: Action,
             if isinstance(path, Fail):
                 return path
             # Permission is asked last: whoever has the probe must come back with an answer soon.
-            if pause := await acquire_permission(runtime, breaker, is_free=True, probe_seconds=UPLOAD_SECONDS + 10):
-                return transitions.wait_for_upstream(task, pause, f"breaker open: {breaker.reason}")
-            with breaker.call(is_free=True):
+            async with breaker.call(is_free=True, probe_seconds=UPLOAD_SECONDS + 10) as call:
+                if call.wait_seconds:
+                    return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
                 uploaded = await runtime.upstreams[action.provider].upload(path)
-                result = breaker.record_result(uploaded, is_free=True)
+                result = await breaker.record_result(call, uploaded)
     except (StorageError, OSError) as error:  # OSError: the file passes through this machine's disk
         return transitions.after_preparation(task, UpstreamResult(ResultKind.NOT_SENT, f"storage: {error}"))
     except MediaError as error:
@@ -132,16 +132,17 @@ async def _normalize(
     runtime: Runtime, task: ClaimedTask, commit_intent: CommitIntent, action: Action, url: str
 ) -> Decision:
     upstream, breaker = runtime.upstreams[NORMALIZE.provider], runtime.breakers[NORMALIZE.provider]
-    if pause := await acquire_permission(runtime, breaker):
-        return transitions.wait_for_upstream(task, pause, f"breaker open: {breaker.reason}")
     request = {"image_url": url, "profile": action.normalize_profile}
     is_first = not task.upstream_state.is_normalize_started
-    with breaker.call():
+    async with breaker.call() as call:
+        if call.wait_seconds:
+            return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
         if is_first:
             started = replace(task.upstream_state, is_normalize_started=True)
             update = TaskUpdate(attempts=task.attempts, upstream_state=started)
             await commit_intent(Advance("prepare", "asking SEE2AI to normalize", update=update))
-        result = breaker.record_result(await upstream.submit(NORMALIZE, request, may_send=task.is_held))
+        result = await upstream.submit(NORMALIZE, request, may_send=task.is_held)
+        result = await record_result(breaker, call, task, result)
     failpoint("prepare.after_answer")
     if is_first and result.kind in NOT_ACCEPTED:
         task.upstream_state = replace(task.upstream_state, is_normalize_started=False)
@@ -154,7 +155,7 @@ async def _normalize(
 
 
 def _prepared(task: ClaimedTask, note: str, request: dict[str, Any], state: UpstreamState | None = None) -> Advance:
-    state = replace(state or task.upstream_state, server_errors=0, note="")
+    state = replace(state or task.upstream_state, server_errors=0, successes_when_refused=None, note="")
     return Advance("prepare", note, update=TaskUpdate(upstream_request=request, upstream_state=state))
 
 

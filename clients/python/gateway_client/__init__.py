@@ -139,7 +139,7 @@ class Gateway:
             raise GatewayError(f"not within {timeout} s", error_code="TIMEOUT") from error
 
     async def task(self, task_no: str, *, wait: int = 0) -> Task:
-        """The task as it is now. With `wait` (up to 60 seconds) the gateway answers at its end or after that time."""
+        """The task now. With `wait` (up to 60 seconds) the gateway answers when it ends, or after that time."""
         path = f"/user/ai/tasks/{quoted(task_no, safe='')}" + (f"?wait={wait}" if wait else "")
         return cast(Task, await self._request("GET", path, timeout=REQUEST_SECONDS + wait))
 

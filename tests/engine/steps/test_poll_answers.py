@@ -7,12 +7,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.engine import transitions
-from app.upstreams import breaker
+from app.upstreams import breaker_state
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
+from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
-from tests.support.task_rows import SECRET, ended, hasten, polls, row_of, run_all, set_deadline, submits
+from tests.support.task_rows import SECRET, ended, polls, row_of, run_all, set_deadline, shorten_delays, submits
 from tests.support.waiting import until
 from tests.support.workers import stepping
 
@@ -22,11 +23,9 @@ PRICE = 30
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_delays(monkeypatch)
+    shorten_pauses(monkeypatch, first_pause_seconds=0.3)
 
 
 # ------------------------------------------------------------------ trouble, which never ends a task
@@ -92,10 +91,10 @@ async def test_three_404s_must_also_span_their_time(
     user = await make.user(points=100)
     prompt = '[[sandbox: {"where": "poll", "fail": 404}]]'
     one = (await run_all(make, user, [prompt]))[prompt]
-    looks = [entry["monotonic"] for entry in polls(upstream, one.row)]
+    poll_entries = [entry["monotonic"] for entry in polls(upstream, one.row)]
     assert one.outcome == "UPSTREAM_FAILED"
-    assert len(looks) > 3
-    assert looks[-1] - looks[0] >= 0.95
+    assert len(poll_entries) > 3
+    assert poll_entries[-1] - poll_entries[0] >= 0.95
 
 
 @working
@@ -103,7 +102,7 @@ async def test_three_404s_must_also_span_their_time(
 async def test_a_rejected_key_fails_no_running_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 8.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 8.0)
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
@@ -145,8 +144,8 @@ async def test_every_final_state_is_known_in_any_case_and_either_field(make: Mak
     for words, outcome in meanings:
         for word, field in zip(sorted(words), ("state", "status", "both") * 3, strict=False):
             reason = {"text": SECRET} if outcome != "completed" else {}
-            for spelled in (word, word.upper() if len(word) % 2 else word.title()):
-                expected[directive({"end": spelled, "state_field": field, "take_seconds": 0} | reason)] = outcome
+            for normalized in (word, word.upper() if len(word) % 2 else word.title()):
+                expected[directive({"end": normalized, "state_field": field, "take_seconds": 0} | reason)] = outcome
     ends = await run_all(make, user, expected)
     assert {prompt: one.outcome for prompt, one in ends.items()} == expected
     for one in ends.values():
@@ -223,7 +222,7 @@ async def test_at_the_deadline_there_is_one_last_poll(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 50.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 50.0)
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)
     expected = {
@@ -270,9 +269,9 @@ async def test_a_late_success_after_the_refund_changes_nothing(
     await set_deadline(make.runtime, task_no, 0.0)
     one = await ended(make, user, task_no)
     assert one.outcome == "TIMED_OUT"
-    looks = len(polls(upstream, one.row))
+    poll_entries = len(polls(upstream, one.row))
     advance_sandbox(600)  # SEE2AI has finished it by then
     await asyncio.sleep(0.5)
-    assert len(polls(upstream, one.row)) == looks
+    assert len(polls(upstream, one.row)) == poll_entries
     assert (await row_of(make.runtime, task_no))["version"] == one.row["version"]
     assert await make.balance(user) == (30, 0)

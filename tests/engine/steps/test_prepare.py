@@ -11,6 +11,8 @@ from app.engine import pools, runner
 from app.engine.runner import TaskRunner
 from app.engine.steps import prepare, rehost
 from app.runtime import Runtime
+from app.upstreams import breaker_monitor
+from tests.support.breakers import end_pause, trip
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, submits
@@ -24,7 +26,7 @@ def uploads(upstream: Server) -> list[dict[str, Any]]:
     return [entry for entry in upstream.journal() if entry["path"].endswith("see2ai_storage_upload_v1")]
 
 
-async def put_picture(runtime: Runtime, key: str) -> str:
+async def put_image(runtime: Runtime, key: str) -> str:
     file = io.BytesIO()
     Image.new("RGB", (32, 12), "navy").save(file, "PNG")
     await runtime.store.put(key, file.getvalue(), "image/png")
@@ -34,7 +36,7 @@ async def put_picture(runtime: Runtime, key: str) -> str:
 @pytest.mark.usefixtures("working")
 @pytest.mark.parametrize("key", ["health/check.txt", "private/passport.png", "backup.db"])
 async def test_other_files_of_the_store_are_never_uploaded(make: Maker, upstream: Server, key: str) -> None:
-    url = await put_picture(make.runtime, key)
+    url = await put_image(make.runtime, key)
     assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
     answer = await make.submit(user, model="sc_image_normalize", imageUrl=url)
@@ -49,7 +51,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 ) -> None:
     monkeypatch.setattr(prepare, "MAX_REFERENCE_BYTES", 50)
     user = await make.user(points=35)
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
     assert one.outcome == "UPSTREAM_REJECTED"
     assert uploads(upstream) == []
@@ -60,7 +62,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 async def test_our_own_url_is_no_answer_to_an_upload(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     monkeypatch.setattr("app.upstreams.see2ai.client.as_urls", lambda _: (url,))
     user = await make.user(points=35)
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=url))
@@ -69,15 +71,16 @@ async def test_our_own_url_is_no_answer_to_an_upload(
 
 
 @pytest.mark.usefixtures("working")
-async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker) -> None:
+async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker_monitor, "OVERDUE_SECONDS", 1000.0)
     breaker = make.runtime.breakers["see2ai"]
-    breaker.trip("HTTP 401", is_free=True)
-    breaker._open_until = 0.0  # the pause is over: the next to ask is the probe
+    await trip(make.runtime, "HTTP 401", is_free=True)
+    await end_pause(make.runtime)  # the next call is the probe
     user = await make.user(points=35)
     gone = make.runtime.store.public_url(UPLOADED.replace("0", "1"))
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
     assert one.outcome == "UPSTREAM_REJECTED"
-    assert breaker.wait_seconds(is_free=True) == 0.0
+    assert (breaker.is_open, breaker.wait_seconds(is_free=True)) == (True, 0.0)
 
 
 @pytest.mark.usefixtures("hurry")
@@ -94,7 +97,7 @@ async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, m
     monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
     upstream.control({"where": "upload", "fault": "hang", "seconds": 60})
     user = await make.user(points=1000)
-    url = await put_picture(make.runtime, UPLOADED)
+    url = await put_image(make.runtime, UPLOADED)
     slow = [await make.task_no(user, model=IMAGE_MODEL, imageUrl=url) for _ in range(3)]
     async with stepping(make.runtime):
         while not uploads(upstream):
@@ -111,12 +114,12 @@ async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, m
 @pytest.mark.usefixtures("hurry")
 async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty jobs end at once. No more results are fetched side by side than the pool has slots."""
-    under_way, most, real = 0, 0, rehost._rehost
+    under_way, maximum, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:
-        nonlocal under_way, most
+        nonlocal under_way, maximum
         under_way += 1
-        most = max(most, under_way)
+        maximum = max(maximum, under_way)
         await asyncio.sleep(0.2)
         try:
             return await real(*args)
@@ -130,7 +133,7 @@ async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest
     async with stepping(make.runtime):
         for task_no in tasks:
             assert (await make.ended(user, task_no))["status"] == "completed"
-    assert 1 < most <= 8
+    assert 1 < maximum <= 8
 
 
 async def test_a_key_longer_than_a_file_systems_names_is_none(make: Maker) -> None:

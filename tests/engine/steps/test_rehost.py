@@ -20,12 +20,12 @@ from app.storage import open_object_store
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server, directive
-from tests.support.task_rows import Ended, ended, fetches, hasten, polls, row_of, run_all, set_deadline
+from tests.support.task_rows import Ended, ended, fetches, polls, row_of, run_all, set_deadline, shorten_delays
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 PRICE = 30
-BAD_PICTURES = (
+BAD_IMAGES = (
     *({"fault": fault} for fault in ("not-an-image", "svg", "empty", "truncated", "lies-about-length", "pixel-bomb")),
     *({"fault": fault} for fault in ("gzip-bomb", "huge", "drip", "hang", "reset")),
     *({"fail": code} for code in (404, 403, 500)),
@@ -33,8 +33,8 @@ BAD_PICTURES = (
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_delays(monkeypatch)
 
 
 async def stored(make: Maker, key: str) -> bytes | None:
@@ -67,9 +67,9 @@ async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Ma
         body = await stored(make, key)
         assert body is not None
         bodies.add(body)
-        with Image.open(io.BytesIO(body)) as picture:
-            assert (picture.format, picture.size) == ("JPEG", (result["width"], result["height"]))
-            assert picture.width * 2 == picture.height * 3
+        with Image.open(io.BytesIO(body)) as image:
+            assert (image.format, image.size) == ("JPEG", (result["width"], result["height"]))
+            assert image.width * 2 == image.height * 3
         assert (result["type"], result["bytes"]) == ("image/jpeg", len(body))
         thumbnail = await stored(make, result["thumbnailKey"])
         assert thumbnail is not None
@@ -80,7 +80,7 @@ async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Ma
     assert str(one.row["upstream_task_id"]) not in one.words
 
 
-async def test_the_bytes_say_what_a_picture_is_and_no_header_does(make: Maker) -> None:
+async def test_the_bytes_say_what_a_image_is_and_no_header_does(make: Maker) -> None:
     user = await make.user(points=100)
     expected = {
         directive({"fault": "webp"}, {"take_seconds": 0}): ("webp", "image/webp"),
@@ -92,9 +92,9 @@ async def test_the_bytes_say_what_a_picture_is_and_no_header_does(make: Maker) -
         (result,) = ends[prompt].row["results"]
         assert (result["key"].rpartition(".")[2], result["type"]) == (ext, mime)
         body = await stored(make, result["key"]) or b""
-        with Image.open(io.BytesIO(body)) as picture:
-            assert Image.MIME[picture.format or ""] == mime
-            assert picture.size == (result["width"], result["height"])
+        with Image.open(io.BytesIO(body)) as image:
+            assert Image.MIME[image.format or ""] == mime
+            assert image.size == (result["width"], result["height"])
 
 
 async def test_where_the_results_are_read(make: Maker) -> None:
@@ -142,7 +142,7 @@ async def test_a_result_that_fails_once_is_fetched_by_a_fresh_url(
     # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
     prompts = [
         directive({"where": "result", "times": 2 if rule.get("fault") == "reset" else 1} | rule, {"take_seconds": 0})
-        for rule in BAD_PICTURES
+        for rule in BAD_IMAGES
     ]
     ends = await run_all(make, user, prompts)
     for prompt, one in ends.items():
@@ -153,7 +153,7 @@ async def test_a_result_that_fails_once_is_fetched_by_a_fresh_url(
     assert await make.balance(user) == (1000 - PRICE * len(prompts), 0)
 
 
-async def test_an_expired_url_is_asked_for_anew(make: Maker, upstream: Server) -> None:
+async def test_an_expired_url_is_requested_for_anew(make: Maker, upstream: Server) -> None:
     upstream.control({"where": "result", "delay_seconds": 5.5, "times": 1})
     user = await make.user(points=30)
     prompt = '[[sandbox: {"result_lifetime_seconds": 5, "take_seconds": 0}]]'
@@ -169,11 +169,11 @@ async def test_an_expired_url_is_asked_for_anew(make: Maker, upstream: Server) -
 async def tried_to_rehost(make: Maker, task_no: str, times: int) -> dict[str, Any]:
     """The row, once so many tries on the same URL have failed."""
 
-    async def look() -> dict[str, Any] | None:
+    async def poll() -> dict[str, Any] | None:
         row = await row_of(make.runtime, task_no)
         return row if row["step"] == "rehost" and row["attempts"] >= times else None
 
-    return dict(await until(f"{times} tries to rehost {task_no}", look))
+    return dict(await until(f"{times} tries to rehost {task_no}", poll))
 
 
 async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
@@ -182,7 +182,7 @@ async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 0.5)
     user = await make.user(points=1000)
-    prompts = [directive({"where": "result"} | rule, {"take_seconds": 0}) for rule in BAD_PICTURES]
+    prompts = [directive({"where": "result"} | rule, {"take_seconds": 0}) for rule in BAD_IMAGES]
     numbers = {prompt: await make.task_no(user, prompt) for prompt in prompts}
     for task_no in numbers.values():
         row = await tried_to_rehost(make, task_no, 2)

@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.settings import Settings
-from app.upstreams import breaker
+from app.upstreams import breaker_state
 from app.upstreams.protocol import ResultKind
 from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
 from app.upstreams.see2ai.responses import HttpResponse, read_submit
+from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker, User
 from tests.support.ports import dead_port
 from tests.support.sandbox_server import Server, directive
@@ -23,11 +24,11 @@ from tests.support.task_rows import (
     Ended,
     distinct,
     ended,
-    hasten,
     polls,
     row_of,
     run_all,
     set_deadline,
+    shorten_delays,
     submits,
 )
 from tests.support.waiting import until
@@ -41,18 +42,16 @@ FORMS = ("string", "list", "error.message", "message", "error_message", "not-jso
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
-    monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_delays(monkeypatch)
+    shorten_pauses(monkeypatch)
 
 
 async def refunded(make: Maker, user: User, points: int) -> None:
     assert await make.balance(user) == (points, 0)
 
 
-def untold(one: Ended) -> None:
+def unreported(one: Ended) -> None:
     """The caller learns a Chinese reason and nothing of SEE2AI's."""
     assert "积分已退还" in one.task["errorMessage"]
     for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "circuit", "breaker", "请充值"):
@@ -75,7 +74,7 @@ async def test_a_refused_input_fails_at_once_and_only_the_operator_reads_why(mak
         assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_REJECTED", False), prompt
         assert one.row["operator_note"] == f"HTTP {code}: {SECRET} {code}"
         assert len(submits(upstream, one.prompt)) == 1
-        untold(one)
+        unreported(one)
     await refunded(make, user, 1000)
 
 
@@ -88,7 +87,7 @@ async def test_the_reason_is_found_in_every_form_of_error(make: Maker, upstream:
         one = (await run_all(make, user, [f"form {form}"]))[f"form {form}"]
         assert one.outcome == "UPSTREAM_REJECTED"
         assert f"{SECRET} {form}" in one.row["operator_note"]
-        untold(one)
+        unreported(one)
     upstream.control()
     real = (await run_all(make, user, ["[[sandbox: gibberish]]"]))["[[sandbox: gibberish]]"]
     assert "gibberish" in real.row["operator_note"]
@@ -192,7 +191,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
     one = await ended(make, user, lost)
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "Connect" in one.row["operator_note"]
-    untold(one)
+    unreported(one)
     async with relay(upstream.origin):
         assert (await ended(make, user, late)).outcome == "completed"
     assert len(submits(upstream, '[[sandbox: {"take_seconds": 0}]]')) == 1
@@ -212,16 +211,16 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     others = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(2, 8)]
     lost = await make.task_no(user, "gives up")
 
-    async def is_parked() -> bool:
+    async def is_waiting() -> bool:
         return "breaker open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
-    await until("wait_for_upstream", is_parked)
+    await until("wait_for_upstream", is_waiting)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}
     await set_deadline(make.runtime, lost, 0.1)
     await until("a second try", lambda: len(upstream.journal(outcome="refused")) > 1)
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
-    pauses = [breaker.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
+    pauses = [breaker_state.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
     assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe a pause"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
@@ -232,7 +231,7 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "HTTP 401: 余额不足，请充值" in one.row["operator_note"]
     assert one.task["errorCode"] not in {"UNAUTHENTICATED", "INSUFFICIENT_POINTS"}
-    untold(one)
+    unreported(one)
     assert submits(upstream, "gives up", "accepted") == []
     await refunded(make, user, 300 - 7 * PRICE)
 
@@ -241,7 +240,7 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
 async def test_a_rejected_key_opens_the_breaker_and_the_next_answer_closes_it(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 2.0)
     user = await make.user(points=100)
     for code in (401, 402, 403):
         upstream.control({"fail": code, "where": "submit", "times": 1})
@@ -257,7 +256,7 @@ async def test_a_probe_that_fails_otherwise_delays_nobody_else(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 0.5)
     user = await make.user(points=100)
     upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
     ends = await run_all(make, user, ['[[sandbox: {"take_seconds": 0}]]'])
@@ -366,30 +365,30 @@ def speaker(origin: str) -> See2aiClient:
     return See2aiClient(Settings(_env_file=None, see2ai_base_url=origin, see2ai_api_key="sk-test"))
 
 
-async def ask(origin: str, *, may_send: bool = True) -> tuple[ResultKind, ResultKind]:
+async def send_request(origin: str, *, may_send: bool = True) -> tuple[ResultKind, ResultKind]:
     """The kinds of verdict of one submit and one poll."""
     see2ai, action = speaker(origin), next(iter(ACTIONS.values()))
     try:
         sent = await see2ai.submit(action, {"prompt": "x"}, may_send=lambda: may_send)
-        looked = await see2ai.poll(action, "a" * 32)
+        polled = await see2ai.poll(action, "a" * 32)
     finally:
         await see2ai.close()
-    return sent.kind, looked.kind
+    return sent.kind, polled.kind
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 async def test_garbage_is_an_unknown_outcome_of_a_submit_and_an_error_of_a_poll(answer: bytes) -> None:
     async with answering(answer) as origin:
-        assert await ask(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
+        assert await send_request(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
 
 
 async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -> None:
     not_sent = (ResultKind.NOT_SENT, ResultKind.SERVER_ERROR)
-    assert await ask(f"http://127.0.0.1:{dead_port()}") == not_sent
-    assert await ask(upstream.origin.replace("http:", "https:")) == not_sent  # TLS that is none
-    assert await ask("http://no-such-host.invalid") == not_sent
+    assert await send_request(f"http://127.0.0.1:{dead_port()}") == not_sent
+    assert await send_request(upstream.origin.replace("http:", "https:")) == not_sent  # TLS that is none
+    assert await send_request("http://no-such-host.invalid") == not_sent
     assert upstream.journal() == []
-    assert (await ask(upstream.origin, may_send=False))[0] is ResultKind.NOT_SENT
+    assert (await send_request(upstream.origin, may_send=False))[0] is ResultKind.NOT_SENT
     assert [entry["method"] for entry in upstream.journal()] == ["GET"]
 
 

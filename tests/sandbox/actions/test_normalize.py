@@ -153,7 +153,7 @@ def test_it_is_counted_and_has_no_status(sandbox: Server) -> None:
     assert after["cost_points"] - before.get("cost_points", 0) == 500
     (entry,) = sandbox.journal(outcome="accepted", action="see2ai_image_normalize_v1")
     assert entry["body"] == {"image_url": URL, "profile": "vlm"}
-    assert sandbox.look(NORMALIZE, entry["task_id"]).status_code == 404
+    assert sandbox.poll_action(NORMALIZE, entry["task_id"]).status_code == 404
 
 
 @pytest.mark.parametrize(

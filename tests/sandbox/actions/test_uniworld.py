@@ -28,7 +28,7 @@ def test_a_job_from_submit_to_done(sandbox: Server, outputs: dict[str, Any]) -> 
     assert (first["status"], "state" in first) == ("running", False)
     seen = []
     while not seen or seen[-1]["status"] == "running":
-        seen.append(sandbox.look(UNIWORLD, first["task_id"]).json())
+        seen.append(sandbox.poll_action(UNIWORLD, first["task_id"]).json())
         jsonschema.validate(seen[-1], outputs["uniworld"])
         time.sleep(0.02)
     assert seen[-1]["status"] == "done"
@@ -39,7 +39,7 @@ def test_a_job_from_submit_to_done(sandbox: Server, outputs: dict[str, Any]) -> 
 
 def test_progress_is_a_list_of_steps(sandbox: Server) -> None:
     early = sandbox.post(UNIWORLD, prompt='a city [[sandbox: {"end": "never", "progress": [50]}]]').json()["task_id"]
-    assert sandbox.look(UNIWORLD, early).json()["progress"] == [
+    assert sandbox.poll_action(UNIWORLD, early).json()["progress"] == [
         {"step": "plan", "message": "Planning the scene", "percent": 20},
         {"step": "layout", "message": "Laying out the canvas", "percent": 40},
         {"step": "diffusion", "message": "Painting", "percent": 50},
@@ -60,7 +60,7 @@ def test_progress_is_a_list_of_steps(sandbox: Server) -> None:
         ({"canvas_w": 4096, "canvas_h": 1}, (4096, 1)),
     ],
 )
-def test_the_image_has_the_canvas_asked_for(sandbox: Server, canvas: dict[str, Any], size: tuple[int, int]) -> None:
+def test_the_image_has_the_requested_canvas(sandbox: Server, canvas: dict[str, Any], size: tuple[int, int]) -> None:
     picture = sandbox.fetch(made(sandbox, **canvas)["image_url"])
     assert Image.open(io.BytesIO(picture.content)).size == size
 
@@ -130,10 +130,10 @@ def test_failures_are_in_lower_case_and_cost_nothing(sandbox: Server, word: str)
 
 def test_the_paths_of_the_actions_do_not_mix(sandbox: Server) -> None:
     task_id = sandbox.post(UNIWORLD, prompt="a city").json()["task_id"]
-    assert sandbox.look(ACTION, task_id).status_code == 404
+    assert sandbox.poll_action(ACTION, task_id).status_code == 404
     assert sandbox.post(f"{UNIWORLD}/async", prompt="a city").status_code == 404
     assert sandbox.post("/api/v1/actions/see2ai_nothing", prompt="a city").status_code == 404
-    assert sandbox.look(UNIWORLD, "0" * 32).json() == {"detail": "Task not found."}
+    assert sandbox.poll_action(UNIWORLD, "0" * 32).json() == {"detail": "Task not found."}
     fast = sandbox.submit('a [[sandbox: {"image_field": "final_url"}]]')
     assert (fast.status_code, "image_field" in fast.text) == (422, True)
 

@@ -27,10 +27,10 @@ def test_a_job_from_submit_to_success(
     first = sandbox.post(VIDEO, **SMALL, prompt='a cat [[sandbox: {"take_seconds": 60}]]').json()
     jsonschema.validate(first, outputs["video"])
     assert (first["state"], "status" in first) == ("running", False)
-    running = sandbox.look(VIDEO, first["task_id"]).json()
+    running = sandbox.poll_action(VIDEO, first["task_id"]).json()
     assert (running["state"], running["result_urls"], "progress" in running) == ("running", [], False)
     advance_sandbox(60)
-    done = sandbox.look(VIDEO, first["task_id"]).json()
+    done = sandbox.poll_action(VIDEO, first["task_id"]).json()
     jsonschema.validate(done, outputs["video"])
     assert (done["state"], done["cost_time"], done["cost_points"]) == ("success", 60_000, 120_000)
     assert done["model"] == "doubao-seedance-2-0-260128"
@@ -59,7 +59,7 @@ def test_without_sync_false_it_blocks(sandbox: Server, outputs: dict[str, Any]) 
         ({"duration": -1, "resolution": None, "aspect_ratio": None, "generate_audio": None}, 5, (1280, 720), 1),
     ],
 )
-def test_the_mp4_is_as_asked(
+def test_the_mp4_is_as_requested(
     sandbox: Server, fields: dict[str, Any], seconds: int, size: tuple[int, int], audio_streams: int
 ) -> None:
     answer = sandbox.fetch(made(sandbox, **fields)["result_urls"][0])
@@ -85,14 +85,14 @@ def test_several_videos_differ(sandbox: Server) -> None:
 def test_a_job_that_waits_for_approval_and_expires(sandbox: Server, advance_sandbox: Callable[[float], None]) -> None:
     body = SMALL | {"prompt": 'a face [[sandbox: {"approval_seconds": 60, "take_seconds": 0}]]'}
     first = sandbox.post(VIDEO, **body)
-    waiting = sandbox.look(VIDEO, first.json()["task_id"])
+    waiting = sandbox.poll_action(VIDEO, first.json()["task_id"])
     for answer in (first, waiting):
         output = answer.json()
         assert (answer.status_code, output["state"]) == (200, "awaiting_user_approval")
         assert 0 < output["expires_in_s"] <= 60
         assert output["approval_id"] in output["approval_urls"]["approve"]
     advance_sandbox(60)
-    expired = sandbox.look(VIDEO, first.json()["task_id"]).json()
+    expired = sandbox.poll_action(VIDEO, first.json()["task_id"]).json()
     assert (expired["state"], expired["error_message"]) == ("expired", "The approval expired.")
     assert "approval_id" not in expired
 
@@ -102,7 +102,7 @@ def test_an_approved_job_goes_on(sandbox: Server) -> None:
     task_id = sandbox.post(VIDEO, **SMALL | {"prompt": prompt, "sync": True}).json()["task_id"]
     states = set()
     while "success" not in states:
-        states.add(sandbox.look(VIDEO, task_id).json()["state"])
+        states.add(sandbox.poll_action(VIDEO, task_id).json()["state"])
         time.sleep(0.05)
     assert states == {"awaiting_user_approval", "running", "success"}
 
@@ -118,7 +118,7 @@ def test_an_approval_without_a_task_id(sandbox: Server) -> None:
 @pytest.mark.parametrize("word", ["needs_repair", "NEEDS_REPAIR"])
 def test_a_poll_that_says_needs_repair(sandbox: Server, word: str) -> None:
     body = SMALL | {"prompt": f'a cat [[sandbox: {{"take_seconds": 0, "end": "{word}", "text": "no famous faces"}}]]'}
-    polled = sandbox.look(VIDEO, sandbox.post(VIDEO, **body).json()["task_id"])
+    polled = sandbox.poll_action(VIDEO, sandbox.post(VIDEO, **body).json()["task_id"])
     blocked = sandbox.post(VIDEO, **body | {"sync": True})
     for answer in (polled, blocked):
         assert (answer.status_code, answer.json()["state"]) == (422, word)
@@ -137,7 +137,7 @@ def test_repair_guidance_is_a_form_of_error_for_submit_and_poll(sandbox: Server)
     assert (refused.status_code, refused.json()["state"]) == (422, "needs_repair")
     assert refused.json()["user_facing_message"] == "not so"
     task_id = sandbox.post(VIDEO, **body).json()["task_id"]
-    answers = [sandbox.look(VIDEO, task_id) for _ in range(2)]
+    answers = [sandbox.poll_action(VIDEO, task_id) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [422, 200]
     assert answers[0].json()["state"] == "needs_repair"
 

@@ -53,7 +53,7 @@ def test_a_job_that_never_ends() -> None:
 @pytest.mark.parametrize(
     ("state", "succeeds"), [("failed", False), ("CANCELLED", False), ("Done", True), ("succeeded", True)]
 )
-def test_the_state_at_the_end_is_the_one_asked_for(state: str, succeeds: bool) -> None:
+def test_the_final_state_is_the_requested_one(state: str, succeeds: bool) -> None:
     status = status_at(job(end=state), 200)
     assert (status.status, status.state, status.has_ended, status.has_succeeded) == (state, state, True, succeeds)
 

@@ -52,7 +52,7 @@ def test_a_rule_for_one_action_only(sandbox: Server) -> None:
     sandbox.control({"fail": 503, "action": "see2ai_image_uniworld_v2"})
     codes = [sandbox.submit("a").status_code, sandbox.post(VIDEO, prompt="a", sync=False).status_code]
     assert codes == [200, 200]
-    codes = [sandbox.post(UNIWORLD, prompt="a").status_code, sandbox.look(UNIWORLD, done["task_id"]).status_code]
+    codes = [sandbox.post(UNIWORLD, prompt="a").status_code, sandbox.poll_action(UNIWORLD, done["task_id"]).status_code]
     assert [*codes, sandbox.fetch(done["image_url"]).status_code] == [503, 503, 503]
     sandbox.control(
         {"where": "submit", "fail": 429, "times": 1, "action": "see2ai_image_normalize_v1"}, {"balance": "empty"}

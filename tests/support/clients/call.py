@@ -38,7 +38,7 @@ async def call(order: dict[str, Any]) -> Any:
 try:
     say(result=asyncio.run(call(json.loads(sys.argv[1]))))
 except GatewayError as error:
-    told = {"code": error.code, "errorCode": error.error_code, "message": error.message}
-    say(error=told | {"requestId": error.request_id, "retryAfter": error.retry_after})
+    payload = {"code": error.code, "errorCode": error.error_code, "message": error.message}
+    say(error=payload | {"requestId": error.request_id, "retryAfter": error.retry_after})
 except TimeoutError:
     say(error={"errorCode": "ABORTED"})

@@ -27,8 +27,8 @@ def node_command(*, websocket: bool) -> list[str] | None:
         return ["node"]
     for flags in NODE_FLAGS:
         command = ["node", *flags]
-        asked = subprocess.run([*command, "-p", "typeof WebSocket"], capture_output=True, text=True, check=False)
-        if asked.stdout.strip() == "function":
+        requested = subprocess.run([*command, "-p", "typeof WebSocket"], capture_output=True, text=True, check=False)
+        if requested.stdout.strip() == "function":
             return command
     return None
 

@@ -26,7 +26,9 @@ class Between(Proxy):
         self.seen: list[str] = []
         self._deaf: dict[asyncio.StreamWriter, list[bytes]] = {}
 
-    async def _ask(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter) -> None:
+    async def _send_request(
+        self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 if SOCKET in data:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from app.accounts.users import create_user
 from app.catalog.models import set_model
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tables import points_ledger, tasks
@@ -49,14 +49,14 @@ class Books:
 
     async def submit(self, prompt: str, model: str = TEXT_MODEL) -> str:
         result = await submit_task(self.runtime, self.user_id, Submission(model, prompt))
-        return str(result.task["task_no"])
+        return str(result.row["task_no"])
 
-    async def submit_with_chores(self, prompt: str) -> str:
+    async def submit_with_jobs(self, prompt: str) -> str:
         """A task that has something done before SEE2AI is asked for it: its reference is normalized."""
         fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
         await set_model(self.runtime.database, IMAGE_MODEL, {"params": fixed})
-        asked = Submission(IMAGE_MODEL, prompt, "https://example.com/a.jpg")
-        return str((await submit_task(self.runtime, self.user_id, asked)).task["task_no"])
+        requested = Submission(IMAGE_MODEL, prompt, "https://example.com/a.jpg")
+        return str((await submit_task(self.runtime, self.user_id, requested)).row["task_no"])
 
     async def row(self, task_no: str) -> dict[str, Any]:
         return next(row for row in await self.rows() if row["task_no"] == task_no)

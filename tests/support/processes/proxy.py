@@ -69,7 +69,10 @@ class Proxy:
         self._open |= pair
         try:
             await asyncio.wait(
-                [self._start(self._ask(reader, there, writer)), self._start(self._answer(there_reader, writer))],
+                [
+                    self._start(self._send_request(reader, there, writer)),
+                    self._start(self._answer(there_reader, writer)),
+                ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -83,7 +86,9 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter) -> None:
+    async def _send_request(
+        self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter
+    ) -> None:
         """From the gateway to the database."""
         doomed: list[bytes] = []
         with contextlib.suppress(OSError):
@@ -97,7 +102,7 @@ class Proxy:
                 self.lose = [text for text in self.lose if text not in doomed]
                 if doomed and COMMIT in data.upper():
                     has_come = asyncio.Event()
-                    setattr(here, "unheard", has_come)  # noqa: B010
+                    setattr(here, "unanswered", has_come)  # noqa: B010
                     there.write(data)
                     await there.drain()
                     await has_come.wait()
@@ -111,8 +116,8 @@ class Proxy:
         """From the database to the gateway."""
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if unheard := getattr(here, "unheard", None):
-                    unheard.set()
+                if unanswered := getattr(here, "unanswered", None):
+                    unanswered.set()
                     continue
                 if self._mode == "blackhole":
                     continue

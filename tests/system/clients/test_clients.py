@@ -20,7 +20,7 @@ from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
 from app.points import ledger
-from app.points.audit import audit
+from app.points.audit.checks import audit
 from app.runtime import open_runtime
 from app.settings import Settings
 from tests.support.clients.programs import CLIENTS, LANGUAGES, Call, Client
@@ -106,11 +106,11 @@ class Gateway:
         return float(found[1]) if found else 0.0
 
     def audit(self) -> None:
-        async def look() -> None:
+        async def poll() -> None:
             async with open_runtime(self._settings) as runtime:
                 assert await audit(runtime.database) == []
 
-        asyncio.run(look())
+        asyncio.run(poll())
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ every_socket = pytest.mark.parametrize("client", [one for one in CLIENTS if one.
 
 
 @one_client_in_smoke
-def test_run_submits_and_waits_and_tells_what_it_hears(gateway: Gateway, client: Client) -> None:
+def test_run_submits_and_waits_and_reports_what_it_receives(gateway: Gateway, client: Client) -> None:
     user, pushed = gateway.user(), gateway.pushed()
     run = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"progress": [20, 60, 90], "take_seconds": 2.5}]]')
     task = run.result()
@@ -177,7 +177,7 @@ def test_the_time_to_wait_may_be_over_and_whoever_waits_may_give_up(gateway: Gat
 
 
 @every_client
-def test_whoever_may_not_ask_is_told_so_at_once(gateway: Gateway, client: Client) -> None:
+def test_whoever_may_not_send_request_is_reported_so_at_once(gateway: Gateway, client: Client) -> None:
     user, stranger = gateway.user(), gateway.user()
     task_no = gateway.call(client, user, "submit", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]').result()["taskNo"]
     unknown = gateway.call(client, stranger, "wait", task_no).error()
@@ -283,7 +283,7 @@ def _answer(status: int, data: Any = None, **headers: str) -> tuple[int, dict[st
 
 
 @every_language
-def test_what_may_pass_is_tried_again_under_one_key_after_the_pause_that_was_asked_for(client: Client) -> None:
+def test_what_may_pass_is_tried_again_under_one_key_after_the_pause_that_was_requested_for(client: Client) -> None:
     began = time.monotonic()
     with scripted(
         _answer(503, Retry_After="2"), None, _answer(429), (502, {}, b"<html>"), _answer(200, SUBMITTED)
@@ -299,7 +299,7 @@ def test_what_may_pass_is_tried_again_under_one_key_after_the_pause_that_was_ask
 
 
 @every_language
-def test_what_does_not_pass_is_told(gateway: Gateway, client: Client) -> None:
+def test_what_does_not_pass_is_reported(gateway: Gateway, client: Client) -> None:
     with scripted(_answer(503, Retry_After="3600")) as far:
         error = Call(client, far.url, ["k"], "submit", "m", "p").error()
         assert len(far.requests) == 1, "nobody sleeps for an hour"
@@ -318,7 +318,7 @@ def test_what_does_not_pass_is_told(gateway: Gateway, client: Client) -> None:
 
 
 @every_language
-def test_whoever_waits_waits_as_long_as_was_asked_for(client: Client) -> None:
+def test_whoever_waits_waits_as_long_as_was_requested_for(client: Client) -> None:
     with scripted(_answer(503, Retry_After="120")) as far:
         error = Call(client, far.url, ["k"], "wait", "TASK-1", timeout=6).error()
         assert len(far.requests) == 1
@@ -339,7 +339,7 @@ def test_a_compressed_answer_that_is_none_is_no_answer() -> None:
 
 
 @every_client
-def test_a_credential_may_be_a_function_and_is_asked_before_each_use(gateway: Gateway, client: Client) -> None:
+def test_a_credential_may_be_a_function_and_is_requested_before_each_use(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     credentials = [user.token, *[user.api_key, user.token] * 20]
     run = Call(client, gateway.url, credentials, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]')
@@ -391,8 +391,12 @@ BAD = "v1," + base64.b64encode(bytes(32)).decode()
 
 
 def _headers(signature: str = GOOD, *, at: int = NOW, **changes: str) -> dict[str, str]:
-    told = {"Webhook-Id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": str(at), "webhook-signature": signature}
-    return {name: value for name, value in (told | changes).items() if value}
+    payload = {
+        "Webhook-Id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": str(at),
+        "webhook-signature": signature,
+    }
+    return {name: value for name, value in (payload | changes).items() if value}
 
 
 WEBHOOKS = {
@@ -439,8 +443,8 @@ def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) 
         task = run.result()
         wait_until("it is told", lambda: receiver.bodies, 60)
     headers, body = receiver.requests[0], receiver.bodies[0]
-    told = Call(client, "", [""], "verify", secret, headers, body).result()
-    assert (told["type"], told["data"]) == ("task.completed", task)
+    payload = Call(client, "", [""], "verify", secret, headers, body).result()
+    assert (payload["type"], payload["data"]) == ("task.completed", task)
     stranger = gateway.get(gateway.user(), "/user/webhooks/secret")["secret"]
     refused = Call(client, "", [""], "verify", stranger, headers, body).error()
     assert refused["errorCode"] == "WEBHOOK_INVALID"

@@ -50,8 +50,8 @@ def test_the_databases_clock_decides(real_services: RealServices, sandbox_server
 
 def _is_off(process: Process, seconds: int) -> None:
     """The node does believe it: its own log says so."""
-    told = datetime.fromisoformat(process.log().partition('"timestamp": "')[2].partition('"')[0])
-    off = (told - datetime.now(UTC)).total_seconds()
+    payload = datetime.fromisoformat(process.log().partition('"timestamp": "')[2].partition('"')[0])
+    off = (payload - datetime.now(UTC)).total_seconds()
     assert abs(off - seconds) < SKEW_SECONDS / 2, f"the clock of {process.name} is off by {off} s"
 
 

@@ -26,8 +26,8 @@ from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
 AWAY_SECONDS = 2.5
-LONGEST_ANSWER_SECONDS = 20.0  # less than a hanging database is given, which is 25 s
-LONGEST_HANG_SECONDS = 50.0
+MAX_ANSWER_SECONDS = 20.0  # less than a hanging database is given, which is 25 s
+MAX_HANG_SECONDS = 50.0
 
 # What a worker commits, each known by a piece of its statement: a claim, the intent, what SEE2AI answered, a row given
 # back, the step to hosting, the end.
@@ -57,12 +57,12 @@ class Gateway:
         """By which the journal knows this gateway's prompts."""
         return f"by-{self.api.pid}-"
 
-    async def submit(self, books: Books, prompt: str, seconds: float = LONGEST_ANSWER_SECONDS) -> httpx.Response:
+    async def submit(self, books: Books, prompt: str, seconds: float = MAX_ANSWER_SECONDS) -> httpx.Response:
         body = {"modelName": TEXT_MODEL, "prompt": f"{self.word} {prompt}"}
         return await self.post(books, "/user/ai/tasks/submit", body, seconds)
 
     async def post(
-        self, books: Books, path: str, body: dict[str, str], seconds: float = LONGEST_ANSWER_SECONDS
+        self, books: Books, path: str, body: dict[str, str], seconds: float = MAX_ANSWER_SECONDS
     ) -> httpx.Response:
         headers = {"Authorization": f"Bearer {sign_token(books.runtime.settings, books.user_id)}"}
         async with httpx.AsyncClient(base_url=self.origin, headers=headers, timeout=seconds, trust_env=False) as client:
@@ -77,7 +77,7 @@ class Gateway:
         self.set("pass")
         end = time.monotonic() + 60
         while (
-            answer := await self.submit(books, '好了 [[sandbox: {"take_seconds": 0.1}]]', LONGEST_HANG_SECONDS)
+            answer := await self.submit(books, '好了 [[sandbox: {"take_seconds": 0.1}]]', MAX_HANG_SECONDS)
         ).status_code != 200:
             assert answer.status_code == 503
             assert time.monotonic() < end, answer.text
@@ -133,7 +133,7 @@ def test_submits_answer_503_and_everything_ends_when_it_is_back(gateway: Gateway
 
 
 async def _away(gateway: Gateway, mode: str) -> None:
-    seconds = LONGEST_HANG_SECONDS if mode == "blackhole" else LONGEST_ANSWER_SECONDS
+    seconds = MAX_HANG_SECONDS if mode == "blackhole" else MAX_ANSWER_SECONDS
     async with proved(gateway) as books:
         for number in range(4):
             answer = await gateway.submit(books, f'前 {number} [[sandbox: {{"take_seconds": {number}}}]]')
@@ -152,11 +152,11 @@ async def _away(gateway: Gateway, mode: str) -> None:
         assert [row["status"] for row in rows if row["user_id"] == books.user_id] == ["completed"] * 5
 
 
-def test_an_unheard_commit_of_a_submit_is_one_task_and_one_deduction(gateway: Gateway) -> None:
-    asyncio.run(_unheard_submit(gateway))
+def test_an_unanswered_commit_of_a_submit_is_one_task_and_one_deduction(gateway: Gateway) -> None:
+    asyncio.run(_unanswered_submit(gateway))
 
 
-async def _unheard_submit(gateway: Gateway) -> None:
+async def _unanswered_submit(gateway: Gateway) -> None:
     async with proved(gateway) as books:
         gateway.api_proxy.lose = [b"INSERT INTO tasks"]
         answer = await gateway.submit(books, '没听见 [[sandbox: {"take_seconds": 0.1}]]')
@@ -167,11 +167,11 @@ async def _unheard_submit(gateway: Gateway) -> None:
         assert [(row["task_no"], row["status"]) for row in rows] == [(answer.json()["data"]["taskNo"], "completed")]
 
 
-def test_an_unheard_commit_of_a_redeem_is_answered_and_granted_once(gateway: Gateway) -> None:
-    asyncio.run(_unheard_redeem(gateway))
+def test_an_unanswered_commit_of_a_redeem_is_answered_and_granted_once(gateway: Gateway) -> None:
+    asyncio.run(_unanswered_redeem(gateway))
 
 
-async def _unheard_redeem(gateway: Gateway) -> None:
+async def _unanswered_redeem(gateway: Gateway) -> None:
     async with proved(gateway) as books:
         database = books.runtime.database
         (code,) = await create_codes(database, count=1, points=50, batch=f"{gateway.word}{books.user_id}")
@@ -185,11 +185,11 @@ async def _unheard_redeem(gateway: Gateway) -> None:
         assert answer.json()["data"]["balance"] == 1020
 
 
-def test_a_worker_that_never_hears_of_its_commits_loses_no_task(gateway: Gateway) -> None:
-    asyncio.run(_unheard_worker(gateway))
+def test_a_worker_that_never_receives_of_its_commits_loses_no_task(gateway: Gateway) -> None:
+    asyncio.run(_unanswered_worker(gateway))
 
 
-async def _unheard_worker(gateway: Gateway) -> None:
+async def _unanswered_worker(gateway: Gateway) -> None:
     async with proved(gateway) as books:
         gateway.worker_proxy.lose = list(WORKER_COMMITS)
         for number in range(len(WORKER_COMMITS)):

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 POINTS = 10_000
 SHORT = {"duration": 4, "resolution": "480p"}
-PICTURES, FILMS = ("image/jpeg", "image/png"), ("video/mp4",)
+IMAGES, VIDEOS = ("image/jpeg", "image/png"), ("video/mp4",)
 
 
 def test_on_one_laptop(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def _one_of_each(caller: httpx.Client) -> Iterator[dict[str, Any]]:
     for task_no, model in submitted.items():
         task = wait_until(f"{model['modelName']} ends", lambda no=task_no: _ended(caller, no), 120)
         assert (task["status"], task["errorCode"]) == ("completed", None), (model["modelName"], task)
-        kinds = FILMS if model["taskType"].endswith("video") else PICTURES
+        kinds = VIDEOS if model["taskType"].endswith("video") else IMAGES
         assert {result["type"] for result in task["results"]} <= set(kinds)
-        assert (task["results"][0]["durationSeconds"] is not None) == (kinds is FILMS)
+        assert (task["results"][0]["durationSeconds"] is not None) == (kinds is VIDEOS)
         yield task
     after = _data(caller.get("/user/points/consumption/balance"))
     assert (after["balance"], after["held"]) == (before - cost, 0)

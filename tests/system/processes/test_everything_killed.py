@@ -115,14 +115,14 @@ async def _strike(gateway: Gateway, sandbox: Server, fault: Callable[[Gateway], 
     words = [f"{fault.__name__}-{number:02d}-" for number in range(TASKS)]
     gateway.ours[-1].answers(f"{gateway.origin}/healthz")
     async with open_books(gateway.env) as books:
-        told = dict(zip(words[:12], [await gateway.submit_at_last(books, word) for word in words[:12]], strict=True))
+        payload = dict(zip(words[:12], [await gateway.submit_at_last(books, word) for word in words[:12]], strict=True))
         await asyncio.sleep(1.0)
         striking = asyncio.create_task(asyncio.to_thread(fault, gateway))
         late = await asyncio.gather(*[gateway.submit_at_last(books, word) for word in words[12:]])
         await striking
-        told |= dict(zip(words[12:], late, strict=True))
+        payload |= dict(zip(words[12:], late, strict=True))
         rows = await books.all_ended()
-        assert {word: row["task_no"] for word in words for row in rows if word in row["prompt"]} == told
+        assert {word: row["task_no"] for word in words for row in rows if word in row["prompt"]} == payload
         assert len(rows) == TASKS, "a repeat became a task of its own"
         failed = {row["error_code"] for row in rows if row["status"] == "failed"}
         assert failed <= ({"UPSTREAM_UNCERTAIN"} if fault is kill_everything else set())

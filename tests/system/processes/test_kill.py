@@ -39,8 +39,8 @@ from tests.support.services import RealServices, own_database
 from tests.support.waiting import wait_until
 
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
-COURIER_POINTS = frozenset({"webhook.after_send"})  # struck in test_webhooks.py
-WORKER_POINTS = sorted(FAILPOINTS - API_POINTS - COURIER_POINTS)
+DISPATCHER_POINTS = frozenset({"webhook.after_send"})  # struck in test_webhooks.py
+WORKER_POINTS = sorted(FAILPOINTS - API_POINTS - DISPATCHER_POINTS)
 NOBODY_KNOWS = frozenset({"submit.after_intent", "submit.after_answer"})
 FROZEN_POINTS = ["task.claimed", "submit.before_intent", "submit.after_intent", "submit.after_answer"]
 FROZEN_POINTS += ["poll.after_answer", "rehost.after_upload", "finish.before_commit"]
@@ -101,7 +101,7 @@ def kill_worker(stage: Stage, point: str) -> Outcome:
 async def _kill_worker(stage: Stage, point: str, env: dict[str, Any], processes: Processes) -> Outcome:
     prompt, word = prompt_and_word()
     async with open_books(env) as books:
-        task_no = await (books.submit_with_chores(prompt) if point.startswith("prepare.") else books.submit(prompt))
+        task_no = await (books.submit_with_jobs(prompt) if point.startswith("prepare.") else books.submit(prompt))
         doomed = processes.gateway("worker", gateway_fault=f"{point}:kill:{stage.folder / 'struck'}")
         assert doomed.ends(120) == -signal.SIGKILL
         fresh = processes.worker()
@@ -201,10 +201,10 @@ def kill_up(stage: Stage, point: str) -> Outcome:
         assert doomed.ends() == -signal.SIGKILL
         fresh = processes.gateway("up").says("Stop with Ctrl-C").answers(f"{origin}/healthz")
         env["database_url"] = f"sqlite+aiosqlite:///{stage.folder}/var/gateway.db"
-        return asyncio.run(_look_at_up(stage, env, user_id, word, fresh, _balance(origin, headers)[0] == 1000))
+        return asyncio.run(_poll_at_up(stage, env, user_id, word, fresh, _balance(origin, headers)[0] == 1000))
 
 
-async def _look_at_up(
+async def _poll_at_up(
     stage: Stage, env: dict[str, Any], user_id: int, word: str, up: Process, is_untouched: bool
 ) -> Outcome:
     async with open_books(env, user_id=user_id) as books:

@@ -12,7 +12,7 @@ from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
 SIZE_BYTES = 300_000_000
-MOST_GROWTH_MB = 60
+MAX_GROWTH_MB = 60
 MODEL = "sc_video_text_fast"
 
 
@@ -25,7 +25,7 @@ def test_a_large_video_takes_no_memory(
             growth = asyncio.run(_growth_mb(env, processes.worker()))
     record_property("growth_mb", growth)
     print(f"growth {growth:.1f} MB")
-    assert growth < MOST_GROWTH_MB, f"{growth:.0f} MB"
+    assert growth < MAX_GROWTH_MB, f"{growth:.0f} MB"
 
 
 async def _growth_mb(env: dict[str, Any], worker: Process) -> float:
@@ -53,7 +53,7 @@ class Peak:
 
     def __init__(self, process: Process) -> None:
         self._process, self._largest, self._over = process, 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._poll)
         self._thread.start()
 
     def stop(self) -> float:
@@ -61,7 +61,7 @@ class Peak:
         self._thread.join()
         return self._largest
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while not self._over.wait(0.005):
             self._largest = max(self._largest, _resident_mb(self._process))
 

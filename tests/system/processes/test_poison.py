@@ -63,8 +63,8 @@ async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> No
             assert runs[-1].code is None
         row = rows.pop(bad)
         assert (row["status"], row["error_code"]) == ("failed", "INTERNAL"), row["history"]
-        visits = [line for run in runs for line in run.log().splitlines() if line == f"poisoned: {bad}"]
-        assert len(visits) == 3
+        workers = [line for run in runs for line in run.log().splitlines() if line == f"poisoned: {bad}"]
+        assert len(workers) == 3
         notes = [row["operator_note"] for row in rows.values()]
         assert {row["status"] for row in rows.values()} == {"completed"}, notes
         assert (await books.row(late))["status"] == "completed"

@@ -52,17 +52,17 @@ class Subscription:
         self.user_id = user_id
         self.token = token
         self.submitted: set[str] = set()
-        self.told: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+        self.payload: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
         self.since = str(int(time.time() * 1000))
         self.is_listening = asyncio.Event()
 
     def take(self, message: dict[str, Any]) -> None:
-        self.told[message["data"]["taskNo"]].append((message["data"]["status"], message["data"]["progress"]))
+        self.payload[message["data"]["taskNo"]].append((message["data"]["status"], message["data"]["progress"]))
         self.since = max(self.since, message["id"], key=int)
 
     def is_done(self) -> bool:
         return len(self.submitted) == TASKS and all(
-            self.told.get(no, [("", 0)])[-1][0] in ENDED for no in self.submitted
+            self.payload.get(no, [("", 0)])[-1][0] in ENDED for no in self.submitted
         )
 
     async def listen(self, socket: Socket) -> None:
@@ -73,9 +73,9 @@ class Subscription:
 
     def prove(self) -> None:
         """Each of their own, to its end, never backwards; nothing of anybody else's."""
-        assert set(self.told) == self.submitted
+        assert set(self.payload) == self.submitted
         order = ["created", "queued", "processing", "completed", "failed"]
-        for states in self.told.values():
+        for states in self.payload.values():
             ranks = [(order.index(status), progress) for status, progress in states]
             assert ranks == sorted(ranks), states
 
@@ -98,7 +98,7 @@ async def submit(books: Books, people: list[Subscription], number: int) -> None:
         prompt = f'{who.user_id}.{n} [[sandbox: {{"end": "failed"}}]]' if n % 5 else f"{who.user_id}.{n}"
         async with slots:
             result = await submit_task(books.runtime, who.user_id, Submission(TEXT_MODEL, prompt))
-        who.submitted.add(result.task["task_no"])
+        who.submitted.add(result.row["task_no"])
 
     await asyncio.gather(*(one(who, n) for n in range(number) for who in people))
 
@@ -113,7 +113,7 @@ def start_two(processes: Processes) -> tuple[list[Process], list[Door]]:
     return serving, doors
 
 
-def test_everybody_is_told_of_their_own_ends_over_two_processes(
+def test_everybody_is_reported_of_their_own_ends_over_two_processes(
     ground: tuple[Processes, dict[str, Any]],
 ) -> None:
     processes, env = ground
@@ -124,7 +124,7 @@ def test_everybody_is_told_of_their_own_ends_over_two_processes(
             people = await arrive(books, USERS)
             listening = []
             for n, who in enumerate(people):
-                socket = await stack.enter_async_context(doors[n % 2].told(who.token))
+                socket = await stack.enter_async_context(doors[n % 2].payload(who.token))
                 listening.append(asyncio.create_task(who.listen(socket)))
             await submit(books, people, TASKS)
             async with asyncio.timeout(PATIENCE):
@@ -138,17 +138,17 @@ def test_everybody_is_told_of_their_own_ends_over_two_processes(
         assert "Traceback" not in process.log()
 
 
-def test_after_a_kill_the_other_process_tells_what_was_missed(ground: tuple[Processes, dict[str, Any]]) -> None:
+def test_after_a_kill_the_other_process_reports_what_was_missed(ground: tuple[Processes, dict[str, Any]]) -> None:
     processes, env = ground
     serving, doors = start_two(processes)
 
     async def follow(who: Subscription) -> None:
         with contextlib.suppress(ConnectionClosed):
-            async with doors[0].told(who.token) as socket:
+            async with doors[0].payload(who.token) as socket:
                 who.is_listening.set()
                 await who.listen(socket)
         assert not who.is_done()
-        async with doors[1].told(who.token, who.since) as socket:
+        async with doors[1].payload(who.token, who.since) as socket:
             await who.listen(socket)
 
     async def work() -> None:
@@ -159,14 +159,14 @@ def test_after_a_kill_the_other_process_tells_what_was_missed(ground: tuple[Proc
                 await asyncio.gather(*(who.is_listening.wait() for who in people))
             await submit(books, people, TASKS // 2)
             async with asyncio.timeout(PATIENCE):
-                while sum(len(who.told) for who in people) < 50:
+                while sum(len(who.payload) for who in people) < 50:
                     await asyncio.sleep(0.02)
             serving[0].kill()
             await submit(books, people, TASKS - TASKS // 2)
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*following)
             for who in people:
-                assert set(who.told) == who.submitted
+                assert set(who.payload) == who.submitted
             await books.prove()
 
     asyncio.run(work())

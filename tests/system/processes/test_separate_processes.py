@@ -94,8 +94,8 @@ def test_two_apis_two_workers_and_an_upstream_share_the_work(
         assert by_token.balance() == by_key.balance() == (1500, 0)
         for worker in workers:
             worker.says("worker_started")
-        for picture in _work(by_token, by_key):
-            assert _stored(services, picture).startswith(b"\xff\xd8")
+        for image in _work(by_token, by_key):
+            assert _stored(services, image).startswith(b"\xff\xd8")
         assert min(worker.log().count('"see2ai_submit"') for worker in workers) > 0
         assert min(api.log().count('"task_submitted"') for api in apis) > 0
         for process in [*apis, *workers, upstream]:

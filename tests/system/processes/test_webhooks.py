@@ -55,13 +55,13 @@ def on_stage(real_services: RealServices, sandbox_server: Server, tmp_path: Path
 async def end_a_task(scene: Scene) -> str:
     """Ended by its caller, told to its callbackUrl."""
     runtime, user_id = scene.books.runtime, scene.books.user_id
-    asked = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
-    task_no = str((await submit_task(runtime, user_id, asked)).task["task_no"])
+    requested = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
+    task_no = str((await submit_task(runtime, user_id, requested)).row["task_no"])
     await cancel_task(runtime, user_id, task_no)
     return task_no
 
 
-def test_a_worker_killed_between_sending_and_recording_tells_it_again(
+def test_a_worker_killed_between_sending_and_recording_reports_it_again(
     on_stage: Callable[[Play], None], tmp_path: Path
 ) -> None:
     async def play(scene: Scene) -> None:
@@ -71,13 +71,13 @@ def test_a_worker_killed_between_sending_and_recording_tells_it_again(
         assert await asyncio.to_thread(doomed.ends, 120) == -signal.SIGKILL
         (row,) = await outbox(runtime)
         assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
-        assert len(receiver.heard) == 1
+        assert len(receiver.received) == 1
         scene.processes.gateway("worker")
         (row,) = await ended_deliveries(runtime, 1, 120)
         assert (row["status"], row["attempts"]) == ("delivered", 2)
         secret = (await get_secrets(runtime.database, scene.books.user_id)).secret
-        assert [heard.id for heard in receiver.heard] == [f"msg_{task_no}"] * 2
-        assert receiver.heard[0].verified(secret) == receiver.heard[1].verified(secret)
+        assert [received.id for received in receiver.received] == [f"msg_{task_no}"] * 2
+        assert receiver.received[0].verified(secret) == receiver.received[1].verified(secret)
 
     on_stage(play)
 
@@ -93,10 +93,10 @@ def test_a_database_that_goes_and_comes_is_waited_for(on_stage: Callable[[Play],
             proxy.set("refuse")
             await end_a_task(scene)
             await asyncio.sleep(3)
-            assert len(scene.receiver.heard) == 1
+            assert len(scene.receiver.received) == 1
             assert worker.code is None
             proxy.set("pass")
             await ended_deliveries(scene.books.runtime, 2, 90)
-            assert len({heard.id for heard in scene.receiver.heard}) == 2
+            assert len({received.id for received in scene.receiver.received}) == 2
 
     on_stage(play)

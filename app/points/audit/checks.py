@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Executable, select, text
 
 from app.database import Database, utc_after
-from app.points.audit_lots import CODE_CHECKS, LOT_CHECKS
+from app.points.audit.lot_checks import CODE_CHECKS, LOT_CHECKS
 from app.tables import tasks, webhook_deliveries
 
 MAX_SHOWN = 20

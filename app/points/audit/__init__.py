@@ -1,0 +1,1 @@
+"""The audit: invariants of the books, each as one SQL query that finds violations."""
