@@ -66,6 +66,12 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     for module in (sse, websocket, tasks, points, uploads, webhooks, admin, health, files):
         app.include_router(module.router)
     install_error_handlers(app)
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Adds the middleware, the innermost first."""
     app.add_middleware(CatchAll)
     app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, overrides=uploads.BODY_LIMIT)
     if settings.cors_allowed:
@@ -78,7 +84,6 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
             max_age=600,
         )
     app.add_middleware(RequestId)
-    return app
 
 
 @contextmanager
