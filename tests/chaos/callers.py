@@ -22,15 +22,15 @@ PERSISTENCE_SECONDS = 90.0  # how long a submit is repeated
 POLL_SECONDS = 0.25
 TOO_SHORT_SECONDS = 0.02  # the patience of one who hangs up at once
 
-# Model, its share, what it wants.
+# Model, its share, and what it needs.
 MODELS: tuple[tuple[str, float, str], ...] = (
     ("sc_soraimg_text_1x1", 0.55, ""),
     ("sc_soraimg_text_2x3", 0.15, ""),
     ("sc_soraimg_text_auto", 0.10, ""),
-    ("sc_soraimg_img2img_1x1", 0.06, "foreign picture"),
-    ("sc_soraimg_img2img_3x2", 0.02, "own picture"),
+    ("sc_soraimg_img2img_1x1", 0.06, "foreign image"),
+    ("sc_soraimg_img2img_3x2", 0.02, "own image"),
     ("sc_uniworld_text_1x1", 0.06, ""),
-    ("sc_image_normalize", 0.04, "foreign picture"),
+    ("sc_image_normalize", 0.04, "foreign image"),
     ("sc_video_text_fast", 0.02, "video"),
 )
 # What the job itself is to do, by share; the rest just succeeds.
@@ -187,7 +187,7 @@ class Callers:
         body: dict[str, Any] = {"modelName": model}
         if wants == "video":
             body["params"] = {"duration": 4, "resolution": "480p"}
-        if wants == "own picture" and user.images:
+        if wants == "own image" and user.images:
             body["imageUrl"] = self._chance.choice(user.images)
         elif wants.endswith("image"):
             body["imageUrl"] = "https://example.com/a.jpg"

@@ -10,8 +10,6 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
-from tests.simulator.requests import HOSTS, MODELS, NORMALIZED_URLS, settings_of, submission_of
-
 from app.errors import GatewayError, Unavailable
 from app.points import ledger
 from app.runtime import Runtime
@@ -21,6 +19,7 @@ from tests.simulator.database import Database
 from tests.simulator.doubles import Cloud
 from tests.simulator.judge import judge
 from tests.simulator.machines import Machines
+from tests.simulator.requests import HOSTS, MODELS, NORMALIZE_MODEL, settings_of, submission_of
 from tests.simulator.stage import fresh_database, in_place
 from tests.simulator.upstream import Upstream
 from tests.simulator.weather import Weather
@@ -150,7 +149,7 @@ class World:
         for attempt in range(6 if key else 2):
             requested = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
             self.requests[requested.prompt] = user
-            if model == NORMALIZED_URLS:
+            if model == NORMALIZE_MODEL:
                 self.references[str(requested.image_url)] = requested.prompt
             answer = await self._request("api", lambda runtime, a=requested: submit.submit_task(runtime, user, a))
             if isinstance(answer, submit.SubmitResult):

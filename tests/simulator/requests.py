@@ -6,12 +6,12 @@ from app.settings import Settings
 from app.tasks.validation import Submission
 from tests.simulator.doubles import PUBLIC
 
-NORMALIZED_URLS = "sim_normalizing"
+NORMALIZE_MODEL = "sim_normalizing"
 MODELS = (
     "sc_soraimg_text_1x1",
     "sc_soraimg_img2img_auto",
     "sc_image_normalize",
-    NORMALIZED_URLS,
+    NORMALIZE_MODEL,
     "sim_free",
     "sc_soraimg_img2img_1x1",
 )
@@ -22,7 +22,7 @@ def submission_of(model: str, name: str, key: str | None, host: str) -> Submissi
     send_request, image = f"ask {name}", None
     if model == "sc_image_normalize":
         send_request = image = f"https://own.example.com/{name}.png"
-    elif model == NORMALIZED_URLS or "img2img" in model:
+    elif model == NORMALIZE_MODEL or "img2img" in model:
         image = f"{host}/{name.replace('.', '-')}.png"
     return Submission(model, send_request, image, key=key)
 
