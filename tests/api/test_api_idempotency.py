@@ -98,7 +98,7 @@ async def test_what_was_refused_leaves_the_key_free(make: Maker) -> None:
 async def socket_of(make: Maker) -> AsyncIterator[tuple[str, int]]:
     """The REST door behind the real server, which no client of ours tidies headers for."""
     app = create_app(make.runtime.settings, make.runtime)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_keep_alive=3600))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.02)

@@ -92,7 +92,14 @@ class Server:
 def serve(loop: str = "auto", http: str = "auto", **settings: Any) -> Iterator[Server]:
     app = create_sandbox(**{"api_key": KEY, "seconds_scale": 0.05} | settings)
     config = uvicorn.Config(
-        app, port=0, log_level="critical", loop=loop, http=http, timeout_graceful_shutdown=0, lifespan="off"
+        app,
+        port=0,
+        log_level="critical",
+        loop=loop,
+        http=http,
+        timeout_graceful_shutdown=0,
+        timeout_keep_alive=3600,  # else a connection that waits may close just as the client uses it again
+        lifespan="off",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
