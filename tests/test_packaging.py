@@ -20,7 +20,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 NOTICES = (ROOT / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
 PINS = re.findall(r"^[^\s#]+==\S+", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
 PACKAGES = {canonicalize_name(Requirement(pin).name) for pin in PINS}
-OTHER_SPELLINGS = {"Apache 2.0": "Apache-2.0", "ISC License": "ISC", "MIT License": "MIT"}
+OTHER_SPELLINGS = {"Apache 2": "Apache-2.0", "Apache 2.0": "Apache-2.0", "ISC License": "ISC", "MIT License": "MIT"}
 
 
 def listed() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -202,13 +203,32 @@ async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> N
 
 
 @working
-async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(make: Maker) -> None:
+async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(
+    make: Maker, upstream: Server, advance_sandbox: Callable[[float], None]
+) -> None:
+    """Each figure of SEE2AI stands for 1000 seconds of the sandbox's clock."""
     user = await make.user(points=100)
-    seen = [(await make.submit(user, '[[sandbox: {"progress": [20, 60, 30, 100], "take_seconds": 8}]]')).json()["data"]]
-    task_no = seen[0]["taskNo"]
-    while seen[-1]["status"] not in {"completed", "failed"}:
-        await asyncio.sleep(0.03)
-        seen.append(await make.task(user, task_no))
+    prompt = '[[sandbox: {"progress": [20, 60, 30, 100], "take_seconds": 4000}]]'
+    seen = [(await make.submit(user, prompt)).json()["data"]]
+
+    async def read() -> dict[str, Any]:
+        seen.append(await make.task(user, seen[0]["taskNo"]))
+        return seen[-1]
+
+    async def shows(progress: int) -> bool:
+        return bool((await read())["progress"] == progress)
+
+    for progress in (20, 60):
+        await until(f"{progress} %", lambda progress=progress: shows(progress))
+        advance_sandbox(1000)
+    row = await row_of(make.runtime, seen[0]["taskNo"])
+    poll_entries = len(polls(upstream, row))
+    await until("polled at 30 %", lambda: len(polls(upstream, row)) > poll_entries + 1)
+    assert (await read())["progress"] == 60
+    advance_sandbox(1000)
+    await until("95 %", lambda: shows(95))
+    advance_sandbox(1000)
+    await until("100 %", lambda: shows(100))
     figures = [task["progress"] for task in seen]
     assert figures == sorted(figures)
     assert set(figures) == {0, 20, 60, 95, 100}
