@@ -101,7 +101,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
         await until("closed", lambda: not breaker_of(runtime).is_open)
 
 
-@pytest.mark.parametrize("are_apart", [True, False])
+@pytest.mark.parametrize("are_apart", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.settings(task_deadline_seconds=5)
 async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
     make: Maker,
