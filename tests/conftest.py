@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: only with --all")
     config.stash[STATE] = {}
     if not hasattr(config, "workerinput"):
-        run.begin_run()
+        run.begin_run(full_size=config.getoption("--all"))
         if config.option.basetemp is None:  # in memory, where a COMMIT of SQLite waits for no disk
             config.option.basetemp = run.run_folder() / "pytest"
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from app.egress import Egress, EgressFailed, EgressForbidden, validate_url
 from app.egress import client as fetch
 from app.egress.urls import is_public
+from tests.support.run import examples
 
 BODY = os.urandom(300_000)
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -166,7 +167,7 @@ PIECES += ["127.0.0.1", "localhost", "xn--", "-", "\\", "\ud800", "\u202e", "ß"
 url_like = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=14).map("".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(300, 1500), deadline=None)
 @given(st.one_of(url_like, url_like.map("http://".__add__), st.text(st.characters(), max_size=60)))
 @example("http://\ud800/")
 @example("http://xn--a/")

@@ -22,9 +22,10 @@ from app.points.audit.checks import audit
 from app.runtime import Runtime
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import envelope, refusal
+from tests.support.run import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-FEW, MANY = 40, 120
+FEW, MANY = 20, 120
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"
 REFUSALS = {
@@ -44,9 +45,9 @@ REFUSALS = {
 @pytest.mark.settings(max_tasks_in_flight=10**6)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 async def test_no_request_made_up_from_the_document_breaks_the_door(
-    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examples = int(os.environ.get("FUZZ_EXAMPLES", MANY if request.config.getoption("--all") else FEW))
+    count = int(os.environ.get("FUZZ_EXAMPLES", examples(FEW, MANY)))
     monkeypatch.setattr(rate_limits, "MAX_REDEEMS_PER_MINUTE", 10**6)
     monkeypatch.setattr(rate_limits, "MAX_WEBHOOK_TESTS_PER_MINUTE", 10**6)
     user = await make.user(points=10**9, admin=True)
@@ -61,7 +62,7 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
         answered[requested.result(60)] += 1
 
     for mode in MODES:
-        await asyncio.to_thread(fuzz, document, mode, examples, send)
+        await asyncio.to_thread(fuzz, document, mode, count, send)
     print(f"\n{answered.total()} requests: {dict(sorted(answered.items()))}")
     paths = {path for path, _ in answered}
     assert paths == {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
@@ -71,18 +72,16 @@ async def test_no_request_made_up_from_the_document_breaks_the_door(
     assert answered["GET /user/ai/tasks/list", 200]
     assert answered["GET /user/ai/tasks/list", 400]
     assert answered["GET /user/ai/tasks/{task_no}", 200]
-    assert answered.total() >= examples
+    assert answered.total() >= count
     assert await audit(runtime.database) == []
 
 
-def fuzz(document: dict[str, Any], mode: Any, examples: int, send: Any) -> None:
+def fuzz(document: dict[str, Any], mode: Any, count: int, send: Any) -> None:
     schema = schemathesis.openapi.from_dict(document)
     for operation in schema.get_all_operations():
         strategy = operation.ok().as_strategy(generation_mode=mode)
 
-        @hypothesis.settings(
-            max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
+        @hypothesis.settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @hypothesis.given(case=strategy)
         def one(case: Any) -> None:
             send(case)

@@ -43,6 +43,7 @@ from app.tasks.cancel import cancel_task
 from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
 from tests.support.lots import in_hours, later
+from tests.support.run import examples
 from tests.support.worlds import embedded_world
 
 T = TypeVar("T")
@@ -348,7 +349,11 @@ def test_any_order_of_what_moves_points(empty_sqlite: Path, tmp_path: Path) -> N
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=slow
+            max_examples=examples(10, 30),
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=slow,
         ),
     )
     assert not [what for what in MUST_HAPPEN if not seen[what]], seen

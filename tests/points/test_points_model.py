@@ -21,6 +21,7 @@ from app.points.expiry import expire_lots
 from app.settings import Settings
 from app.tables import tasks
 from tests.support.lots import all_lots, in_hours, later
+from tests.support.run import examples
 
 USER, GRACE_DAYS = 7, 1
 
@@ -162,7 +163,7 @@ STEPS = st.sampled_from(["grant", "grant_for_a_time", "submit", "submit", "end",
 
 
 @given(steps=st.lists(st.tuples(STEPS, st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(12, 40), deadline=None)
 def test_books_agree_with_arithmetic(empty_sqlite: Path, steps: list[tuple[str, int, int]]) -> None:
     async def run(path: Path) -> None:
         database = open_database(Settings(_env_file=None, database_url=f"sqlite+aiosqlite:///{path}"))

@@ -13,22 +13,29 @@ from typing import Any
 
 FOLDER = "GATEWAY_TEST_RUN_FOLDER"
 PROCESS = "GATEWAY_TEST_RUN_PROCESS"
+FULL_SIZE = "GATEWAY_TEST_FULL_SIZE"
 GUARD = Path(__file__).with_name("guard.py")
 
 
-def begin_run() -> None:
-    """Called by the process that starts the run, before xdist starts its workers. They inherit the two variables."""
+def begin_run(*, full_size: bool) -> None:
+    """Called by the process that starts the run, before xdist starts its workers. They inherit the variables."""
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > 2**30 else None
     os.environ[FOLDER] = tempfile.mkdtemp(prefix="gateway-run-", dir=parent)
     Path(os.environ[FOLDER]).chmod(0o755)  # a database server of another user must reach its data
     os.environ[PROCESS] = str(os.getpid())
+    os.environ[FULL_SIZE] = "1" if full_size else ""
 
 
 def end_run() -> None:
     """The guards end their servers by themselves; the folder goes here."""
     shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
     del os.environ[PROCESS]
+
+
+def examples(few: int, many: int) -> int:
+    """How many examples a generated test tries: `many` in `make test-all`."""
+    return many if os.environ.get(FULL_SIZE) else few
 
 
 def run_folder() -> Path:

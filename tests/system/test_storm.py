@@ -11,6 +11,7 @@ MINUTES = "1"
 
 
 @pytest.mark.smoke
+@pytest.mark.usefixtures("real_services")  # its servers are programs of that world: without them it is skipped
 def test_a_storm_leaves_right_books(tmp_path: Path) -> None:
     words = ["-m", "tests.chaos", "--minutes", MINUTES, "--tasks", "60", "--seed", "7", "--keep", str(tmp_path / "s")]
     done = subprocess.run(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidParameter
 from app.upstreams.action import ActionInput, build_request, merge_params, params_schema
 from app.upstreams.see2ai.actions import Action, actions_of
+from tests.support.run import examples
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 SEED, NEW = actions_of("seed"), actions_of("2026-04")
@@ -68,7 +69,7 @@ def requests(draw: st.DrawFn, action: Action, task_type: str) -> tuple[str, tupl
 
 
 @pytest.mark.parametrize(("name", "task_type"), FAMILIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(data=st.data())
 def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, data: st.DataObject) -> None:
     action, schema = SEED[name], schema_of(name)
@@ -90,7 +91,7 @@ def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, dat
 
 
 @pytest.mark.parametrize("task_type", ["text_to_video", "image_to_video"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(data=st.data())
 def test_the_later_form_never_holds_a_retired_field(task_type: str, data: st.DataObject) -> None:
     action = NEW["see2ai_video_generation_v1"]

@@ -17,8 +17,9 @@ from app.sandbox.rules.directives import parse_prompt, visible_text
 from app.sandbox.rules.parse import RuleError, parse_rules
 from app.sandbox.rules.rule import FAULTS, FaultRule, JobRule
 from app.sandbox.rules.scenario import FAILURE_STATES, SUCCESS_STATES
+from tests.support.run import examples
 
-EXAMPLES = settings(max_examples=200, deadline=None)
+EXAMPLES = settings(max_examples=examples(40, 200), deadline=None)
 KEYS = sorted(set(FaultRule.model_fields) | set(JobRule.model_fields))
 STREAMED = {"huge", "gzip-bomb"}  # a gigabyte each
 WORDS = (
