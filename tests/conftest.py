@@ -12,6 +12,7 @@ After each test that had a `runtime` the books are audited.
 import asyncio
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from app.settings import Settings
 from tests.support import run
 from tests.support.apps import open_app
 from tests.support.makers import Maker
+from tests.support.prices import set_test_prices
 from tests.support.sandbox_server import KEY, Server, serve
 from tests.support.scheduling import Scheduler, is_system, spread
 from tests.support.services import RealServices, own_database, start_real_services
@@ -152,9 +154,19 @@ def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
 
 
 @pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as the migrations leave it, with the prices of the release."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
     migrate(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(migrated_sqlite: Path, request: pytest.FixtureRequest) -> Path:
+    """The same with the prices that tests count with."""
+    path = migrated_sqlite.with_name("empty.db")
+    shutil.copy(migrated_sqlite, path)
+    set_test_prices(f"sqlite+aiosqlite:///{path}")
     request.config.stash[STATE][EMBEDDED] = "SQLite + embedded Redis + files on disk"
     return path
 

@@ -169,8 +169,8 @@ def test_the_commands_do_the_same_as_the_migration(
     assert columns(after) == columns(rows_of(migrated))
 
 
-def test_the_worked_numbers_are_those_of_the_seeded_rows(empty_sqlite: Path) -> None:
-    rows = rows_of(f"sqlite+aiosqlite:///{empty_sqlite}")
+def test_the_worked_numbers_are_those_of_the_seeded_rows(migrated_sqlite: Path) -> None:
+    rows = rows_of(f"sqlite+aiosqlite:///{migrated_sqlite}")
     examples = re.findall(r"^\| `(sc_\w+)` \| `(\{.*?\})` \| (\d+) \| (\d+) \|", DOC, flags=re.MULTILINE)
     assert len(examples) == 11
     for name, requested, references, points in examples:

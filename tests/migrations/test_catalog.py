@@ -54,10 +54,10 @@ RULES = [{"param": "references", "each": 2}]
 
 
 @pytest.fixture
-def connection(empty_sqlite: Path, tmp_path: Path) -> Iterator[Connection]:
+def connection(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Connection]:
     """On a migrated database, in the middle of a migration."""
     path = tmp_path / "catalog.db"
-    path.write_bytes(empty_sqlite.read_bytes())
+    path.write_bytes(migrated_sqlite.read_bytes())
     with (
         create_engine(f"sqlite:///{path}").begin() as opened,
         Operations.context(MigrationContext.configure(opened)),
@@ -74,9 +74,9 @@ def test_the_18_models_of_the_first_release_are_seeded(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == list(SEEDED)
 
 
-def test_every_seeded_model_can_be_sold(empty_sqlite: Path) -> None:
+def test_every_seeded_model_can_be_sold(migrated_sqlite: Path) -> None:
     """The migrations themselves do not ask the rules of today."""
-    models, unreadable = asyncio.run(_read(empty_sqlite))
+    models, unreadable = asyncio.run(_read(migrated_sqlite))
     assert models
     assert find_invalid(models, unreadable) == []
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.cli.migrate import migrate
 from tests.support.database_servers import DatabaseServer, find_server
 from tests.support.ports import free_port, wait_for_port
+from tests.support.prices import set_test_prices
 from tests.support.run import run_folder, start_guarded, worker_number
 from tests.support.sql import Connection, run_sql
 from tests.support.template_database import TemplateDatabase, capture_database
@@ -130,9 +131,10 @@ def start_real_services(kind: str) -> RealServices | str:
 
 @functools.cache
 def template_of(server: DatabaseServer) -> TemplateDatabase:
-    """The newest schema, models and prices: migrated once for each xdist worker, then copied."""
+    """The newest schema and models with the prices of the tests: migrated once for each xdist worker, then copied."""
     url = make_database(server)
     migrate(url)
+    set_test_prices(url)
     template = capture_database(url)
     asyncio.run(run_sql(server.url, f"DROP DATABASE `{url.rpartition('/')[2]}`"))
     return template
