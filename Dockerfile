@@ -14,7 +14,7 @@ RUN useradd --system --uid 10001 --user-group --home-dir /srv/gateway --shell /u
  && install -d -o gateway -g gateway /var/lib/gateway/files /var/lib/gateway/spool
 COPY --from=packages /opt/gateway /opt/gateway
 WORKDIR /srv/gateway
-COPY pyproject.toml ./
+COPY pyproject.toml LICENSE THIRD_PARTY_NOTICES.md ./
 COPY migrations migrations
 COPY worker worker
 COPY app app
