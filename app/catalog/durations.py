@@ -7,6 +7,7 @@ duration lasts from SEE2AI's acceptance to the end of the task, so it does not i
 import asyncio
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from app.database import Database, retry_on_conflict, upsert, utc_now
 from app.errors import Unavailable
 from app.runtime import Runtime
 from app.tables import model_durations, tasks
+from app.upstreams.action import Action
 
 log = structlog.get_logger()
 
@@ -28,10 +30,12 @@ MIN_SECONDS = 1.0
 UNKNOWN_SECONDS = 60.0
 
 
-def typical_seconds(runtime: Runtime, model_name: str, action: str) -> float:
-    """The model's recent median, or the typical duration of its action. It reads memory only."""
-    known_action = runtime.actions.get(action)  # an older task may have an action that no longer exists
-    return runtime.durations.get(model_name) or (known_action.typical_seconds if known_action else UNKNOWN_SECONDS)
+def typical_seconds(durations: Mapping[str, float], model_name: str, action: Action | None) -> float:
+    """The model's recent median, or the typical duration of its action.
+
+    `action` is None for an older task whose action no longer exists.
+    """
+    return durations.get(model_name) or (action.typical_seconds if action else UNKNOWN_SECONDS)
 
 
 async def update_durations(database: Database) -> int:

@@ -60,7 +60,8 @@ async def run_steps(
         failpoint("task.claimed")
         decision = transitions.before_step(task) or await _run_step(runtime, task)
         if isinstance(decision, Release):
-            return transitions.with_estimate(task, decision, typical_seconds(runtime, task.model_name, task.action))
+            typical = typical_seconds(runtime.durations, task.model_name, runtime.actions.get(task.action))
+            return transitions.with_estimate(task, decision, typical)
         if isinstance(decision, Complete | Fail):
             await _end(runtime, task, decision)
             return None

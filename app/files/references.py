@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from app.egress import validate_url
 from app.errors import InvalidParameter
 from app.upstreams.action import IMAGE_URL
 
-IsLocalUrl = Callable[[str], object]
+
+@dataclass(frozen=True, slots=True)
+class LinkRules:
+    """Which links a caller may send: public URLs, `allowed` origins, and files that this gateway serves."""
+
+    allowed: frozenset[str]
+    is_local_url: Callable[[str], object]
 
 
-def parse_references(
-    image_url: Any, *, max_count: int, allowed: frozenset[str], is_local_url: IsLocalUrl
-) -> tuple[str, ...]:
+def parse_references(image_url: Any, *, max_count: int, rules: LinkRules) -> tuple[str, ...]:
     """The URLs in `imageUrl`: one URL, a JSON array inside a string (the guide's form), or a real array.
 
     None, "" and [] mean no reference. Raises InvalidParameter with the field and, in a list, the index.
@@ -25,16 +30,16 @@ def parse_references(
         raise InvalidParameter(IMAGE_URL, f"最多 {max_count} 张参考图" if max_count else "不适用于该模型")
     for index, url in enumerate(urls):
         field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{index}]"
-        validate_link(field, url, allowed=allowed, is_local_url=is_local_url)
+        validate_link(field, url, rules)
     return tuple(urls)
 
 
-def validate_link(field: str, url: Any, *, allowed: frozenset[str], is_local_url: IsLocalUrl) -> None:
-    """Raises InvalidParameter for anything but a public URL. `is_local_url` accepts files that this gateway serves."""
+def validate_link(field: str, url: Any, rules: LinkRules) -> None:
+    """Raises InvalidParameter for a link that breaks the rules."""
     if not isinstance(url, str) or not url:
         raise InvalidParameter(field, "须为链接")
-    problem = validate_url(url, allowed)
-    if problem and not is_local_url(url):
+    problem = validate_url(url, rules.allowed)
+    if problem and not rules.is_local_url(url):
         raise InvalidParameter(field, problem)
 
 

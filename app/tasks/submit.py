@@ -14,12 +14,13 @@ from app.engine.state import UpstreamState
 from app.engine.steps.prepare import needs_preparation
 from app.errors import TooManyTasks
 from app.failpoints import failpoint
+from app.files.references import LinkRules
 from app.points import ledger
 from app.points.balance import get_balance
 from app.runtime import Runtime
 from app.tables import points_accounts, tasks
 from app.tasks.idempotency import find_replay
-from app.tasks.validation import Submission, prepare_task
+from app.tasks.validation import PreparedTask, Submission, prepare_task
 from app.telemetry import metrics
 
 log = structlog.get_logger()
@@ -102,7 +103,7 @@ async def _exists(runtime: Runtime, task_no: str) -> bool:
 def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
     """All columns of a new task. Its request, price and deadline stay the same when the model changes later."""
     settings = runtime.settings
-    prepared = prepare_task(runtime, submission, model)
+    prepared = _prepare(runtime, submission, model)
     deadline_seconds = prepared.action.deadline_seconds(settings)
     runtime.breakers[prepared.action.provider].reject_when_open(deadline_seconds)
     return {
@@ -138,8 +139,13 @@ async def quote_task(runtime: Runtime, user_id: int, submission: Submission) -> 
     """
     async with runtime.database.read() as connection:
         model = await get_model(connection, submission.model_name)
-    prepared = prepare_task(runtime, submission, model)
+    prepared = _prepare(runtime, submission, model)
     return {"points_cost": prepared.points_cost, "balance": (await get_balance(runtime.database, user_id)).available}
+
+
+def _prepare(runtime: Runtime, submission: Submission, model: Model) -> PreparedTask:
+    links = LinkRules(runtime.settings.egress_allowed, runtime.store.key_from_url)
+    return prepare_task(runtime.actions[model.action], submission, model, links)
 
 
 def task_number(local: datetime, suffix: str) -> str:

@@ -13,8 +13,7 @@ import structlog
 from app.catalog.models import Model
 from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
-from app.files.references import parse_references, validate_link
-from app.runtime import Runtime
+from app.files.references import LinkRules, parse_references, validate_link
 from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
 from app.webhooks.endpoints import validate_target
@@ -55,38 +54,31 @@ class PreparedTask:
     callback_url: str | None
 
 
-def prepare_task(runtime: Runtime, submission: Submission, model: Model) -> PreparedTask:
+def prepare_task(action: Action, submission: Submission, model: Model, links: LinkRules) -> PreparedTask:
     """Raises InvalidParameter with the caller's field; ModelNotFound where the model itself cannot be sold."""
     try:
-        return _prepare_task(runtime, submission, model)
+        return _prepare_task(action, submission, model, links)
     except InvalidParameter as error:
-        if base_price(runtime, model) is None:
+        if base_price(action, model) is None:
             raise ModelNotFound from error
         raise
 
 
-def _prepare_task(runtime: Runtime, submission: Submission, model: Model) -> PreparedTask:
-    action = runtime.actions[model.action]
-    references = parse_references(
-        submission.image_url,
-        max_count=action.max_references,
-        allowed=runtime.settings.egress_allowed,
-        is_local_url=runtime.store.key_from_url,
-    )
+def _prepare_task(action: Action, submission: Submission, model: Model, links: LinkRules) -> PreparedTask:
+    references = parse_references(submission.image_url, max_count=action.max_references, rules=links)
     _check_prompt(action, submission.prompt)
     params = merge_params(action, model.task_type, model.fixed, model.defaults, submission.params)
-    _check_links(runtime, action, params)
+    _check_links(action, params, links)
     request = build_request(action, ActionInput(model.task_type, submission.prompt, references, params))
     points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
-    return PreparedTask(action, request, points_cost, _callback(runtime, submission.callback_url))
+    return PreparedTask(action, request, points_cost, _callback(submission.callback_url, links.allowed))
 
 
-def base_price(runtime: Runtime, model: Model) -> int | None:
+def base_price(action: Action, model: Model) -> int | None:
     """The price of a task without params of the caller; None for a model that this gateway cannot sell.
 
     Such a model has defaults of another form of SEE2AI's fields, or was written without the gateway's checks.
     """
-    action = runtime.actions[model.action]
     try:
         params = merge_params(action, model.task_type, model.fixed, model.defaults, {})
         return _price(model, params, 0 if model.task_type.startswith("text_to_") else 1)
@@ -101,8 +93,8 @@ def _price(model: Model, params: CallerParams, references: int) -> int:
     return compute_price(model.points_cost, model.rules, params.model_dump(by_alias=True), references)
 
 
-def _callback(runtime: Runtime, url: str | None) -> str | None:
-    return validate_target("callbackUrl", url, runtime.settings.egress_allowed) if url else None
+def _callback(url: str | None, allowed: frozenset[str]) -> str | None:
+    return validate_target("callbackUrl", url, allowed) if url else None
 
 
 def _check_prompt(action: Action, prompt: str) -> None:
@@ -112,7 +104,7 @@ def _check_prompt(action: Action, prompt: str) -> None:
         raise InvalidParameter("prompt", f"不能超过 {action.max_prompt_length} 个字符")
 
 
-def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None:
+def _check_links(action: Action, params: CallerParams, links: LinkRules) -> None:
     if not action.url_params:
         return
     settings = params.model_dump(by_alias=True)
@@ -121,6 +113,4 @@ def _check_links(runtime: Runtime, action: Action, params: CallerParams) -> None
         urls = {f"params.{name}[{index}]": url for index, url in enumerate(value)} if isinstance(value, list) else {}
         for field_name, url in (urls or {f"params.{name}": value}).items():
             if url not in (None, []):
-                validate_link(
-                    field_name, url, allowed=runtime.settings.egress_allowed, is_local_url=runtime.store.key_from_url
-                )
+                validate_link(field_name, url, links)

@@ -116,9 +116,8 @@ def _seconds_left(runtime: Runtime, row: Mapping[str, Any]) -> int | None:
         return None
     is_running = row["status"] == "processing"
     age_seconds = (row["now"] - row["updated_at"]).total_seconds() if is_running else 0.0
-    return estimate_seconds_left(
-        row["progress"], age_seconds, typical_seconds(runtime, row["model_name"], row["action"])
-    )
+    typical = typical_seconds(runtime.durations, row["model_name"], runtime.actions.get(row["action"]))
+    return estimate_seconds_left(row["progress"], age_seconds, typical)
 
 
 def _view_result(url: str, result: Mapping[str, Any]) -> ResultView:

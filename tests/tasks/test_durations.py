@@ -209,8 +209,9 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     assert await update_durations(runtime.database) == 1
     await read_durations(runtime)
     assert runtime.durations == {TEXT_MODEL: 11.0}
-    assert typical_seconds(runtime, TEXT_MODEL, ACTION) == 11.0
-    assert typical_seconds(runtime, OTHER_MODEL, ACTION) == runtime.actions[ACTION].typical_seconds == 60
+    action = runtime.actions[ACTION]
+    assert typical_seconds(runtime.durations, TEXT_MODEL, action) == 11.0
+    assert typical_seconds(runtime.durations, OTHER_MODEL, action) == action.typical_seconds == 60
 
     await completed(make, user, OTHER_MODEL, 0.1)
     monkeypatch.setattr(durations, "MAX_SAMPLES", 3)

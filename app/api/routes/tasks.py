@@ -148,7 +148,7 @@ async def _wait_for_change(subscription: Subscription, task_no: str, seconds: fl
 async def models(context: ReadAccess) -> Envelope[list[ModelResponse]]:
     runtime, listed = context.runtime, []
     for model in await list_models(runtime.database):
-        points_cost = base_price(runtime, model)
+        points_cost = base_price(runtime.actions[model.action], model)
         if points_cost is None:
             continue
         listed.append(
