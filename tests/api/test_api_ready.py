@@ -129,3 +129,9 @@ async def test_with_metrics_served_it_polls_by_itself(
     seen = requests(upstream)
     await asyncio.sleep(0.3)
     assert requests(upstream) == seen
+
+
+async def test_a_database_without_the_schema_is_not_ready(settings: Settings, empty_database_url: str) -> None:
+    async with gateway(settings, database_url=empty_database_url) as api:
+        assert (await api.get("/readyz")).status_code == 503
+        assert (await api.get("/healthz")).status_code == 200

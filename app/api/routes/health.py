@@ -43,10 +43,11 @@ async def healthz() -> Envelope[dict[str, str]]:
 
 @router.get("/readyz", summary="可否服务")
 async def readyz(request: Request, runtime: PublicRuntime) -> Envelope[dict[str, str]]:
-    """503 while the database is unreachable. Problems with Redis or SEE2AI are warnings.
+    """503 while the database is unreachable or has another schema. Problems with Redis or SEE2AI are warnings.
 
     Without Redis submits and tasks still work. Tasks wait for SEE2AI, and are refunded when their deadline passes.
     """
+    await runtime.database.verify()
     await ping(runtime.database)
     redis, see2ai = await asyncio.gather(_check_redis(runtime), _check_see2ai(runtime, request))
     breakers = _check_breakers(runtime)
