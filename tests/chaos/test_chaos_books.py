@@ -1,4 +1,4 @@
-"""The reckoning of a storm finds what it must: each difference is planted once in books that agree."""
+"""The comparison of records finds each difference: each test adds one to records that agree."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -42,7 +42,7 @@ def job(number: int, seconds: float = -5.0) -> dict[str, Any]:
 
 
 def story() -> Story:
-    """Four tasks: one completed, one failed after it was accepted, one lost on the way, one taken back."""
+    """Four tasks: one completed, one failed after SEE2AI accepted it, one whose submit was lost, one cancelled."""
     lost = {"upstream_task_id": None, "suspected_orphan": True, "error_code": "UPSTREAM_UNCERTAIN", "results": None}
     tasks = [
         task(1, "completed"),
