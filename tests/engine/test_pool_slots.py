@@ -1,4 +1,4 @@
-"""A pool gives a slot to each task that runs, and takes it back on each way out."""
+"""A pool gives a slot to each running task, and gets it back however the task ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ WAYS = [writes_all, releases, raises, loses_its_lease, finds_no_database, is_can
 
 
 class Slots:
-    """A runner with one claimed task on `submit`, and what its pools say while that runs."""
+    """A runner with one claimed task on `submit`, and the used slots of its pools while the task runs."""
 
     def __init__(self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runner = TaskRunner(runtime)
