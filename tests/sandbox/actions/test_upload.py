@@ -1,4 +1,4 @@
-"""The upload: what it stores, serves and refuses, and what the request log says of it."""
+"""The upload: what it stores, serves and refuses, and its entry in the request log."""
 
 import io
 
@@ -44,7 +44,7 @@ def test_a_file_comes_back_as_it_was(sandbox: Server, name: str, media_type: str
     assert served.headers["x-content-type-options"] == "nosniff"
 
 
-def test_what_is_refused(sandbox: Server) -> None:
+def test_refused_uploads(sandbox: Server) -> None:
     assert upload(sandbox, b"").status_code == 422
     for answer in (
         upload(sandbox, image("WEBP")),

@@ -1,4 +1,4 @@
-"""The video action's rules in both forms: a sandbox must refuse whatever SEE2AI would."""
+"""The input rules of the video action in both forms. The sandbox must refuse all that SEE2AI refuses."""
 
 import json
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_everything_wrong_needs_repair_in_the_later_form(later: Server, fields: 
     assert later.journal(outcome="accepted") == []
 
 
-def test_all_issues_are_answered_at_once(later: Server) -> None:
+def test_all_issues_are_in_one_answer(later: Server) -> None:
     fields = {"duration": 99, "audio_url": AUDIO_URL, "last_frame_url": IMAGE_URL}
     issues = later.post(VIDEO, **video_input(**fields)).json()["issues"]
     assert [issue["field"] for issue in issues] == ["duration", "last_frame_url", "first_frame_url", "audio_url"]
