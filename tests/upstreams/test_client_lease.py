@@ -1,4 +1,4 @@
-"""A lease that runs out while the connection is made (a slow handshake, a frozen process) keeps the job here."""
+"""If the lease ends while the connection is made (slow handshake, frozen process), the job is not sent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[See2aiClient, list[bytes]]]:
-    """Somebody who takes connections, and what each of them brought."""
+    """A server that accepts connections, and the bytes that each connection sent."""
     brought: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,7 +38,7 @@ async def listening() -> AsyncIterator[tuple[See2aiClient, list[bytes]]]:
 
 
 async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
-    leases = [True]  # held when the submit begins, and not after
+    leases = [True]  # valid when the submit begins, expired afterwards
 
     async with listening() as (see2ai, brought):
         result = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
@@ -48,7 +48,7 @@ async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
         assert brought == [b""], "a connection, and no byte on it"
 
 
-async def test_leases_are_judged_each_for_itself() -> None:
+async def test_each_call_checks_its_own_lease() -> None:
     async with listening() as (see2ai, brought):
         lost, held = [True], [True] * 9
         kinds = await asyncio.gather(
