@@ -1,4 +1,4 @@
-"""Webhooks told by real workers: killed between sending and recording, without Redis, and without the database."""
+"""Webhooks of real workers: killed between sending and recording, without Redis, and without the database."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ Play = Callable[["Scene"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Scene:
-    """A database, a receiver the gateway may call, and processes that have no Redis at all."""
+    """A database, a receiver that the gateway may call, and processes without Redis."""
 
     env: dict[str, Any]
     books: Books
@@ -53,7 +53,7 @@ def on_stage(real_services: RealServices, sandbox_server: Server, tmp_path: Path
 
 
 async def end_a_task(scene: Scene) -> str:
-    """Ended by its caller, told to its callbackUrl."""
+    """A task that its caller cancels, with a callbackUrl."""
     runtime, user_id = scene.books.runtime, scene.books.user_id
     requested = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
     task_no = str((await submit_task(runtime, user_id, requested)).row["task_no"])
