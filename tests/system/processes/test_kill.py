@@ -279,9 +279,7 @@ async def _kill_often(stage: Stage, env: dict[str, Any], processes: Processes) -
 # ------------------------------------------------------------------ the tests
 
 
-def test_the_connection_of_the_books_survives_long_pauses(
-    real_services: RealServices, sandbox_server: Server
-) -> None:
+def test_the_connection_of_the_books_survives_long_pauses(real_services: RealServices, sandbox_server: Server) -> None:
     """With ten parallel cases, one may pause between two statements for longer than a gateway's lease."""
 
     async def rest(env: dict[str, Any]) -> None:
