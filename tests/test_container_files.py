@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml, as far as they can be held true without an engine."""
+"""Dockerfile and docker-compose.yml, checked without a container engine."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ SECRETS = {"MYSQL_PASSWORD", "JWT_SECRET", "SEE2AI_API_KEY"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(instruction, the rest), continued lines joined, comments left out."""
+    """(instruction, the rest), with continued lines joined and without comments."""
     lines = "\n".join(line for line in DOCKERFILE.splitlines() if not line.startswith("#"))
     joined = lines.replace("\\\n", " ").splitlines()
     return [(first, " ".join(rest.split())) for first, _, rest in (line.partition(" ") for line in joined) if first]
@@ -36,7 +36,7 @@ def commands_of_the_cli() -> set[str]:
 # ------------------------------------------------------------------ Dockerfile
 
 
-def test_every_stage_stands_on_a_python_the_project_supports() -> None:
+def test_every_stage_uses_a_python_that_the_project_supports() -> None:
     bases = [re.match(r"python:(\d+)\.(\d+)-slim", rest) for first, rest in instructions() if first == "FROM"]
     assert len(bases) == 2
     assert all(base and (int(base[1]), int(base[2])) >= (3, 11) for base in bases)
@@ -56,14 +56,14 @@ def test_what_is_copied_exists_and_passes_dockerignore() -> None:
     assert "*" in ignore
 
 
-def test_it_runs_as_nobody_in_particular_and_answers_for_its_health() -> None:
+def test_it_runs_as_an_unprivileged_user_and_has_a_health_check() -> None:
     last = dict(instructions())
     assert last["USER"] not in {"root", "0"}
     assert "/healthz" in last["HEALTHCHECK"]
     assert shlex.split(last["CMD"].strip("[]").replace(",", " "))[0] == "gateway"
 
 
-def test_its_environment_is_the_gateways_own() -> None:
+def test_its_environment_has_only_settings_of_the_gateway() -> None:
     named = dict(pair.split("=", 1) for pair in dict(instructions())["ENV"].split())
     ours = {name: value for name, value in named.items() if not name.startswith("PYTHON") and name != "PATH"}
     assert set(ours) <= SETTINGS
@@ -95,7 +95,7 @@ def test_no_secret_has_a_default() -> None:
         assert all(use.startswith(":?") for use in uses), name
 
 
-def test_with_secrets_of_ones_own_production_starts() -> None:
+def test_with_own_secrets_production_starts() -> None:
     given = {
         "MYSQL_PASSWORD": "p" * 20,
         "JWT_SECRET": "j" * 40,

@@ -21,7 +21,7 @@ def name_of(path: Path) -> str:
 
 
 def anchors_of(document: Path) -> set[str]:
-    """GitHub's ids of the headings of a document."""
+    """GitHub's anchors of the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", document.read_text("utf-8")), re.MULTILINE)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-") for text in texts}
