@@ -80,10 +80,10 @@ def user_paths(runtime: Runtime) -> list[tuple[str, str]]:
     ]
 
 
-# ------------------------------------------------------------------ ways in
+# ------------------------------------------------------------------ credentials
 
 
-async def test_every_user_path_takes_all_three_ways_and_nobody_else(
+async def test_every_user_path_accepts_all_three_credentials_and_no_others(
     make: Maker, api: httpx.AsyncClient, runtime: Runtime
 ) -> None:
     user = await make.user()
@@ -273,7 +273,7 @@ async def test_issuer_and_audience_where_they_are_set(make: Maker, runtime: Runt
 # ------------------------------------------------------------------ accounts and keys
 
 
-async def test_an_unknown_subject_gets_an_account_only_where_reported(make: Maker, runtime: Runtime) -> None:
+async def test_an_unknown_subject_gets_an_account_only_with_auto_provision(make: Maker, runtime: Runtime) -> None:
     await make.user()
     user_id = 17563793187762127
     headers = bearer(sign_token(runtime.settings, user_id))

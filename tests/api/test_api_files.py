@@ -107,7 +107,7 @@ async def test_head_has_all_headers_and_no_body(digits: httpx.AsyncClient) -> No
     assert (await digits.head("/files/results/none.mp4")).status_code == 404
 
 
-async def test_a_large_file_comes_in_parts_that_fit_together(api: httpx.AsyncClient, runtime: Runtime) -> None:
+async def test_ranges_of_a_large_file_add_up_to_the_whole(api: httpx.AsyncClient, runtime: Runtime) -> None:
     whole = bytes(range(256)) * 8000
     await runtime.store.put("uploads/a.mov", whole, "video/quicktime")
     step = 700_001

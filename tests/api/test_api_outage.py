@@ -38,7 +38,7 @@ async def readiness(make: Maker) -> Any:
     return (await make.api.get("/readyz")).json()["data"]["circuit"]
 
 
-async def test_submits_are_refused_after_an_outage_of_a_whole_deadline_and_nothing_is_taken(
+async def test_submits_are_refused_without_a_deduction_after_an_outage_of_a_whole_deadline(
     make: Maker, runtime: Runtime, other: Runtime
 ) -> None:
     """The API refuses submits because of a worker's observation, and every endpoint shows it."""
@@ -103,7 +103,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
 
 @pytest.mark.parametrize("are_apart", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.settings(task_deadline_seconds=5)
-async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
+async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_accepted(
     make: Maker,
     runtime: Runtime,
     other: Runtime,
@@ -117,7 +117,7 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
     user = await make.user(points=3000)
     upstream.control({"fail": 403, "where": "submit"})
 
-    async def is_taken() -> bool:
+    async def is_accepted() -> bool:
         return (await make.submit(user, directive({"take_seconds": 0}))).status_code == 200
 
     async def count_waiting() -> int:
@@ -130,7 +130,7 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
         taken = refused = 0
         opened_at = breaker_of(runtime).state.opened_at
         while taken < 2 or refused < 20:
-            if await is_taken():
+            if await is_accepted():
                 taken += 1
                 assert await count_waiting() == 1
             else:
@@ -139,9 +139,9 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
         assert breaker_of(runtime).state.opened_at == opened_at
         assert [one for one in upstream.journal() if one["path"] == "/api/v1/me"]
         upstream.control()
-        await until("a job is accepted", is_taken)  # this submit, or the waiting task
+        await until("a job is accepted", is_accepted)  # this submit, or the waiting task
         await until("closed", lambda: not breaker_of(runtime).is_open)
-        assert await is_taken()
+        assert await is_accepted()
         await until("all have ended", lambda: is_zero(count_waiting()))
 
 

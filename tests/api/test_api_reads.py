@@ -418,7 +418,7 @@ async def test_redis_away_is_a_warning_and_submits_still_answer(tmp_path: Any, m
 
 
 @pytest.mark.usefixtures("working")
-async def test_an_answer_is_made_without_a_warning(make: Maker) -> None:
+async def test_an_answer_causes_no_warning(make: Maker) -> None:
     """A warning of pydantic on standard error would not be JSON."""
     user = await make.user(points=30)
     task_no = await make.task_no(user)

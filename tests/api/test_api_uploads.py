@@ -314,7 +314,7 @@ async def test_other_fields_are_ignored(make: Maker) -> None:
     assert data(answer)["type"] == "image/png"
 
 
-async def test_50_million_bytes_are_taken_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
+async def test_50_million_bytes_are_accepted_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     maximum = silence(upload.MAX_UPLOAD_BYTES)
     payload = data(await send(make, user, maximum))

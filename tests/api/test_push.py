@@ -75,7 +75,7 @@ async def test_every_change_is_reported_in_order_and_as_get_reports_it(make: Mak
         assert last in [{"type": "task"} | m for m in events_seen]
 
 
-# ------------------------------------------------------------------ who may listen
+# ------------------------------------------------------------------ authentication
 
 
 async def test_a_ticket_opens_one_stream_of_either_kind(make: Maker, runtime: Runtime, door: Door) -> None:
@@ -189,7 +189,7 @@ async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runti
         assert refusal(answer) == (403, "FORBIDDEN", "来源不被允许")
 
 
-# ------------------------------------------------------------------ what may be said
+# ------------------------------------------------------------------ messages of clients
 
 
 @embedded
@@ -261,7 +261,7 @@ async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch:
                     break
 
 
-# ------------------------------------------------------------------ streams end
+# ------------------------------------------------------------------ ends of streams
 
 
 @embedded
@@ -307,7 +307,7 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
         assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
         async with door.payload(other.token):
             pass
-    await until("seats are free", lambda: not door.state.connection_limiter._open)
+    await until("connections are free", lambda: not door.state.connection_limiter._open)
     async with door.payload(user.token):
         pass
 
@@ -418,7 +418,7 @@ async def test_a_consumer_that_never_reads_is_dropped(
         # These rounds wrote 10 × 60 × 12 KB for each of ten consumers: 72 MB.
         assert grown < 10_000_000
         await until("dropped", lambda: metrics.SLOW_CONSUMERS.labels(kind)._value.get() == dropped + 10, 60)
-        await until("seats are free", lambda: door.state.connection_limiter._open == {user.id: 1})
+        await until("connections are free", lambda: door.state.connection_limiter._open == {user.id: 1})
         again = await make.task_no(user)
         runtime.pubsub.publish(user.id, again)
         assert (await reading.next_task())["data"]["taskNo"] == again

@@ -200,7 +200,7 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
             assert await socket.silence(0.3) == []
 
 
-# ------------------------------------------------------------------ notices are lost
+# ------------------------------------------------------------------ lost hints
 
 
 @pytest.mark.usefixtures("short_poll_intervals", "working")
@@ -232,13 +232,13 @@ async def test_streams_outlive_redis(
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
+                await until("connected", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
-            await until("deaf", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
+            await until("disconnected", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
             second = await make.task_no(user)
             assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
             proxy.set("pass")
-            await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
+            await until("connected", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
             third = await make.task_no(user)
             assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
 
@@ -248,7 +248,7 @@ async def test_a_flood_of_hints_only_leads_to_one_query(make: Maker, runtime: Ru
     """A subscription queues a hundred task numbers. With more it drops them all; one query finds the changes."""
     user, other = await make.user(), await make.user()
     async with runtime.pubsub.subscribe(user.id) as subscription, runtime.pubsub.subscribe(other.id) as quiet:
-        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        await until("connected", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         await subscription.wait(1)
         quiet.drain()
         subscription.drain()
@@ -268,7 +268,7 @@ async def test_a_hint_about_another_users_task_sends_nothing(make: Maker, runtim
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
     async with runtime.pubsub.subscribe(other.id):
-        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        await until("connected", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         async with door.payload(user.token) as socket:  # only hints make this stream query
             now = DATABASE_NOW[runtime.settings.is_sqlite]
             await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")
