@@ -198,7 +198,7 @@ class Callers:
             dice -= share
         return body, ""
 
-    # ------------------------------------------------------------------ beside it
+    # ------------------------------------------------------------------ other requests
 
     async def _cancel(self, user: User, task_no: str) -> None:
         answer = await self._poll(user, f"/user/ai/tasks/{task_no}/cancel", "cancel", "POST")

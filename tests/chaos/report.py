@@ -86,7 +86,7 @@ def _callers(storm: Storm, story: Story) -> Rows:
     return [
         ("submits answered with a task", diary.accepted),
         ("of these under a key", sum(word in diary.keyed for word in diary.payload)),
-        ("tasks whose caller never heard of them", len(story.by_word.keys() - diary.payload.keys())),
+        ("tasks whose caller got no answer", len(story.by_word.keys() - diary.payload.keys())),
         ("submits given up", diary.given_up),
         ("tasks cancelled by their caller", len(diary.cancelled)),
         ("top-ups", len(story.orders)),

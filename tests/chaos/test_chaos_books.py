@@ -114,7 +114,7 @@ def test_a_seed_is_a_schedule() -> None:
 
 
 @pytest.mark.parametrize("where", ["submit", "poll", "result", "upload"])
-def test_thirty_in_a_hundred_go_wrong(where: str) -> None:
+def test_thirty_percent_of_the_answers_fail(where: str) -> None:
     assert sum(share for rule, share in TROUBLE if rule["where"] == where) == pytest.approx(0.3, abs=0.011)
     calm = 1.0
     for rule in rules():
