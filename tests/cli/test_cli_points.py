@@ -32,7 +32,7 @@ def test_points_that_expire_and_a_sweep(gateway: Run) -> None:
     assert said(gateway("audit", "--json"))["ok"]
 
 
-def test_a_known_reference_for_something_else_is_exit_1(gateway: Run) -> None:
+def test_a_known_reference_with_other_values_is_exit_1(gateway: Run) -> None:
     user, other = new_user(gateway), new_user(gateway)
     said(gateway("points", "grant", user, "20", "--ref", "order-7", "--json"))
     assert gateway("points", "grant", user, "21", "--ref", "order-7").exit_code == 1
@@ -71,7 +71,7 @@ def test_codes_are_listed_newest_first_up_to_a_limit(gateway: Run) -> None:
     assert len(gateway("codes", "list", "--batch", "new", "--limit", "2").stdout.splitlines()) == 3  # and a header
 
 
-def test_codes_are_exported_to_a_file_of_its_own(gateway: Run, tmp_path: Path) -> None:
+def test_codes_are_exported_to_a_new_file(gateway: Run, tmp_path: Path) -> None:
     path = tmp_path / "codes.csv"
     options = ("--count", "2", "--points", "50", "--lot-days", "30", "--expires", "2090-01-01", "--csv", str(path))
     payload = said(gateway("codes", "create", *options, "--json"))
