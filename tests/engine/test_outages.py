@@ -41,7 +41,7 @@ def refused_submits(upstream: Server) -> list[float]:
     return [entry["monotonic"] for entry in upstream.journal(outcome="refused") if entry["method"] == "POST"]
 
 
-# ------------------------------------------------------------------ of the account
+# ------------------------------------------------------------------ the whole account is refused
 
 
 async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_then_all_complete(
@@ -51,7 +51,7 @@ async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_t
     upstream.control({"balance": "empty"})
     async with workers(runtime, other):
         numbers = [await make.task_no(user, directive({"take_seconds": 0}) + " 0")]
-        await until("both know", lambda: breaker_of(runtime).is_open and breaker_of(other).is_open)
+        await until("both have read it", lambda: breaker_of(runtime).is_open and breaker_of(other).is_open)
         numbers += [await make.task_no(user, directive({"take_seconds": 0}) + f" {n}") for n in range(1, 41)]
         await until("two probes", lambda: len(refused_submits(upstream)) >= 3)
         # One process opened it. The pauses are 1, 2 and 4 seconds, and after each one process sends one probe.

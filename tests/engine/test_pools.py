@@ -98,7 +98,7 @@ async def test_results_wait_for_a_slot_and_polls_do_not(
         async def waiting() -> bool:
             return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
 
-        await until("the others have come so far", waiting, 120)
+        await until("the others wait for a slot", waiting, 120)
         maximum = 0
         for _ in range(60):
             await asyncio.sleep(0.05)

@@ -204,7 +204,7 @@ async def test_only_the_holder_renews_a_lease(make: Maker, runtime: Runtime) -> 
 
 @pytest.mark.full
 @pytest.mark.settings(lease_seconds=9)
-async def test_work_longer_than_a_lease_is_not_taken_away(
+async def test_work_longer_than_a_lease_is_not_taken_over(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = rehost._rehost

@@ -74,7 +74,7 @@ def test_an_empty_list_of_normalized_urls_is_not_none() -> None:
     assert UpstreamState.from_json({"normalized": []}) == state
 
 
-def test_a_row_of_a_release_before_keeps_everything_it_knew() -> None:
+def test_a_row_of_an_earlier_release_keeps_all_its_values() -> None:
     state = UpstreamState.from_json(stored(FORMER_ROW))
     assert state == UpstreamState(
         accepted_age_seconds=3.5,

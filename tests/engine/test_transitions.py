@@ -412,7 +412,7 @@ def test_a_video_that_needs_repair_is_rejected() -> None:
         ResultKind.SUCCEEDED,
     ],
 )
-def test_a_refresh_without_urls_goes_back_to_the_known_urls(kind: ResultKind) -> None:
+def test_a_refresh_without_urls_uses_the_known_urls(kind: ResultKind) -> None:
     upstream = UpstreamState(urls=("https://x/1",), is_refreshed=True, note="404")
     decision = after_poll(make_task(upstream_state=upstream), UpstreamResult(kind))
     assert isinstance(decision, Advance)

@@ -107,7 +107,7 @@ async def test_a_rejected_key_fails_no_running_task(
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
-    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
+    await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     assert (await make.task(user, task_no))["status"] == "processing"
     # the breaker belongs to the provider, not to the task
     waiting = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] another')

@@ -42,7 +42,7 @@ async def stored(make: Maker, key: str) -> bytes | None:
     return None if found is None else b"".join([chunk async for chunk in found.content])
 
 
-async def nothing_is_stored(make: Maker, one: Ended) -> None:
+async def assert_nothing_is_stored(make: Maker, one: Ended) -> None:
     for ending in ("-1.jpg", "-1.webp", "-1.png", "-1-thumb.jpg"):
         assert await stored(make, f"results/{one.row['created_at']:%Y/%m}/{one.row['task_no']}{ending}") is None
 
@@ -197,7 +197,7 @@ async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
         assert one.row["results"] is None
         assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {kind}"
         assert len(fetches(upstream, one.row)) >= 4, kind
-        await nothing_is_stored(make, one)
+        await assert_nothing_is_stored(make, one)
     assert await make.balance(user) == (1000, 0)
 
 

@@ -207,17 +207,17 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     user = await make.user(points=300)
     upstream.control({"balance": "empty"})
     first = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] 1')
-    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
+    await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     others = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(2, 8)]
     lost = await make.task_no(user, "gives up")
 
     async def is_waiting() -> bool:
         return "breaker open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
-    await until("wait_for_upstream", is_waiting)
+    await until("the task waits", is_waiting)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}
     await set_deadline(make.runtime, lost, 0.1)
-    await until("a second try", lambda: len(upstream.journal(outcome="refused")) > 1)
+    await until("a second attempt", lambda: len(upstream.journal(outcome="refused")) > 1)
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
     pauses = [breaker_state.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
