@@ -90,7 +90,7 @@ def test_a_migration_that_waits_for_another_logs_it(
     assert other.run(f"SELECT GET_LOCK({name}, 5)") == [(1,)]
     with ThreadPoolExecutor(1) as pool:
         migration = pool.submit(migrate, empty_database_url)
-        wait_until("it says so", lambda: "another migration of this database runs" in caplog.text)
+        wait_until("the log line", lambda: "another migration of this database runs" in caplog.text)
         assert read_rows(empty_database_url) == {}
         other.close()
         migration.result(60)
