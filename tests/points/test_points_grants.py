@@ -38,7 +38,7 @@ async def test_twenty_parallel_repeats_apply_once(make: Maker) -> None:
     assert await make.balance(user) == (105, 0)
 
 
-async def test_points_may_be_granted_for_a_time(make: Maker, runtime: Runtime, settings: Settings) -> None:
+async def test_granted_points_may_expire(make: Maker, runtime: Runtime, settings: Settings) -> None:
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id, expires="2090-01-02T03:04:05", remark="活动赠送"))
@@ -127,7 +127,7 @@ async def test_a_top_up_needs_a_reference_and_a_user(make: Maker) -> None:
     assert refusal(await top_up(make, admin.headers, 424242)) == (404, "NOT_FOUND", "用户不存在")
 
 
-# ------------------------------------------------------------------ who may
+# ------------------------------------------------------------------ permissions
 
 
 def admin_routes(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -151,7 +151,7 @@ class PointsMachine(RuleBasedStateMachine):
         changes = row | {"params": {"aspectRatio": "1:1"}, "points_cost": points}
         self.run(set_model(self.database, model, changes))
 
-    # -------------------------------------------------------------- points come
+    # -------------------------------------------------------------- grants and codes
 
     @initialize(pool=st.integers(0, 200), lots=st.lists(st.tuples(POINTS, HOURS), min_size=1, max_size=3))
     def begin(self, pool: int, lots: list[tuple[int, int]]) -> None:
@@ -168,7 +168,7 @@ class PointsMachine(RuleBasedStateMachine):
         payload = {"user_id": user, "points": points, "ref": ref}
         expires = None if hours is None else in_hours(hours)
         assert self.run(ledger.grant(self.database, **payload, expires=expires))[0]
-        self.came(user, points, hours)
+        self.add_points(user, points, hours)
         return ref, user, points, expires and expires + timedelta(hours=self.now)
 
     @rule(known=refs, user=USERS, points=POINTS)
@@ -198,14 +198,14 @@ class PointsMachine(RuleBasedStateMachine):
             return
         code["over"], code["by"] = True, user
         self.seen["redeemed"] += 1
-        self.came(user, code["points"], None if code["days"] is None else code["days"] * 24)
+        self.add_points(user, code["points"], None if code["days"] is None else code["days"] * 24)
 
     @rule(code=codes)
     def void(self, code: dict[str, Any]) -> None:
         assert self.run(void_batch(self.database, code["batch"])) == (not code["over"])
         code["over"] = True
 
-    def came(self, user: int, points: int, hours: int | None) -> None:
+    def add_points(self, user: int, points: int, hours: int | None) -> None:
         account = self.accounts[user]
         account.granted += points
         if hours is None:
@@ -213,7 +213,7 @@ class PointsMachine(RuleBasedStateMachine):
         else:
             account.lots.append(Lot(self.now + hours, points))
 
-    # -------------------------------------------------------------- points lapse
+    # -------------------------------------------------------------- expiry
 
     @rule(hours=st.sampled_from([0.5, 5.0, 30.0, 200.0]))
     def time_passes(self, hours: float) -> None:
@@ -224,7 +224,7 @@ class PointsMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         self.seen["lots expired"] += self.run(expire_lots(self.database)).lots
 
-    # -------------------------------------------------------------- points go
+    # -------------------------------------------------------------- tasks
 
     @rule(points=st.integers(0, 90))
     def reprice(self, points: int) -> None:
@@ -313,7 +313,7 @@ class PointsMachine(RuleBasedStateMachine):
         else:
             account.give_back(task.taken, self.now)
 
-    # -------------------------------------------------------------- always
+    # -------------------------------------------------------------- invariants
 
     @invariant()
     def the_audit_is_clean(self) -> None:

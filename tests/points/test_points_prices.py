@@ -42,7 +42,7 @@ class Settings(CallerParams):
     note: str = ""
 
 
-class Confusing(CallerParams):
+class ConfusingSettings(CallerParams):
     references: int = 0
 
 
@@ -75,7 +75,7 @@ def cost(rules: Any, *, references: int = 0, points_cost: int = 10, **changes: A
         ([{"param": "images", "each": 4}], {"images": 10}, 50),
     ],
 )
-def test_a_rule_charges_what_it_says(rules: Any, changes: dict[str, Any], points: int) -> None:
+def test_a_rule_gives_its_price(rules: Any, changes: dict[str, Any], points: int) -> None:
     assert cost(rules, **changes) == points
 
 
@@ -295,7 +295,7 @@ def test_a_fixed_value_needs_its_own_price_and_an_as_of_its_own() -> None:
 
 def test_a_param_named_references_cannot_be_mistaken_for_the_count() -> None:
     with pytest.raises(InvalidParameter, match="同名参数冲突"):
-        validate_rules([BY_REFERENCE], Confusing, {})
+        validate_rules([BY_REFERENCE], ConfusingSettings, {})
 
 
 def test_a_row_is_checked_with_its_rules() -> None:
