@@ -167,7 +167,7 @@ def test_it_is_counted_and_has_no_status(sandbox: Server) -> None:
         {"fault": "wrong-task-id"},
     ],
 )
-def test_a_rule_that_can_do_nothing_here_is_refused(sandbox: Server, rule: dict[str, Any]) -> None:
+def test_a_rule_without_effect_here_is_refused(sandbox: Server, rule: dict[str, Any]) -> None:
     answer = sandbox.post(NORMALIZE, image_url=url_with_rules(URL, rule))
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["msg"].startswith("sandbox directive: ")

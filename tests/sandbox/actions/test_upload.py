@@ -33,7 +33,7 @@ def upload(sandbox: Server, content: bytes, name: str = "cat.jpg", media_type: s
         ("../../etc/x.b!d", "application/octet-stream"),
     ],
 )
-def test_a_file_comes_back_as_it_was(sandbox: Server, name: str, media_type: str) -> None:
+def test_an_uploaded_file_is_served_unchanged(sandbox: Server, name: str, media_type: str) -> None:
     content = image()
     answer = upload(sandbox, content, name).json()
     assert answer == {"status": "success", "url": answer["url"], "filename": name, "size": len(content)}

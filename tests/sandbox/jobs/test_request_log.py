@@ -21,7 +21,7 @@ def test_it_names_the_action(sandbox: Server) -> None:
     assert set(outcomes[1:-2]) == {"polled"}
 
 
-def test_it_holds_everything_but_the_key(sandbox: Server) -> None:
+def test_it_contains_everything_except_the_key(sandbox: Server) -> None:
     task_id = sandbox.submit("一只猫").json()["task_id"]
     sandbox.poll(task_id)
     submitted, polled = sandbox.journal()
