@@ -81,7 +81,7 @@ class Receiver:
 
     async def receives(self, number: int = 1, seconds: float = 40) -> list[Received]:
         """Waits for that many requests. Fails if they do not come."""
-        await until(f"{number} heard", lambda: len(self.received) >= number, seconds)
+        await until(f"{number} requests", lambda: len(self.received) >= number, seconds)
         return self.received
 
 
