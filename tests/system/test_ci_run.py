@@ -40,7 +40,7 @@ def test_a_bare_machine_gets_the_programs_without_a_service(tmp_path: Path) -> N
     assert {"make", "curl", "nodejs", "mariadb-server-core", "mariadb-client-core", "redis-server"} == found
 
 
-def test_what_is_here_is_not_requested_for(tmp_path: Path) -> None:
+def test_installed_programs_are_not_installed_again(tmp_path: Path) -> None:
     assert wanted(tmp_path, "mariadbd", "redis-server", "make", "curl") == {"nodejs"}
 
 

@@ -262,7 +262,7 @@ def test_an_end_while_the_socket_is_being_opened_is_not_missed(gateway: Gateway,
         task_no = run.next_progress()["taskNo"]
         wait_until("the socket is held", lambda: proxy.seen)
         pushed = gateway.pushed()
-        wait_until("it is taken back", lambda: gateway.cancels(user, task_no))
+        wait_until("the task is cancelled", lambda: gateway.cancels(user, task_no))
         assert proxy.seen == ["hold"], "the end came while the first socket was held"
         began = time.monotonic()
         proxy.sockets = "pass"
@@ -441,7 +441,7 @@ def test_a_webhook_of_the_gateway_is_accepted(gateway: Gateway, client: Client) 
             client, user, "run", TEXT_MODEL, '橘猫 [[sandbox: {"take_seconds": 0}]]', callbackUrl=receiver.url
         )
         task = run.result()
-        wait_until("it is told", lambda: receiver.bodies, 60)
+        wait_until("the webhook has arrived", lambda: receiver.bodies, 60)
     headers, body = receiver.requests[0], receiver.bodies[0]
     payload = Call(client, "", [""], "verify", secret, headers, body).result()
     assert (payload["type"], payload["data"]) == ("task.completed", task)

@@ -170,7 +170,7 @@ def full(gateway: Gateway) -> Iterator[None]:
 def test_without_redis_submits_answer_and_tasks_end(
     gateway: Gateway, fault: Callable[[Gateway], contextlib.AbstractContextManager[None]]
 ) -> None:
-    wait_until("the bell is heard", gateway.wakeup_is_received)
+    wait_until("wakeups work", gateway.wakeup_is_received)
     running = [gateway.submit() for _ in range(3)]
     with fault(gateway):
         timed = [gateway.timed_submit() for _ in range(SUBMITS)]
@@ -179,5 +179,5 @@ def test_without_redis_submits_answer_and_tasks_end(
         wait_until(f"/readyz says {payload}", lambda: gateway.readiness() == payload)
         gateway.all_complete(running + [number for number, _ in timed])
     # ARQ retries after five seconds if Redis is silent, and after one second if it is dead.
-    wait_until("the bell is heard again", gateway.wakeup_is_received)
+    wait_until("wakeups work again", gateway.wakeup_is_received)
     wait_until("/readyz says ok", lambda: gateway.readiness() == "ok")

@@ -145,7 +145,7 @@ def _work(by_token: Caller, by_key: Caller) -> list[str]:
     return urls
 
 
-def test_the_conventional_ways_work_as_well(services: RealServices, world_name: str, tmp_path: Path) -> None:
+def test_the_conventional_commands_work_too(services: RealServices, world_name: str, tmp_path: Path) -> None:
     """`alembic upgrade head`, `uvicorn app.main:create_app --factory`, `arq worker.main.WorkerSettings`."""
     port, upstream_port = free_port(), free_port()
     with (
