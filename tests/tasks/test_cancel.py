@@ -35,7 +35,7 @@ async def test_a_task_that_is_not_sent_yet_is_cancelled_and_refunded(make: Maker
         assert task["pointsRefunded"] == task["pointsCost"] > 0
         assert "取消" in task["errorMessage"]
         assert await make.balance(user) == (100, 0)
-        assert data(await cancel(make, user, task_no)) == task, "asked again, the same"
+        assert data(await cancel(make, user, task_no)) == task, "a second cancel has the same answer"
     assert await make.balance(user) == (100, 0)
     async with stepping(make.runtime):
         await asyncio.sleep(0.3)
@@ -63,7 +63,7 @@ async def test_a_task_that_waits_for_see2ai_may_be_cancelled(make: Maker, upstre
     async def taken_back() -> bool:
         return (await cancel(make, user, task_no)).status_code == 200
 
-    await until("it is parked again", taken_back)
+    await until("the task waits again and is cancelled", taken_back)
     assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
     upstream.control()
     await asyncio.sleep(0.5)
@@ -138,7 +138,7 @@ async def test_a_cancel_is_reported_and_counted(make: Maker, runtime: Runtime) -
             runtime.pubsub.publish(user.id, "probe")
             return "probe" in changed.drain()[0]
 
-        await until("the subscription stands", is_received)
+        await until("the subscription is connected", is_received)
         for _ in range(2):
             assert (await cancel(make, user, task_no)).status_code == 200
         async with asyncio.timeout(60):
@@ -182,7 +182,7 @@ async def test_from_the_normalize_call_on_a_task_cannot_be_cancelled(
     upstream.control({"where": "submit", "fault": "hang", "seconds": 2})
     (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, worker, lambda step: step == "prepare"))
-    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    await until("SEE2AI is called", lambda: asyncio.to_thread(normalize_calls, upstream))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control()
     await work
@@ -201,7 +201,7 @@ async def test_after_a_crash_in_the_normalize_call_a_task_cannot_be_cancelled(
     upstream.control({"where": "submit", "fault": "hang", "seconds": 60})
     (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, worker))
-    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    await until("SEE2AI is called", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
@@ -209,7 +209,7 @@ async def test_after_a_crash_in_the_normalize_call_a_task_cannot_be_cancelled(
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("SEE2AI is asked again", lambda: asyncio.to_thread(lambda: len(normalize_calls(upstream)) > 1))
+        await until("SEE2AI is called again", lambda: asyncio.to_thread(lambda: len(normalize_calls(upstream)) > 1))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
 
 
@@ -219,7 +219,7 @@ async def test_after_a_refused_normalize_call_a_task_can_be_cancelled(
     user, task_no = normalizing
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("the refusal is heard", lambda: make.runtime.breakers["see2ai"].is_open)
+        await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     assert normalize_calls(upstream)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     assert await make.balance(user) == (35, 0)

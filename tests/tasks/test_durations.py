@@ -280,11 +280,11 @@ async def test_every_process_reads_the_durations_and_survives_a_failed_read(
         is_broken = True
         for number in range(2):  # the first failures end any read that was under way
             stumbled.clear()
-            await until("both stumble", lambda: runtime in stumbled and other in stumbled)
+            await until("both have failed reads", lambda: runtime in stumbled and other in stumbled)
             await execute(runtime, f"UPDATE model_durations SET typical_seconds = {8 + number}")
         assert runtime.durations == other.durations == {TEXT_MODEL: 7.5}
         is_broken = False
-        await until("heard again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
+        await until("both have read it again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
 
 
 # ------------------------------------------------------------------ what a caller sees
@@ -305,7 +305,7 @@ async def test_a_new_duration_of_a_worker_is_used_at_the_next_submit(make: Maker
     assert first["estimatedSecondsLeft"] == 60
     for _ in range(durations.MIN_SAMPLES):
         await make.ended(user, await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]'))
-    await until("learnt", lambda: TEXT_MODEL in runtime.durations)
+    await until("the duration is known", lambda: TEXT_MODEL in runtime.durations)
     second = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert 1 <= second["estimatedSecondsLeft"] < 30
 

@@ -101,7 +101,7 @@ async def test_a_normalization_that_is_refused_or_unclear_is_refunded_and_sent_o
 # ------------------------------------------------------------------ videos
 
 
-async def test_a_video_from_text_is_kept_with_its_size_type_and_length(make: Maker, upstream: Server) -> None:
+async def test_a_video_from_text_is_stored_with_its_size_type_and_length(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
     params = {"duration": 4, "resolution": "480p", "aspectRatio": "9:16", "generateAudio": False}
     task_no = await make.task_no(user, "海浪", model="sc_video_text_standard", params=params)
