@@ -158,7 +158,7 @@ async def test_exactly_one_call_of_two_processes_is_the_probe(
     async def both_read(pause_seconds: float) -> None:
         async with monitors(*both):
             known = [breaker_of(one) for one in both]
-            await until("both know", lambda: {one.state.pause_seconds for one in known} == {pause_seconds})
+            await until("both have read it", lambda: {one.state.pause_seconds for one in known} == {pause_seconds})
 
     for _ in range(3):
         await trip(runtime, "HTTP 402")

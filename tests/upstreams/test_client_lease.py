@@ -44,8 +44,8 @@ async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
         result = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
         assert result.kind is ResultKind.NOT_SENT
         assert "lease" in result.detail
-        await until("it has hung up", lambda: brought)
-        assert brought == [b""], "a connection, and no byte on it"
+        await until("it has closed the connection", lambda: brought)
+        assert brought == [b""], "only a connection, without a byte"
 
 
 async def test_each_call_checks_its_own_lease() -> None:
@@ -58,6 +58,6 @@ async def test_each_call_checks_its_own_lease() -> None:
             ]
         )
         assert [result.kind for result in kinds] == [ResultKind.NOT_SENT, ResultKind.ACCEPTED]
-        await until("both have been heard", lambda: len(brought) == 2)
+        await until("both have arrived", lambda: len(brought) == 2)
         assert sorted(map(bool, brought)) == [False, True]
         assert (await see2ai.poll(ACTION, "t")).kind is not ResultKind.NOT_SENT

@@ -139,7 +139,7 @@ def test_an_accepted_submit(body: Any) -> None:
     assert (submit(body).kind, submit(body).task_id) == (ResultKind.ACCEPTED, "t9")
 
 
-def test_a_numeric_task_id_is_taken_as_text() -> None:
+def test_a_numeric_task_id_is_read_as_text() -> None:
     assert submit({"task_id": 17}).task_id == "17"
 
 
