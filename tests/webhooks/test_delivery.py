@@ -267,7 +267,7 @@ async def test_many_slow_receivers_of_one_user_leave_slots_for_others(
     await reported_of_a_cancel(make, other, receivers[3])
     async with couriers(make.runtime):
         await receivers[3].receives()
-        await until("both hands ask", lambda: sum(len(receiver.received) for receiver in receivers[:3]) >= 2)
+        await until("both slots are used", lambda: sum(len(receiver.received) for receiver in receivers[:3]) >= 2)
         await asyncio.sleep(0.3)
         assert sum(len(receiver.received) for receiver in receivers[:3]) == 2
 

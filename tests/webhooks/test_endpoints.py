@@ -170,7 +170,7 @@ async def test_another_users_endpoint_is_not_found(make: Maker) -> None:
         assert (await make.api.get(f"/user/webhooks/{path}")).status_code == 401
 
 
-# ------------------------------------------------------------------ disabled by itself
+# ------------------------------------------------------------------ automatic disabling
 
 
 async def test_a_day_of_failures_disables_and_a_success_between_does_not(

@@ -38,7 +38,7 @@ async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:
         return [(row.disabled_reason, row.failing_since) for row in rows]
 
 
-# ------------------------------------------------------------------ one is not another
+# ------------------------------------------------------------------ separate endpoints
 
 
 async def test_deliveries_of_a_deleted_endpoint_go_to_no_later_one(make: Maker, receivers: list[Receiver]) -> None:
@@ -143,7 +143,7 @@ async def test_while_no_receiver_answers_no_endpoint_is_disabled(
         witness = await make.user(points=100)
         receivers[3].always = 500  # an error status is also an answer
         await reported_of_a_cancel(make, witness, receivers[3])
-        await until("the way out is known to be sound", disabled)
+        await until("both are disabled", disabled)
 
 
 async def test_the_owner_is_notified_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
