@@ -48,7 +48,7 @@ def test_packages_come_from_the_lock_file_by_hash() -> None:
     assert all("--require-hashes -r requirements.lock" in install for install in installs)
 
 
-def test_what_is_copied_exists_and_passes_dockerignore() -> None:
+def test_copied_files_exist_and_pass_dockerignore() -> None:
     ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     own = [rest.split() for first, rest in instructions() if first == "COPY" and "--from" not in rest]
     assert {source for *sources, _ in own for source in sources} == {line[1:] for line in ignore if line[:1] == "!"}
@@ -74,7 +74,7 @@ def test_its_environment_has_only_settings_of_the_gateway() -> None:
 # ------------------------------------------------------------------ docker-compose.yml
 
 
-def test_it_has_the_services_that_are_promised() -> None:
+def test_it_has_the_documented_services() -> None:
     assert set(SERVICES) == {"mysql", "redis", "migrate", "api", "worker"}
     assert set(OURS) == {"migrate", "api", "worker"}
 
@@ -116,7 +116,7 @@ def fill(text: str, given: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+):([?-])([^}]*)\}", lambda m: given.get(m[1]) or ("" if m[2] == "?" else m[3]), text)
 
 
-def test_nothing_starts_before_what_it_needs() -> None:
+def test_services_start_after_their_dependencies() -> None:
     assert OURS["migrate"]["depends_on"]["mysql"]["condition"] == "service_healthy"
     for name in ("api", "worker"):
         assert OURS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"

@@ -31,13 +31,13 @@ def test_the_readme_fits_on_two_screens() -> None:
     assert len(README.read_text("utf-8").split()) <= MAX_README_WORDS
 
 
-def test_the_readme_leads_to_every_document() -> None:
+def test_the_readme_links_every_document() -> None:
     linked = {target.partition("#")[0] for target in LINK.findall(README.read_text("utf-8"))}
     assert {name_of(path) for path in ROOT.glob("docs/*.md")} <= linked
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_link_leads_to_a_file_and_a_section(document: Path) -> None:
+def test_every_link_has_its_file_and_section(document: Path) -> None:
     for target in LINK.findall(document.read_text("utf-8")):
         path, _, anchor = target.partition("#")
         file = (document.parent / path) if path else document

@@ -109,7 +109,7 @@ def unmet(
     return found
 
 
-# ------------------------------------------------------------------ what is here
+# ------------------------------------------------------------------ this environment
 
 
 def test_the_installed_packages_are_those_of_the_lock() -> None:
@@ -127,7 +127,7 @@ def test_the_project_is_installed_with_the_dependencies_it_declares() -> None:
     assert {Requirement(text) for text in distribution(OURSELVES).requires or []} == set(declared)
 
 
-# ------------------------------------------------------------------ the lock files, here and elsewhere
+# ------------------------------------------------------------------ the lock files on every machine
 
 
 @pytest.mark.parametrize("where", [pytest.param(HERE, id="here"), *OTHERS])

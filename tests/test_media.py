@@ -146,7 +146,7 @@ async def test_an_image_with_broken_exif_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> None:
+async def test_a_thumbnail_is_upright(tmp_path: Path, orientation: int) -> None:
     """The corner that is red on screen must be red in the thumbnail. PIL's own transposition is the reference."""
     image = Image.new("RGB", (1200, 800), "blue")
     image.paste("red", (0, 0, 600, 400))

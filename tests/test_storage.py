@@ -316,7 +316,7 @@ def test_a_malformed_location_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"storage_url": "s3://pics"}, {"storage_url": "s3://pics/x/y"}, {}])
-def test_a_link_leads_back_to_its_key(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_a_link_gives_back_its_key(tmp_path: Path, settings: dict[str, str]) -> None:
     store = open_object_store(load_settings(**({"storage_url": tmp_path.as_uri()} | settings)))
     link = store.public_url("uploads/2026/01/a-b_c.png")
     assert store.key_from_url(link) == "uploads/2026/01/a-b_c.png"
