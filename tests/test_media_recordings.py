@@ -109,7 +109,7 @@ async def test_a_song_with_a_title_in_gbk_is_accepted(path: Path) -> None:
     assert await inspect_audio(path)
 
 
-async def test_videos_and_audios_are_told_apart(path: Path) -> None:
+async def test_videos_and_audios_are_distinguished(path: Path) -> None:
     path.write_bytes(video("mp4"))
     with pytest.raises(MediaError):
         await inspect_audio(path)
