@@ -1,6 +1,6 @@
-"""What each benchmark runs on: its own database and Redis number, the gateway's processes, and the audit.
+"""What each benchmark runs on: its own database and Redis number, the processes of the gateway, and the audit.
 
-Everything made here is gone afterwards. It measures nothing itself.
+All that is made here is deleted at the end. This module measures nothing.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ STOP_SECONDS = 15
 
 @dataclass(frozen=True)
 class Harness:
-    """What the processes of one benchmark are told, as environment variables."""
+    """The environment variables that the processes of one benchmark get."""
 
     environment: dict[str, str]
     directory: Path
@@ -43,7 +43,7 @@ class Harness:
     async def process(
         self, *command: str, stderr: int | None = None, **environment: str
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A child process that is stopped when the block ends. Its standard error is ours, unless told otherwise."""
+        """A child process that is stopped when the block ends. By default its standard error is ours."""
         child = await asyncio.create_subprocess_exec(
             *command,
             env=self.environment | environment,
@@ -67,7 +67,7 @@ class Harness:
             yield child.pid, port
 
     async def command(self, *arguments: str) -> str:
-        """Runs `gateway …` to its end: its standard output. SystemExit where it said nothing and failed."""
+        """Runs `gateway …` to its end and returns its standard output. SystemExit if it failed without any output."""
         async with self.process(gateway(), *arguments, stderr=asyncio.subprocess.PIPE) as child:
             output, errors = await child.communicate()
         if child.returncode and not output:
@@ -75,7 +75,7 @@ class Harness:
         return output.decode()
 
     async def violations(self) -> list[Any]:
-        """What `gateway audit` finds; an empty list is proof."""
+        """What `gateway audit` finds. An empty list means that the books are right."""
         return list(json.loads(await self.command("audit", "--json"))["violations"])
 
 

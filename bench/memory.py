@@ -1,8 +1,8 @@
-"""How much memory one worker process needs with thousands of running tasks. Exit 1 where it is 300 MB or more.
+"""The memory that one worker process needs with thousands of running tasks. Exit 1 if it is 300 MB or more.
 
     python -m bench.memory [--seconds 30] [--tasks 5000]
 
-All tasks are due at the start and keep running: SEE2AI goes on answering that they run.
+All tasks are due at the start, and SEE2AI always answers that they are running.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 
 
 def megabytes(pid: int) -> float:
-    """The high-water mark of a process's resident memory."""
+    """The peak of the resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

@@ -1,7 +1,7 @@
-"""Work in slices: a child process told on standard input for how many seconds to work answers with what it did.
+"""Slices of work: a child process reads from standard input how long to work, and answers with what it did.
 
-Two children that take turns slice by slice see the same weather on a shared machine, so their ratio can be believed
-where their rates cannot.
+Two children work in turns, slice by slice, so the load of a shared machine is the same for both. Their ratio is
+reliable where their rates are not.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ GRACE_SECONDS = 30
 
 @dataclass
 class Slice:
-    """What was done in one slice: `cpu` is the seconds of the process that is measured, latencies are milliseconds,
-    `fault` is the first thing that went wrong."""
+    """What was done in one slice. `cpu` is in seconds of the measured process, `latencies` are in milliseconds,
+    `fault` is the first error."""
 
     done: int = 0
     seconds: float = 0.0
@@ -37,13 +37,13 @@ class Slice:
 
 
 class Driver:
-    """The parent's end of a child that works in slices."""
+    """The parent's side of a child that works in slices."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self._child = child
 
     async def run(self, seconds: float) -> Slice:
-        """One slice; SystemExit where the child failed, because a benchmark of failures says nothing."""
+        """Runs one slice. SystemExit if the work of the child failed."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(f"{seconds}\n".encode())
@@ -64,7 +64,7 @@ async def drive(harness: Harness, module: str, *arguments: str) -> AsyncIterator
 
 
 def obey(work: Callable[[float], Awaitable[Slice]]) -> None:
-    """The child's end: works as told until standard input ends."""
+    """The child's side: works for each given time until standard input ends."""
     uvloop.run(_obey(work))
 
 
@@ -77,7 +77,7 @@ async def _obey(work: Callable[[float], Awaitable[Slice]]) -> None:
 
 
 def cpu_milliseconds(slices: list[Slice]) -> float:
-    """CPU of one piece of work: on a busy machine steadier than any rate."""
+    """CPU time of one piece of work. On a busy machine it varies less than a rate."""
     return 1000 * sum(one.cpu for one in slices) / sum(one.done for one in slices)
 
 
@@ -87,10 +87,10 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def pairs(ours: list[Slice], bare: list[Slice]) -> str:
-    """The rates behind a ratio, pair by pair."""
+    """The rates of each pair, for the report."""
     return " ".join(f"{a.rate:.0f}/{b.rate:.0f}" for a, b in zip(ours, bare, strict=True))
 
 
 def median_ratio(ours: list[Slice], bare: list[Slice]) -> float:
-    """Of neighbouring slices, ours to bare."""
+    """The median of gateway / bare over the pairs of slices."""
     return median(a.rate / b.rate for a, b in zip(ours, bare, strict=True))

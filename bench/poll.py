@@ -1,8 +1,8 @@
-"""How many polls a second one worker process makes, beside a bare aiohttp loop of the same GETs in the same run.
+"""How many polls a second one worker process makes, and a bare aiohttp loop with the same GETs in the same run.
 
     python -m bench.poll [--seconds 3] [--pairs 4] [--tasks 20000]
 
-All tasks are made due at once and deferred again: there are more of them than the worker can poll in a slice.
+All tasks are made due at once and later deferred. There are more of them than the worker can poll in a slice.
 """
 
 import argparse
@@ -82,7 +82,7 @@ async def seeded_tasks(settings: Settings, number: int) -> AsyncIterator[SeededT
 async def measure(
     harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, options: argparse.Namespace
 ) -> tuple[list[Slice], list[Slice]]:
-    """Slices of the worker and of the bare loop, by turns, after one of each to warm up."""
+    """Slices of the worker and of the bare loop in turns. The first slice of each is a warm-up."""
     ours, bare = [], []
     origin, tasks = harness.environment["SEE2AI_BASE_URL"], str(len(seeded.ids))
     async with (
@@ -96,7 +96,7 @@ async def measure(
 
 
 async def worker_slice(seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float, pid: int) -> Slice:
-    """Counts at the upstream how often the worker polls in `seconds`, from its first poll on."""
+    """Counts the worker's polls at the upstream for `seconds`, from its first poll on."""
     idle = await polls(counter)
     await seeded.make_due()
     await wait_for_first_poll(counter, idle)
@@ -127,7 +127,7 @@ async def polls(counter: aiohttp.ClientSession) -> int:
 async def count_round_trips(
     harness: Harness, seeded: SeededTasks, counter: aiohttp.ClientSession, seconds: float
 ) -> str:
-    """MySQL commands a poll, counted on the wire while the worker is busy."""
+    """MySQL commands for each poll, counted on the wire while the worker is busy."""
     async with (
         count_commands(harness.database_url) as counted,
         harness.process(gateway(), "worker", DATABASE_URL=counted.url) as worker,

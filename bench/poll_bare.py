@@ -1,4 +1,4 @@
-"""What a poll of SEE2AI costs and nothing else: the same GETs in a bare aiohttp loop, the yardstick.
+"""The baseline of a poll of SEE2AI: the same GETs in a bare aiohttp loop.
 
 python -m bench.poll_bare ORIGIN TASKS CONCURRENCY < seconds
 """

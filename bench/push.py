@@ -1,9 +1,9 @@
-"""How long from the commit of a task's end to its message on a client's WebSocket, beside a bare hop in the same run.
+"""The time from the commit of a task's end to its message on a WebSocket, and that of a bare hop in the same run.
 
     python -m bench.push [--ends 200] [--pairs 4] [--streams 1]
 
-The ends are made here, with the worker's own code; the API is a process of its own. The bare hop is a process that
-forwards what Redis publishes to WebSockets, and asks no database. Both are timed from and to this process.
+This process ends the tasks with the worker's own code. The API is a separate process. The bare hop is a process that
+forwards what Redis publishes to WebSockets and reads no database. Both are timed from and to this process.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from bench.report import show
 from bench.seed_tasks import SeededTasks
 from tests.support.ports import free_port
 
-USER = 1  # the first of an empty database
+USER = 1  # the first user of an empty database
 PAUSE_SECONDS = 0.01  # between two ends
 PATIENCE = 30
 RESULT = {"key": "results/bench.jpg", "type": "image/jpeg", "width": 1024, "height": 1024, "bytes": 100_000}
 
 Make = Callable[[], Awaitable[tuple[str, float]]]
-"""Makes one thing to be sent: its name on the wire, and when it was there."""
+"""Makes one message: its name on the wire, and the time when it was made."""
 
 
 async def main() -> None:
@@ -88,7 +88,7 @@ async def bare_hop(harness: Harness) -> AsyncIterator[int]:
 async def measure(
     runtime: Runtime, port: int, bare_port: int, options: argparse.Namespace
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Milliseconds, slice by slice, in turns."""
+    """Milliseconds of each slice of the gateway and of the bare hop, which run in turns."""
     token = sign_token(runtime.settings, USER)
     claimed: list[ClaimedTask] = []
 

@@ -1,4 +1,4 @@
-"""What a push costs without a gateway: whatever Redis publishes goes to every WebSocket, the yardstick.
+"""The baseline of a push without a gateway: each message that Redis publishes goes to every WebSocket.
 
 python -m bench.push_bare PORT
 """

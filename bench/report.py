@@ -1,4 +1,4 @@
-"""How a benchmark tells what it found: one aligned line a figure, and the machine it was found on."""
+"""Prints the result of a benchmark: one aligned line for each figure, and the machine."""
 
 import platform
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def show(title: str, rows: dict[str, str]) -> None:
-    """Ratios and counts can be compared between machines; rates and times only within this table."""
+    """Compare ratios and counts between machines, but rates and times only within this table."""
     width = max(len(name) for name in rows)
     print(f"\n{title}   ({datetime.now(UTC):%Y-%m-%d}, {_processor()})")
     for name, value in rows.items():

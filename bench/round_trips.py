@@ -1,6 +1,6 @@
-"""Listens between a process and MySQL and counts what is asked: one command is one round trip.
+"""A proxy between a process and MySQL that counts the commands. One command is one round trip.
 
-It counts on the wire, so that neither the server's settings nor other people's queries matter.
+It counts on the wire, so the server's settings and the queries of other processes do not matter.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ NAMES = {0x01: "QUIT", 0x0E: "PING", 0x16: "PREPARE", 0x17: "EXECUTE", 0x19: "CL
 
 @dataclass
 class CountedConnection:
-    """`url` leads through the proxy; `counts` are commands so far, queries by their first word."""
+    """`url` leads through the proxy. `counts` are the commands so far, with queries by their first word."""
 
     url: str
     counts: Counter[str] = field(default_factory=Counter)
 
     def per(self, number: int) -> tuple[float, str]:
-        """Round trips for each of `number` pieces of work, in all and by kind."""
+        """Round trips for each of `number` pieces of work: the total, and by kind."""
         kinds = " + ".join(f"{count / number:.2f} {name}" for name, count in self.counts.most_common())
         return self.counts.total() / number, kinds
 
@@ -56,7 +56,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _pour_counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counter[str]) -> None:
-    """Packet by packet: 3 bytes of length, 1 of sequence; a sequence that starts at 0 is a new command."""
+    """Reads packets: 3 bytes of length, 1 of sequence number. Sequence number 0 starts a new command."""
     try:
         while True:
             head = await reader.readexactly(4)

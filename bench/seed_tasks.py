@@ -1,6 +1,6 @@
-"""Running tasks, written straight into the tables, on step poll, with books that pass the audit.
+"""Running tasks on step `poll`, written directly into the tables. The audit finds no fault in them.
 
-Thousands of submits would take longer than what is measured with them.
+Thousands of submits would take longer than the measurement itself.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ _MAKE_DUE = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until I
 
 
 class SeededTasks:
-    """`number` tasks of one user, in a database of their own. `ids` are how SEE2AI would know them."""
+    """`number` tasks of one user, in a database of their own. `ids` are their ids at SEE2AI."""
 
     def __init__(self, settings: Settings, number: int) -> None:
         self._settings = settings
@@ -35,7 +35,7 @@ class SeededTasks:
         self.ids = [f"bench-{place:08d}" for place in range(number)]
 
     async def create(self) -> None:
-        """Writes the tasks, none of them due, and what they hold."""
+        """Writes the tasks, none of them due, and their holds."""
         user_id = await create_user(self._database)
         async with self._database.read() as connection:
             model = await get_model(connection, "sc_soraimg_text_1x1")
@@ -59,11 +59,11 @@ class SeededTasks:
         )
 
     async def make_due(self) -> None:
-        """Makes every task due that is in nobody's hands."""
+        """Makes every task due that no worker has claimed."""
         await self._write(text(_MAKE_DUE), {})
 
     async def defer(self) -> None:
-        """Makes none due for an hour."""
+        """Defers every task by an hour."""
         await self._write(text(_DEFER), {})
 
     async def count_running(self) -> int:

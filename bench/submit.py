@@ -1,8 +1,8 @@
-"""How many submits a second one API process takes, beside a bare loop of the same transaction in the same run.
+"""How many submits a second one API process takes, and a bare loop of the same transaction in the same run.
 
     python -m bench.submit [--seconds 3] [--pairs 6] [--users 1000] [--connections 32]
 
-The books must be clean afterwards: a fast gateway that miscounts is not fast.
+The audit must find nothing afterwards: speed with wrong books is worth nothing.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def measure(harness: Harness, options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """Slices of the gateway and of the bare loop, by turns."""
+    """Slices of the gateway and of the bare loop in turns."""
     connections, users = str(options.connections), str(options.users)
     ours, bare = [], []
     async with (
@@ -89,7 +89,7 @@ async def warm_up(callers: Driver, loop: Driver, seconds: float) -> None:
 
 
 async def make_users(settings: Settings, number: int) -> None:
-    """Users 1 to `number` with points for ever."""
+    """Users 1 to `number`, with points that never expire."""
     database, busy = open_database(settings), asyncio.Semaphore(16)
     try:
         await asyncio.gather(*(_make_user(database, busy, user_id) for user_id in range(1, number + 1)))
@@ -104,7 +104,7 @@ async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) 
 
 
 async def count_round_trips(harness: Harness, settings: Settings) -> str:
-    """MySQL commands of a submit, counted on the wire around submits one after another."""
+    """MySQL commands of a submit, counted on the wire during sequential submits."""
     async with count_commands(harness.database_url) as counted, harness.api(DATABASE_URL=counted.url) as (_, port):
         headers = {"Authorization": f"Bearer {sign_token(settings, 1)}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as caller:

@@ -1,8 +1,8 @@
-"""What a submit costs the database and nothing else: the same transaction in a bare asyncmy loop, the yardstick.
+"""The baseline of a submit: the same transaction in a bare asyncmy loop.
 
     python -m bench.submit_bare CONNECTIONS USERS < seconds
 
-It writes what the gateway writes, so the audit holds it to the same books. Its users are its own, the second USERS.
+It writes what the gateway writes, so the same audit checks it. It has its own users, those after the first USERS.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ BALANCE = "SELECT available FROM points_accounts WHERE user_id = %s"
 
 
 class Loop:
-    """The connections of one slice: writers with a transaction each, and a few in autocommit for who is calling."""
+    """The connections of one slice: one per writer for its transactions, and a few in autocommit for authentication."""
 
     def __init__(self, url: str, users: int) -> None:
         self._url = make_url(url)

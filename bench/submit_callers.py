@@ -1,4 +1,4 @@
-"""Callers who submit as fast as they are answered: raw HTTP on kept connections, so that they cost little themselves.
+"""Callers that submit again as soon as they have an answer. Raw HTTP on kept connections needs little CPU.
 
 python -m bench.submit_callers PORT CONNECTIONS USERS < seconds
 """
@@ -19,7 +19,7 @@ BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode
 
 
 class Caller(asyncio.Protocol):
-    """One connection: the next request leaves when the last answer is whole."""
+    """One connection. It sends the next request when the last answer is complete."""
 
     def __init__(self, requests: list[bytes], until: float, tally: Slice) -> None:
         self._requests = requests
@@ -75,7 +75,7 @@ def request(token: str) -> bytes:
 
 
 async def submit_for(seconds: float, port: int, connections: int, requests: list[bytes]) -> Slice:
-    """Opens the connections anew each time: the server closes idle ones between slices."""
+    """Opens new connections for each slice, because the server closes idle ones between slices."""
     loop, tally, began = asyncio.get_running_loop(), Slice(), time.perf_counter()
     callers = [
         (await loop.create_connection(lambda: Caller(requests, began + seconds, tally), "127.0.0.1", port))[1]

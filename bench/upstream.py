@@ -1,6 +1,6 @@
-"""An upstream that answers every poll with RUNNING as fast as it can, so that it is never what is measured.
+"""An upstream that answers every poll with RUNNING. It is fast enough not to limit the measurement.
 
-python -m bench.upstream PORT        GET /polls tells how many looks it has answered
+python -m bench.upstream PORT        GET /polls returns the number of answered polls
 """
 
 import asyncio
@@ -26,7 +26,7 @@ ANSWER = {
 
 
 class Upstream(asyncio.Protocol):
-    """One kept connection; a request is a head without a body."""
+    """One kept connection. A request is a head without a body."""
 
     polls = 0
 

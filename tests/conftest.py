@@ -1,12 +1,12 @@
-"""What tests share: the worlds that the gateway runs in, and what a test needs there. See docs/development.md.
+"""Fixtures of all tests: the worlds that the gateway runs in, and what a test needs there. See docs/development.md.
 
     embedded   SQLite, the in-process Redis, files on disk                    always
-    real       MariaDB, a Redis server, S3 over HTTP with signatures          where their programs are; always in CI
-    mysql97    MySQL 9.7 in the place of MariaDB                              with --all
+    real       MariaDB, a Redis server, S3 over HTTP with signatures          if installed; always in CI
+    mysql97    MySQL 9.7 instead of MariaDB                                   with --all
 
 A test asks for `runtime`, `api`, `make` or `working`. It runs in the embedded world, with `both_worlds` also in the
-real one, with `worlds(…)` in those alone. With --all every test runs in both, and `both_worlds` also on MySQL 9.7.
-After each test that had a `runtime` the books are audited.
+real one, with `worlds(…)` only in those. With --all every test runs in both, and `both_worlds` also on MySQL 9.7. The
+books are audited after each test that had a `runtime`.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from tests.support.services import RealServices, own_database, start_real_servic
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
 
-if not os.environ.get("CI"):  # there Hypothesis has a profile of its own: the same examples each time, and no deadline
+if not os.environ.get("CI"):  # in CI Hypothesis has its own profile: the same examples each time, and no deadline
     hypothesis.settings.register_profile(
         "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("unhurried")
 
 STATE = pytest.StashKey[dict[str, str]]()
-"""By world: what it consists of, or why it did not run."""
+"""By world: its parts, or why it did not run."""
 WORLD_FIXTURES = {"world_name": "function", "module_world_name": "module"}
 
 
@@ -101,7 +101,7 @@ def _is_full(item: pytest.Item) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says which worlds ran, so that a green run cannot hide a missing one."""
+    """Prints which worlds ran, so that a green run cannot hide a missing world."""
     for world, state in sorted(config.stash[STATE].items()):
         terminalreporter.write_line(f"world {world:<9} {state}")
 
@@ -113,7 +113,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """xdist: what a worker found out reaches the process that prints the summary."""
+    """xdist: sends a worker's results to the process that prints the summary."""
     node.config.stash[STATE].update(getattr(node, "workeroutput", {}).get("worlds", {}))
 
 
@@ -141,7 +141,7 @@ def mysql97_services(request: pytest.FixtureRequest) -> Iterator[RealServices]:
 
 
 def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
-    """Skips the test where they cannot be had; in CI that fails."""
+    """Skips the test if the services are missing. In CI it fails."""
     services = start_real_services(world)
     if isinstance(services, str):
         config.stash[STATE][world] = f"NOT RUN: {services}"
@@ -155,7 +155,7 @@ def _services(config: pytest.Config, world: str) -> Iterator[RealServices]:
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the migrations leave it, with the prices of the release."""
+    """A database after the migrations, with the prices of the release."""
     path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
     migrate(f"sqlite+aiosqlite:///{path}")
     return path
@@ -163,7 +163,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_sqlite(migrated_sqlite: Path, request: pytest.FixtureRequest) -> Path:
-    """The same with the prices that tests count with."""
+    """The same with the prices that the tests expect."""
     path = migrated_sqlite.with_name("empty.db")
     shutil.copy(migrated_sqlite, path)
     set_test_prices(f"sqlite+aiosqlite:///{path}")
@@ -187,7 +187,7 @@ def world(request: pytest.FixtureRequest, world_name: str, tmp_path: Path) -> Wo
 
 @pytest.fixture
 def empty_database_url(request: pytest.FixtureRequest, world_name: str, tmp_path: Path) -> Iterator[str]:
-    """A database of the test's own without a table."""
+    """A new database of this test without a table."""
     yield from _empty_database_url(request, world_name, tmp_path)
 
 
@@ -195,7 +195,7 @@ def empty_database_url(request: pytest.FixtureRequest, world_name: str, tmp_path
 def module_database_url(
     request: pytest.FixtureRequest, module_world_name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A database of the module's own without a table."""
+    """A new database of this module without a table."""
     yield from _empty_database_url(request, module_world_name, tmp_path_factory.mktemp("database"))
 
 
@@ -219,7 +219,7 @@ def sandbox_server() -> Iterator[Server]:
 
 @pytest.fixture
 def upstream(sandbox_server: Server) -> Iterator[Server]:
-    """The sandbox, over a real socket, without rules or journal from an earlier test."""
+    """The sandbox, over a real socket, without rules or a request log from an earlier test."""
     sandbox_server.client.delete("/journal")
     sandbox_server.control()
     yield sandbox_server
@@ -228,7 +228,7 @@ def upstream(sandbox_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def advance_sandbox(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the time of the sandboxes in this process forward by so many seconds."""
+    """Advances the clock of the sandboxes in this process by that many seconds."""
     real, passed = clock.now, 0.0
 
     def advance(seconds: float) -> None:
@@ -241,7 +241,7 @@ def advance_sandbox(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def settings(world: World, upstream: Server, request: pytest.FixtureRequest) -> Settings:
-    """`@pytest.mark.settings(name=value)` on a test changes some."""
+    """`@pytest.mark.settings(name=value)` on a test changes some settings."""
     marker = request.node.get_closest_marker("settings")
     own = {
         "see2ai_base_url": upstream.origin,
@@ -258,8 +258,8 @@ def settings(world: World, upstream: Server, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture
 async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    """Opened for one test; the books are audited when it is over."""
-    # Of a hundred requests at once the last must not be a 503 because the machine is slow.
+    """The runtime of one test. The books are audited when the test is over."""
+    # The last of a hundred parallel requests must not be a 503 because the machine is slow.
     monkeypatch.setattr(engines, "POOL_WAIT_SECONDS", 25)
     async with open_runtime(settings) as opened:
         await opened.redis.flushdb()
@@ -269,7 +269,7 @@ async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.Mo
 
 @pytest.fixture
 async def api(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
-    """The REST door without a socket."""
+    """The REST API without a socket."""
     async with open_app(runtime) as app:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=90) as client:
@@ -289,7 +289,7 @@ def endless_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker's pauses shrunk to a test's patience; their order and number stay."""
+    """Short pauses of the worker. Their order and number stay."""
     monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 0.05),))
     monkeypatch.setattr(transitions, "MAX_BACKOFF_SECONDS", 0.1)
     monkeypatch.setattr(transitions, "MAX_POLL_BACKOFF_SECONDS", 0.1)
@@ -297,7 +297,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def working(runtime: Runtime, hurry: None) -> AsyncIterator[None]:
-    """A whole worker beside the test, in a hurry."""
+    """A whole worker beside the test, with short pauses."""
     stop = asyncio.Event()
     worker = asyncio.create_task(run_worker(runtime, stop))
     yield

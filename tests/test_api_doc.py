@@ -14,7 +14,7 @@ WITHOUT_SCHEMA = {("GET", "/user/ai/tasks/events"), ("WS", "/user/ai/tasks/ws")}
 
 @pytest.mark.worlds("embedded")
 @pytest.mark.anyio
-async def test_every_route_has_its_row_and_no_row_is_of_none(make: Maker) -> None:
+async def test_every_route_has_its_row_and_every_row_its_route(make: Maker) -> None:
     paths = create_app(make.runtime.settings, make.runtime).openapi()["paths"]
     routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     listed = re.findall(r"^\| `([A-Z]+) (/\S+)` \|", PAGE, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""docs/architecture.md draws the floors of import-linter, and calls that only go down."""
+"""docs/architecture.md shows the layers of import-linter, and calls that only go down."""
 
 import re
 import tomllib
@@ -19,13 +19,13 @@ def section(title: str) -> str:
 
 
 def tree(title: str) -> list[tuple[int, str]]:
-    """(indent, path) of each line of the first drawing below this title."""
+    """(indent, path) of each line of the first diagram below this title."""
     drawing = section(title).partition("```\n")[2].partition("```")[0]
     return [(len(indent), path) for indent, path in re.findall(r"^( *)((?:app|worker)/\S+)", drawing, re.MULTILINE)]
 
 
-def floor_of(path: str) -> int:
-    """The worker stands above all rooms of `app` that it may import."""
+def layer_of(path: str) -> int:
+    """The worker is above all packages of `app` that it may import."""
     return FLOOR[path.split("/")[1].removesuffix(".py")] if path.startswith("app/") else -1
 
 
@@ -34,10 +34,10 @@ def check_that_calls_go_down(lines: list[tuple[int, str]]) -> None:
         assert (ROOT / path).exists(), path
         callers = [caller for depth, caller in lines[:place] if depth < indent]
         if callers:
-            assert floor_of(callers[-1]) <= floor_of(path), (callers[-1], path)
+            assert layer_of(callers[-1]) <= layer_of(path), (callers[-1], path)
 
 
-def test_the_floors_are_those_of_import_linter() -> None:
+def test_the_layers_are_those_of_import_linter() -> None:
     drawing = section("Floors").partition("```\n")[2].partition("```")[0]
     drawn = [re.split(r"  {2,}", line.strip())[0] for line in drawing.splitlines() if line.strip() != ""]
     assert [line for line in drawn if line != "worker"] == LAYERS

@@ -1,4 +1,4 @@
-"""docs/commands.md has one example for each command there is, and each example is accepted."""
+"""docs/commands.md has one example for each command, and each example is accepted."""
 
 import re
 import shlex

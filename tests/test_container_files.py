@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml, as far as they can be held true without an engine."""
+"""Dockerfile and docker-compose.yml, checked without a container engine."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ SECRETS = {"MYSQL_PASSWORD", "JWT_SECRET", "SEE2AI_API_KEY"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(instruction, the rest), continued lines joined, comments left out."""
+    """(instruction, the rest), with continued lines joined and without comments."""
     lines = "\n".join(line for line in DOCKERFILE.splitlines() if not line.startswith("#"))
     joined = lines.replace("\\\n", " ").splitlines()
     return [(first, " ".join(rest.split())) for first, _, rest in (line.partition(" ") for line in joined) if first]
@@ -36,7 +36,7 @@ def commands_of_the_cli() -> set[str]:
 # ------------------------------------------------------------------ Dockerfile
 
 
-def test_every_stage_stands_on_a_python_the_project_supports() -> None:
+def test_every_stage_uses_a_python_that_the_project_supports() -> None:
     bases = [re.match(r"python:(\d+)\.(\d+)-slim", rest) for first, rest in instructions() if first == "FROM"]
     assert len(bases) == 2
     assert all(base and (int(base[1]), int(base[2])) >= (3, 11) for base in bases)
@@ -48,7 +48,7 @@ def test_packages_come_from_the_lock_file_by_hash() -> None:
     assert all("--require-hashes -r requirements.lock" in install for install in installs)
 
 
-def test_what_is_copied_exists_and_passes_dockerignore() -> None:
+def test_copied_files_exist_and_pass_dockerignore() -> None:
     ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     own = [rest.split() for first, rest in instructions() if first == "COPY" and "--from" not in rest]
     assert {source for *sources, _ in own for source in sources} == {line[1:] for line in ignore if line[:1] == "!"}
@@ -56,14 +56,14 @@ def test_what_is_copied_exists_and_passes_dockerignore() -> None:
     assert "*" in ignore
 
 
-def test_it_runs_as_nobody_in_particular_and_answers_for_its_health() -> None:
+def test_it_runs_as_an_unprivileged_user_and_has_a_health_check() -> None:
     last = dict(instructions())
     assert last["USER"] not in {"root", "0"}
     assert "/healthz" in last["HEALTHCHECK"]
     assert shlex.split(last["CMD"].strip("[]").replace(",", " "))[0] == "gateway"
 
 
-def test_its_environment_is_the_gateways_own() -> None:
+def test_its_environment_has_only_settings_of_the_gateway() -> None:
     named = dict(pair.split("=", 1) for pair in dict(instructions())["ENV"].split())
     ours = {name: value for name, value in named.items() if not name.startswith("PYTHON") and name != "PATH"}
     assert set(ours) <= SETTINGS
@@ -74,7 +74,7 @@ def test_its_environment_is_the_gateways_own() -> None:
 # ------------------------------------------------------------------ docker-compose.yml
 
 
-def test_it_has_the_services_that_are_promised() -> None:
+def test_it_has_the_documented_services() -> None:
     assert set(SERVICES) == {"mysql", "redis", "migrate", "api", "worker"}
     assert set(OURS) == {"migrate", "api", "worker"}
 
@@ -95,7 +95,7 @@ def test_no_secret_has_a_default() -> None:
         assert all(use.startswith(":?") for use in uses), name
 
 
-def test_with_secrets_of_ones_own_production_starts() -> None:
+def test_with_own_secrets_production_starts() -> None:
     given = {
         "MYSQL_PASSWORD": "p" * 20,
         "JWT_SECRET": "j" * 40,
@@ -116,7 +116,7 @@ def fill(text: str, given: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+):([?-])([^}]*)\}", lambda m: given.get(m[1]) or ("" if m[2] == "?" else m[3]), text)
 
 
-def test_nothing_starts_before_what_it_needs() -> None:
+def test_services_start_after_their_dependencies() -> None:
     assert OURS["migrate"]["depends_on"]["mysql"]["condition"] == "service_healthy"
     for name in ("api", "worker"):
         assert OURS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"

@@ -1,4 +1,4 @@
-"""Before the first write the database must refuse what would break the books; where it does not, nothing is written."""
+"""Before the first write the gateway checks that the database refuses invalid rows. Otherwise it writes nothing."""
 
 import asyncio
 import secrets
@@ -23,12 +23,12 @@ WITHOUT_CHECKS = (
     "CREATE TABLE points_accounts (user_id BIGINT PRIMARY KEY, available BIGINT, held BIGINT, granted BIGINT,"
     " spent BIGINT, expired BIGINT, seq BIGINT, next_expiry DATETIME, updated_at DATETIME)",
 )
-"""As MySQL before 8.0.16 makes it of our migrations."""
+"""The tables as MySQL before 8.0.16 creates them from our migrations."""
 
 
 @pytest.fixture
 def settings(empty_database_url: str) -> Settings:
-    """Of a migrated database that a test may break."""
+    """The settings of a migrated database that a test may damage."""
     migrate(empty_database_url)
     return Settings(_env_file=None, database_url=empty_database_url)
 
@@ -42,8 +42,8 @@ async def count(settings: Settings, table: str) -> int:
     return int(await run_sql(settings.database_url, f"SELECT COUNT(*) FROM {table}"))
 
 
-async def test_a_fit_database_passes_and_nothing_stays_behind(settings: Settings) -> None:
-    """Also where many processes start at once."""
+async def test_a_correct_database_passes_and_stays_unchanged(settings: Settings) -> None:
+    """Also if many processes start at once."""
     many = [open_database(settings) for _ in range(6)]
     await asyncio.gather(*[database.verify() for database in many])
     await write_something(many[0])
@@ -52,7 +52,7 @@ async def test_a_fit_database_passes_and_nothing_stays_behind(settings: Settings
     assert [await count(settings, table) for table in ("points_accounts", "points_ledger", "users")] == [0, 0, 1]
 
 
-async def test_where_checks_are_ignored_nothing_is_ever_written(settings: Settings) -> None:
+async def test_if_checks_are_ignored_nothing_is_written(settings: Settings) -> None:
     await run_sql(settings.database_url, *WITHOUT_CHECKS)
     database = open_database(settings)
     for _ in range(2):
@@ -66,7 +66,7 @@ async def test_where_checks_are_ignored_nothing_is_ever_written(settings: Settin
 
 
 @pytest.mark.parametrize("verb", ["update", "delete"])
-async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: str) -> None:
+async def test_a_ledger_without_triggers_is_refused(settings: Settings, verb: str) -> None:
     await run_sql(settings.database_url, f"DROP TRIGGER points_ledger_no_{verb}")
     database = open_database(settings)
     with pytest.raises(UnsafeDatabase) as unfit:
@@ -84,7 +84,7 @@ async def test_a_ledger_without_its_triggers_is_found(settings: Settings, verb: 
         "ALTER TABLE points_ledger RENAME TO points_book",
     ],
 )
-async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Settings, damage: str) -> None:
+async def test_an_error_with_another_cause_is_no_refusal(settings: Settings, damage: str) -> None:
     await run_sql(settings.database_url, damage)
     database = open_database(settings)
     with pytest.raises(SQLAlchemyError):
@@ -93,7 +93,7 @@ async def test_an_error_that_speaks_of_something_else_is_no_refusal(settings: Se
 
 
 @pytest.mark.worlds("real")
-async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) -> None:
+async def test_rights_to_read_and_write_rows_are_enough(settings: Settings) -> None:
     url = make_url(settings.database_url)
     name, password = f"gw_{secrets.token_hex(4)}", secrets.token_hex(8)
     rights = f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{url.database}`.* TO '{name}'@'%%'"
@@ -108,7 +108,7 @@ async def test_reading_and_writing_rows_are_rights_enough(settings: Settings) ->
         await run_sql(settings.database_url, f"DROP USER '{name}'@'%%'")
 
 
-async def test_a_database_that_was_away_is_proved_at_the_first_contact_and_only_once(
+async def test_a_database_that_was_away_is_checked_once_at_the_first_contact(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, real = 0, connections_module.verify_constraints
@@ -140,7 +140,7 @@ def test_a_process_does_not_start_on_an_unfit_database(settings: Settings, capsy
     with pytest.raises(SystemExit) as end:
         check_database_or_exit(settings)
     assert end.value.code == 1
-    assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # before it, where logs go there, `database_unsafe`
+    assert "8.0.16" in capsys.readouterr().err.splitlines()[-1]  # after the event `database_unsafe`
 
 
 def test_a_process_starts_while_the_database_is_away() -> None:

@@ -31,6 +31,6 @@ def test_a_page_has_a_status_and_the_four_sections(page: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_relative_link_of_a_document_leads_to_a_file(document: Path) -> None:
+def test_every_relative_link_of_a_document_has_its_file(document: Path) -> None:
     targets = [document.parent / target for target in LINK.findall(document.read_text("utf-8"))]
     assert [target for target in targets if not target.exists()] == []

@@ -21,7 +21,7 @@ def name_of(path: Path) -> str:
 
 
 def anchors_of(document: Path) -> set[str]:
-    """GitHub's ids of the headings of a document."""
+    """GitHub's anchors of the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", document.read_text("utf-8")), re.MULTILINE)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-") for text in texts}
@@ -31,13 +31,13 @@ def test_the_readme_fits_on_two_screens() -> None:
     assert len(README.read_text("utf-8").split()) <= MAX_README_WORDS
 
 
-def test_the_readme_leads_to_every_document() -> None:
+def test_the_readme_links_every_document() -> None:
     linked = {target.partition("#")[0] for target in LINK.findall(README.read_text("utf-8"))}
     assert {name_of(path) for path in ROOT.glob("docs/*.md")} <= linked
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_link_leads_to_a_file_and_a_section(document: Path) -> None:
+def test_every_link_has_its_file_and_section(document: Path) -> None:
     for target in LINK.findall(document.read_text("utf-8")):
         path, _, anchor = target.partition("#")
         file = (document.parent / path) if path else document

@@ -114,12 +114,12 @@ PRIVATE_HOSTS = [
 
 
 @pytest.mark.parametrize("url", GOOD)
-def test_a_public_address_has_a_good_form(url: str) -> None:
+def test_public_addresses_are_accepted(url: str) -> None:
     assert validate_url(url) is None
 
 
 @pytest.mark.parametrize("url", BAD_FORM)
-def test_a_crooked_address_is_refused(url: str) -> None:
+def test_malformed_addresses_are_refused(url: str) -> None:
     problem = validate_url(url)
     assert problem
     assert len(problem) < 30
@@ -137,7 +137,7 @@ def test_a_crooked_address_is_refused(url: str) -> None:
         ("http://example.com/" + "a" * 2048, "不能超过 2048 个字符"),
     ],
 )
-def test_the_caller_is_reported_what_is_wrong(url: str, problem: str) -> None:
+def test_the_reason_is_reported_to_the_caller(url: str, problem: str) -> None:
     assert validate_url(url) == problem
 
 
@@ -147,7 +147,7 @@ def test_a_private_address_is_refused_in_every_spelling(host: str) -> None:
     assert validate_url(f"https://{host}:443") is not None
 
 
-def test_what_is_allowed_is_exempt_from_port_and_address_and_nothing_else() -> None:
+def test_exempt_origins_skip_only_the_checks_of_port_and_address() -> None:
     allowed = frozenset({"127.0.0.1:8091", "localhost:9000", "[::1]:9000"})
     for url in ("http://127.0.0.1:8091/a", "http://LocalHost.:9000/", "http://[0:0::1]:9000/"):
         assert validate_url(url, allowed) is None
@@ -173,7 +173,7 @@ url_like = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max
 @example("http://xn--a/")
 @example("http://[::ffff:1.2.3.4%]/")
 @example("http://" + "\u0301" * 300)
-def test_no_string_raises_and_what_passes_is_dialled_as_judged(url: str) -> None:
+def test_no_string_raises_and_accepted_hosts_are_called_unchanged(url: str) -> None:
     if validate_url(url) is not None:
         return
     seen = fetch.parse_url(url, frozenset(), max_length=2048)
@@ -182,7 +182,7 @@ def test_no_string_raises_and_what_passes_is_dialled_as_judged(url: str) -> None
     assert seen.raw_user is None
     assert seen.raw_host
     assert str(seen).isascii()
-    # What libc would take for an address without asking DNS must be a public one.
+    # An address that libc would read without DNS must be a public one.
     try:
         numeric = socket.getaddrinfo(seen.raw_host, 80, flags=socket.AI_NUMERICHOST)
     except OSError:
@@ -191,7 +191,7 @@ def test_no_string_raises_and_what_passes_is_dialled_as_judged(url: str) -> None
 
 
 @given(st.ip_addresses())
-def test_nothing_is_public_that_python_knows_to_be_private(
+def test_no_address_is_public_that_python_calls_private(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     if address.is_private or address.is_multicast or address.is_reserved or address.is_loopback:
@@ -203,7 +203,7 @@ def test_nothing_is_public_that_python_knows_to_be_private(
 
 @asynccontextmanager
 async def talking(talk: Talk) -> AsyncIterator[str]:
-    """A raw server: `talk` gets each connection after the request's head. Gives its `host:port`."""
+    """A raw server. `talk` gets each connection after the request's head. Yields its `host:port`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -234,7 +234,7 @@ async def answering(*answer: bytes) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving(**handlers: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """An aiohttp server with one handler a path."""
+    """An aiohttp server with one handler for each path."""
     app = web.Application()
     for name, handler in handlers.items():
         app.router.add_get(f"/{name}", handler)
@@ -258,7 +258,7 @@ async def egress_to(*origins: str, **options: fetch.Lookup) -> AsyncIterator[Egr
 
 
 async def fails(url: str, to: Path, *, origin: str, max_bytes: int = 10**6, seconds: float = 60) -> EgressFailed:
-    """How the download fails; the file must be gone, and nothing signed told."""
+    """The reason of the failed download. The file must be deleted, and no signed part of the URL shown."""
     async with egress_to(origin) as egress:
         with pytest.raises(EgressFailed) as caught:
             await egress.download(url, to, max_bytes=max_bytes, timeout_seconds=seconds)
@@ -273,8 +273,8 @@ def to(tmp_path: Path) -> Path:
 
 
 @pytest.mark.anyio
-async def test_a_download_arrives_with_clean_manners(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy or netrc of the environment, no cookie given back, no credential, no compression asked for."""
+async def test_a_download_sends_no_cookie_and_no_credential(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy or netrc of the environment, no cookies, no credentials, no compression."""
     netrc = to.with_name("netrc")
     netrc.write_text("default login planted password planted\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -313,8 +313,8 @@ async def test_a_name_with_any_private_address_is_refused(addresses: list[str]) 
 
 
 @pytest.mark.anyio
-async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: a public answer first, a private one for whoever asks again. One question, one address."""
+async def test_the_checked_address_is_the_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: the first answer is public, later answers are private. One lookup, one address."""
     requested: list[str] = []
     dialled: list[object] = []
 
@@ -334,7 +334,7 @@ async def test_the_checked_address_is_the_dialled_one(monkeypatch: pytest.Monkey
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
         assert requested == ["rebind.example"]
         assert dialled == [("93.184.216.34", 80)]
-        with pytest.raises(EgressForbidden):  # each call asks afresh, and judges afresh
+        with pytest.raises(EgressForbidden):  # each call looks up and checks again
             await egress.read_start("http://rebind.example/x", max_bytes=9, timeout_seconds=60)
     assert len(dialled) == 1
 
@@ -350,8 +350,8 @@ async def test_a_literal_private_address_is_refused(host: str, to: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_the_system_resolver_is_judged_too() -> None:
-    """The machine's own name resolves to an address of this machine, which is not public."""
+async def test_answers_of_the_system_resolver_are_checked() -> None:
+    """The machine's own name resolves to a private address."""
     async with egress_to() as egress:
         resolver = egress._resolver
         with pytest.raises(EgressForbidden):
@@ -387,7 +387,7 @@ async def test_a_name_without_an_address_cannot_be_reached() -> None:
         "http://\u00ff\u00fe/\\",
     ],
 )
-async def test_a_redirect_is_judged_like_a_first_address(location: str, to: Path) -> None:
+async def test_a_redirect_is_checked_like_a_first_address(location: str, to: Path) -> None:
     redirect = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
     async with answering(redirect) as origin, egress_to(origin) as egress:
         with pytest.raises(EgressForbidden):
@@ -436,7 +436,7 @@ CROOKED = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("answer", CROOKED.values(), ids=CROOKED.keys())
-async def test_a_crooked_answer_fails(answer: bytes, to: Path) -> None:
+async def test_a_malformed_answer_fails(answer: bytes, to: Path) -> None:
     async with answering(answer) as origin:
         await fails(f"http://{origin}/?signature=x", to, origin=origin)
 
@@ -467,14 +467,14 @@ async def test_an_endless_body_is_cut_with_flat_memory(chunked: bool, to: Path) 
 
 
 @pytest.mark.anyio
-async def test_what_is_announced_as_too_large_is_not_begun(to: Path) -> None:
+async def test_a_body_announced_as_too_large_is_not_read(to: Path) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\nx") as origin:
         assert "too large" in str(await fails(f"http://{origin}/", to, origin=origin, max_bytes=1_000_000))
 
 
 @pytest.mark.anyio
-async def test_a_drip_is_given_up(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then never trips a read timeout; too little progress does."""
+async def test_a_drip_is_aborted(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte now and then triggers no read timeout. The minimum rate ends the download."""
     monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 0.5)
 
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -544,14 +544,14 @@ async def test_a_cancelled_download_leaves_no_file(to: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_full_disk_is_no_fault_of_the_other_side(tmp_path: Path) -> None:
+async def test_a_full_disk_is_no_error_of_the_server(tmp_path: Path) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx") as origin, egress_to(origin) as egress:
         with pytest.raises(FileNotFoundError):
             await egress.download(f"http://{origin}/", tmp_path / "no" / "where", max_bytes=99, timeout_seconds=60)
 
 
 @pytest.mark.anyio
-async def test_the_start_is_requested_for_and_taken() -> None:
+async def test_the_start_is_requested_and_read() -> None:
     async def file(request: web.Request) -> web.Response:
         assert request.headers["Range"] == "bytes=0-999"
         return web.Response(status=206, body=BODY[:1000], headers={"Content-Range": f"bytes 0-999/{len(BODY)}"})
@@ -600,7 +600,7 @@ async def test_no_more_than_the_start_is_read_from_a_server_that_ignores_ranges(
         b"HTTP/1.1 200 X\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\n5",
     ],
 )
-async def test_a_crooked_start_fails(answer: bytes) -> None:
+async def test_a_malformed_start_fails(answer: bytes) -> None:
     async with answering(answer) as origin, egress_to(origin) as egress:
         with pytest.raises(EgressFailed):
             await egress.read_start(f"http://{origin}/", max_bytes=9, timeout_seconds=60)

@@ -1,4 +1,4 @@
-"""`.env.example` tells every setting, with its default and a line about it, and nothing else."""
+"""`.env.example` names every setting, with its default and a line about it, and nothing else."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/guide.zh-CN.md tells of every error a caller can meet by its code, and of the texts that want something else."""
+"""docs/guide.zh-CN.md has every error by its code, and the texts of one code that need different reactions."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ def kinds(of: type[GatewayError] = GatewayError) -> set[type[GatewayError]]:
     return {of}.union(*(kinds(one) for one in of.__subclasses__()))
 
 
-def test_every_error_has_its_row_and_no_row_is_of_none() -> None:
-    payload = {(str(kind.status), kind.error_code) for kind in kinds() - {GrantConflict}}  # which is for admins alone
+def test_every_error_has_its_row_and_every_row_its_error() -> None:
+    payload = {(str(kind.status), kind.error_code) for kind in kinds() - {GrantConflict}}  # only for admins
     assert {(status, code) for status, code, *_ in ERRORS} == payload
 
 
-def test_the_503_of_hopeless_submits_is_reported_apart() -> None:
-    """The text that submit says, and what to do: nothing was taken, and `Retry-After` says when to try again."""
+def test_the_503_of_an_outage_has_its_own_row() -> None:
+    """The text of the error, and what to do: nothing was deducted, and `Retry-After` says when to try again."""
     rows = [(what, do) for status, _, what, do in ERRORS if status == "503"]
     assert [text for text in (Unavailable.text, UNAVAILABLE_TEXT) for what, _ in rows if f"`{text}`" in what] == [
         Unavailable.text,

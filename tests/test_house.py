@@ -1,4 +1,4 @@
-"""The house stands as its plan says: sizes, who commits, who may speak which language."""
+"""Rules of the code base: sizes, transactions, and which package may do what."""
 
 import ast
 import contextlib
@@ -23,7 +23,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-def test_a_file_is_short_and_says_what_it_holds() -> None:
+def test_a_file_is_short_and_has_a_docstring() -> None:
     for path in CODE:
         source = path.read_text("utf-8")
         if name_of(path) != "app/__init__.py":
@@ -38,7 +38,7 @@ def test_functions_are_short() -> None:
             assert lines < MAX_FUNCTION, f"{name_of(path)}: {function.name}"
 
 
-def test_transactions_begin_and_end_where_the_plan_says() -> None:
+def test_only_the_database_package_begins_and_ends_transactions() -> None:
     for path in CODE:
         name, source = name_of(path), path.read_text("utf-8")
         assert name.startswith("app/database/") or ".commit(" not in source, name
@@ -47,7 +47,7 @@ def test_transactions_begin_and_end_where_the_plan_says() -> None:
 
 
 def test_no_network_inside_a_transaction() -> None:
-    """Inside `database.begin()` nothing is awaited but the session and functions that join it."""
+    """Inside `database.begin()` only the session and functions with a session are awaited."""
     outside = {"egress", "see2ai", "store", "redis", "pubsub", "wakeup"}
     for path in CODE:
         for function in functions(path):
@@ -57,13 +57,13 @@ def test_no_network_inside_a_transaction() -> None:
                     assert not touched & outside, f"{name_of(path)}:{node.lineno}"
 
 
-def test_no_rooms_without_a_name() -> None:
+def test_no_module_has_a_catch_all_name() -> None:
     for path in CODE:
         assert not re.search(r"(utils|common|helpers?|manager|service|core)\.py$", path.name), name_of(path)
 
 
-def test_the_shared_words_of_error_classes_are_unique() -> None:
-    """One status and one code per error class, as the contract's table has it."""
+def test_error_codes_are_unique_and_have_their_status() -> None:
+    """Each error class has its own pair of status and code."""
     from app import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)]
@@ -107,7 +107,7 @@ def test_no_test_module_imports_another() -> None:
 
 
 def sleeps_in(function: ast.AST) -> Iterator[float]:
-    """Seconds of each sleep that the test itself waits for; what hangs in a nested function is a stand-in's."""
+    """Seconds of each sleep that the test itself waits for. Sleeps in nested functions belong to stand-ins."""
     for node in ast.iter_child_nodes(function):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
             continue

@@ -1,7 +1,7 @@
 """The lock files are complete: `pip install --no-deps` from them leaves no requirement unmet, on any supported machine.
 
-What requires what is read from the metadata of the installed distributions. Where a pin holds only on other machines,
-nothing is known about what it requires in turn.
+The requirements come from the metadata of the installed distributions. If a pin is only for other machines, its own
+requirements are unknown.
 """
 
 import functools
@@ -28,7 +28,7 @@ OURSELVES = PYPROJECT["project"]["name"]
 FOR_RUN = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
 FOR_DEV = [*FOR_RUN, *PYPROJECT["dependency-groups"]["dev"]]
 
-PYTHONS = ["3.11.2", "3.11.14", "3.12.0", "3.13.0", "3.14.0"]  # async-timeout is wanted before 3.11.3 only
+PYTHONS = ["3.11.2", "3.11.14", "3.12.0", "3.13.0", "3.14.0"]  # async-timeout is needed before 3.11.3 only
 MACHINES = [("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64")]
 
 HERE = default_environment()
@@ -62,7 +62,7 @@ def parsed(text: str) -> Requirement:
 
 
 def pins_of(lock: str, where: Environment) -> dict[str, list[str]]:
-    """Name to versions, of the pins that hold in that environment. More than one version is a mistake."""
+    """Name to versions, of the pins that apply in that environment. More than one version is a mistake."""
     found: dict[str, list[str]] = {}
     for line in lock.splitlines():
         if line and line[0] not in " #":
@@ -79,7 +79,7 @@ INSTALLED = {canonicalize_name(one.name): [one.version] for one in distributions
 
 @functools.cache
 def requirements_of(name: str, version: str) -> list[str]:
-    """What its metadata says; nothing where another version, or none, is installed here."""
+    """The requirements by its metadata. Empty if the package, or this version of it, is not installed."""
     return list(distribution(name).requires or []) if version in INSTALLED.get(name, []) else []
 
 
@@ -89,7 +89,7 @@ Requires = Callable[[str, str], Iterable[str]]
 def unmet(
     wanted: Iterable[str], pins: dict[str, list[str]], where: Environment, requires: Requires = requirements_of
 ) -> set[str]:
-    """Every requirement, also of what is required in turn, that the pins do not meet in that environment."""
+    """All requirements that the pins do not meet in that environment, also those of required packages."""
     found: set[str] = set()
     seen: set[tuple[str, str]] = set()
     waiting = [("pyproject.toml", "", text) for text in wanted]
@@ -109,16 +109,16 @@ def unmet(
     return found
 
 
-# ------------------------------------------------------------------ what is here
+# ------------------------------------------------------------------ this environment
 
 
-def test_what_is_installed_is_what_the_lock_says() -> None:
-    """Another version, or what no pin asks for: `make clean install` makes the environment anew."""
+def test_the_installed_packages_are_those_of_the_lock() -> None:
+    """Another version, or a package without a pin: `make clean install` makes the environment anew."""
     ours = {name: versions for name, versions in INSTALLED.items() if name not in {"pip", OURSELVES}}
     assert ours == pins_of(DEV, HERE)
 
 
-def test_what_is_installed_meets_every_requirement() -> None:
+def test_the_installed_packages_meet_every_requirement() -> None:
     assert unmet(FOR_DEV, INSTALLED, HERE) == set()
 
 
@@ -127,7 +127,7 @@ def test_the_project_is_installed_with_the_dependencies_it_declares() -> None:
     assert {Requirement(text) for text in distribution(OURSELVES).requires or []} == set(declared)
 
 
-# ------------------------------------------------------------------ the lock files, here and elsewhere
+# ------------------------------------------------------------------ the lock files on every machine
 
 
 @pytest.mark.parametrize("where", [pytest.param(HERE, id="here"), *OTHERS])
@@ -187,17 +187,17 @@ def pinned_at(lock: str, name: str, version: str) -> str:
         (DEV + "rich==99.0 ; python_version > '3'\n", "pyproject.toml requires rich>=14, pinned: ["),
     ],
 )
-def test_a_lock_file_that_lacks_something_is_found_out(doctored: str, complaint: str) -> None:
+def test_an_incomplete_lock_file_is_found(doctored: str, complaint: str) -> None:
     found = unmet(FOR_DEV, pins_of(doctored, HERE), HERE)
     assert any(said.startswith(complaint) for said in found), found
 
 
-def test_a_pin_lacking_only_elsewhere_is_found_out() -> None:
+def test_a_pin_missing_only_on_other_machines_is_found() -> None:
     where = environment("3.11.2", MACHINES[0])
     assert any("async-timeout" in said for said in unmet(FOR_DEV, pins_of(without(DEV, "async-timeout"), where), where))
 
 
-def test_what_an_extra_requires_is_requested_only_of_those_who_send_request_for_the_extra() -> None:
+def test_requirements_of_an_extra_count_only_if_the_extra_is_requested() -> None:
     metadata = {"a": ["b[x]"], "b": ["c ; extra == 'x'", "d ; extra == 'y'", "e ; python_version < '3'"], "c": ["b"]}
     pins = {"a": ["1"], "b": ["1"]}
     assert unmet(["a"], pins, HERE, lambda name, _: metadata[name]) == {"b requires c, pinned: []"}

@@ -13,7 +13,7 @@ UPRIGHT_ALREADY, ON_ITS_SIDE = 1, 6
 
 
 def draw(kind: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: object) -> bytes:
-    """Noise, because noise has many bytes to cut away."""
+    """Noise, because it has many bytes, so that truncation is noticed."""
     file = io.BytesIO()
     Image.effect_noise(size, 80).convert(mode).save(file, kind, **options)
     return file.getvalue()
@@ -40,7 +40,7 @@ each_kind = pytest.mark.parametrize(("kind", "mode", "options", "image"), KINDS)
 
 @pytest.mark.anyio
 @each_kind
-async def test_a_image_is_known_by_its_bytes(
+async def test_an_image_is_recognized_by_its_bytes(
     tmp_path: Path, kind: str, mode: str, options: dict[str, object], image: ImageInfo
 ) -> None:
     path = tmp_path / "video.mp4"
@@ -73,7 +73,7 @@ def test_the_size_is_read_from_the_first_bytes(
     "content",
     [b"<html>404</html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.7", b"\xff\xd8\xff"],
 )
-async def test_what_is_no_image_fails(tmp_path: Path, content: bytes) -> None:
+async def test_a_file_that_is_no_image_fails(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(MediaError):
@@ -84,7 +84,7 @@ async def test_what_is_no_image_fails(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_phones_jpeg_with_a_second_image_behind_is_a_jpeg(tmp_path: Path) -> None:
+async def test_a_phones_jpeg_with_a_second_image_after_it_is_a_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "phone.jpg"
     image = Image.effect_noise(SIZE, 80).convert("RGB")
     image.save(path, "MPO", save_all=True, append_images=[image.resize((30, 20))])
@@ -93,7 +93,7 @@ async def test_a_phones_jpeg_with_a_second_image_behind_is_a_jpeg(tmp_path: Path
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["BMP", "TIFF", "ICO", "PPM"])
-async def test_other_kinds_are_not_kept(tmp_path: Path, kind: str) -> None:
+async def test_other_kinds_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(draw(kind))
     with pytest.raises(MediaError):
@@ -123,7 +123,7 @@ async def test_a_flipped_bit_in_a_png_fails(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-async def test_the_orientation_counts(tmp_path: Path, kind: str) -> None:
+async def test_the_size_follows_the_orientation(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "phone"
     path.write_bytes(draw(kind, exif=turned(ON_ITS_SIDE)))
     image = await inspect_image(path)
@@ -131,13 +131,13 @@ async def test_the_orientation_counts(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_orientation_counts_in_the_first_bytes(kind: str) -> None:
+def test_the_size_in_the_first_bytes_follows_the_orientation(kind: str) -> None:
     assert read_size(draw(kind, exif=turned(ON_ITS_SIDE))[:4096]) == (200, 300)
 
 
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-async def test_broken_exif_spoils_no_image(tmp_path: Path) -> None:
+async def test_an_image_with_broken_exif_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(draw("JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert (await inspect_image(path)).width == 300
@@ -146,8 +146,8 @@ async def test_broken_exif_spoils_no_image(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> None:
-    """The corner that is red on screen must be red in the thumbnail: PIL's own transposition is the judge."""
+async def test_a_thumbnail_is_upright(tmp_path: Path, orientation: int) -> None:
+    """The corner that is red on screen must be red in the thumbnail. PIL's own transposition is the reference."""
     image = Image.new("RGB", (1200, 800), "blue")
     image.paste("red", (0, 0, 600, 400))
     path = tmp_path / "phone.png"
@@ -169,7 +169,7 @@ async def test_a_thumbnail_stands_upright(tmp_path: Path, orientation: int) -> N
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-async def test_what_shows_through_becomes_white(tmp_path: Path, kind: str) -> None:
+async def test_transparent_pixels_become_white(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "clear"
     Image.new("RGBA", (900, 600), (0, 0, 0, 0)).save(path, kind)
     thumbnail = Image.open(io.BytesIO(await make_thumbnail(path)))
@@ -186,7 +186,7 @@ async def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_small_image_is_not_blown_up(tmp_path: Path) -> None:
+async def test_a_small_image_is_not_enlarged(tmp_path: Path) -> None:
     path = tmp_path / "small.png"
     path.write_bytes(draw("PNG", (40, 30)))
     assert Image.open(io.BytesIO(await make_thumbnail(path))).size == (40, 30)

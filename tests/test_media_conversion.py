@@ -37,20 +37,20 @@ async def test_an_opaque_image_becomes_a_jpeg(tmp_path: Path, kind: str, options
 
 
 @pytest.mark.parametrize(("kind", "options"), CLEAR)
-async def test_what_shows_through_stays_so_in_a_png(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+async def test_transparent_pixels_stay_transparent_in_a_png(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     found, shown = await convert(tmp_path, image(kind, mode="RGBA", clear=True, **options))
     assert found == ImageInfo("image/png", "png", *SIZE)
     assert shown.getpixel((0, 0))[3] > 250
     assert shown.getpixel((SIZE[0] - 1, SIZE[1] - 1))[3] < 100
 
 
-async def test_an_alpha_channel_through_which_nothing_shows_is_dropped(tmp_path: Path) -> None:
+async def test_an_opaque_alpha_channel_is_dropped(tmp_path: Path) -> None:
     found, _ = await convert(tmp_path, image("WEBP", mode="RGBA"))
     assert found.mime == "image/jpeg"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF"])
-async def test_of_several_frames_the_first_is_taken(tmp_path: Path, kind: str) -> None:
+async def test_of_several_frames_the_first_is_used(tmp_path: Path, kind: str) -> None:
     file = io.BytesIO()
     first, *others = (Image.new("RGB", SIZE, colour) for colour in ("red", "blue", "green"))
     first.save(file, kind, save_all=True, append_images=others, duration=100)
@@ -60,7 +60,7 @@ async def test_of_several_frames_the_first_is_taken(tmp_path: Path, kind: str) -
     assert (red > 240, green < 20, blue < 20) == (True, True, True)
 
 
-async def test_a_gif_keeps_what_shows_through(tmp_path: Path) -> None:
+async def test_a_gif_keeps_its_transparency(tmp_path: Path) -> None:
     content = image("GIF", mode="RGBA", clear=True)
     found, shown = await convert(tmp_path, content)
     assert found == ImageInfo("image/png", "png", *SIZE)
@@ -69,8 +69,8 @@ async def test_a_gif_keeps_what_shows_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_it_stands_upright_and_reports_nothing_of_its_maker(tmp_path: Path, kind: str, orientation: int) -> None:
-    """Pillow's own transposition is the judge of the corners; EXIF with its place on earth is gone."""
+async def test_it_is_upright_and_has_no_metadata(tmp_path: Path, kind: str, orientation: int) -> None:
+    """Pillow's own transposition is the reference for the corners. EXIF with the location is removed."""
     exif = Image.Exif()
     exif[media.ORIENTATION_TAG] = orientation
     exif[0x010F] = "planted-maker"
@@ -108,8 +108,8 @@ async def test_a_truncated_image_fails(tmp_path: Path, kind: str, kept: float) -
 
 
 def reserved(kind: str, width: int, height: int) -> bytes:
-    """A small picture whose head promises a large one."""
-    small = image(kind, (64, 64))  # HEVC would cut another size out of its blocks
+    """A small picture whose header claims a large one."""
+    small = image(kind, (64, 64))  # HEVC would give another size, because of its blocks
     if kind == "GIF":
         return small[:6] + struct.pack("<HH", width, height) + small[10:]
     if kind == "WEBP":
@@ -159,5 +159,5 @@ async def test_other_kinds_are_not_converted(tmp_path: Path, kind: str) -> None:
         (b"", None),
     ],
 )
-def test_what_a_file_seems_to_be(content: bytes, mime: str | None) -> None:
+def test_the_kind_by_the_first_bytes(content: bytes, mime: str | None) -> None:
     assert sniff(content[: media.START_BYTES]) == mime

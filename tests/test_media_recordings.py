@@ -37,19 +37,19 @@ VIDEOS = [
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """With a name that tells nothing."""
+    """A file whose name gives no hint."""
     return tmp_path / "picture.png"
 
 
 @pytest.mark.parametrize(("kind", "options", "mime"), VIDEOS)
-async def test_a_video_is_known_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
+async def test_a_video_is_recognized_by_its_bytes(path: Path, kind: str, options: dict[str, object], mime: str) -> None:
     path.write_bytes(video(kind, **options))
     found = await inspect_video(path)
     assert found == VideoInfo(mime, kind, *VIDEO_SIZE, pytest.approx(1, abs=0.11))
 
 
 @pytest.mark.parametrize("kind", media_files.AUDIOS)
-async def test_a_audio_is_known_by_its_bytes(path: Path, kind: str) -> None:
+async def test_an_audio_is_recognized_by_its_bytes(path: Path, kind: str) -> None:
     path.write_bytes(audio(kind))
     assert await inspect_audio(path) == AudioInfo(AUDIO_TYPES[kind], kind, pytest.approx(1, abs=0.11))
 
@@ -66,15 +66,15 @@ async def test_a_truncated_video_fails(
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("wav", 0.9), ("m4a", 0.9), ("wav", 0.0001), ("mp3", 0.001), ("aac", 0.01)])
-async def test_a_truncated_audio_fails(path: Path, kind: str, kept: float) -> None:
+async def test_a_truncated_audio_file_fails(path: Path, kind: str, kept: float) -> None:
     whole = audio(kind)
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(MediaError):
         await inspect_audio(path)
 
 
-async def test_frames_that_are_promised_must_be_there(path: Path) -> None:
-    """All boxes are whole, and the one with the frames is gone."""
+async def test_the_announced_frames_must_exist(path: Path) -> None:
+    """All boxes are complete, but the one with the frames is missing."""
     whole = video("mp4", movflags="faststart")
     path.write_bytes(whole[: whole.index(b"mdat") - 4])
     with pytest.raises(MediaError, match=r"truncated|decodes"):
@@ -87,29 +87,29 @@ async def test_a_live_recording_needs_no_length(path: Path) -> None:
     assert (await inspect_video(path)).duration_seconds == pytest.approx(1, abs=0.11)
 
 
-async def test_what_a_camera_leaves_behind_a_video_spoils_nothing(path: Path) -> None:
+async def test_extra_data_of_a_camera_after_a_video_is_accepted(path: Path) -> None:
     path.write_bytes(video("mp4") + b"\0\0\0\x10SEFT" + b"x" * 20)
     assert await inspect_video(path)
 
 
-async def test_a_phone_held_upright_makes_an_upright_video(path: Path) -> None:
+async def test_a_video_of_a_phone_held_upright_is_upright(path: Path) -> None:
     path.write_bytes(media_files.turned_quarter(video("mp4")))
     found = await inspect_video(path)
     assert (found.width, found.height) == VIDEO_SIZE[::-1]
 
 
-async def test_a_song_with_a_cover_is_a_audio(path: Path) -> None:
+async def test_a_song_with_a_cover_is_an_audio(path: Path) -> None:
     path.write_bytes(media_files.with_cover("mp3"))
     assert await inspect_audio_video(path) == AudioInfo("audio/mpeg", "mp3", pytest.approx(1, abs=0.11))
 
 
-async def test_a_title_in_gbk_spoils_no_song(path: Path) -> None:
+async def test_a_song_with_a_title_in_gbk_is_accepted(path: Path) -> None:
     title = b"TIT2" + (9).to_bytes(4, "big") + b"\0\0\0" + "茉莉花香".encode("gbk")
     path.write_bytes(b"ID3\3\0\0" + bytes([0, 0, 0, len(title)]) + title + audio("mp3"))
     assert await inspect_audio(path)
 
 
-async def test_videos_and_audios_are_reported_apart(path: Path) -> None:
+async def test_videos_and_audios_are_distinguished(path: Path) -> None:
     path.write_bytes(video("mp4"))
     with pytest.raises(MediaError):
         await inspect_audio(path)
@@ -121,7 +121,7 @@ async def test_videos_and_audios_are_reported_apart(path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"kind": "webm", "container": "matroska"}, {"kind": "mov", "codec": "mpeg2video"}])
-async def test_other_containers_and_codecs_are_not_kept(path: Path, options: dict[str, str]) -> None:
+async def test_other_containers_and_codecs_are_refused(path: Path, options: dict[str, str]) -> None:
     path.write_bytes(video(**options))
     with pytest.raises(MediaError):
         await inspect_audio_video(path)
@@ -160,10 +160,10 @@ async def test_a_playlist_opens_nothing(path: Path, tmp_path: Path, before: byte
 
 
 @pytest.mark.parametrize(("demuxer", "text"), [("hls", "#EXTM3U\n#EXTINF:1,\n{}\n"), ("concat", "file {}\n")])
-def test_even_a_demuxer_that_follows_links_cannot(
+def test_even_a_demuxer_that_follows_links_opens_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, demuxer: str, text: str
 ) -> None:
-    """The second wall, seen with the first one taken away."""
+    """The second protection, tested with the first one removed."""
     monkeypatch.setattr(audio_video, "sniff", lambda _: "audio/aac")
     monkeypatch.setitem(audio_video.DEMUXERS, "audio/aac", demuxer)
     with listening() as (port, called):
@@ -178,12 +178,12 @@ def test_even_a_demuxer_that_follows_links_cannot(
         assert called.wait(60)
 
 
-async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
-    """Unbounded, the reader takes 2.8 GB for this one."""
+async def test_700_bytes_do_not_need_gigabytes(path: Path) -> None:
+    """Without a limit, the reader needs 2.8 GB for this one."""
     path.write_bytes(media_files.many_samples(80_000_000))
     with pytest.raises(MediaError):
         await inspect_video(path)
-    script = (  # a process between: a child's figure begins at that of the process it was forked from
+    script = (  # a process between, because a child's peak starts at that of the process it was forked from
         "import resource, subprocess, sys\n"
         "subprocess.run([sys.executable, '-m', 'app.files.media.isolated_main', 'probe', sys.argv[1]], check=True)\n"
         "print('', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
@@ -194,7 +194,7 @@ async def test_700_bytes_do_not_take_gigabytes(path: Path) -> None:
 
 
 async def test_a_long_video_takes_no_memory(path: Path) -> None:
-    """300 MB through the reader, measured in a process of its own."""
+    """300 MB through the reader, measured in a separate process."""
     with path.open("wb") as file:
         file.writelines(media_files.long_video(300_000_000))
     assert path.stat().st_size > 300_000_000
@@ -211,10 +211,10 @@ async def test_a_long_video_takes_no_memory(path: Path) -> None:
     assert int(said.stdout.split()[-1]) < 20_000_000
 
 
-async def test_the_reader_sees_no_secrets_and_ends_with_who_waits_for_it(
+async def test_the_reader_gets_no_secrets_and_ends_with_its_caller(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In the place of Python, a script that tells its environment and its number, and sleeps."""
+    """Instead of Python, a script that writes its environment and its pid, and sleeps."""
     script, payload = tmp_path / "python", tmp_path / "payload"
     script.write_text(f"#!/bin/sh\necho $$ > {payload}\nenv >> {payload}\nexec sleep 60\n")
     script.chmod(0o755)
@@ -230,7 +230,7 @@ async def test_the_reader_sees_no_secrets_and_ends_with_who_waits_for_it(
     assert not Path(f"/proc/{payload.read_text().split()[0]}").exists()
 
 
-async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_reader_that_hangs_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
@@ -241,7 +241,7 @@ async def test_a_reader_that_hangs_is_given_up(path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("command", "error"), [("kill -9 $$", MediaError), ("exit 1", RuntimeError)])
-async def test_a_reader_that_dies_is_the_files_fault_and_one_that_cannot_start_is_ours(
+async def test_a_reader_that_dies_is_a_bad_file_and_one_that_cannot_start_is_our_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, error: type[Exception]
 ) -> None:
     script = tmp_path / "python"
@@ -254,7 +254,7 @@ async def test_a_reader_that_dies_is_the_files_fault_and_one_that_cannot_start_i
 
 @pytest.mark.parametrize("mime", ["video/mp4", "video/webm", "audio/wav"])
 def test_any_bytes_have_a_length_or_none(path: Path, mime: str) -> None:
-    """Heads that end early, lengths of no or of eight bytes: an answer or a MediaError, nothing else."""
+    """Incomplete heads, lengths of no or of eight bytes: a length or a MediaError, no other exception."""
     heads = [b"", b"\0", b"\0" * 40, b"\xff" * 40, b"\0\0\0\1ftyp", b"\0\0\0\1mdat\xff" + b"\xff" * 7, b"\0\0\0\4free"]
     heads += [b"\x1a\x45\xdf\xa3", b"\x1a\x45\xdf\xa3\x01", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7]
     for head in heads:
@@ -265,7 +265,7 @@ def test_any_bytes_have_a_length_or_none(path: Path, mime: str) -> None:
 
 @contextlib.contextmanager
 def listening():
-    """A port, and whether anybody has called there."""
+    """A port, and whether anything has connected to it."""
     called = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)

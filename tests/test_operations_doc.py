@@ -12,7 +12,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
 def named_in(title: str, form: str) -> set[str]:
-    """What stands in backticks in the first column of the table below this title."""
+    """The words in backticks in the first column of the table below this title."""
     section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     cells = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(form, cell)}

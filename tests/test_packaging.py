@@ -24,13 +24,13 @@ OTHER_SPELLINGS = {"Apache 2": "Apache-2.0", "Apache 2.0": "Apache-2.0", "ISC Li
 
 
 def listed() -> dict[str, str]:
-    """Package to licence, as the table of THIRD_PARTY_NOTICES.md has it."""
+    """Package to licence, by the table of THIRD_PARTY_NOTICES.md."""
     section = NOTICES.partition("\n## Packages that the gateway needs\n")[2].partition("\n## ")[0]
     return dict(re.findall(r"^\| ([a-z0-9-]+) \| ([^|]+) \|$", section.partition("|---|---|")[2], re.MULTILINE))
 
 
 def stated_licence(package: str) -> str | None:
-    """The licence by the metadata of the installed package; None where it is not installed, or states no short name."""
+    """The licence by the metadata of the installed package. None if it is not installed or states no short name."""
     try:
         metadata = distribution(package).metadata
     except PackageNotFoundError:

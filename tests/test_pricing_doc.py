@@ -1,4 +1,4 @@
-"""docs/pricing.md is run word for word: its migration, its commands, what they print, and its numbers."""
+"""docs/pricing.md is run unchanged: its migration, its commands and their output, and its numbers."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ WIDE, SQUARE, VIDEO, TALL = (
 
 
 def block(language: str, like_contains: str) -> str:
-    """The one code block of the document in that language that holds these words."""
+    """The only code block of the document in that language with these words."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, flags=re.MULTILINE | re.DOTALL)
     (found,) = [text for named, text in blocks if named == language and like_contains in text]
     return str(found)
@@ -45,7 +45,7 @@ def block(language: str, like_contains: str) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """The project's own, and a folder with the document's migration: made as the document says."""
+    """The project's Alembic configuration, and a folder with the document's migration, made as the document says."""
     config = Config(toml_file=ROOT / "pyproject.toml")
     before = ScriptDirectory.from_config(config).get_current_head()
     config.set_main_option("path_separator", "os")
@@ -80,14 +80,14 @@ def rows_of(url: str) -> dict[str, Model]:
 
 
 def columns(rows: dict[str, Model]) -> dict[str, Any]:
-    """All but the database's clock."""
+    """All columns except those set by the database's clock."""
     return {
         name: {field: getattr(row, field) for field in Model.__slots__ if field != "now"} for name, row in rows.items()
     }
 
 
 def cost(model: Model, requested: dict[str, Any], references: int) -> int:
-    """As a submit has it."""
+    """The price as a submit computes it."""
     params = merge_params(ACTIONS[model.action], model.task_type, model.fixed, model.defaults, requested)
     return compute_price(model.points_cost, model.rules, params.model_dump(by_alias=True), references)
 
@@ -111,7 +111,7 @@ def check_effects(before: dict[str, Model], after: dict[str, Model]) -> None:
     assert [cost(wide, {}, 3), cost(wide, {"resolution": "1K"}, 3)] == [int(points) for points in sentence.groups()]
 
 
-def test_the_migration_does_what_is_said_and_undoes_it(config: Config, url: str) -> None:
+def test_the_migration_does_what_the_document_says_and_its_downgrade_reverts_it(config: Config, url: str) -> None:
     upgrade(config, url, config.attributes["before"])
     before = rows_of(url)
     upgrade(config, url, "head")

@@ -1,4 +1,4 @@
-"""docs/reliability.md names only tests that exist, a test for every fault point, and every mutant of the simulator."""
+"""docs/reliability.md names only tests that exist, a test for every failpoint, and every mutant of the simulator."""
 
 import ast
 import re
@@ -44,12 +44,12 @@ def test_every_row_of_the_matrix_has_its_test() -> None:
         assert NAMED.search(where) or where == NOT_YET, fault
 
 
-def test_every_fault_point_stands_in_the_matrix() -> None:
+def test_every_failpoint_is_in_the_matrix() -> None:
     payload = " ".join(cell for row in matrix() for cell in row)
     assert {point for point in FAILPOINTS if f"`{point}`" not in payload} == set()
 
 
-def test_the_mutants_are_those_there_are() -> None:
+def test_the_mutants_are_those_of_the_simulator() -> None:
     rows = matrix("Mutants")
     assert [row[0] for row in rows] == [mutant.name for mutant in MUTANTS]
     for name, taken_out, killed_after, judgement in rows:

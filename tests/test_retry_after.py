@@ -1,4 +1,4 @@
-"""`Retry-After` in its two forms, and in none."""
+"""`Retry-After` in its two forms, and invalid values."""
 
 import time
 from email.utils import formatdate
@@ -19,7 +19,7 @@ def test_seconds(header: str | None, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize("header", ["soon", "nan", "Mon, 99 Foo 2026", "\x00", "9" * 5000 + "x"])
-def test_nonsense_is_left_to_our_own_backoff(header: str) -> None:
+def test_invalid_values_leave_the_pause_to_our_backoff(header: str) -> None:
     assert parse_retry_after(header, MAX_SECONDS) is None
 
 

@@ -71,7 +71,7 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-async def test_what_was_put_comes_back(store: ObjectStore) -> None:
+async def test_a_stored_object_can_be_read(store: ObjectStore) -> None:
     await store.put("pictures/one.png", b"first", "image/png")
     await store.put("pictures/one.png", b"second, longer", "image/png")
     found = await store.open("pictures/one.png")
@@ -81,12 +81,12 @@ async def test_what_was_put_comes_back(store: ObjectStore) -> None:
     assert await store.exists("pictures/one.png")
 
 
-async def test_a_file_comes_back(store: ObjectStore, video: Path) -> None:
+async def test_a_stored_file_can_be_read(store: ObjectStore, video: Path) -> None:
     await store.put_file("films/one.mp4", video, "video/mp4")
     assert await read(await store.open("films/one.mp4")) == video.read_bytes()
 
 
-async def test_a_file_in_parts_comes_back(store: ObjectStore, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_in_parts_can_be_read(store: ObjectStore, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "MAX_PLAIN_PUT_BYTES", 1024)
     await store.put_file("films/parts.mp4", video, "video/mp4")
     assert await read(await store.open("films/parts.mp4")) == video.read_bytes()
@@ -105,8 +105,8 @@ async def test_a_range_is_cut_to_the_object(tmp_path: Path, start: int, end: int
     assert await read(found) == wanted
 
 
-async def test_a_bucket_is_requested_for_the_range_alone() -> None:
-    """Not against rclone, which answers a range with 200 instead of 206."""
+async def test_only_the_range_is_requested_from_a_bucket() -> None:
+    """Not with rclone, which answers a range with 200 instead of 206."""
     whole = b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 10\r\n\r\n"
     part = b"HTTP/1.1 206 Partial Content\r\n" + META
     part += b"Content-Length: 2\r\nContent-Range: bytes 8-9/10\r\n\r\n89"
@@ -120,7 +120,7 @@ async def test_a_bucket_is_requested_for_the_range_alone() -> None:
 
 
 @pytest.mark.parametrize("key", ["no/such.png", "images", "digits/below"])
-async def test_what_is_not_there_is_none(store: ObjectStore, key: str) -> None:
+async def test_a_missing_object_is_none(store: ObjectStore, key: str) -> None:
     await store.put("digits", b"0123456789", "text/plain")
     await store.put("pictures/one.png", b"x", "image/png")
     assert await store.open(key) is None
@@ -129,7 +129,7 @@ async def test_what_is_not_there_is_none(store: ObjectStore, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-async def test_a_key_cannot_climb(tmp_path: Path, key: str) -> None:
+async def test_a_key_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     store = open_object_store(load_settings(storage_url=(tmp_path / "files").as_uri()))
     assert await store.open(key) is None
@@ -141,7 +141,7 @@ async def test_a_key_cannot_climb(tmp_path: Path, key: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"secret", "files"}
 
 
-async def test_a_reader_never_sees_half_a_write(tmp_path: Path) -> None:
+async def test_a_reader_never_sees_a_partial_write(tmp_path: Path) -> None:
     store = open_object_store(load_settings(storage_url=tmp_path.as_uri()))
     bodies = [bytes([n]) * 8_000_000 for n in range(4)]
     await store.put("key", bodies[0], "image/png")
@@ -157,7 +157,7 @@ async def test_a_reader_never_sees_half_a_write(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-async def test_the_prefix_is_honoured(s3_server: S3Server, s3_directory: Path) -> None:
+async def test_the_prefix_is_used(s3_server: S3Server, s3_directory: Path) -> None:
     await open_object_store(bucket_settings(s3_server)).put("a/b.png", b"x", "image/png")
     assert (s3_directory / s3_server.bucket / "media/v1/a/b.png").read_bytes() == b"x"
 
@@ -189,7 +189,7 @@ async def test_check_reports_a_lost_directory(tmp_path: Path) -> None:
 
 
 async def test_an_error_reports_the_status_and_no_key() -> None:
-    """S3 repeats the access key id in its XML."""
+    """The XML of S3's error repeats the access key id."""
     xml = b"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>planted-id</AWSAccessKeyId></Error>"
     refusal = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(xml)}\r\n\r\n".encode() + xml
     async with speaking({b"PUT": refusal}, []) as port:
@@ -198,7 +198,7 @@ async def test_an_error_reports_the_status_and_no_key() -> None:
     assert "planted" not in str(caught.value)
 
 
-async def test_a_closed_port_fails_soon() -> None:
+async def test_a_closed_port_fails_quickly() -> None:
     store = open_object_store(dead_settings(dead_port()))
     began = time.monotonic()
     with pytest.raises(StorageError) as caught:
@@ -207,8 +207,8 @@ async def test_a_closed_port_fails_soon() -> None:
     assert "planted" not in str(caught.value)
 
 
-async def test_a_silent_endpoint_fails_soon(monkeypatch: pytest.MonkeyPatch, video: Path) -> None:
-    """A listening socket whose connections nobody ever accepts."""
+async def test_a_silent_endpoint_fails_quickly(monkeypatch: pytest.MonkeyPatch, video: Path) -> None:
+    """A listening socket whose connections are never accepted."""
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(storage, "MIN_BYTES_PER_SECOND", VIDEO_BYTES)
     with socket.create_server(("127.0.0.1", 0)) as subscription:
@@ -220,13 +220,13 @@ async def test_a_silent_endpoint_fails_soon(monkeypatch: pytest.MonkeyPatch, vid
         assert time.monotonic() - began < 20
 
 
-def test_the_patience_is_about_half_a_minute() -> None:
+def test_the_timeout_is_about_half_a_minute() -> None:
     assert storage.TIMEOUT_SECONDS + 2_000_000 / storage.MIN_BYTES_PER_SECOND <= 30
 
 
 @contextlib.asynccontextmanager
 async def speaking(answers: dict[bytes, bytes], received: list[bytes]) -> AsyncIterator[int]:
-    """A server that notes each request, head and body, gives its method's answer and holds the line."""
+    """A server that records each request, sends the answer of its method and keeps the connection open."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -245,7 +245,7 @@ async def speaking(answers: dict[bytes, bytes], received: list[bytes]) -> AsyncI
 
 
 async def test_a_file_of_usual_size_is_one_plain_signed_put(video: Path) -> None:
-    """What OSS takes: a length, a type, a plain sha256; no chunks, no parts, no checksum trailers."""
+    """What OSS accepts: a length, a type, a plain sha256; no chunks, no parts, no checksum trailers."""
     os.truncate(video, storage.MAX_PLAIN_PUT_BYTES)
     received: list[bytes] = []
     async with speaking({b"PUT": b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 0\r\n\r\n"}, received) as port:
@@ -260,7 +260,7 @@ async def test_a_file_of_usual_size_is_one_plain_signed_put(video: Path) -> None
     assert "chunked" not in fields
 
 
-async def test_an_object_that_stops_coming_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_object_that_stops_in_the_middle_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     start = b"HTTP/1.1 200 OK\r\n" + META + b"Content-Length: 900000\r\n\r\n" + b"x" * 300_000
     async with speaking({b"GET": start}, []) as port:
         found = await open_object_store(dead_settings(port)).open("key")
@@ -296,13 +296,13 @@ OSS = "https://oss-cn-hangzhou.aliyuncs.com"
         ),
     ],
 )
-def test_where_an_object_is_seen(changes: dict[str, object], wanted: str) -> None:
+def test_the_public_url_of_an_object(changes: dict[str, object], wanted: str) -> None:
     store = open_object_store(load_settings(**({"storage_url": "s3://pics"} | changes)))
     assert store.public_url("a/b.png") == wanted
     assert not store.is_local
 
 
-def test_where_a_local_object_is_seen(tmp_path: Path) -> None:
+def test_the_public_url_of_a_local_object(tmp_path: Path) -> None:
     settings = load_settings(storage_url=tmp_path.as_uri(), public_url="https://gw.example/")
     store = open_object_store(settings)
     assert store.public_url("a/b.png") == "https://gw.example/files/a/b.png"
@@ -310,13 +310,13 @@ def test_where_a_local_object_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3://b/../c", "s3://b/a%20b"])
-def test_a_crooked_location_is_refused(url: str) -> None:
+def test_a_malformed_location_is_refused(url: str) -> None:
     with pytest.raises(StorageError, match="STORAGE_URL"):
         open_object_store(load_settings(storage_url=url))
 
 
 @pytest.mark.parametrize("settings", [{"storage_url": "s3://pics"}, {"storage_url": "s3://pics/x/y"}, {}])
-def test_a_link_leads_back_to_its_key(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_a_link_gives_back_its_key(tmp_path: Path, settings: dict[str, str]) -> None:
     store = open_object_store(load_settings(**({"storage_url": tmp_path.as_uri()} | settings)))
     link = store.public_url("uploads/2026/01/a-b_c.png")
     assert store.key_from_url(link) == "uploads/2026/01/a-b_c.png"
@@ -329,8 +329,8 @@ def test_a_link_leads_back_to_its_key(tmp_path: Path, settings: dict[str, str]) 
         assert store.key_from_url(other) is None, other
 
 
-async def test_a_large_file_on_disk_is_there_whole_or_not_at_all(tmp_path: Path, video: Path) -> None:
-    """It goes in parts, so that no more than these are in memory."""
+async def test_a_large_file_on_disk_is_complete_or_absent(tmp_path: Path, video: Path) -> None:
+    """It is written in parts, so that no more than these are in memory."""
     store = open_object_store(load_settings(storage_url=(tmp_path / "files").as_uri()))
     await store.put_file("films/one.mp4", video, "video/mp4")
     putting = asyncio.create_task(store.put_file("films/two.mp4", video, "video/mp4"))

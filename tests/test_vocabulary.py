@@ -1,4 +1,4 @@
-"""Names are the field's standard terms. This refuses the private words that names once had, and crowded folders."""
+"""Names are the field's standard terms. This test refuses private words in names, and folders with many files."""
 
 import io
 import re
@@ -45,7 +45,7 @@ INSTEAD = {
     "shelf": "store",
     "wiretap": "proxy",
 }
-"""What a newcomer would not have searched for, and what stands in its place."""
+"""Words that a new reader would not search for, and their replacement."""
 BOUNDS = {
     "MOST": "MAX",
     "LONGEST": "MAX",
@@ -58,7 +58,7 @@ BOUNDS = {
 }
 """The same for the names of constants."""
 MAX_FILES_IN_A_FOLDER = 8
-TOP_LEVEL = {ROOT / "app": 11}  # settings, errors and the like belong to no topic
+TOP_LEVEL = {ROOT / "app": 11}  # settings, errors and other modules without a topic
 
 
 def words_of(name: str) -> list[str]:

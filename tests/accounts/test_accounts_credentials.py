@@ -1,4 +1,4 @@
-"""Tokens that were read once are remembered, and still expire, and are still refused under other settings."""
+"""The cache of tokens: a cached token still expires, and other settings still refuse it."""
 
 import time
 
@@ -18,7 +18,7 @@ def token_until(expires_at: int) -> str:
     return str(jwt.encode({"sub": "7", "iat": expires_at - 60, "exp": expires_at}, SECRET, algorithm="HS256"))
 
 
-def test_a_remembered_token_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     now = int(time.time())
     token = token_until(now + 30)
     assert read_token(SETTINGS, token).user_id == 7
@@ -29,7 +29,7 @@ def test_a_remembered_token_expires_all_the_same(monkeypatch: pytest.MonkeyPatch
         read_token(SETTINGS, token)
 
 
-def test_a_remembered_token_is_refused_by_other_secrets_issuers_and_audiences() -> None:
+def test_a_cached_token_is_refused_by_other_secrets_issuers_and_audiences() -> None:
     token = sign_token(SETTINGS, 7)
     assert read_token(SETTINGS, token).user_id == 7
     for change in ({"jwt_secret": "t" * 40}, {"jwt_issuer": "somebody"}, {"jwt_audience": "others"}):
@@ -37,7 +37,7 @@ def test_a_remembered_token_is_refused_by_other_secrets_issuers_and_audiences() 
             read_token(Settings(_env_file=None, **({"jwt_secret": SECRET} | change)), token)
 
 
-def test_refusals_are_not_remembered_and_cannot_crowd_out_the_good() -> None:
+def test_refusals_are_not_cached_and_evict_no_good_token() -> None:
     before = credentials._decode_cached.cache_info().currsize
     for number in range(50):
         with pytest.raises(Unauthenticated):

@@ -1,4 +1,4 @@
-"""What tests of the REST door share."""
+"""Fixtures of the tests of the REST API."""
 
 import io
 from collections.abc import AsyncIterator
@@ -13,9 +13,9 @@ from tests.support.streams import Door, open_door
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """All that is logged to standard error by a door opened after this; ask for it before `api` and `make`.
+    """The log on standard error of each API that is opened after this. Request it before `api` and `make`.
 
-    Not `capfd`: its stream is closed after the test, while the process' loggers still hold it.
+    Not `capfd`: its stream is closed after the test, while the loggers of the process still hold it.
     """
     stream = io.StringIO()
     monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
@@ -24,6 +24,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 @pytest.fixture
 async def door(runtime: Runtime) -> AsyncIterator[Door]:
-    """The door with a socket, for what has no end: `api` reads every answer whole."""
+    """The API on a socket, for endless responses: `api` reads every response to its end."""
     async with open_door(runtime) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Who is calling: three ways in on every path, one answer to everybody else, and nothing that tells a secret."""
+"""Authentication: three ways on every path, one answer to all other callers, and no secret in answers or logs."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ def bearer(credential: str) -> dict[str, str]:
 
 
 def claims(user_id: Any, **changes: Any) -> dict[str, Any]:
-    """What a good token says, changed; None takes a claim away."""
+    """The claims of a valid token with some changed. None removes a claim."""
     now = int(time.time())
     wanted = {"sub": str(user_id), "iat": now, "exp": now + 600} | changes
     return {name: value for name, value in wanted.items() if value is not None}
@@ -50,7 +50,7 @@ def b64(raw: bytes) -> str:
 
 
 def forge(header: Any, payload: Any, key: bytes) -> str:
-    """A token signed by HMAC whatever its header says: python-jose would refuse to make it. Bytes stay as they are."""
+    """A token signed by HMAC with any header, which python-jose refuses to make. Bytes stay as they are."""
     parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload)]
     signed = ".".join(b64(part) for part in parts)
     return f"{signed}.{b64(hmac.new(key, signed.encode(), hashlib.sha256).digest())}"
@@ -80,10 +80,10 @@ def user_paths(runtime: Runtime) -> list[tuple[str, str]]:
     ]
 
 
-# ------------------------------------------------------------------ ways in
+# ------------------------------------------------------------------ credentials
 
 
-async def test_every_user_path_takes_all_three_ways_and_nobody_else(
+async def test_every_user_path_accepts_all_three_credentials_and_no_others(
     make: Maker, api: httpx.AsyncClient, runtime: Runtime
 ) -> None:
     user = await make.user()
@@ -126,7 +126,7 @@ async def test_every_user_path_takes_all_three_ways_and_nobody_else(
     assert refusal(in_the_url) == STRANGER
 
 
-async def test_every_bad_token_is_refused_with_the_same_words(make: Maker, runtime: Runtime) -> None:
+async def test_every_bad_token_has_the_same_answer(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     now = int(time.time())
     _, public = key_pair("RS256")
@@ -273,7 +273,7 @@ async def test_issuer_and_audience_where_they_are_set(make: Maker, runtime: Runt
 # ------------------------------------------------------------------ accounts and keys
 
 
-async def test_an_unknown_subject_gets_an_account_only_where_reported(make: Maker, runtime: Runtime) -> None:
+async def test_an_unknown_subject_gets_an_account_only_with_auto_provision(make: Maker, runtime: Runtime) -> None:
     await make.user()
     user_id = 17563793187762127
     headers = bearer(sign_token(runtime.settings, user_id))
@@ -290,7 +290,7 @@ async def test_an_unknown_subject_gets_an_account_only_where_reported(make: Make
     assert data(await make.api.get(BALANCE, headers=headers))["userId"] == user_id
 
 
-async def test_a_ban_voids_tokens_for_good_and_keys_while_it_lasts(make: Maker, runtime: Runtime) -> None:
+async def test_a_ban_ends_tokens_for_ever_and_keys_until_it_is_lifted(make: Maker, runtime: Runtime) -> None:
     user, other = await make.user(), await make.user()
     await set_status(runtime.database, user.id, "banned")
     for headers in (user.headers, user.key_headers):
@@ -336,7 +336,7 @@ async def test_no_table_holds_a_key_or_a_token(make: Maker, runtime: Runtime) ->
 
 
 @embedded
-async def test_a_key_is_random_and_keeps_to_its_scopes(make: Maker, runtime: Runtime, api: httpx.AsyncClient) -> None:
+async def test_a_key_is_random_and_limited_to_its_scopes(make: Maker, runtime: Runtime, api: httpx.AsyncClient) -> None:
     user = await make.user()
     keys = {new_api_key() for _ in range(1000)}
     assert len(keys) == 1000
@@ -352,7 +352,7 @@ async def test_a_key_is_random_and_keeps_to_its_scopes(make: Maker, runtime: Run
         assert submitted.status_code == (403 if tasks == 403 else 400)
 
 
-async def test_anothers_task_answers_like_none_at_all(make: Maker, api: httpx.AsyncClient) -> None:
+async def test_another_users_task_is_answered_like_a_missing_one(make: Maker, api: httpx.AsyncClient) -> None:
     owner, other = await make.user(points=30), await make.user(points=30)
     task_no = await make.task_no(owner)
 
@@ -415,6 +415,6 @@ async def test_a_whole_run_logs_no_secret(
     assert [secret for secret in secrets if secret in said] == []
 
 
-async def test_new_ids_stay_within_javascripts_reach(make: Maker, runtime: Runtime) -> None:
+async def test_new_ids_are_safe_integers_of_javascript(make: Maker, runtime: Runtime) -> None:
     await create_user(runtime.database, user_id=17563793187762127)
     assert (await make.user()).id < 2**53

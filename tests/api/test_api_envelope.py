@@ -1,4 +1,4 @@
-"""Every answer is the envelope: also where nobody expected the question, and where something of ours is broken."""
+"""Every answer is the envelope, also for unknown paths and for faults of the gateway."""
 
 import io
 import json
@@ -43,7 +43,7 @@ async def test_unknown_paths_and_wrong_methods_answer_in_chinese(api: httpx.Asyn
 
 
 @embedded
-async def test_the_document_promises_the_envelope_and_no_422(api: httpx.AsyncClient) -> None:
+async def test_the_openapi_document_has_the_envelope_and_no_422(api: httpx.AsyncClient) -> None:
     document = (await api.get("/openapi.json")).json()
     assert "HTTPValidationError" not in document["components"]["schemas"]
     for path, methods in document["paths"].items():
@@ -56,7 +56,7 @@ async def test_the_document_promises_the_envelope_and_no_422(api: httpx.AsyncCli
 
 
 @embedded
-async def test_files_that_are_not_there(api: httpx.AsyncClient, runtime: Runtime) -> None:
+async def test_missing_files(api: httpx.AsyncClient, runtime: Runtime) -> None:
     await runtime.store.put("results/a.jpg", b"a picture", "image/jpeg")
     await runtime.store.put("results/a.svg", b"<svg/>", "image/svg+xml")
     found = await api.get("/files/results/a.jpg")
@@ -94,7 +94,7 @@ async def test_head_has_the_headers_and_no_body(api: httpx.AsyncClient) -> None:
 
 
 @embedded
-async def test_too_large_a_body_is_a_413_of_ours(api: httpx.AsyncClient, make: Maker) -> None:
+async def test_too_large_a_body_is_a_413_in_the_envelope(api: httpx.AsyncClient, make: Maker) -> None:
     user = await make.user(points=30)
     padding = " " * (MAX_BODY_BYTES - len(GOOD.encode()))
     largest, larger = (GOOD + padding).encode(), (GOOD + padding + " ").encode()
@@ -113,7 +113,7 @@ async def test_too_large_a_body_is_a_413_of_ours(api: httpx.AsyncClient, make: M
 
 
 @embedded
-async def test_only_json_is_taken(api: httpx.AsyncClient, make: Maker) -> None:
+async def test_only_json_is_accepted(api: httpx.AsyncClient, make: Maker) -> None:
     user = await make.user(points=30)
     called = ["text/plain", "application/x-www-form-urlencoded", "application/xml", "json", "multipart/form-data", ""]
     for content_type in [*(name.encode() for name in called), b"\x80;;;", b"application/json\x01"]:
@@ -146,7 +146,7 @@ async def test_the_request_id_is_the_callers_where_usable(api: httpx.AsyncClient
     assert len(drawn) == 50
 
 
-async def test_a_fault_of_ours_says_nothing_but_its_request_id(
+async def test_an_internal_error_shows_only_its_request_id(
     log: io.StringIO, make: Maker, runtime: Runtime, api: httpx.AsyncClient
 ) -> None:
     user = await make.user(points=100)

@@ -16,7 +16,7 @@ async def digits(api: httpx.AsyncClient, runtime: Runtime) -> httpx.AsyncClient:
     return api
 
 
-async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncClient) -> None:
+async def test_a_whole_file_announces_ranges(digits: httpx.AsyncClient) -> None:
     answer = await digits.get(VIDEO_URL)
     assert (answer.status_code, answer.content) == (200, DIGITS)
     assert answer.headers["accept-ranges"] == "bytes"
@@ -29,7 +29,7 @@ async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncCli
 @pytest.mark.parametrize(
     ("requested", "wanted", "payload"),
     [
-        ("bytes=0-1", b"01", "bytes 0-1/10"),  # what Safari asks first
+        ("bytes=0-1", b"01", "bytes 0-1/10"),  # the first request of Safari
         ("bytes=0-", DIGITS, "bytes 0-9/10"),
         ("bytes=0-9", DIGITS, "bytes 0-9/10"),
         ("bytes=0-0", b"0", "bytes 0-0/10"),
@@ -44,7 +44,7 @@ async def test_a_whole_file_says_that_parts_are_to_be_had(digits: httpx.AsyncCli
         ("bytes=000003-05", b"345", "bytes 3-5/10"),
     ],
 )
-async def test_a_range_is_answered_alone(
+async def test_a_range_is_answered_with_that_part(
     digits: httpx.AsyncClient, requested: str, wanted: bytes, payload: str
 ) -> None:
     answer = await digits.get(VIDEO_URL, headers={"Range": requested})
@@ -59,7 +59,7 @@ async def test_a_range_is_answered_alone(
 @pytest.mark.parametrize(
     "requested", ["bytes=10-", "bytes=10-11", "bytes=99-100", "bytes=-0", "bytes=" + "9" * 18 + "-"]
 )
-async def test_a_range_behind_the_end_is_416(digits: httpx.AsyncClient, requested: str) -> None:
+async def test_a_range_after_the_end_is_416(digits: httpx.AsyncClient, requested: str) -> None:
     answer = await digits.get(VIDEO_URL, headers={"Range": requested})
     assert refusal(answer)[:2] == (416, "RANGE_NOT_SATISFIABLE")
     assert answer.headers["content-range"] == "bytes */10"
@@ -86,18 +86,18 @@ async def test_a_range_behind_the_end_is_416(digits: httpx.AsyncClient, requeste
         "",
     ],
 )
-async def test_what_is_no_single_range_gives_all(digits: httpx.AsyncClient, requested: str | bytes) -> None:
+async def test_any_other_range_gets_the_whole_file(digits: httpx.AsyncClient, requested: str | bytes) -> None:
     answer = await digits.get(VIDEO_URL, headers=[("Range", requested)])
     assert (answer.status_code, answer.content) == (200, DIGITS)
 
 
 @pytest.mark.parametrize("condition", ['"an-etag"', "Wed, 21 Oct 2026 07:28:00 GMT"])
-async def test_under_a_condition_that_cannot_match_all_is_given(digits: httpx.AsyncClient, condition: str) -> None:
+async def test_a_failed_if_range_gets_the_whole_file(digits: httpx.AsyncClient, condition: str) -> None:
     answer = await digits.get(VIDEO_URL, headers={"Range": "bytes=3-5", "If-Range": condition})
     assert (answer.status_code, answer.content) == (200, DIGITS)
 
 
-async def test_head_reports_all_and_sends_nothing(digits: httpx.AsyncClient) -> None:
+async def test_head_has_all_headers_and_no_body(digits: httpx.AsyncClient) -> None:
     for headers in ({}, {"Range": "bytes=3-5"}):
         answer = await digits.head(VIDEO_URL, headers=headers)
         assert (answer.status_code, answer.content) == (200, b"")
@@ -107,7 +107,7 @@ async def test_head_reports_all_and_sends_nothing(digits: httpx.AsyncClient) -> 
     assert (await digits.head("/files/results/none.mp4")).status_code == 404
 
 
-async def test_a_large_file_comes_in_parts_that_fit_together(api: httpx.AsyncClient, runtime: Runtime) -> None:
+async def test_ranges_of_a_large_file_add_up_to_the_whole(api: httpx.AsyncClient, runtime: Runtime) -> None:
     whole = bytes(range(256)) * 8000
     await runtime.store.put("uploads/a.mov", whole, "video/quicktime")
     step = 700_001
@@ -135,7 +135,7 @@ async def test_each_kind_has_its_type(api: httpx.AsyncClient, runtime: Runtime, 
 
 
 @pytest.mark.parametrize("ext", ["html", "svg", "js", "txt", "xml", "pdf", "HTML", "mp4.html", ""])
-async def test_what_a_browser_would_run_is_never_served(api: httpx.AsyncClient, runtime: Runtime, ext: str) -> None:
+async def test_files_that_browsers_run_are_never_served(api: httpx.AsyncClient, runtime: Runtime, ext: str) -> None:
     await runtime.store.put(f"uploads/a.{ext}" if ext else "uploads/a", b"<script>", "text/html")
     for headers in ({}, {"Range": "bytes=0-1"}):
         answer = await api.get(f"/files/uploads/a.{ext}" if ext else "/files/uploads/a", headers=headers)

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: however often, from wherever, after whatever a submit is repeated: one task, paid once."""
+"""`Idempotency-Key`: however often and from wherever a submit is repeated, it is one task, paid once."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ async def test_forty_twins_are_one_task(make: Maker, runtime: Runtime) -> None:
     assert await number_of_tasks(make, user) == 1
 
 
-async def test_twins_with_other_bodies_conflict(make: Maker) -> None:
+async def test_the_same_key_with_another_body_is_a_conflict(make: Maker) -> None:
     user = await make.user(points=1000)
     bodies = [BODY, BODY | {"prompt": "狗"}] * 10
     answers = await asyncio.gather(*(send_request(make.api, user, "k", body) for body in bodies))
@@ -79,13 +79,13 @@ async def test_a_key_belongs_to_its_user(make: Maker) -> None:
     )
 
 
-async def test_a_key_is_byte_exact(make: Maker) -> None:
+async def test_keys_are_compared_byte_by_byte(make: Maker) -> None:
     user = await make.user(points=90)
     answers = [await send_request(make.api, user, key) for key in ("k", "K", "k.")]
     assert len({data(answer)["taskNo"] for answer in answers}) == 3
 
 
-async def test_what_was_refused_leaves_the_key_free(make: Maker) -> None:
+async def test_a_refused_submit_leaves_the_key_free(make: Maker) -> None:
     user = await make.user(points=20)
     assert (await send_request(make.api, user, "k")).status_code == 402
     assert (await send_request(make.api, user, "k", BODY | {"prompt": ""})).status_code == 400
@@ -96,7 +96,7 @@ async def test_what_was_refused_leaves_the_key_free(make: Maker) -> None:
 
 @asynccontextmanager
 async def socket_of(make: Maker) -> AsyncIterator[tuple[str, int]]:
-    """The REST door behind the real server, which no client of ours tidies headers for."""
+    """The REST API behind the real server. A raw socket sends headers as they are, unlike an HTTP client."""
     app = create_app(make.runtime.settings, make.runtime)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_keep_alive=3600))
     serving = asyncio.create_task(server.serve())
@@ -108,7 +108,7 @@ async def socket_of(make: Maker) -> AsyncIterator[tuple[str, int]]:
 
 
 async def send_request_raw(address: tuple[str, int], user: User, line: bytes) -> tuple[int, bool, Any]:
-    """The status, whether it is a replay, and the data, of a submit with this very line among its headers."""
+    """Sends a submit with this header line as it is. Returns the status, whether it is a replay, and the data."""
     body = json.dumps(BODY).encode()
     head = (
         f"POST {SUBMIT} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -122,7 +122,7 @@ async def send_request_raw(address: tuple[str, int], user: User, line: bytes) ->
     return int(payload.split()[1]), b"idempotency-replayed: true" in payload.lower(), json.loads(content)["data"]
 
 
-async def test_blanks_around_a_key_are_no_part_of_it(make: Maker) -> None:
+async def test_spaces_around_a_key_are_ignored(make: Maker) -> None:
     user = await make.user(points=100)
     first = data(await send_request(make.api, user, "k"))
     async with socket_of(make) as address:
@@ -142,7 +142,7 @@ async def test_blanks_around_a_key_are_no_part_of_it(make: Maker) -> None:
 
 @pytest.mark.worlds("embedded")
 @pytest.mark.parametrize("key", ["", "x" * 129, "钥匙".encode().decode("latin-1"), "a\tb"])
-async def test_what_is_no_key_is_reported(make: Maker, key: str) -> None:
+async def test_an_invalid_key_is_reported(make: Maker, key: str) -> None:
     user = await make.user(points=30)
     headers = [*user.headers.items(), ("Idempotency-Key", key.encode("latin-1"))]
     status, code, message = refusal(await make.api.post(SUBMIT, json=BODY, headers=headers))
@@ -151,7 +151,7 @@ async def test_what_is_no_key_is_reported(make: Maker, key: str) -> None:
     assert await make.balance(user) == (30, 0)
 
 
-async def test_a_replay_reports_how_the_task_stands_now(make: Maker, working: None) -> None:
+async def test_a_replay_returns_the_current_state_of_the_task(make: Maker, working: None) -> None:
     user = await make.user(points=30)
     task_no = data(await send_request(make.api, user, "k"))["taskNo"]
     await make.ended(user, task_no)
@@ -159,7 +159,7 @@ async def test_a_replay_reports_how_the_task_stands_now(make: Maker, working: No
     assert (again["taskNo"], again["status"], again["balance"]) == (task_no, "completed", 0)
 
 
-async def test_a_replay_does_not_mind_a_new_price_or_a_retired_model(make: Maker, runtime: Runtime) -> None:
+async def test_a_replay_ignores_a_new_price_or_a_disabled_model(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=30)
     first = data(await send_request(make.api, user, "k"))
     await set_model(runtime.database, TEXT_MODEL, {"points_cost": 999})
@@ -195,7 +195,7 @@ async def test_after_a_day_the_key_is_free_again(make: Maker, runtime: Runtime) 
 async def test_a_lost_answer_and_a_retry_are_one_task(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, has_happened: bool
 ) -> None:
-    """The COMMIT's answer is lost, the look after it fails too: the caller gets 503 and asks again."""
+    """The answer to COMMIT is lost and the query after it fails: the caller gets 503 and submits again."""
     real, lost = runtime.database.begin, []
 
     def begin() -> Any:

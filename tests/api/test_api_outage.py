@@ -1,4 +1,4 @@
-"""Submits while the provider refuses the account: taken at first, then refused, then one at a time as a trial."""
+"""Submits while the provider refuses the account: first accepted, then refused, then one at a time as a trial."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
-    """Another process, as far as the database is concerned."""
+    """A second runtime on the same database, which stands for another process."""
     async with open_runtime(runtime.settings) as opened:
         yield opened
 
@@ -38,10 +38,10 @@ async def readiness(make: Maker) -> Any:
     return (await make.api.get("/readyz")).json()["data"]["circuit"]
 
 
-async def test_submits_are_refused_after_an_outage_of_a_whole_deadline_and_nothing_is_taken(
+async def test_submits_are_refused_without_a_deduction_after_an_outage_of_a_whole_deadline(
     make: Maker, runtime: Runtime, other: Runtime
 ) -> None:
-    """What a worker learns decides in the API, and the API shows it in every way there is."""
+    """The API refuses submits because of a worker's observation, and every endpoint shows it."""
     user = await make.user(points=1000)
     assert await readiness(make) == "ok"
     await trip(other, "HTTP 401: 余额不足，请充值")
@@ -80,7 +80,7 @@ async def test_submits_are_refused_after_an_outage_of_a_whole_deadline_and_nothi
 async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_is_left(
     make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All tasks that waited are refunded and no new one is taken: the worker probes by itself, then one is admitted."""
+    """All waiting tasks are refunded and no new one is accepted. The worker probes, then one submit is admitted."""
     monkeypatch.setattr(breaker_monitor, "OVERDUE_SECONDS", 1.0)
     user = await make.user(points=60)
     upstream.control({"balance": "empty"})
@@ -103,7 +103,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
 
 @pytest.mark.parametrize("are_apart", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.settings(task_deadline_seconds=5)
-async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
+async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_accepted(
     make: Maker,
     runtime: Runtime,
     other: Runtime,
@@ -112,12 +112,12 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
     monkeypatch: pytest.MonkeyPatch,
     are_apart: bool,
 ) -> None:
-    """`GET /me` finds nothing wrong, and closes nothing: while no task waits, one submit is admitted."""
+    """`GET /me` succeeds but closes no breaker of jobs. While no task waits, one submit is admitted."""
     monkeypatch.setattr(breaker_monitor, "OVERDUE_SECONDS", 0.2)
     user = await make.user(points=3000)
     upstream.control({"fail": 403, "where": "submit"})
 
-    async def is_taken() -> bool:
+    async def is_accepted() -> bool:
         return (await make.submit(user, directive({"take_seconds": 0}))).status_code == 200
 
     async def count_waiting() -> int:
@@ -130,7 +130,7 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
         taken = refused = 0
         opened_at = breaker_of(runtime).state.opened_at
         while taken < 2 or refused < 20:
-            if await is_taken():
+            if await is_accepted():
                 taken += 1
                 assert await count_waiting() == 1
             else:
@@ -139,9 +139,9 @@ async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_taken(
         assert breaker_of(runtime).state.opened_at == opened_at
         assert [one for one in upstream.journal() if one["path"] == "/api/v1/me"]
         upstream.control()
-        await until("a job is accepted", is_taken)  # or the one that waits was
+        await until("a job is accepted", is_accepted)  # this submit, or the waiting task
         await until("closed", lambda: not breaker_of(runtime).is_open)
-        assert await is_taken()
+        assert await is_accepted()
         await until("all have ended", lambda: is_zero(count_waiting()))
 
 
@@ -150,7 +150,7 @@ async def is_zero(number: Awaitable[int]) -> bool:
 
 
 async def test_of_all_submits_one_is_the_trial(make: Maker, runtime: Runtime) -> None:
-    """A user without points takes it from nobody."""
+    """A submit that fails for lack of points does not use up the trial."""
     await trip(runtime, "HTTP 403")
     await age(runtime, 10_000)
     await admit(runtime)

@@ -1,4 +1,4 @@
-"""The quote: what it says is what submit takes, for every family; what it refuses submit refuses in the same words."""
+"""The quote equals the price that submit takes, for every action. Both refuse the same with the same message."""
 
 import json
 from typing import Any
@@ -103,7 +103,7 @@ async def test_what_is_refused_is_refused_alike_and_costs_nothing(make: Maker) -
     assert field.startswith("参数错误: params.videoUrls[1] ")
 
 
-async def test_a_quote_needs_no_points_and_takes_none(make: Maker) -> None:
+async def test_a_quote_needs_no_points_and_deducts_none(make: Maker) -> None:
     poor = await make.user()
     payload = data(await make.api.post(QUOTE, json=requested("sc_video_text_standard"), headers=poor.key_headers))
     assert (payload["pointsCost"], payload["balance"]) == (400, 0)
@@ -127,7 +127,7 @@ async def test_rules_of_every_kind_are_quoted_and_charged(make: Maker, runtime: 
     assert (model["pointsCost"], model["priceRules"]) == (13, rules)
 
 
-async def test_images_are_counted_wherever_they_stand(make: Maker, runtime: Runtime) -> None:
+async def test_images_are_counted_in_every_field(make: Maker, runtime: Runtime) -> None:
     rules = [{"param": "references", "each": 50}]
     await set_model(runtime.database, "sc_video_img2video_fast", {"points_cost": 100, "price_rules": rules})
     user = await make.user()
@@ -153,9 +153,7 @@ async def test_images_are_counted_wherever_they_stand(make: Maker, runtime: Runt
         ("defaults", "7"),
     ],
 )
-async def test_a_row_written_past_the_rules_hides_itself_and_no_other(
-    make: Maker, runtime: Runtime, column: str, text: str
-) -> None:
+async def test_an_invalid_row_hides_only_its_own_model(make: Maker, runtime: Runtime, column: str, text: str) -> None:
     row = f"UPDATE points_config SET {column} = :text WHERE model_name = :model"
     await execute(runtime, row, text=text, model=TEXT_MODEL)
     user = await make.user(points=100)
@@ -167,7 +165,7 @@ async def test_a_row_written_past_the_rules_hides_itself_and_no_other(
     assert await make.balance(user) == (100, 0)
 
 
-async def test_a_body_that_is_none_is_reported_by_its_field(make: Maker) -> None:
+async def test_an_invalid_body_is_reported_by_its_field(make: Maker) -> None:
     user = await make.user()
     headers = user.headers | {"content-type": "application/json"}
     for content in (b"", b"{", b"[]", b'"x"', json.dumps({"prompt": "猫"}).encode(), b'{"modelName": 5}'):

@@ -1,4 +1,4 @@
-"""What a caller reads: one task, the list, models, the balance, and whether the process can serve."""
+"""What a caller reads: one task, the list, models and the balance. Also the health of the process."""
 
 import asyncio
 import contextlib
@@ -31,20 +31,20 @@ IMAGE = "https://example.com/ref1.jpg"
 LOCAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 FIELDS = {
     *("taskNo", "modelName", "status", "taskType", "progress", "promptSnippet", "imageUrl", "resultUrl"),
-    *("createTime", "completeTime", "errorMessage"),  # the guide's
+    *("createTime", "completeTime", "errorMessage"),  # of the guide
     *("prompt", "params", "resultUrls", "thumbnailUrls", "pointsCost", "pointsRefunded", "errorCode", "updateTime"),
     *("results", "estimatedSecondsLeft"),
 }
 
 
 async def listed(make: Maker, user: User, /, **query: Any) -> list[str]:
-    """The task numbers of one page, as they came."""
+    """The task numbers of one page, in the order of the answer."""
     answer = await make.api.get(LIST, params=query, headers=user.headers)
     return [record["taskNo"] for record in data(answer)["records"]]
 
 
 async def created_at(runtime: Runtime, task_no: str, moment: str) -> None:
-    """Moves a task's creation to a UTC time."""
+    """Sets the creation time of a task, in UTC."""
     await execute(runtime, "UPDATE tasks SET created_at = :moment WHERE task_no = :no", moment=moment, no=task_no)
 
 
@@ -120,7 +120,7 @@ async def test_waiting_ends_with_the_task(make: Maker, runtime: Runtime, api: ht
 
 
 @embedded
-async def test_waiting_ends_also_where_every_notice_is_lost(
+async def test_waiting_ends_also_if_every_hint_is_lost(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, hurry: None
 ) -> None:
     user = await make.user(points=30)
@@ -142,7 +142,7 @@ async def test_waiting_has_bounds(make: Maker, api: httpx.AsyncClient) -> None:
 
 @contextlib.asynccontextmanager
 async def at_work(runtime: Runtime) -> AsyncIterator[None]:
-    """A worker for part of a test."""
+    """A worker for a part of a test."""
     stop = asyncio.Event()
     worker = asyncio.create_task(run_worker(runtime, stop))
     yield
@@ -153,7 +153,7 @@ async def at_work(runtime: Runtime) -> AsyncIterator[None]:
 # ------------------------------------------------------------------ the list
 
 
-async def test_pages_are_newest_first_and_only_ones_own(make: Maker, api: httpx.AsyncClient) -> None:
+async def test_pages_have_only_own_tasks_newest_first(make: Maker, api: httpx.AsyncClient) -> None:
     user, other = await make.user(points=25 * 30), await make.user(points=60)
     numbers = [await make.task_no(user, f"猫 {n}") for n in range(25)]
     strangers = {await make.task_no(other, "猫") for _ in range(2)}
@@ -173,7 +173,7 @@ async def test_pages_are_newest_first_and_only_ones_own(make: Maker, api: httpx.
     assert none == {"records": [], "total": 0, "page": 1, "size": 10, "pages": 0}
 
 
-async def test_tasks_of_one_moment_keep_their_order_over_pages(make: Maker, runtime: Runtime) -> None:
+async def test_tasks_of_the_same_time_keep_their_order_over_pages(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=300)
     numbers = [await make.task_no(user) for _ in range(10)]
     for number in numbers:
@@ -247,7 +247,7 @@ async def test_filters(make: Maker, runtime: Runtime) -> None:
     assert await listed(make, user, taskType="text_to_image", status="created", modelName=TEXT_MODEL) == [text]
 
 
-async def test_a_keyword_is_text_and_no_pattern(make: Maker) -> None:
+async def test_a_keyword_is_no_pattern(make: Maker) -> None:
     user = await make.user(points=10_000)
     prompts = [
         "100% 棉",
@@ -287,7 +287,7 @@ async def test_a_keyword_is_text_and_no_pattern(make: Maker) -> None:
         assert await listed(make, user, keyword=keyword, size=100) == [numbers[p] for p in wanted][::-1], keyword
 
 
-async def test_a_keyword_reports_one_emoji_from_another(make: Maker) -> None:
+async def test_a_keyword_tells_one_emoji_from_another(make: Maker) -> None:
     user = await make.user(points=60)
     smiling, crying = await make.task_no(user, "一只😀猫"), await make.task_no(user, "一只😭猫")
     assert await listed(make, user, keyword="😀") == [smiling]
@@ -392,7 +392,7 @@ async def test_the_balance_and_a_users_id_to_the_last_digit(
 
 
 async def test_health_needs_no_credential(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "SEE2AI_SECONDS", 30)  # else a slow machine is told "no answer yet"
+    monkeypatch.setattr(health, "SEE2AI_SECONDS", 30)  # else a slow machine reports "no answer yet"
     assert data(await api.get("/healthz")) == {"status": "ok"}
     ready = data(await api.get("/readyz"))
     assert set(ready) == {"status", "database", "redis", "see2ai", "circuit"}
@@ -418,8 +418,8 @@ async def test_redis_away_is_a_warning_and_submits_still_answer(tmp_path: Any, m
 
 
 @pytest.mark.usefixtures("working")
-async def test_an_answer_is_made_without_a_warning(make: Maker) -> None:
-    """A line of pydantic's on standard error would be none of JSON."""
+async def test_an_answer_causes_no_warning(make: Maker) -> None:
+    """A warning of pydantic on standard error would not be JSON."""
     user = await make.user(points=30)
     task_no = await make.task_no(user)
     await make.ended(user, task_no)

@@ -1,4 +1,4 @@
-"""`/readyz` and SEE2AI: a warning at the most, never a wait, never asked twice in a minute, and nothing told of us."""
+"""`/readyz` and SEE2AI: never more than a warning, no waiting, one request a minute, and no details."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ DEAD = "http://127.0.0.1:1"
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SEE2AI's answer is waited for, however slow the machine."""
+    """Waits for SEE2AI's answer, however slow the machine is."""
     monkeypatch.setattr(health, "SEE2AI_SECONDS", 30)
 
 
 @asynccontextmanager
 async def gateway(settings: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A process of its own, as far as SEE2AI is concerned."""
+    """A runtime of its own, so SEE2AI has not been asked by it yet."""
     changed = Settings(_env_file=None, **(settings.model_dump() | changes))
     async with open_runtime(changed) as runtime, door(runtime) as api:
         yield api
@@ -38,11 +38,11 @@ async def gateway(settings: Settings, **changes: Any) -> AsyncIterator[httpx.Asy
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, list[float]]]:
-    """An upstream that takes connections and says nothing; and when it was asked."""
+    """An upstream that accepts connections and never answers, and the times of the requests."""
     requested: list[float] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # whoever asked may be gone by then
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the client may have gone by then
             await reader.readuntil(b"\r\n\r\n")
             requested.append(time.monotonic())
             await reader.read()
@@ -78,7 +78,7 @@ async def test_see2ai_is_requested_once_a_minute(
         assert requests(upstream) == 2
 
 
-async def test_what_is_wrong_is_reported_in_general_words(settings: Settings, upstream: Server, patient: None) -> None:
+async def test_a_problem_is_reported_in_general_words(settings: Settings, upstream: Server, patient: None) -> None:
     async with gateway(settings, see2ai_api_key="sk-wrong") as api:
         answer = await api.get("/readyz")
         assert data(answer)["see2ai"] == "warning: key rejected"
@@ -91,7 +91,7 @@ async def test_what_is_wrong_is_reported_in_general_words(settings: Settings, up
         assert requests(upstream) == before
 
 
-async def test_a_silent_see2ai_keeps_nobody_waiting(settings: Settings) -> None:
+async def test_a_silent_see2ai_delays_no_answer(settings: Settings) -> None:
     async with silent() as (origin, requested):
         async with gateway(settings, see2ai_base_url=origin) as api:
             took = []
@@ -102,7 +102,7 @@ async def test_a_silent_see2ai_keeps_nobody_waiting(settings: Settings) -> None:
             assert min(took) < 1
             assert len(requested) == 1
             began = time.monotonic()
-        assert time.monotonic() - began < 15  # closing does not wait for it either
+        assert time.monotonic() - began < 15  # closing does not wait for the answer either
 
 
 async def test_the_metrics_follow(settings: Settings, upstream: Server, patient: None) -> None:
@@ -120,12 +120,12 @@ async def test_with_metrics_served_it_polls_by_itself(
     settings: Settings, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tenants, "FRESH_SECONDS", 0.1)
-    async with gateway(settings, metrics_port=9):  # a number; only `gateway serve` listens on it
+    async with gateway(settings, metrics_port=9):  # any number; only `gateway serve` listens on it
         end = time.monotonic() + 60
         while requests(upstream) < 3 and time.monotonic() < end:
             await asyncio.sleep(0.05)
         assert requests(upstream) >= 3
-    await asyncio.sleep(0.3)  # what was on its way has come
+    await asyncio.sleep(0.3)  # the answer on its way has arrived
     seen = requests(upstream)
     await asyncio.sleep(0.3)
     assert requests(upstream) == seen

@@ -1,4 +1,4 @@
-"""Submit: what is refused costs nothing and names its field; what is accepted costs exactly its price, once."""
+"""Submit: a refused one costs nothing and names its field; an accepted one costs exactly its price, once."""
 
 import asyncio
 import json
@@ -32,10 +32,10 @@ def image_body(image_url: Any) -> dict[str, Any]:
     return {"modelName": IMAGE_MODEL, "prompt": "猫", "imageUrl": image_url}
 
 
-async def refused_for_nothing(make: Maker, user: User, bodies: dict[str, Any], message: str) -> None:
-    """Every body is a 400 that says `message`, and afterwards nothing is stored or taken.
+async def refused_without_effect(make: Maker, user: User, bodies: dict[str, Any], message: str) -> None:
+    """Each body is a 400 with `message`. Afterwards nothing is stored or deducted.
 
-    A body may be what JSON is made of, or bytes. `{…}` in the message stands for anything.
+    A body is a JSON value or bytes. `{…}` in the message stands for any text.
     """
     before = await standing(make, user)
     pattern = re.escape(message).replace(r"\{…\}", ".*")
@@ -61,23 +61,23 @@ async def standing(make: Maker, user: User) -> tuple[Any, int]:
 async def test_prompts_that_are_refused(make: Maker) -> None:
     user = await make.user(points=100)
     blank = {"empty": "", "blanks": "  ", "ideographic blanks": "\u3000\n\t", "no-break": "\xa0"}
-    await refused_for_nothing(
+    await refused_without_effect(
         make, user, {name: text_body(prompt=p) for name, p in blank.items()}, "参数错误: prompt 不能为空"
     )
-    await refused_for_nothing(make, user, {"missing": {"modelName": TEXT_MODEL}}, "参数错误: prompt 不能为空")
+    await refused_without_effect(make, user, {"missing": {"modelName": TEXT_MODEL}}, "参数错误: prompt 不能为空")
     wrong = {repr(p): text_body(prompt=p) for p in (None, 5, 1.5, True, ["猫"], {"a": "猫"}, [])}
-    await refused_for_nothing(make, user, wrong, "参数错误: prompt 须为字符串")
+    await refused_without_effect(make, user, wrong, "参数错误: prompt 须为字符串")
     long = {"letters": text_body(prompt="x" * 20_001), "emoji": text_body(prompt=EMOJI * 20_001)}
-    await refused_for_nothing(make, user, long, "参数错误: prompt 不能超过 20000 个字符")
+    await refused_without_effect(make, user, long, "参数错误: prompt 不能超过 20000 个字符")
     invalid = {
         "NUL": text_body(prompt="a\0b"),
         "surrogate": text_body(prompt="a\ud800b"),
         "low": text_body(prompt="\udfff"),
     }
-    await refused_for_nothing(make, user, invalid, "参数错误: prompt 包含无效字符")
+    await refused_without_effect(make, user, invalid, "参数错误: prompt 包含无效字符")
 
 
-async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
+async def test_unknown_models(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     await disable_model(runtime.database, "sc_soraimg_text_2x3")
     names = [
@@ -91,7 +91,7 @@ async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
         "%",
         "' OR 1=1 -- ",
     ]
-    await refused_for_nothing(make, user, {name: text_body(modelName=name) for name in names}, "模型不存在或已停用")
+    await refused_without_effect(make, user, {name: text_body(modelName=name) for name in names}, "模型不存在或已停用")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ async def test_models_that_are_not_there(make: Maker, runtime: Runtime) -> None:
         ("price_rules", "[5]", "model_invalid"),
     ],
 )
-async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(
+async def test_an_invalid_row_is_no_model_and_the_others_still_work(
     make: Maker, runtime: Runtime, capsys: pytest.CaptureFixture[str], column: str, text: str, event: str
 ) -> None:
     user = await make.user(points=100)
@@ -112,7 +112,7 @@ async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(
     await execute(runtime, f"UPDATE points_config SET {column} = :text WHERE model_name = :name", **broken)
     body = {"broken": text_body(modelName=broken["name"])}
     capsys.readouterr()
-    await refused_for_nothing(make, user, body, "模型不存在或已停用")
+    await refused_without_effect(make, user, body, "模型不存在或已停用")
     payload = capsys.readouterr()
     assert (event in payload.err + payload.out, broken["name"] in payload.err + payload.out) == (True, True)
     quoted = await make.api.post("/user/ai/tasks/quote", json=body["broken"], headers=user.headers)
@@ -127,11 +127,11 @@ async def test_a_row_that_somebody_broke_is_no_model_and_the_others_go_on(
 
 async def test_a_trailing_blank_makes_another_name(make: Maker) -> None:
     user = await make.user(points=100)
-    await refused_for_nothing(make, user, {"blank": text_body(modelName=f"{TEXT_MODEL} ")}, "模型不存在或已停用")
+    await refused_without_effect(make, user, {"blank": text_body(modelName=f"{TEXT_MODEL} ")}, "模型不存在或已停用")
 
 
 @embedded
-async def test_model_names_that_are_none(make: Maker) -> None:
+async def test_invalid_model_names(make: Maker) -> None:
     user = await make.user(points=100)
     for name, problem in (
         (None, "须为字符串"),
@@ -140,15 +140,15 @@ async def test_model_names_that_are_none(make: Maker) -> None:
         ("x" * 101, "不能超过 100 个字符"),
     ):
         body = {repr(name): text_body(modelName=name)}
-        await refused_for_nothing(make, user, body, f"参数错误: modelName {problem}")
-    await refused_for_nothing(make, user, {"missing": {"prompt": "猫"}}, "参数错误: modelName 不能为空")
-    await refused_for_nothing(
+        await refused_without_effect(make, user, body, f"参数错误: modelName {problem}")
+    await refused_without_effect(make, user, {"missing": {"prompt": "猫"}}, "参数错误: modelName 不能为空")
+    await refused_without_effect(
         make, user, {"surrogate": text_body(modelName="\ud800")}, "参数错误: modelName 包含无效字符"
     )
 
 
 @embedded
-async def test_references_of_a_wrong_form(make: Maker) -> None:
+async def test_references_in_a_wrong_form(make: Maker) -> None:
     user = await make.user(points=100)
     kinds: dict[str, list[Any]] = {
         "imageUrl 不能为空": [None, "", [], "[]", " [ ] "],
@@ -194,16 +194,16 @@ async def test_references_of_a_wrong_form(make: Maker) -> None:
     }
     for problem, forms in kinds.items():
         bodies = {repr(form)[:60]: image_body(form) for form in forms}
-        await refused_for_nothing(make, user, bodies, f"参数错误: {problem}")
-    await refused_for_nothing(
+        await refused_without_effect(make, user, bodies, f"参数错误: {problem}")
+    await refused_without_effect(
         make, user, {"missing": image_body(None) | {"imageUrl": None}}, "参数错误: imageUrl 不能为空"
     )
     unasked = {repr(form): text_body(imageUrl=form) for form in (IMAGE, [IMAGE], f'["{IMAGE}"]')}
-    await refused_for_nothing(make, user, unasked, "参数错误: imageUrl 不适用于该模型")
+    await refused_without_effect(make, user, unasked, "参数错误: imageUrl 不适用于该模型")
 
 
 @embedded
-async def test_references_that_point_inside(make: Maker) -> None:
+async def test_references_to_private_addresses(make: Maker) -> None:
     user = await make.user(points=100)
     hosts = [
         *("127.0.0.1", "localhost", "LOCALHOST.", "a.localhost", "10.0.0.8", "192.168.1.1", "172.16.0.1", "0.0.0.0"),
@@ -215,9 +215,9 @@ async def test_references_that_point_inside(make: Maker) -> None:
     bodies = {host: image_body(f"http://{host}/x.jpg") for host in hosts}
     bodies["in a list"] = image_body([IMAGE, "http://127.0.0.1/"])
     bodies["in a string"] = image_body('["https://10.0.0.1/x.jpg"]')
-    await refused_for_nothing(make, user, bodies, "参数错误: imageUrl{…} 不能指向内网地址")
+    await refused_without_effect(make, user, bodies, "参数错误: imageUrl{…} 不能指向内网地址")
     ports = {port: image_body(f"http://example.com:{port}/") for port in ("22", "3306", "8080", "0", "65535")}
-    await refused_for_nothing(make, user, ports, "参数错误: imageUrl 端口只能是 80 或 443")
+    await refused_without_effect(make, user, ports, "参数错误: imageUrl 端口只能是 80 或 443")
 
 
 @embedded
@@ -239,7 +239,7 @@ async def test_params_that_are_refused(make: Maker) -> None:
     }
     for problem, forms in kinds.items():
         bodies = {repr(form): text_body(params=form) for form in forms}
-        await refused_for_nothing(make, user, bodies, f"参数错误: {problem}")
+        await refused_without_effect(make, user, bodies, f"参数错误: {problem}")
 
 
 @embedded
@@ -255,8 +255,8 @@ async def test_bodies_that_are_no_object(make: Maker) -> None:
         "true": True,
         "NaN": b"NaN",
     }
-    await refused_for_nothing(make, user, whole, "参数错误: 请求体 须为 JSON 对象")
-    await refused_for_nothing(make, user, {"none": b""}, "参数错误: 请求体 不能为空")
+    await refused_without_effect(make, user, whole, "参数错误: 请求体 须为 JSON 对象")
+    await refused_without_effect(make, user, {"none": b""}, "参数错误: 请求体 不能为空")
     broken = {
         "cut": b'{"modelName": "x"',
         "comma": b'{"prompt": "x",}',
@@ -274,15 +274,15 @@ async def test_bodies_that_are_no_object(make: Maker) -> None:
         "half a character": good.encode()[:-3],
         "random": bytes(range(128, 256)),
     }
-    await refused_for_nothing(make, user, broken, "参数错误: 请求体 不是有效的 JSON")
+    await refused_without_effect(make, user, broken, "参数错误: 请求体 不是有效的 JSON")
     nan = {"prompt": b'{"modelName": "%s", "prompt": NaN}' % TEXT_MODEL.encode()}
-    await refused_for_nothing(make, user, nan, "参数错误: prompt 须为字符串")
+    await refused_without_effect(make, user, nan, "参数错误: prompt 须为字符串")
 
 
 # ------------------------------------------------------------------ what is accepted
 
 
-async def test_what_is_unusual_and_right(make: Maker) -> None:
+async def test_unusual_submits_that_are_valid(make: Maker) -> None:
     user = await make.user(points=10_000)
     good = json.dumps(text_body(), ensure_ascii=False)
     contents = {
@@ -348,7 +348,7 @@ async def test_the_answer_is_the_task_with_the_balance_after_it(make: Maker, run
 # ------------------------------------------------------------------ money and rates
 
 
-async def test_too_few_points_say_both_numbers(make: Maker) -> None:
+async def test_too_few_points_are_reported_with_both_numbers(make: Maker) -> None:
     poor, nobody = await make.user(points=10), await make.user()
     assert refusal(await make.submit(poor)) == (402, "INSUFFICIENT_POINTS", "积分不足，当前余额 10，本次需要 30")
     image = await make.submit(poor, model=IMAGE_MODEL, imageUrl=IMAGE)
@@ -390,7 +390,7 @@ async def test_the_price_is_the_one_of_the_submit(make: Maker, runtime: Runtime)
     assert await make.balance(user) == (70, 0)
 
 
-async def test_too_often_is_a_429_that_says_when(make: Maker, runtime: Runtime, endless_minute: None) -> None:
+async def test_too_many_submits_are_a_429_with_retry_after(make: Maker, runtime: Runtime, endless_minute: None) -> None:
     user, other = await make.user(points=1000), await make.user(points=1000)
     async with door(runtime, submit_rate_per_minute=3, read_rate_per_minute=5) as api:
         statuses = [(await api.post(SUBMIT, json=text_body(), headers=user.headers)) for _ in range(6)]
@@ -406,6 +406,6 @@ async def test_too_often_is_a_429_that_says_when(make: Maker, runtime: Runtime, 
 
 
 @embedded
-async def test_who_is_refused_is_reported_so_before_the_body_is_judged(make: Maker, api: httpx.AsyncClient) -> None:
+async def test_authentication_is_checked_before_the_body(make: Maker, api: httpx.AsyncClient) -> None:
     answer = await api.post(SUBMIT, json={"modelName": 5})
     assert refusal(answer) == (401, "UNAUTHENTICATED", "未登录或Token过期")

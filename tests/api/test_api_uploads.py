@@ -35,7 +35,7 @@ MISSING = "参数错误: file 不能为空"
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A place of its own for temporary files: whatever a test did, it is empty afterwards."""
+    """A separate folder for temporary files. After each test it must be empty."""
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -101,7 +101,7 @@ async def test_each_kind_is_stored_and_reported_by_its_bytes(make: Maker, runtim
         assert await kept(runtime, payload["url"]) == content
 
 
-async def test_what_see2ai_may_not_take_is_converted(make: Maker, runtime: Runtime) -> None:
+async def test_formats_that_see2ai_may_refuse_are_converted(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for content, ext, wanted in CONVERTED:
         payload = data(await send(make, user, content))
@@ -124,7 +124,7 @@ async def test_the_link_serves_as_a_reference(make: Maker, runtime: Runtime) -> 
 
 
 @EMBEDDED
-async def test_every_credential_opens_it_and_none_does_not(make: Maker, runtime: Runtime) -> None:
+async def test_it_needs_a_credential_of_any_kind(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     files = {"file": ("a.png", image("PNG"))}
     for headers in (user.headers, user.key_headers, {"Authorization": f"Bearer {user.api_key}"}):
@@ -169,7 +169,7 @@ STRANGE = [
 
 
 @EMBEDDED
-async def test_every_other_kind_is_refused_by_name_of_the_field(make: Maker) -> None:
+async def test_every_other_kind_is_refused_with_the_field(make: Maker) -> None:
     user = await make.user()
     for content in STRANGE:
         status, code, message = refusal(await send(make, user, content, "film.mp4"))
@@ -195,7 +195,7 @@ BROKEN = [
 
 
 @EMBEDDED
-async def test_what_is_broken_is_refused_by_name_of_the_field(make: Maker) -> None:
+async def test_broken_files_are_refused_with_the_field(make: Maker) -> None:
     user = await make.user()
     for content in BROKEN:
         status, code, message = refusal(await send(make, user, content))
@@ -211,8 +211,8 @@ async def test_a_bomb_is_refused_before_it_is_decoded(make: Maker, size: tuple[i
 
 
 @EMBEDDED
-async def test_a_image_that_is_also_something_else_is_served_as_a_image(make: Maker, runtime: Runtime) -> None:
-    """Kept to the byte, so a ZIP or a page behind it is still there; nothing of ours ever calls it so."""
+async def test_an_image_that_is_also_something_else_is_served_as_an_image(make: Maker, runtime: Runtime) -> None:
+    """The file keeps all its bytes, also the ZIP or the page after the image. Its content type is that of the image."""
     user = await make.user()
     for behind in (zipped(), b"<html><script>alert(1)</script>"):
         payload = data(await send(make, user, image("JPEG") + behind, "page.html"))
@@ -268,7 +268,7 @@ async def test_a_form_that_is_no_upload_is_refused(make: Maker, body: bytes, wan
         "multipart/form-data; boundary=\xff\xfe",
     ],
 )
-async def test_a_content_type_that_leads_nowhere_is_no_fault_of_ours(make: Maker, content_type: str) -> None:
+async def test_an_invalid_content_type_is_no_internal_error(make: Maker, content_type: str) -> None:
     user = await make.user()
     body = form(part(b"x", 'form-data; name="\xff\xfe"'), part(b""))
     headers = user.headers | {"Content-Type": content_type.encode("latin-1")}
@@ -299,7 +299,7 @@ async def test_another_content_type_is_refused(make: Maker) -> None:
         'filename="\udcff\udcfe"',
     ],
 )
-async def test_names_are_not_believed_and_never_stored(make: Maker, runtime: Runtime, filename: str) -> None:
+async def test_file_names_are_ignored_and_never_stored(make: Maker, runtime: Runtime, filename: str) -> None:
     user = await make.user()
     body = form(part(image("PNG"), f'form-data; name="file"; {filename}'))
     payload = data(await make.api.post(UPLOAD, content=body, headers=user.headers | FORM_TYPE))
@@ -314,7 +314,7 @@ async def test_other_fields_are_ignored(make: Maker) -> None:
     assert data(answer)["type"] == "image/png"
 
 
-async def test_50_million_bytes_are_taken_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
+async def test_50_million_bytes_are_accepted_and_one_more_is_not(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     maximum = silence(upload.MAX_UPLOAD_BYTES)
     payload = data(await send(make, user, maximum))
@@ -326,7 +326,7 @@ async def test_50_million_bytes_are_taken_and_one_more_is_not(make: Maker, runti
 
 
 async def pieces(size_bytes: int, payload: list[int] | None = None) -> AsyncIterator[bytes]:
-    """A form with a file that is too large, as it comes from the line."""
+    """A multipart body in pieces, with a file that is too large."""
     yield part(b"")[:-2]
     for sent in range(0, size_bytes, 1_000_000):
         if payload is not None:
@@ -361,8 +361,8 @@ async def test_every_other_path_keeps_its_limit(make: Maker) -> None:
 
 
 @EMBEDDED
-async def test_nobody_uploads_who_may_not(make: Maker) -> None:
-    """Refused before the body is read."""
+async def test_callers_without_permission_cannot_upload(make: Maker) -> None:
+    """They are refused before the body is read."""
     payload: list[int] = []
     answer = await make.api.post(UPLOAD, content=pieces(10**7, payload), headers=FORM_TYPE)
     assert refusal(answer)[0] == 401
@@ -371,7 +371,7 @@ async def test_nobody_uploads_who_may_not(make: Maker) -> None:
 
 @EMBEDDED
 async def test_an_upload_takes_little_memory(make: Maker) -> None:
-    """48 MB in pieces of 64 KB. What the store's own threads hold is bounded in storage.py."""
+    """48 MB in pieces of 64 KB. app/storage.py bounds what the threads of the store hold."""
     user, whole = await make.user(), silence(48_000_000)
 
     async def body() -> AsyncIterator[bytes]:
@@ -393,7 +393,7 @@ async def test_an_upload_takes_little_memory(make: Maker) -> None:
 
 
 @EMBEDDED
-async def test_who_hangs_up_leaves_nothing(make: Maker, runtime: Runtime, temporary: Path) -> None:
+async def test_a_closed_connection_leaves_no_file(make: Maker, runtime: Runtime, temporary: Path) -> None:
     user = await make.user()
     app = create_app(runtime.settings, runtime)
     beginning = part(b"")[:-2] + bytes(3_000_000)
@@ -423,8 +423,8 @@ async def test_who_hangs_up_leaves_nothing(make: Maker, runtime: Runtime, tempor
 
 
 @EMBEDDED
-async def test_who_is_cancelled_leaves_nothing(make: Maker, runtime: Runtime, temporary: Path) -> None:
-    """While the file is inspected: the fixture looks at what is left."""
+async def test_a_cancelled_request_leaves_no_file(make: Maker, runtime: Runtime, temporary: Path) -> None:
+    """The request is cancelled while the file is inspected. The fixture checks what is left."""
     user = await make.user()
     sending = asyncio.create_task(send(make, user, video("mp4")))
     while not list(temporary.iterdir()):
@@ -434,7 +434,7 @@ async def test_who_is_cancelled_leaves_nothing(make: Maker, runtime: Runtime, te
         await sending
 
 
-async def test_storage_that_is_away_is_said_so(make: Maker, runtime: Runtime, tmp_path: Path) -> None:
+async def test_storage_that_is_away_is_a_503(make: Maker, runtime: Runtime, tmp_path: Path) -> None:
     user = await make.user()
     place = {"storage_url": "s3://b", "storage_endpoint": f"http://127.0.0.1:{free_port()}"}
     if runtime.store.is_local:
@@ -454,10 +454,10 @@ async def test_storage_that_is_away_is_said_so(make: Maker, runtime: Runtime, tm
 
 @EMBEDDED
 @pytest.mark.parametrize("size_bytes", [1000, 2_000_000])
-async def test_a_disk_that_takes_nothing_is_said_so(
+async def test_an_unwritable_disk_is_a_503(
     make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
-    """Small files are kept in memory until they are stored, larger ones are written as they come."""
+    """Small files are stored from memory. Larger ones are written to disk while they arrive."""
     user = await make.user()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     answer = await send(make, user, silence(size_bytes))
@@ -475,7 +475,7 @@ async def test_a_conversion_that_grows_too_large_is_refused(make: Maker, monkeyp
 
 
 @EMBEDDED
-def test_the_document_reports_of_the_form(runtime: Runtime) -> None:
+def test_the_openapi_document_describes_the_form(runtime: Runtime) -> None:
     operation = create_app(runtime.settings, runtime).openapi()["paths"][UPLOAD]["post"]
     schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["required"] == ["file"]

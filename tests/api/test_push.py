@@ -1,4 +1,4 @@
-"""Push: everybody is told of their own tasks at once, whatever way they listen, and of nobody else's."""
+"""Push: every user gets the changes of their own tasks at once, on each kind of stream, and of nobody else's."""
 
 import asyncio
 import base64
@@ -45,7 +45,7 @@ async def test_every_change_is_reported_in_order_and_as_get_reports_it(make: Mak
         door.payload(other.api_key) as stranger,
         door.events(Authorization=f"Bearer {user.api_key}") as events,
     ):
-        # It is queued until SEE2AI has answered: for long enough to be seen.
+        # The task stays queued until SEE2AI has answered. The hang makes that long enough to be seen.
         good = await make.task_no(
             user,
             "好 "
@@ -75,10 +75,10 @@ async def test_every_change_is_reported_in_order_and_as_get_reports_it(make: Mak
         assert last in [{"type": "task"} | m for m in events_seen]
 
 
-# ------------------------------------------------------------------ who may listen
+# ------------------------------------------------------------------ authentication
 
 
-async def test_a_ticket_opens_one_stream_by_either_door(make: Maker, runtime: Runtime, door: Door) -> None:
+async def test_a_ticket_opens_one_stream_of_either_kind(make: Maker, runtime: Runtime, door: Door) -> None:
     user = await make.user(points=60)
     task_no = await make.task_no(user)
     for headers in (user.headers, user.key_headers):
@@ -97,7 +97,7 @@ async def test_a_ticket_opens_one_stream_by_either_door(make: Maker, runtime: Ru
     assert not [key async for key in runtime.redis.scan_iter("*ticket*")]
 
 
-async def test_of_twins_with_one_ticket_one_has_it(make: Maker, runtime: Runtime) -> None:
+async def test_of_parallel_uses_of_a_ticket_one_succeeds(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     ticket = await make_ticket(runtime, await authenticate(runtime, user.token))
     kept = [key async for key in runtime.redis.scan_iter("*ticket*")]
@@ -111,7 +111,7 @@ async def test_of_twins_with_one_ticket_one_has_it(make: Maker, runtime: Runtime
     assert sum(isinstance(one, Unauthenticated) for one in tried) == 19
 
 
-async def test_a_ticket_is_worth_what_its_credential_is(make: Maker, runtime: Runtime) -> None:
+async def test_a_ticket_ends_with_its_credential(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     key = await create_key(runtime.database, user.id, name="short", scopes=("tasks",))
     by_key = await make_ticket(runtime, await authenticate(runtime, key))
@@ -142,7 +142,7 @@ async def test_no_ticket_without_redis(make: Maker, runtime: Runtime) -> None:
 
 
 @embedded
-async def test_whoever_is_nobody_is_refused(make: Maker, runtime: Runtime, door: Door) -> None:
+async def test_unauthenticated_callers_are_refused(make: Maker, runtime: Runtime, door: Door) -> None:
     user = await make.user()
     points_key = await create_key(runtime.database, user.id, scopes=("points",))
     banned = await make.user()
@@ -179,7 +179,7 @@ async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runti
         async with door.payload(user.token, origin=origin):
             pass
     foreign = ("https://evil.example.com", "http://app.example.com", "null", "https://app.example.com.evil.com", "x://")
-    foreign += ("http://[", "http://[x]")  # no URL at all
+    foreign += ("http://[", "http://[x]")  # not URLs at all
     for origin in foreign:
         with pytest.raises(InvalidStatus) as refused:
             async with door.socket(origin=origin):
@@ -189,7 +189,7 @@ async def test_a_page_of_a_foreign_origin_is_refused(make: Maker, runtime: Runti
         assert refusal(answer) == (403, "FORBIDDEN", "来源不被允许")
 
 
-# ------------------------------------------------------------------ what may be said
+# ------------------------------------------------------------------ messages of clients
 
 
 @embedded
@@ -197,7 +197,7 @@ async def test_each_bad_message_has_its_code(
     make: Maker, runtime: Runtime, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
-    monkeypatch.setattr(websocket, "AUTH_SECONDS", 60)  # bad, not late
+    monkeypatch.setattr(websocket, "AUTH_SECONDS", 60)  # the error must be the bad message, not the timeout
     bad: dict[Any, int] = {
         "": 4400,
         "nonsense": 4400,
@@ -236,7 +236,7 @@ async def test_each_bad_message_has_its_code(
             async with door.payload(user.token) as socket:
                 await socket.say(message)
                 assert await socket.code() == code, message[:50]
-        async with door.payload(user.token) as socket:  # text that is no UTF-8: first byte of a frame by hand
+        async with door.payload(user.token) as socket:  # not UTF-8; the first byte of the frame is by hand
             socket.connection.transport.write(b"\x81\x82\0\0\0\0\xff\xff")
             assert await socket.code() == 1007
     assert "Traceback" not in log.getvalue()
@@ -261,12 +261,12 @@ async def test_pings_are_answered_and_sent(make: Maker, door: Door, monkeypatch:
                     break
 
 
-# ------------------------------------------------------------------ streams end
+# ------------------------------------------------------------------ ends of streams
 
 
 @embedded
 @pytest.mark.parametrize("how", ["banned", "revoked", "expired"])
-async def test_whoever_is_not_welcome_any_more_is_let_go(
+async def test_a_stream_ends_with_its_credential(
     make: Maker, runtime: Runtime, door: Door, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REAUTHENTICATE_SECONDS", 0.2)
@@ -307,7 +307,7 @@ async def test_twenty_streams_of_a_user_and_no_more(make: Maker, door: Door) -> 
         assert refusal(answer) == (429, "RATE_LIMITED", "同时打开的推送连接过多，最多 20 个")
         async with door.payload(other.token):
             pass
-    await until("seats are free", lambda: not door.state.connection_limiter._open)
+    await until("connections are free", lambda: not door.state.connection_limiter._open)
     async with door.payload(user.token):
         pass
 
@@ -342,7 +342,7 @@ async def test_a_waiting_request_holds_no_connection(make: Maker, runtime: Runti
     await asyncio.sleep(1)
     pools = [engine.pool for engine in (runtime.database.readers, runtime.database.writers)]
     await until("no connection is held", lambda: not any(pool.checkedout() for pool in pools))
-    assert not any(one.done() for one in waiting), "a connection was held until the wait was over"
+    assert not any(one.done() for one in waiting), "the waiting request held a database connection"
     assert {data(answer)["status"] for answer in await asyncio.gather(*waiting)} == {"created"}
 
 
@@ -350,13 +350,13 @@ async def test_a_waiting_request_holds_no_connection(make: Maker, runtime: Runti
 
 
 @pytest.fixture
-def quick_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's patience with whoever takes nothing, shrunk; ask for it before `door`."""
+def short_kernel_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens the kernel's timeout for a peer that reads nothing. Request it before `door`."""
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 15)
 
 
 async def deaf_consumer(door: Door, request: bytes, first: bytes = b"") -> asyncio.StreamWriter:
-    """A connection that asks and never reads; its own buffers are small, so that little hides in the kernel."""
+    """A connection that subscribes and never reads. Its own buffers are small, so the kernel holds little data."""
     sock = socket_module.socket()
     sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 4096)
     sock.setblocking(False)
@@ -370,7 +370,7 @@ async def deaf_consumer(door: Door, request: bytes, first: bytes = b"") -> async
 
 
 def masked(message: dict[str, Any]) -> bytes:
-    """A text frame of a client, by hand; the mask is zero."""
+    """A client's text frame made by hand, with a mask of zeros."""
     payload = json.dumps(message).encode()
     return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
 
@@ -380,13 +380,13 @@ def masked(message: dict[str, Any]) -> bytes:
 async def test_a_consumer_that_never_reads_is_dropped(
     make: Maker,
     runtime: Runtime,
-    quick_kernel: None,
+    short_kernel_timeout: None,
     door: Door,
     kind: str,
     log: io.StringIO,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While another stream of the same user goes on, and with nothing piling up."""
+    """Another stream of the same user goes on, and memory does not grow."""
     monkeypatch.setattr(websocket, "SEND_TIMEOUT_SECONDS", 3.0)
     monkeypatch.setattr(sse, "SEND_TIMEOUT_SECONDS", 3.0)
     user = await make.user(points=30 * 100)
@@ -415,10 +415,10 @@ async def test_a_consumer_that_never_reads_is_dropped(
                 await reading.next_task()
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
-        # What was written in these rounds is 10 × 60 × 12 KB for each of ten consumers: 72 MB.
+        # These rounds wrote 10 × 60 × 12 KB for each of ten consumers: 72 MB.
         assert grown < 10_000_000
         await until("dropped", lambda: metrics.SLOW_CONSUMERS.labels(kind)._value.get() == dropped + 10, 60)
-        await until("seats are free", lambda: door.state.connection_limiter._open == {user.id: 1})
+        await until("connections are free", lambda: door.state.connection_limiter._open == {user.id: 1})
         again = await make.task_no(user)
         runtime.pubsub.publish(user.id, again)
         assert (await reading.next_task())["data"]["taskNo"] == again

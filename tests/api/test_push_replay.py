@@ -1,4 +1,4 @@
-"""Push misses nothing: what came before, what is committed late, what no notice told, what came all at once."""
+"""Push loses no change: changes before the stream began, late commits, lost hints and floods of hints."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ embedded = pytest.mark.worlds("embedded")
 # ------------------------------------------------------------------ replay
 
 
-async def test_what_was_missed_is_reported_first(make: Maker, runtime: Runtime, door: Door, working: None) -> None:
+async def test_missed_changes_are_sent_first(make: Maker, runtime: Runtime, door: Door, working: None) -> None:
     user = await make.user(points=300)
     old = await make.task_no(user, "旧")
     await make.ended(user, old)
@@ -77,7 +77,7 @@ async def test_what_was_missed_is_reported_first(make: Maker, runtime: Runtime, 
 async def test_more_than_a_page_is_replayed_whole_and_in_order(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many of one moment, so that a page ends in the middle of it."""
+    """Many tasks changed at the same time, so a page ends in the middle of them."""
     monkeypatch.setattr(follow, "PAGE", 7)
     monkeypatch.setattr(follow, "_CHANGED_AFTER", follow._CHANGED_AFTER.limit(7))
     monkeypatch.setattr(follow, "_CHANGED_LATELY", follow._CHANGED_LATELY.limit(7))
@@ -93,7 +93,7 @@ async def test_more_than_a_page_is_replayed_whole_and_in_order(
 
 
 @embedded
-async def test_since_may_be_the_beginning_of_time(make: Maker, door: Door) -> None:
+async def test_since_may_be_the_year_1(make: Maker, door: Door) -> None:
     user, since = await make.user(points=60), "0001-01-01T00:00:00Z"
     await make.task_no(user)
     async with door.payload(user.token, since) as socket, door.events(f"?since={since}", **user.headers) as events:
@@ -101,7 +101,7 @@ async def test_since_may_be_the_beginning_of_time(make: Maker, door: Door) -> No
 
 
 async def _reported_by(changes: AsyncGenerator[dict[str, Any] | None, None], maximum: int) -> list[dict[str, Any]]:
-    """So many rows, or those that come before a silence."""
+    """That many rows, or fewer if no more come within a second."""
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(TimeoutError):
         while len(rows) < maximum:
@@ -112,8 +112,8 @@ async def _reported_by(changes: AsyncGenerator[dict[str, Any] | None, None], max
 
 
 @pytest.mark.parametrize("how", ["noticed", "passed", "queued", "requested"])
-async def test_no_id_is_ahead_of_what_was_not_reported_yet(make: Maker, runtime: Runtime, how: str) -> None:
-    """A stream breaks right after it told a change of now, while older ones wait; `since` its newest id finds them."""
+async def test_no_id_is_newer_than_a_change_not_sent_yet(make: Maker, runtime: Runtime, how: str) -> None:
+    """A stream breaks after a new change and before older ones. `since` with its newest id finds the older ones."""
     user = await make.user(points=3000)
     numbers = [await make.task_no(user) for _ in range(45)]
     hour_ago = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.000")
@@ -127,19 +127,19 @@ async def test_no_id_is_ahead_of_what_was_not_reported_yet(make: Maker, runtime:
             await execute(runtime, change + ":no", no=numbers[44])
             stream._subscription.push(numbers[44])
             rows = await _reported_by(changes, 1)
-        elif how == "passed":  # the walk has seen where it stands, and not yet read it whole
+        elif how == "passed":  # the replay has begun and has not read everything
             rows = await _reported_by(changes, 1)
             await execute(runtime, change + ":no", no=numbers[25])
             rows += await _reported_by(changes, 39)
             assert numbers[25] in {row["task_no"] for row in rows}
-        elif how == "queued":  # more than one read holds, the newest first; a consumer took an hour for the others
+        elif how == "queued":  # more than one query returns, newest first; the consumer took an hour for the others
             await execute(runtime, "UPDATE tasks SET progress = 8")
             stream._queried_at -= 7200
             await execute(runtime, change + ":no", no=numbers[44])
             for task_no in reversed(numbers):
                 stream._subscription.push(task_no)
             rows = await _reported_by(changes, 20)
-        else:  # while a notice was told, the caller asked for older ones
+        else:  # while a hint was being handled, the caller requested older changes
             await execute(runtime, change + ":a OR task_no = :b", a=numbers[43], b=numbers[44])
             stream._subscription.push(numbers[43])
             stream._subscription.push(numbers[44])
@@ -154,9 +154,7 @@ async def test_no_id_is_ahead_of_what_was_not_reported_yet(make: Maker, runtime:
 
 
 @embedded
-async def test_since_reaches_back_to_what_no_notice_reported_and_no_poll_found_yet(
-    make: Maker, runtime: Runtime
-) -> None:
+async def test_since_finds_changes_that_no_hint_and_no_query_found_yet(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=60)
     lost, noticed = await make.task_no(user), await make.task_no(user)
     now = datetime.now(UTC)
@@ -167,16 +165,16 @@ async def test_since_reaches_back_to_what_no_notice_reported_and_no_poll_found_y
 
 
 @pytest.fixture
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock's looks, shrunk to a test's patience."""
+def short_poll_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens the intervals of the queries."""
     monkeypatch.setattr(pubsub, "POLL_SECONDS", 0.5)
     monkeypatch.setattr(pubsub, "DISCONNECTED_POLL_SECONDS", 0.2)
     monkeypatch.setattr(follow, "RETRY_SECONDS", 0.1)
 
 
-@pytest.mark.usefixtures("looking_often")
+@pytest.mark.usefixtures("short_poll_intervals")
 async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runtime, door: Door) -> None:
-    """Dated before the streams began and before `since`, committed after both, and without a notice."""
+    """A change dated before the streams and before `since`, committed after both, and without a hint."""
     user = await make.user(points=60)
     numbers = [await make.task_no(user), await make.task_no(user)]
     since = str(int(time.time() * 1000))
@@ -202,11 +200,11 @@ async def test_a_change_committed_late_is_not_missed(make: Maker, runtime: Runti
             assert await socket.silence(0.3) == []
 
 
-# ------------------------------------------------------------------ notices are lost
+# ------------------------------------------------------------------ lost hints
 
 
-@pytest.mark.usefixtures("looking_often", "working")
-async def test_the_end_is_reported_although_every_notice_is_lost(
+@pytest.mark.usefixtures("short_poll_intervals", "working")
+async def test_the_end_is_sent_although_every_hint_is_lost(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=60)
@@ -222,7 +220,7 @@ async def test_the_end_is_reported_although_every_notice_is_lost(
 async def test_streams_outlive_redis(
     make: Maker, runtime: Runtime, how: str, working: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The door's Redis is behind a proxy that ends or swallows everything, and then passes it again."""
+    """The API's Redis is behind a proxy that refuses or swallows everything, and later forwards again."""
     monkeypatch.setattr(pubsub, "IDLE_TIMEOUT_SECONDS", 0.3)
     at = urlsplit(runtime.settings.redis_url)
     user = await make.user(points=300)
@@ -234,23 +232,23 @@ async def test_streams_outlive_redis(
             if how != "nowhere":
                 first = await make.task_no(user)
                 await socket.until_ended(first)
-                await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
+                await until("connected", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS)
                 proxy.set({"cut": "refuse", "frozen": "blackhole"}[how])
-            await until("deaf", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
+            await until("disconnected", lambda: deaf.pubsub.poll_interval == pubsub.DISCONNECTED_POLL_SECONDS, 30)
             second = await make.task_no(user)
             assert states(await socket.until_ended(second), second)[-1] == ("completed", 100)
             proxy.set("pass")
-            await until("receives", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
+            await until("connected", lambda: deaf.pubsub.poll_interval == pubsub.POLL_SECONDS, 30)
             third = await make.task_no(user)
             assert states(await socket.until_ended(third), third)[-1] == ("completed", 100)
 
 
 @embedded
-async def test_a_flood_of_notices_is_a_reason_to_poll_and_nothing_more(make: Maker, runtime: Runtime) -> None:
-    """A listener keeps a hundred numbers, then none; what they stood for is found by one look."""
+async def test_a_flood_of_hints_only_leads_to_one_query(make: Maker, runtime: Runtime) -> None:
+    """A subscription queues a hundred task numbers. With more it drops them all; one query finds the changes."""
     user, other = await make.user(), await make.user()
     async with runtime.pubsub.subscribe(user.id) as subscription, runtime.pubsub.subscribe(other.id) as quiet:
-        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        await until("connected", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
         await subscription.wait(1)
         quiet.drain()
         subscription.drain()
@@ -266,12 +264,12 @@ async def test_a_flood_of_notices_is_a_reason_to_poll_and_nothing_more(make: Mak
         assert quiet.drain() == ([], False)
 
 
-async def test_a_notice_of_a_strangers_task_reports_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
+async def test_a_hint_about_another_users_task_sends_nothing(make: Maker, runtime: Runtime, door: Door) -> None:
     user, other = await make.user(points=30), await make.user(points=30)
     foreign, own = await make.task_no(other), await make.task_no(user)
     async with runtime.pubsub.subscribe(other.id):
-        await until("received", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
-        async with door.payload(user.token) as socket:  # it has no reason to look but what it is told
+        await until("connected", lambda: runtime.pubsub.poll_interval == pubsub.POLL_SECONDS)
+        async with door.payload(user.token) as socket:  # only hints make this stream query
             now = DATABASE_NOW[runtime.settings.is_sqlite]
             await execute(runtime, f"UPDATE tasks SET progress = 9, updated_at = {now}")
             runtime.pubsub.publish(user.id, foreign)
@@ -281,7 +279,7 @@ async def test_a_notice_of_a_strangers_task_reports_nothing(make: Maker, runtime
 
 
 @embedded
-async def test_an_overflowing_stream_misses_nothing(
+async def test_a_stream_whose_queue_overflows_loses_nothing(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pubsub, "MAX_QUEUED", 3)
@@ -299,7 +297,7 @@ async def test_an_overflowing_stream_misses_nothing(
 
 
 @embedded
-@pytest.mark.usefixtures("looking_often")
+@pytest.mark.usefixtures("short_poll_intervals")
 async def test_a_stream_outlives_the_database(
     make: Maker, runtime: Runtime, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --minutes 10 --seed 7`: a storm over real processes, then a reckoning."""
+"""`python -m tests.chaos --minutes 10 --seed 7`: random faults on real processes, then a check of all records."""
 
 import argparse
 import asyncio

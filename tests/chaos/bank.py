@@ -1,4 +1,4 @@
-"""Top-ups while it storms: each is repeated under its reference until its end is known, and some are sent twice."""
+"""Top-ups during the storm: each is repeated with its reference until it has an answer, and some are sent twice."""
 
 import asyncio
 import random
@@ -11,14 +11,14 @@ from app.runtime import Runtime
 from tests.chaos.callers import User
 
 POINTS = 900
-PAUSE_SECONDS = (1.0, 6.0)  # how long a user goes without before they pay
+PAUSE_SECONDS = (1.0, 6.0)  # how long a user has no points before the next top-up
 EXPIRING_SHARE, EXPIRING_SECONDS = 0.25, 90
 TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class ActionInput:
-    """One top-up, as it is sent each time."""
+    """One top-up, the same in each attempt."""
 
     user_id: int
     points: int
@@ -27,7 +27,7 @@ class ActionInput:
 
 
 class Bank:
-    """`orders` is what every account must have been granted when all is over."""
+    """`orders` are the top-ups that each account must have at the end."""
 
     def __init__(self, runtime: Runtime, *, seed: int, run: str) -> None:
         self.orders: dict[str, ActionInput] = {}
@@ -39,7 +39,7 @@ class Bank:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def order(self, user: User) -> None:
-        """Once at a time for each user."""
+        """At most one order at a time for each user."""
         if user.id in self._waiting:
             return
         self._waiting.add(user.id)
@@ -80,6 +80,6 @@ class Bank:
                     return
 
     async def close(self) -> None:
-        """Until every order has been served."""
+        """Waits until every order is done."""
         while self._tasks:
             await asyncio.gather(*self._tasks)

@@ -1,4 +1,4 @@
-"""The reckoning: what the database, SEE2AI's journal, the bucket and the callers say must be one story."""
+"""Compares the records after a storm: the database, SEE2AI's request log, the bucket and the callers must agree."""
 
 import json
 import re
@@ -16,19 +16,19 @@ from app.tables import points_accounts, points_ledger, tasks
 from tests.chaos.bank import ActionInput
 from tests.chaos.callers import Diary
 
-CLOCKS_SECONDS = 0.05  # how far the database's clock and the journal's may be read apart
+CLOCKS_SECONDS = 0.05  # the largest error between the time of the database and that of the request log
 MAX_SHOWN = 10
-KNOWS_ITS_JOB = ("RESULT_LOST",)  # of an action without a task id: its answer was the result
+KNOWS_ITS_JOB = ("RESULT_LOST",)  # an action without a task id, whose answer was the result
 
 
 @dataclass
 class Story:
-    """Everything that is told about one storm."""
+    """All records of one storm."""
 
     tasks: list[dict[str, Any]]
     accounts: list[dict[str, Any]]
     ledger: list[dict[str, Any]]
-    accepted: list[dict[str, Any]]  # the journal's entries of accepted submits
+    accepted: list[dict[str, Any]]  # entries of the request log for accepted submits
     diary: Diary
     orders: dict[str, ActionInput]
     violations: list[str] = field(default_factory=list)  # of `gateway audit`
@@ -49,7 +49,7 @@ class Story:
         return found[0] if found else f"no word: {task['task_no']}"
 
     def word_of_job(self, entry: dict[str, Any]) -> str | None:
-        """None for what was only asked before a job: a reference normalized or handed over."""
+        """None for a call that prepares a job: a reference that is normalized or uploaded."""
         found = self.words.search(json.dumps(entry["body"], ensure_ascii=False))
         return found[0] if found else None
 
@@ -73,7 +73,7 @@ async def read_story(runtime: Runtime, journal: list[dict[str, Any]], diary: Dia
 
 
 def differences(story: Story, *, is_stored: Callable[[str], bool]) -> list[str]:
-    """All that does not agree; an empty list is what a storm must end with."""
+    """All differences between the records. After a storm the list must be empty."""
     return [
         line
         for check in (_ends, _money, _jobs, _late, _callers, _results(is_stored), _audit)
@@ -97,7 +97,7 @@ def _ends(story: Story) -> Iterable[str]:
 
 
 def _money(story: Story) -> Iterable[str]:
-    """Granted is what was ordered; each task opened once and closed once, for its price; nothing is left held."""
+    """Grants equal orders. Each task has one opening and one closing entry of its price. Nothing stays held."""
     ordered: Counter[int] = Counter()
     for order in story.orders.values():
         ordered[order.user_id] += order.points
@@ -120,7 +120,7 @@ def _money(story: Story) -> Iterable[str]:
 
 
 def _jobs(story: Story) -> Iterable[str]:
-    """At most one job a task, none for a task that is not there; a lost one is flagged."""
+    """At most one job for each task, no job without a task, and a flag on each lost job."""
     for word, entries in story.jobs.items():
         if word not in story.by_word:
             yield f"SEE2AI has {len(entries)} jobs for {word}, which is no task"
@@ -142,7 +142,7 @@ def _late(story: Story) -> Iterable[str]:
 
 
 def after_the_end(story: Story) -> Iterable[tuple[dict[str, Any], float]]:
-    """Each job of a refunded task, with the seconds from the refund to its arrival: below zero, as it must be."""
+    """Each job of a refunded task, and the seconds from the refund to its arrival. They must be negative."""
     for word, (task, *_) in story.by_word.items():
         if task["status"] == "failed":
             for entry in story.jobs.get(word, []):
@@ -154,7 +154,7 @@ def _seconds(moment: datetime) -> float:
 
 
 def _callers(story: Story) -> Iterable[str]:
-    """One key, one task; whatever was answered with 200 is there; a cancelled task never became a job."""
+    """One task for each key. Each task answered with 200 is stored. A cancelled task has no job."""
     for word, found in story.by_word.items():
         if len(found) > 1:
             yield f"{word} became {len(found)} tasks"
@@ -176,7 +176,7 @@ def _callers(story: Story) -> Iterable[str]:
 
 def _results(is_stored: Callable[[str], bool]) -> Callable[[Story], Iterable[str]]:
     def results(story: Story) -> Iterable[str]:
-        """Whatever is completed can be fetched."""
+        """The files of each completed task are in the bucket."""
         for task in story.ended("completed"):
             keys = [result[name] for result in task["results"] for name in ("key", "thumbnailKey") if result.get(name)]
             for key in keys:

@@ -1,7 +1,7 @@
-"""Those who ask the gateway for pictures while it storms: they repeat, double-click, hang up, cancel, go broke.
+"""Callers during a storm: they repeat, submit twice at once, hang up, cancel, and run out of points.
 
-Every submit carries a word of its own, by which its task and its job at SEE2AI are known again. Under a key the word
-stays the same in all repeats; without one each attempt has another, for each may rightly become a task.
+Every submit contains a unique word that identifies its task and its job at SEE2AI. With an idempotency key all
+repeats have the same word. Without one each attempt has a new word, because each attempt may become a task.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ SUBMIT = "/user/ai/tasks/submit"
 TIMEOUT_SECONDS = 10.0
 PERSISTENCE_SECONDS = 90.0  # how long a submit is repeated
 POLL_SECONDS = 0.25
-TOO_SHORT_SECONDS = 0.02  # the patience of one who hangs up at once
+TOO_SHORT_SECONDS = 0.02  # the timeout of a caller that hangs up at once
 
 # Model, its share, and what it needs.
 MODELS: tuple[tuple[str, float, str], ...] = (
@@ -33,7 +33,7 @@ MODELS: tuple[tuple[str, float, str], ...] = (
     ("sc_image_normalize", 0.04, "foreign image"),
     ("sc_video_text_fast", 0.02, "video"),
 )
-# What the job itself is to do, by share; the rest just succeeds.
+# Directives for the job, by share. All other jobs succeed.
 JOBS: tuple[tuple[str, float], ...] = (
     ('[[sandbox: {"end": "failed"}]]', 0.03),
     ('[[sandbox: {"end": "never"}]]', 0.01),
@@ -44,7 +44,7 @@ JOBS: tuple[tuple[str, float], ...] = (
 
 @dataclass
 class User:
-    """One who pays. `images` are references they have uploaded."""
+    """A caller with points. `images` are the references that the user has uploaded."""
 
     id: int
     headers: dict[str, str]
@@ -53,14 +53,14 @@ class User:
 
 @dataclass
 class Diary:
-    """What the callers were told."""
+    """The answers that the callers got."""
 
     answers: Counter[str] = field(default_factory=Counter)
     payload: dict[str, set[str]] = field(default_factory=dict)  # word -> task numbers of its 200 answers
-    keyed: set[str] = field(default_factory=set)  # words that stood under a key
+    keyed: set[str] = field(default_factory=set)  # words of submits with a key
     unknown: int = 0  # submits without a key whose answer was lost, and which were not repeated
     given_up: int = 0
-    cancelled: set[str] = field(default_factory=set)  # task numbers whose cancelling was answered with 200
+    cancelled: set[str] = field(default_factory=set)  # numbers of the tasks whose cancel was answered with 200
     accepted_at: list[float] = field(default_factory=list)
     alive_at: list[float] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class Diary:
 
 
 class Callers:
-    """Submits until `target` tasks are accepted, spread over `seconds`; longer where the storm held them up."""
+    """Submits until `target` tasks are accepted, spread over `seconds`; longer if faults delay it."""
 
     def __init__(
         self, origins: list[str], users: list[User], *, seed: int, run: str, poor: Callable[[User], None]
@@ -110,7 +110,7 @@ class Callers:
                 await asyncio.sleep(0.1)
 
     def _due(self, target: int, seconds: float) -> float:
-        """How many submits may have begun by now: what was refused or lost is made up for."""
+        """How many submits may have started by now. Refused and lost submits are replaced."""
         lost = self._number - self.diary.accepted
         return target * min((time.monotonic() - self._began) / seconds, 1.0) * 1.01 + min(lost, target * 0.5) + 1
 
@@ -126,14 +126,14 @@ class Callers:
             word = f"{self._run}-{number:05d}." + ("" if is_keyed else f"{attempt}.")
             if is_keyed:
                 self.diary.keyed.add(word)
-            wait = await self._try(user, word, _spelt(body, word, job), is_keyed)
+            wait = await self._try(user, word, _with_word(body, word, job), is_keyed)
             if wait is None:
                 return
             await asyncio.sleep(wait)
         self.diary.given_up += 1
 
     async def _try(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
-        """One attempt, or two at once; seconds until the next, None where this was the last."""
+        """One attempt, or two at once. Returns the seconds until the next one; None if there is none."""
         twice = is_keyed and self._chance.random() < 0.06
         waits = await asyncio.gather(
             *[self._send_request(user, word, body, is_keyed) for _ in range(2 if twice else 1)]
@@ -169,13 +169,13 @@ class Callers:
         self.diary.payload.setdefault(word, set()).add(task_no)
         dice = self._chance.random()
         if dice < 0.06:
-            self._beside(self._cancel(user, task_no))
+            self._run_aside(self._cancel(user, task_no))
         elif dice < 0.16:
-            self._beside(self._poll(user, f"/user/ai/tasks/{task_no}?wait=5", "poll"))
+            self._run_aside(self._poll(user, f"/user/ai/tasks/{task_no}?wait=5", "poll"))
         elif dice < 0.20:
-            self._beside(self._poll(user, "/user/ai/tasks/list", "list"))
+            self._run_aside(self._poll(user, "/user/ai/tasks/list", "list"))
 
-    def _beside(self, work: Any) -> None:
+    def _run_aside(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
@@ -198,7 +198,7 @@ class Callers:
             dice -= share
         return body, ""
 
-    # ------------------------------------------------------------------ beside it
+    # ------------------------------------------------------------------ other requests
 
     async def _cancel(self, user: User, task_no: str) -> None:
         answer = await self._poll(user, f"/user/ai/tasks/{task_no}/cancel", "cancel", "POST")
@@ -216,7 +216,7 @@ class Callers:
         return answer.status_code
 
     async def _probe(self) -> None:
-        """Notes when any API answered a question to the database."""
+        """Records the times when an API answered a request that reads the database."""
         self.diary.alive_at.append(time.monotonic())
         requesting: set[asyncio.Task[None]] = set()
         while True:
@@ -234,8 +234,8 @@ class Callers:
                 self.diary.alive_at.append(time.monotonic())
 
 
-def _spelt(body: dict[str, Any], word: str, job: str) -> dict[str, Any]:
-    """The word stands in the prompt, or where there is none in the picture's address."""
+def _with_word(body: dict[str, Any], word: str, job: str) -> dict[str, Any]:
+    """The word is in the prompt, or in the image URL for a model without a prompt."""
     if body["modelName"] == "sc_image_normalize":
         return body | {"imageUrl": f"https://example.com/{word}.jpg"}
     return body | {"prompt": f"{word} 一只柴犬 {job}".strip()}

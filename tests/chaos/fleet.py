@@ -1,4 +1,4 @@
-"""API processes and workers under a supervisor that starts each again the moment it ends, and knows why it ended."""
+"""API processes and workers under a supervisor. It restarts each at once, and records each unexpected end."""
 
 import contextlib
 import signal
@@ -10,18 +10,18 @@ from collections import Counter
 from tests.support.processes.process import Process, Processes
 
 POLL_SECONDS = 0.05
-TIMEOUT_SECONDS = 90.0  # after SIGTERM, as operations ask a supervisor to have with a worker
+TIMEOUT_SECONDS = 90.0  # after SIGTERM, as docs/operations.md asks of a supervisor of a worker
 
 
 class Quiet(Processes):
-    """Hundreds of processes live and die in a storm: their logs stay in the folder and are not shown."""
+    """A storm starts hundreds of processes. Their logs stay in the folder and are not shown."""
 
     def _tails(self) -> list[str]:
         return []
 
 
 class Post:
-    """One place in the fleet: the process that holds it now. `strikes` are ends that we caused."""
+    """A process and its successors, which replace each other."""
 
     def __init__(self, processes: Processes, name: str, port: int = 0) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class Post:
         self.unexpected: list[str] = []
         self.starts = 0
         self._processes = processes
-        self._expected: set[int] = set()  # pids that were told to end
+        self._expected: set[int] = set()  # pids of processes that got a signal to end
         self._disconnected: list[tuple[Process, float]] = []  # after SIGTERM, and until when they may take
         self._lock = threading.Lock()
         self.process = self._start()
@@ -45,7 +45,7 @@ class Post:
         return self._processes.gateway("worker")
 
     def poll(self) -> None:
-        """Starts the process again where it has ended."""
+        """Starts the process again if it has ended."""
         with self._lock:
             self._disconnected = [one for one in self._disconnected if self._is_still_leaving(*one)]
             code = self.process.code
@@ -63,14 +63,14 @@ class Post:
                 self.process.kill()
 
     def terminate(self) -> None:
-        """SIGTERM, and after a supervisor's patience SIGKILL. A worker's place is taken at once, as in a rollout."""
+        """SIGTERM, then SIGKILL after a timeout. A new worker starts at once, as in a rolling update."""
         with self._lock:
             self._report_to_end()
             if not self.port:
                 self.process = self._start()
 
     def _report_to_end(self) -> None:
-        """Once: who is winding down is not told again."""
+        """SIGTERM, but only once for each process."""
         if any(process is self.process for process, _ in self._disconnected):
             return
         self._expected.add(self.process.pid)
@@ -83,13 +83,13 @@ class Post:
         if process.code is None:
             self.unexpected.append(f"{process.name} did not end {TIMEOUT_SECONDS:.0f} s after SIGTERM")
             process.kill()
-        elif process.code not in {0, -signal.SIGKILL} and not self._had_not_begun(process):
+        elif process.code not in {0, -signal.SIGKILL} and not self._was_loading(process):
             self.unexpected.append(f"{process.name} ended with {process.code} after SIGTERM")
         return False
 
     @staticmethod
-    def _had_not_begun(process: Process) -> bool:
-        """SIGTERM met it while it was still being loaded, before it had a word to say about it."""
+    def _was_loading(process: Process) -> bool:
+        """SIGTERM came while Python was still loading, before the first line of the log."""
         return process.code == -signal.SIGTERM and not process.log()
 
     def terminate_for_good(self) -> None:
@@ -97,7 +97,7 @@ class Post:
             self._report_to_end()
 
     def wait_for_leaving(self) -> None:
-        """Until all that were told to end have done so."""
+        """Waits until all processes that got SIGTERM have ended."""
         while self._disconnected:
             time.sleep(POLL_SECONDS)
             with self._lock:
@@ -111,7 +111,7 @@ class Post:
 
 
 class Fleet:
-    """`with Fleet(processes, ports, workers)`: everything in it is kept alive until the end."""
+    """`with Fleet(processes, ports, workers)`: all its processes are restarted until the block ends."""
 
     def __init__(self, processes: Processes, api_ports: list[int], workers: int) -> None:
         self.apis = [Post(processes, f"api {number}", port) for number, port in enumerate(api_ports, 1)]
@@ -143,7 +143,7 @@ class Fleet:
         return self
 
     def settle(self) -> None:
-        """No more restarts; everybody ends as after SIGTERM. What did not end well is told by `unexpected`."""
+        """Stops restarts and ends all processes with SIGTERM. `unexpected` lists those that did not end well."""
         self._over.set()
         self._thread.join()
         for post in self.posts:

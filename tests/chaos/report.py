@@ -1,4 +1,4 @@
-"""The books of a storm, for a terminal and as a page."""
+"""The result of a storm, for a terminal and as a page."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Rows = list[tuple[str, Any]]
 
 @dataclass
 class Storm:
-    """What is to be told of one run beside the story itself."""
+    """What the report says of one run, beside the records."""
 
     command: str
     seed: int
@@ -20,9 +20,9 @@ class Storm:
     storm_seconds: float
     calm_seconds: float  # from the end of all faults to the end of the last task
     struck: Counter[str]
-    trouble: Counter[str]  # what SEE2AI did, by the journal
+    trouble: Counter[str]  # outcomes at SEE2AI, by its request log
     starts: Counter[str]
-    events: Counter[str]  # log lines of our processes that are worth a look
+    events: Counter[str]  # log lines of the gateway that are worth attention
     differences: list[str] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ def _callers(storm: Storm, story: Story) -> Rows:
     return [
         ("submits answered with a task", diary.accepted),
         ("of these under a key", sum(word in diary.keyed for word in diary.payload)),
-        ("tasks whose caller never heard of them", len(story.by_word.keys() - diary.payload.keys())),
+        ("tasks whose caller got no answer", len(story.by_word.keys() - diary.payload.keys())),
         ("submits given up", diary.given_up),
         ("tasks cancelled by their caller", len(diary.cancelled)),
         ("top-ups", len(story.orders)),

@@ -1,4 +1,4 @@
-"""Servers of the storm's own, in a folder of its own: MariaDB, Redis and S3, to be killed and started again at will."""
+"""Servers for one storm, in their own folder: MariaDB, Redis and S3. A test may kill and restart them."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ BUCKET, ACCESS_KEY, SECRET_KEY = "results", "chaos-access-key", "chaos-secret-ke
 
 
 class Server:
-    """One server on one port. What it keeps on disk outlives it; `start` brings it back."""
+    """One server on one port. Its files on disk survive `kill`; `start` starts it again on them."""
 
     def __init__(self, processes: Processes, name: str, *command: str, port: int) -> None:
         self.name = name
@@ -26,7 +26,7 @@ class Server:
         self._command = command
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Returns once it accepts connections."""
         self.process = process = self._processes.start(*self._command, name=self.name)
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and process.code is None:
@@ -43,7 +43,7 @@ class Server:
             self.process.kill()
 
     def stop(self) -> None:
-        """As a supervisor stops it: SIGTERM, and kill -9 where that takes too long."""
+        """As a supervisor does: SIGTERM, then SIGKILL after a timeout."""
         if self.process is None:
             return
         try:
@@ -61,7 +61,7 @@ class Server:
 
 
 def open_database_server(processes: Processes, folder: Path) -> Server:
-    """A MariaDB of its own, empty. An acknowledged commit is on disk, as operations ask for it."""
+    """A new and empty MariaDB. An acknowledged commit is on disk, as docs/operations.md requires."""
     port = free_port()
     install_mariadb(folder)
     durable = ["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=128M", "--max-connections=300"]
@@ -93,5 +93,5 @@ def storage_settings(storage: Server) -> dict[str, Any]:
 
 
 def stored_file(folder: Path, key: str) -> Path:
-    """Where on disk the bucket keeps an object."""
+    """The path on disk of an object of the bucket."""
     return folder / "s3" / BUCKET / "gateway" / key

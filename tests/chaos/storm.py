@@ -1,4 +1,4 @@
-"""One storm from the first server to the last word of the books."""
+"""One storm: starts the servers, injects faults, waits for all ends, and compares the records."""
 
 import asyncio
 import io
@@ -56,7 +56,7 @@ BUGS = ("step_failed", "request_failed", "claim_failed", "expiry_failed", "Trace
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for."""
+    """The options of the run."""
 
     seed: int
     seconds: float
@@ -175,7 +175,7 @@ def _too_few(plan: Plan, story: Story) -> list[str]:
 
 
 async def _open_accounts(runtime: Runtime, bank: Bank, origin: str) -> list[User]:
-    """Half of the users show a token, half a key; each has uploaded a picture."""
+    """Half of the users have a token, half an API key. Each has uploaded a picture."""
     users = []
     image = _image()
     for number in range(USERS):
@@ -206,7 +206,7 @@ async def _report(callers: Callers, striker: Striker) -> None:
 
 
 async def _wait_for_ends(runtime: Runtime) -> None:
-    """Until no task lives, or the time is over by which none may."""
+    """Waits until every task has ended, or until the last deadline has passed."""
     end = time.monotonic() + CALM_SECONDS
     live = select(func.count()).select_from(tasks).where(tasks.c.completed_at.is_(None))
     while time.monotonic() < end:
@@ -220,7 +220,7 @@ async def _wait_for_ends(runtime: Runtime) -> None:
 
 
 def _events(folder: Path) -> Counter[str]:
-    """How often our processes logged what is worth a look, and what is a bug."""
+    """How often the gateway logged events that are worth attention, and events that are bugs."""
     found: Counter[str] = Counter()
     for path in folder.glob("*gateway-*.log"):
         with path.open(encoding="utf-8", errors="replace") as lines:

@@ -1,4 +1,4 @@
-"""Carries a schedule out: each strike in a thread of its own, those on one target one after the other."""
+"""Runs a schedule of faults. Each fault runs in its own thread; those on one target run one after the other."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ AT_ONCE = 16
 
 @dataclass
 class World:
-    """Everything that may be struck."""
+    """The targets of the faults."""
 
     fleet: Fleet
     database: Server
@@ -30,12 +30,12 @@ class World:
     control: httpx.Client
 
     def set_trouble(self, *extra: dict[str, object], storming: bool = True) -> None:
-        """The sandbox's rules; `extra` goes first."""
+        """Sets the sandbox's rules, with `extra` first."""
         self.control.post("/control", json=[*extra, *(rules() if storming else [])]).raise_for_status()
 
 
 class Striker:
-    """Runs in threads until its schedule is done; then `struck` says how often each fault did strike."""
+    """Runs in threads until its schedule is done. Then `struck` counts the faults that took effect."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -106,7 +106,7 @@ class Striker:
             one.flushall()
 
     def _kill_all(self) -> None:
-        """Processes, database and Redis in one moment; the supervisors bring them back."""
+        """Kills processes, database and Redis at once. Their supervisors restart them."""
         world = self._world
         with self._lock("database"), self._lock("redis"):
             for post in world.fleet.posts:

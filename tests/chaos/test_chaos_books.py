@@ -1,4 +1,4 @@
-"""The reckoning of a storm finds what it must: each difference is planted once in books that agree."""
+"""The comparison of records finds each difference: each test adds one to records that agree."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -42,7 +42,7 @@ def job(number: int, seconds: float = -5.0) -> dict[str, Any]:
 
 
 def story() -> Story:
-    """Four tasks: one completed, one failed after it was accepted, one lost on the way, one taken back."""
+    """Four tasks: one completed, one failed after SEE2AI accepted it, one whose submit was lost, one cancelled."""
     lost = {"upstream_task_id": None, "suspected_orphan": True, "error_code": "UPSTREAM_UNCERTAIN", "results": None}
     tasks = [
         task(1, "completed"),
@@ -114,7 +114,7 @@ def test_a_seed_is_a_schedule() -> None:
 
 
 @pytest.mark.parametrize("where", ["submit", "poll", "result", "upload"])
-def test_thirty_in_a_hundred_go_wrong(where: str) -> None:
+def test_thirty_percent_of_the_answers_fail(where: str) -> None:
     assert sum(share for rule, share in TROUBLE if rule["where"] == where) == pytest.approx(0.3, abs=0.011)
     calm = 1.0
     for rule in rules():

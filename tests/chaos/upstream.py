@@ -1,4 +1,4 @@
-"""SEE2AI's stand-in as a process of its own, with a request log that keeps all requests of a storm."""
+"""The sandbox as a separate process, with a request log that keeps all requests of a storm."""
 
 import argparse
 

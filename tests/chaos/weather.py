@@ -1,9 +1,9 @@
-"""What strikes when: a schedule drawn from a seed, so that the same storm can be had again."""
+"""Which fault happens when: a schedule drawn from a seed, so a storm can be repeated."""
 
 import random
 from dataclasses import dataclass
 
-# How often each fault is drawn, against the others.
+# How often each fault is drawn, relative to the others.
 WEIGHTS: dict[str, int] = {
     "worker: kill -9": 24,
     "worker: SIGTERM": 12,
@@ -23,7 +23,7 @@ WEIGHTS: dict[str, int] = {
     "all of ours: kill -9": 2,
 }
 
-# Which share of what SEE2AI is asked for goes wrong while the storm lasts: 30 % at each place.
+# The share of SEE2AI's answers that fail during the storm: 30 % for each kind of request.
 TROUBLE: tuple[tuple[dict[str, object], float], ...] = (
     ({"where": "submit", "fail": 500}, 0.05),
     ({"where": "submit", "fail": 503, "retry_after": 1}, 0.05),
@@ -59,7 +59,7 @@ TROUBLE: tuple[tuple[dict[str, object], float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One fault: when it strikes, on the how-manieth of its like, and for how long where it lasts."""
+    """One fault: its time, the index of its target among targets of the same kind, and its duration, if it has one."""
 
     at_seconds: float
     fault: str
@@ -68,7 +68,7 @@ class Strike:
 
 
 def draw(seed: int, seconds: float, *, gap_seconds: float, lease_seconds: float) -> list[Strike]:
-    """The schedule: first every fault once, in a random order, then by weight. Each seed has one of its own."""
+    """The schedule of a seed: every fault once in a random order, then more faults by weight."""
     chance = random.Random(f"weather {seed}")
     first = list(WEIGHTS)
     chance.shuffle(first)
@@ -84,7 +84,7 @@ def draw(seed: int, seconds: float, *, gap_seconds: float, lease_seconds: float)
 
 
 def rules() -> list[dict[str, object]]:
-    """The trouble as the sandbox takes it. The first rule that strikes decides, so each share is of what is left."""
+    """The sandbox's rules. The first rule that applies decides, so each share is of the requests that are left."""
     rules: list[dict[str, object]] = []
     left: dict[str, float] = {}
     for rule, share in TROUBLE:

@@ -1,4 +1,4 @@
-"""The `gateway` command for tests, in either world."""
+"""The `gateway` command for tests, in each world."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.worlds import World
 
 @pytest.fixture
 def gateway(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Result]:
-    """Runs a command against this world's database; an error of ours comes out as exit 1, as `main` has it."""
+    """Runs a command against the database of this world. A gateway error becomes exit code 1, as in `main`."""
     monkeypatch.chdir(tmp_path)
     for name, value in world.settings.items():
         monkeypatch.setenv(name.upper(), str(value))

@@ -1,4 +1,4 @@
-"""`gateway` as an operator types it: answers, exit codes, one-line reasons."""
+"""The commands of `gateway`: output, exit codes, and errors of one line."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def test_users_points_keys_and_tokens(gateway: Run) -> None:
     assert said(gateway("audit", "--json")) == {"ok": True, "violations": []}
 
 
-def test_an_imported_id_is_kept_and_does_not_push_new_ones_up(gateway: Run) -> None:
+def test_an_imported_id_is_kept_and_does_not_raise_new_ids(gateway: Run) -> None:
     assert said(gateway("users", "create", "--id", "17563793187762127", "--json"))["userId"] == 17563793187762127
     assert said(gateway("users", "create", "--json"))["userId"] < 2**53
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_done_is_exit_1(gateway: Run, words: tuple[str, ...]) -> 
     assert said(gateway("audit", "--json"))["ok"]
 
 
-def test_a_name_or_id_taken_twice_is_refused(gateway: Run) -> None:
+def test_a_name_or_id_that_exists_is_refused(gateway: Run) -> None:
     said(gateway("users", "create", "--id", "7", "--username", "han", "--json"))
     assert gateway("users", "create", "--id", "7").exit_code == 1
     assert gateway("users", "create", "--username", "han").exit_code == 1
@@ -90,7 +90,7 @@ def test_models_are_created_repriced_and_disabled(gateway: Run) -> None:
     assert (row["points_cost"], row["enabled"], row["params"]) == (45, False, {"aspectRatio": "16:9"})
 
 
-def test_for_people_it_prints_plain_lines(gateway: Run) -> None:
+def test_without_json_it_prints_plain_lines(gateway: Run) -> None:
     assert "userId: " in gateway("users", "create").stdout
     assert "sc_soraimg_text_1x1" in gateway("models", "list").stdout
     assert gateway("audit").stdout.startswith("ok")

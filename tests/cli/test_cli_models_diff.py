@@ -1,4 +1,4 @@
-"""`gateway models`: `diff` finds what was changed by hand, `check` what cannot be sold, `set` changes the prices."""
+"""`gateway models`: `diff` finds changes by hand, `check` finds models that cannot be sold, `set` changes prices."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ def test_every_sort_of_difference_is_reported(gateway: Run, world: World) -> Non
         ("price_rules", '\'[{"param":"seconds","each":1}]\'', "price_rules 第 1 条"),
     ],
 )
-def test_a_row_that_could_not_be_written_today_is_named(
+def test_a_row_that_breaks_todays_rules_is_named(
     gateway: Run, world: World, column: str, value: str, reason: str
 ) -> None:
     write(world, f"UPDATE points_config SET {column} = {value} WHERE model_name = '{SQUARE}'")
@@ -86,7 +86,7 @@ def test_a_row_that_could_not_be_written_today_is_named(
 
 
 @pytest.mark.parametrize(("column", "value"), [("params", "[]"), ("defaults", "5"), ("price_rules", '["x"]')])
-def test_a_row_of_a_wrong_form_is_invalid(gateway: Run, world: World, column: str, value: str) -> None:
+def test_a_row_in_a_wrong_form_is_invalid(gateway: Run, world: World, column: str, value: str) -> None:
     write(world, f"UPDATE points_config SET {column} = '{value}' WHERE model_name = '{SQUARE}'")
     found = drift(gateway)
     assert [row["modelName"] for row in found["invalid"]] == [SQUARE]
@@ -94,7 +94,7 @@ def test_a_row_of_a_wrong_form_is_invalid(gateway: Run, world: World, column: st
     assert found["missing"] == []
 
 
-def test_spelling_and_times_are_no_difference(gateway: Run, world: World) -> None:
+def test_json_spelling_and_times_are_no_difference(gateway: Run, world: World) -> None:
     named = f"WHERE model_name = '{SQUARE}'"
     write(world, f'UPDATE points_config SET params = \'{{ "aspectRatio" : "1:1" }}\' {named}')
     assert gateway("models", "set", SQUARE, "--points-cost", "30").exit_code == 0  # a new updated_at
@@ -102,7 +102,7 @@ def test_spelling_and_times_are_no_difference(gateway: Run, world: World) -> Non
 
 
 @pytest.mark.parametrize("column", ["params", "defaults", "price_rules"])
-def test_what_is_no_json_is_named_and_hides_nothing_else(gateway: Run, world: World, column: str) -> None:
+def test_invalid_json_is_named_and_hides_nothing_else(gateway: Run, world: World, column: str) -> None:
     write(world, f"UPDATE points_config SET {column} = '{{\"a\":' WHERE model_name = '{SQUARE}'")
     assert gateway("models", "disable", "sc_soraimg_text_2x3").exit_code == 0
     found = drift(gateway)
@@ -115,7 +115,7 @@ def test_what_is_no_json_is_named_and_hides_nothing_else(gateway: Run, world: Wo
     assert ("model_invalid" in result.stderr, SQUARE in result.stderr) == (True, True)
 
 
-def test_what_is_no_json_is_mended_by_writing_it_anew_and_by_nothing_less(gateway: Run, world: World) -> None:
+def test_invalid_json_is_repaired_only_by_writing_the_whole_value(gateway: Run, world: World) -> None:
     write(world, f"UPDATE points_config SET params = '{{\"a\":' WHERE model_name = '{SQUARE}'")
     refused = gateway("models", "set", SQUARE, "--points-cost", "30")
     assert (refused.exit_code, "params 不是 JSON" in str(refused.exception)) == (1, True)

@@ -1,4 +1,4 @@
-"""`gateway points` and `gateway codes`: top-ups for a time, their end, codes made, exported, listed and voided."""
+"""`gateway points` and `gateway codes`: top-ups that expire, and codes that are made, exported, listed and voided."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def new_user(gateway: Run) -> str:
     return str(said(gateway("users", "create", "--json"))["userId"])
 
 
-def test_points_for_a_time_and_a_sweep(gateway: Run) -> None:
+def test_points_that_expire_and_a_sweep(gateway: Run) -> None:
     user = new_user(gateway)
     top_up = ("points", "grant", user, "20", "--ref", "order-7", "--expires", "2090-01-01", "--json")
     assert said(gateway(*top_up)) == {"userId": int(user), "balance": 20, "applied": True}
@@ -32,7 +32,7 @@ def test_points_for_a_time_and_a_sweep(gateway: Run) -> None:
     assert said(gateway("audit", "--json"))["ok"]
 
 
-def test_a_known_reference_for_something_else_is_exit_1(gateway: Run) -> None:
+def test_a_known_reference_with_other_values_is_exit_1(gateway: Run) -> None:
     user, other = new_user(gateway), new_user(gateway)
     said(gateway("points", "grant", user, "20", "--ref", "order-7", "--json"))
     assert gateway("points", "grant", user, "21", "--ref", "order-7").exit_code == 1
@@ -41,7 +41,7 @@ def test_a_known_reference_for_something_else_is_exit_1(gateway: Run) -> None:
     assert said(gateway("points", "grant", user, "20", "--ref", "order-7", "--json"))["balance"] == 20
 
 
-def test_a_key_for_admins_is_requested_for_by_name(gateway: Run) -> None:
+def test_a_key_for_admins_needs_its_scope_by_name(gateway: Run) -> None:
     said(gateway("users", "create", "--id", "5", "--admin", "--json"))
     assert said(gateway("keys", "create", "5", "--admin", "--json"))["apiKey"].startswith("sk-")
 
@@ -59,7 +59,7 @@ def test_codes_are_shown_once(gateway: Run) -> None:
     assert gateway("codes", "create", "--count", "1", "--points", "5").stdout.count("-") >= 4
 
 
-def test_codes_are_listed_newest_first_and_not_all(gateway: Run) -> None:
+def test_codes_are_listed_newest_first_up_to_a_limit(gateway: Run) -> None:
     for batch, count in (("old", "100"), ("new", "4")):
         said(gateway("codes", "create", "--count", count, "--points", "5", "--batch", batch, "--json"))
     first = gateway("codes", "list", "--json")
@@ -68,10 +68,10 @@ def test_codes_are_listed_newest_first_and_not_all(gateway: Run) -> None:
     assert len(said(gateway("codes", "list", "--limit", "3", "--json"))) == 3
     whole = gateway("codes", "list", "--limit", "104", "--json")
     assert (len(said(whole)), "newest" in whole.stderr) == (104, False)
-    assert len(gateway("codes", "list", "--batch", "new", "--limit", "2").stdout.splitlines()) == 3  # and a head
+    assert len(gateway("codes", "list", "--batch", "new", "--limit", "2").stdout.splitlines()) == 3  # and a header
 
 
-def test_codes_are_exported_to_a_file_of_its_own(gateway: Run, tmp_path: Path) -> None:
+def test_codes_are_exported_to_a_new_file(gateway: Run, tmp_path: Path) -> None:
     path = tmp_path / "codes.csv"
     options = ("--count", "2", "--points", "50", "--lot-days", "30", "--expires", "2090-01-01", "--csv", str(path))
     payload = said(gateway("codes", "create", *options, "--json"))
@@ -86,7 +86,7 @@ def test_codes_are_exported_to_a_file_of_its_own(gateway: Run, tmp_path: Path) -
     assert len(said(gateway("codes", "list", "--json"))) == 2
 
 
-def test_a_file_without_codes_is_not_left_behind(gateway: Run, tmp_path: Path) -> None:
+def test_no_empty_file_is_left_after_an_error(gateway: Run, tmp_path: Path) -> None:
     path = tmp_path / "codes.csv"
     bad = ("codes", "create", "--count", "1", "--points", "1", "--batch", " x", "--csv", str(path))
     assert gateway(*bad).exit_code == 1

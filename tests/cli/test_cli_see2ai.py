@@ -1,4 +1,4 @@
-"""`gateway see2ai check`: against the sandbox over HTTP, a dead port, and whatever else may answer there."""
+"""`gateway see2ai check`: against the sandbox over HTTP, against a dead port, and against other servers."""
 
 import http.server
 import json
@@ -77,7 +77,7 @@ def test_a_wrong_key(check: Any, upstream: Server) -> None:
     assert "sk-wrong" not in result.output
 
 
-def test_no_key_at_all_requests_nobody(check: Any, upstream: Server) -> None:
+def test_without_a_key_no_request_is_sent(check: Any, upstream: Server) -> None:
     result = check(upstream.origin, key="")
     assert (result.exit_code, result.stderr) == (1, "SEE2AI_API_KEY is not set\n")
     assert upstream.journal() == []
@@ -112,7 +112,7 @@ def test_a_dead_port(check: Any, base_url: str) -> None:
     ],
     ids=range(13),
 )
-def test_whatever_answers_there_is_one_line(check: Any, status: int, body: bytes, reason: str) -> None:
+def test_any_answer_gives_one_line(check: Any, status: int, body: bytes, reason: str) -> None:
     with answering(status, body, Location="http://127.0.0.1:1/") as origin:
         result = check(origin)
     assert result.exit_code == 1
@@ -136,7 +136,7 @@ EASY: list[tuple[Any, str | None, Any]] = [
 
 
 @pytest.mark.parametrize(("payload", "name", "balance"), EASY, ids=range(len(EASY)))
-def test_the_names_of_fields_are_taken_easily(payload: Any, name: str | None, balance: Any, world: Any) -> None:
+def test_field_names_are_read_in_several_spellings(payload: Any, name: str | None, balance: Any, world: Any) -> None:
     account = parse_account(HttpResponse(200, json.dumps(payload).encode()))
     assert (account.status, account.name, account.balance_tokens) == (AccountStatus.USABLE, name, balance)
 
@@ -144,13 +144,13 @@ def test_the_names_of_fields_are_taken_easily(payload: Any, name: str | None, ba
 @pytest.mark.parametrize(
     "odd", ["NaN", "Infinity", "1e99999999999999999999", "1e-99999999999999999999", "-0.0", "1e17"]
 )
-def test_odd_numbers_raise_nothing(odd: str, world: Any) -> None:
+def test_unusual_numbers_raise_no_error(odd: str, world: Any) -> None:
     account = parse_account(HttpResponse(200, b'{"balance": ' + odd.encode() + b"}"))
     assert account.status in {AccountStatus.USABLE, AccountStatus.UNREADABLE, AccountStatus.INSUFFICIENT_BALANCE}
     assert account.balance_rmb is None or f"{account.balance_rmb:.2f}"
 
 
-def test_an_unknown_balance_is_said_to_be_unknown(check: Any) -> None:
+def test_an_unknown_balance_is_shown_as_unknown(check: Any) -> None:
     with answering(200, b'{"tenant_name": "A"}') as origin:
         result = check(origin)
         assert json.loads(check(origin, "--json").stdout)["balanceTokens"] is None

@@ -1,4 +1,4 @@
-"""A claim whose COMMIT got no answer: the rows that are released then may be another worker's, or ended, by now."""
+"""The COMMIT of a claim got no answer. The rows may have ended or belong to another worker when they are released."""
 
 import pytest
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 
 async def test_a_claim_that_was_not_committed_releases_no_cancelled_task(make: Maker, runtime: Runtime) -> None:
-    """The cancel made of version 0 the same 1 that the claim would have made of it."""
+    """The cancel changes version 0 to 1, the same version that the claim would have written."""
     user = await make.user(points=60)
     cancelled, other = await make.task_no(user), await make.task_no(user)
     claimed = await claim_due(runtime.database, TaskFilter(("submit",)), 9, 30)

@@ -32,7 +32,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
-    """Another process, as far as the database is concerned."""
+    """A second runtime on the same database, which stands for another process."""
     async with open_runtime(runtime.settings) as opened:
         yield opened
 
@@ -41,7 +41,7 @@ def refused_submits(upstream: Server) -> list[float]:
     return [entry["monotonic"] for entry in upstream.journal(outcome="refused") if entry["method"] == "POST"]
 
 
-# ------------------------------------------------------------------ of the account
+# ------------------------------------------------------------------ the whole account is refused
 
 
 async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_then_all_complete(
@@ -51,10 +51,10 @@ async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_t
     upstream.control({"balance": "empty"})
     async with workers(runtime, other):
         numbers = [await make.task_no(user, directive({"take_seconds": 0}) + " 0")]
-        await until("both know", lambda: breaker_of(runtime).is_open and breaker_of(other).is_open)
+        await until("both have read it", lambda: breaker_of(runtime).is_open and breaker_of(other).is_open)
         numbers += [await make.task_no(user, directive({"take_seconds": 0}) + f" {n}") for n in range(1, 41)]
         await until("two probes", lambda: len(refused_submits(upstream)) >= 3)
-        # One opened it; pauses of 1, 2 and 4 seconds, each ended by one probe of all workers together.
+        # One process opened it. The pauses are 1, 2 and 4 seconds, and after each one process sends one probe.
         gaps = [later - earlier for earlier, later in itertools.pairwise(refused_submits(upstream))]
         assert all(gap >= 0.9 * 2**number for number, gap in enumerate(gaps)), gaps
         assert {(await make.task(user, number))["status"] for number in numbers} == {"queued"}
@@ -85,7 +85,7 @@ async def test_with_an_empty_balance_running_jobs_are_still_polled(
         opened_at = breaker_of(runtime).state.opened_at
         assert (await make.ended(user, running))["status"] == "completed"
         assert breaker_of(runtime).is_open
-        assert breaker_of(runtime).state.opened_at == opened_at, "the answer to a poll closed what a job had opened"
+        assert breaker_of(runtime).state.opened_at == opened_at, "the answer to a poll closed the breaker of jobs"
         upstream.control()
         assert (await make.ended(user, waiting))["status"] == "completed"
 
@@ -93,7 +93,7 @@ async def test_with_an_empty_balance_running_jobs_are_still_polled(
 async def test_a_worker_that_lost_its_task_gives_the_probe_back(
     make: Maker, runtime: Runtime, hurry: None, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its caller cancelled the task at the last moment: nobody should wait 70 s for a probe that was never sent."""
+    """The caller cancels the task before its probe. Other tasks must not wait 70 s for a probe that is not sent."""
     user = await make.user(points=60)
     first = await make.task_no(user, directive({"take_seconds": 0}) + " lost")
     await trip(runtime, "HTTP 401")
@@ -129,11 +129,11 @@ async def test_an_outage_rejects_no_task_before_its_deadline(
     assert await make.balance(user) == (PRICE * 6, 0)
 
 
-# ------------------------------------------------------------------ of one task alone
+# ------------------------------------------------------------------ one refused task
 
 
 async def run_others(make: Maker, user: Any, name: str) -> float:
-    """Twenty tasks at once; the seconds until all have completed."""
+    """Twenty tasks at once. Returns the seconds until all have completed."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     numbers = [await make.task_no(user, directive({"take_seconds": 0}) + f" {name} {n}") for n in range(20)]
@@ -150,7 +150,7 @@ async def test_a_task_that_alone_is_refused_is_rejected_and_holds_up_the_others_
         usual_seconds = await run_others(make, user, "without")
         refused = await make.task_no(user, REFUSED_PROMPT)
         seconds = await run_others(make, user, "with")
-        assert seconds < usual_seconds + 60  # it was the whole deadline of the refused task before
+        assert seconds < usual_seconds + 60  # before, it was the whole deadline of the refused task
         task = await make.ended(user, refused)
     assert (task["status"], task["errorCode"], task["pointsRefunded"]) == ("failed", "UPSTREAM_REJECTED", PRICE)
     row = await row_of(runtime, refused)
@@ -164,7 +164,7 @@ async def test_a_task_that_alone_is_refused_is_rejected_and_holds_up_the_others_
 async def test_a_refused_task_lets_others_probe_and_is_rejected_after_the_second_success(
     make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server
 ) -> None:
-    """Few tasks come, so each of them finds the breaker open and is the probe."""
+    """Tasks come one after the other, so each finds the breaker open and becomes the probe."""
     user = await make.user(points=PRICE * 3)
     async with workers(runtime, other):
         refused = await make.task_no(user, REFUSED_PROMPT)
@@ -177,7 +177,7 @@ async def test_a_refused_task_lets_others_probe_and_is_rejected_after_the_second
     assert await make.balance(user) == (PRICE, 0)
 
 
-# ------------------------------------------------------------------ of another provider
+# ------------------------------------------------------------------ another provider
 
 
 async def test_tasks_that_wait_for_one_provider_take_no_slots_of_another(

@@ -1,4 +1,4 @@
-"""A pool gives a slot to each task that runs, and takes it back on each way out."""
+"""A pool gives a slot to each running task, and gets it back however the task ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ WAYS = [writes_all, releases, raises, loses_its_lease, finds_no_database, is_can
 
 
 class Slots:
-    """A runner with one claimed task on `submit`, and what its pools say while that runs."""
+    """A runner with one claimed task on `submit`, and the used slots of its pools while the task runs."""
 
     def __init__(self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runner = TaskRunner(runtime)
@@ -80,13 +80,13 @@ async def slots(make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_slot_comes_back_on_each_way_out(slots: Slots, way: Steps) -> None:
+async def test_a_slot_is_returned_however_the_task_ends(slots: Slots, way: Steps) -> None:
     await slots.run(way)
     assert slots.used() == (0, 0, 0)
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_after_a_move_the_slot_of_the_new_pool_comes_back(slots: Slots, way: Steps) -> None:
+async def test_after_a_move_the_slot_of_the_new_pool_is_returned(slots: Slots, way: Steps) -> None:
     async def moves(task: ClaimedTask, can_continue: CanContinue) -> Release | None:
         assert can_continue("submitting")
         assert slots.used() == (1, 0, 0), "submit and submitting share a pool"
@@ -101,7 +101,7 @@ async def test_after_a_move_the_slot_of_the_new_pool_comes_back(slots: Slots, wa
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_task_keeps_its_slot_where_the_next_pool_is_full(slots: Slots, way: Steps) -> None:
+async def test_a_task_keeps_its_slot_if_the_next_pool_is_full(slots: Slots, way: Steps) -> None:
     assert slots.poll.acquire(slots.poll.size)
 
     async def may_not_move(task: ClaimedTask, can_continue: CanContinue) -> Release | None:
@@ -114,7 +114,7 @@ async def test_a_task_keeps_its_slot_where_the_next_pool_is_full(slots: Slots, w
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_slot_of_a_full_pool_that_comes_back_wakes_the_runner(slots: Slots, way: Steps) -> None:
+async def test_a_returned_slot_of_a_full_pool_wakes_the_runner(slots: Slots, way: Steps) -> None:
     slots.submit.size = 1
 
     async def in_full_pool(task: ClaimedTask, can_continue: CanContinue) -> Release | None:

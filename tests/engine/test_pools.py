@@ -1,4 +1,4 @@
-"""Slow work delays nothing else: slow downloads, submits that hang, another provider."""
+"""Slow work delays no other work: slow downloads, hanging submits, another provider."""
 
 import asyncio
 import io
@@ -28,13 +28,13 @@ from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry")]
 SLOW = 40
-MAX_GAP_SECONDS = 15  # a look is due every 0.05 s, and a drip lasts for minutes
+MAX_GAP_SECONDS = 15  # a poll is due every 0.05 s, and a drip lasts for minutes
 
 
 @asynccontextmanager
 async def stepping(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 600)  # a drip lasts, however slow the machine
+    monkeypatch.setattr(fetch, "MIN_RATE_SECONDS", 600)  # a drip goes on, however slow the machine is
     async with workers.stepping(runtime) as [runner]:
         yield runner
 
@@ -59,8 +59,8 @@ def longest_gap(upstream: Server, task_id: str) -> float:
     return max(later - earlier for earlier, later in itertools.pairwise(poll_entries))
 
 
-async def all_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
-    """A job is looked after as if nothing were, and new tasks go their whole way."""
+async def other_work_goes_on(make: Maker, user: User, runtime: Runtime, upstream: Server) -> None:
+    """The polls of a running job stay regular, and new tasks complete."""
     watched = await make.task_no(user, '[[sandbox: {"take_seconds": 8}]] watched')
     fast = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] fast {n}') for n in range(10)]
     ended = await asyncio.gather(*[make.ended(user, number) for number in [*fast, watched]])
@@ -79,7 +79,7 @@ async def test_forty_slow_downloads_delay_no_other_task(
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "rehost", SLOW)
         assert [pool.used for pool in runner._pools if "rehost" in pool.task_filter.steps] == [SLOW, 0]
-        await all_goes_on(make, user, runtime, upstream)
+        await other_work_goes_on(make, user, runtime, upstream)
         assert held(runner, "rehost") == SLOW
 
 
@@ -98,7 +98,7 @@ async def test_results_wait_for_a_slot_and_polls_do_not(
         async def waiting() -> bool:
             return (await execute(runtime, f"SELECT COUNT(*) {where}")).scalar() == 17
 
-        await until("the others have come so far", waiting, 120)
+        await until("the others wait for a slot", waiting, 120)
         maximum = 0
         for _ in range(60):
             await asyncio.sleep(0.05)
@@ -141,10 +141,10 @@ async def test_forty_slow_uploads_of_references_delay_no_other_task(
     async with stepping(runtime, monkeypatch) as runner:
         await until_held(runner, "prepare", SLOW)
         assert [pool.used for pool in runner._pools if "prepare" in pool.task_filter.steps] == [SLOW, 0]
-        await all_goes_on(make, user, runtime, upstream)
+        await other_work_goes_on(make, user, runtime, upstream)
         assert held(runner, "prepare") == SLOW
     upstream.control()
-    async with stepping(runtime, monkeypatch):  # released and uploaded again, which does no harm and is no crash
+    async with stepping(runtime, monkeypatch):  # it is released and uploaded again, which is harmless and no crash
         await until_all_completed(runtime, SLOW + 11)
     assert (await execute(runtime, "SELECT SUM(crashes) FROM tasks")).scalar() == 0
     assert await make.balance(user) == (0, 0)
@@ -166,17 +166,17 @@ async def until_all_completed(runtime: Runtime, number: int) -> None:
             await asyncio.sleep(0.1)
 
 
-# ------------------------------------------------------------------ submits that hang, and another provider's
+# ------------------------------------------------------------------ hanging submits, and other providers
 
 
 FEW = 4
-HANG = {"where": "submit", "fault": "hang", "seconds": 60}  # as long as a submit may take
-ELSEWHERE = "see2ai_image_uniworld_v2"  # an action that another provider offers, in these tests
+HANG = {"where": "submit", "fault": "hang", "seconds": 60}  # the maximum for a submit
+ELSEWHERE = "see2ai_image_uniworld_v2"  # in these tests, an action of another provider
 
 
 @asynccontextmanager
 async def few_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskRunner]:
-    """With few slots in each pool. What still hangs at the end is cancelled."""
+    """Few slots in each pool. Calls that still hang at the end are cancelled."""
     monkeypatch.setattr(pools, "FAST_CONCURRENCY", FEW)
     monkeypatch.setattr(pools, "SLOW_CONCURRENCY", FEW)
     monkeypatch.setattr(runner_module, "SUBMIT_GRACE_SECONDS", 0.1)
@@ -195,7 +195,7 @@ async def until_polled(upstream: Server, task_id: str, more: int) -> None:
 async def test_submits_that_hang_delay_no_poll(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A normalization answers after up to a minute. Here are more of them than slots for submits."""
+    """A normalize call may take a minute. There are more of them than slots for submits."""
     user = await make.user(points=30 + 3 * FEW)
     async with few_running(runtime, monkeypatch) as runner:
         await make.task_no(user, '[[sandbox: {"end": "never"}]] watched')
@@ -215,7 +215,7 @@ async def test_submits_that_hang_delay_no_poll(
     ("rules", "step"),
     [([HANG], "submitting"), ([{"take_seconds": 0}, {"where": "result", "fault": "drip"}], "rehost")],
 )
-async def test_one_providers_trouble_takes_no_slots_of_another(
+async def test_outages_of_a_provider_take_no_slots_of_another(
     make: Maker,
     runtime: Runtime,
     upstream: Server,
@@ -228,7 +228,7 @@ async def test_one_providers_trouble_takes_no_slots_of_another(
         await make.task_no(user, f"{directive(*rules)} {n}", model="sc_uniworld_text_1x1")
     async with few_running(with_two_providers(runtime), monkeypatch) as runner:
         await until_held(runner, step, FEW)
-        await all_goes_on(make, user, runtime, upstream)
+        await other_work_goes_on(make, user, runtime, upstream)
         pool = runner.pool_for(step, ELSEWHERE)
         assert "see2ai_image_generation_fast_v1" in pool.task_filter.not_actions
         assert (pool.used, pool.free) == (FEW, 0)

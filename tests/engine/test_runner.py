@@ -42,7 +42,7 @@ async def claim_one(runtime: Runtime, lease_seconds: float = 30) -> ClaimedTask:
 
 
 async def lose_lease(runtime: Runtime) -> None:
-    """As if the lease had run out by the database's clock."""
+    """As if the lease had expired by the database's clock."""
     await execute(runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at WHERE step <> 'done'")
 
 
@@ -87,7 +87,7 @@ async def test_a_worker_that_lost_its_lease_sends_nothing_and_changes_nothing(
 
 
 async def test_a_worker_frozen_past_its_lease_sends_nothing(make: Maker, runtime: Runtime, upstream: Server) -> None:
-    """No other worker claimed the task, so the version is unchanged. Only the worker's clock forbids to send."""
+    """No other worker claimed the task, so the version is unchanged. Only its own clock stops the request."""
     user = await make.user(points=30)
     await make.task_no(user)
     frozen = await claim_one(runtime)
@@ -197,14 +197,14 @@ async def test_only_the_holder_renews_a_lease(make: Maker, runtime: Runtime) -> 
     await renew_leases(runtime.database, [task], 60)
     assert task.held_until > before + 50
     held = task.held_until
-    task.version -= 1  # as if another had claimed it since
+    task.version -= 1  # as if another worker had claimed it since
     await renew_leases(runtime.database, [task], 600)
     assert task.held_until == held
 
 
 @pytest.mark.full
 @pytest.mark.settings(lease_seconds=9)
-async def test_work_longer_than_a_lease_is_not_taken_away(
+async def test_work_longer_than_a_lease_is_not_taken_over(
     make: Maker, runtime: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = rehost._rehost
@@ -257,7 +257,7 @@ async def test_a_stopping_worker_releases_other_tasks_at_once(
 async def test_a_task_that_outlives_its_cancellation_keeps_its_row(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer came with the cancellation, which a library swallowed: what it brought is hosted, by one task."""
+    """The answer came together with the cancellation, which a library swallowed. One task rehosts the result."""
     monkeypatch.setattr(runner_module, "OTHERS_GRACE_SECONDS", 0.1)
     real_poll, real_hosting, polling = See2aiClient.poll, engine_execute.rehost_results, asyncio.Event()
 
@@ -336,7 +336,7 @@ async def test_rows_are_released_once_the_database_is_back(
 async def test_no_more_is_claimed_than_can_be_released(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that wait here for long lose their leases, and count as crashes."""
+    """Rows that wait in the worker for long lose their leases and count as crashes."""
     monkeypatch.setattr(runner_module, "MAX_RELEASE_ROWS", 2)
     runner = TaskRunner(runtime)
     user = await make.user(points=30 * 4)
@@ -360,7 +360,7 @@ async def test_no_more_is_claimed_than_can_be_released(
 
 @pytest.mark.worlds("real")
 async def test_the_work_goes_on_without_redis(make: Maker, runtime: Runtime) -> None:
-    """A runtime whose Redis is nowhere: submits answer, tasks end."""
+    """A runtime whose Redis does not exist: submits answer, tasks end."""
     settings = runtime.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     async with open_runtime(settings) as deaf, stepping(deaf):
         maker = Maker(deaf, make.api)

@@ -1,4 +1,4 @@
-"""The column `tasks.upstream_state`: what is written is read again, also from rows of a release before."""
+"""The column `tasks.upstream_state`: reading returns what was written, also for rows of an earlier release."""
 
 import json
 from dataclasses import fields
@@ -46,7 +46,7 @@ FORMER_ROW = {
 
 
 def stored(value: dict[str, Any]) -> Any:
-    """As it comes back from a JSON column."""
+    """The value as a JSON column returns it."""
     return json.loads(json.dumps(value))
 
 
@@ -68,13 +68,13 @@ def test_an_empty_column_is_the_default_state(empty: dict[str, Any] | None) -> N
 
 
 def test_an_empty_list_of_normalized_urls_is_not_none() -> None:
-    """It says that the model normalizes references, and that none is normalized yet."""
+    """It means that the model normalizes references, and that none is normalized yet."""
     state = UpstreamState(normalized_urls=())
     assert state.to_json() == {"normalized_urls": []}
     assert UpstreamState.from_json({"normalized": []}) == state
 
 
-def test_a_row_of_a_release_before_keeps_everything_it_knew() -> None:
+def test_a_row_of_an_earlier_release_keeps_all_its_values() -> None:
     state = UpstreamState.from_json(stored(FORMER_ROW))
     assert state == UpstreamState(
         accepted_age_seconds=3.5,
@@ -90,7 +90,7 @@ def test_a_row_of_a_release_before_keeps_everything_it_knew() -> None:
         is_normalize_started=True,
         note="HTTP 429",
     )
-    assert set(state.to_json()) == NAMES - NEW_NAMES, "written again, it has the new names alone"
+    assert set(state.to_json()) == NAMES - NEW_NAMES, "writing it again must leave only the new names"
 
 
 @given(states, st.dictionaries(st.text(min_size=1).filter(lambda key: key not in NAMES | set(FORMER_ROW)), st.text()))

@@ -1,4 +1,4 @@
-"""What a task does next, without clock, network or database: the two tables as pure functions, and their properties."""
+"""The decisions of the engine as pure functions, without clock, network or database: examples and properties."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +19,7 @@ from app.upstreams.protocol import ResultKind, UpstreamResult
 BOOT_SECONDS = boottime()
 NOW = datetime(2026, 3, 23, 12, 0, tzinfo=UTC)
 OVERSHOOT = 0.011
-"""A delay may pass the deadline by a hundredth, so that the last look comes after it."""
+"""A delay may pass the deadline by a hundredth of a second, so that the last poll comes after it."""
 UPSTREAM_STATES = st.builds(
     UpstreamState,
     server_errors=st.integers(0, 2),
@@ -35,7 +35,7 @@ UPSTREAM_STATES = st.builds(
 
 @pytest.fixture(scope="module", autouse=True)
 def no_time_passes() -> Iterator[None]:
-    """Between a decision and what is said of it; a busy machine may well stop there for a second."""
+    """Stops the clock between a decision and its check. A busy machine may lose a second there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "boottime", lambda: BOOT_SECONDS)
         yield
@@ -115,7 +115,7 @@ def test_no_delay_is_negative_or_passes_the_deadline(task: ClaimedTask, result: 
 
 
 @given(tasks, results)
-def test_only_the_rows_of_the_submit_table_end_a_task_and_only_doubt_makes_an_orphan(
+def test_only_the_rows_of_the_submit_table_end_a_task_and_only_an_unknown_outcome_makes_an_orphan(
     task: ClaimedTask, result: UpstreamResult
 ) -> None:
     decision = transitions.after_submit(task, result)
@@ -200,7 +200,7 @@ def test_backoff_is_half_random_and_bounded(attempts: int, max_length: float) ->
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1, 1e4))
-def test_the_estimate_grows_and_keeps_below_its_ceiling(one: float, two: float, usual: float) -> None:
+def test_the_estimate_grows_and_stays_below_its_limit(one: float, two: float, usual: float) -> None:
     early, late = sorted((one, two))
     assert (
         0
@@ -224,8 +224,8 @@ def test_the_poll_schedule(age: float, delay: float) -> None:
 
 def test_decisions_before_a_step() -> None:
     assert transitions.before_step(make_task("submit")) is None
-    assert transitions.before_step(make_task("poll", left=-1)) is None, "there is one last look"
-    assert transitions.before_step(make_task("rehost", left=-1)) is None, "there is one last try"
+    assert transitions.before_step(make_task("poll", left=-1)) is None, "there is one last poll"
+    assert transitions.before_step(make_task("rehost", left=-1)) is None, "there is one last attempt"
     assert transitions.before_step(make_task("poll", crashes=transitions.MAX_CRASHES - 1)) is None
     crashed = transitions.before_step(make_task("poll", crashes=transitions.MAX_CRASHES))
     assert isinstance(crashed, Fail)
@@ -263,7 +263,7 @@ def test_the_third_server_error_of_a_submit_ends_it_whatever_came_between() -> N
     assert decision.reason is TaskFailure.UPSTREAM_UNAVAILABLE
 
 
-def test_an_accepted_job_starts_with_a_clean_slate() -> None:
+def test_an_accepted_job_starts_without_errors() -> None:
     task = make_task("submitting", attempts=7, upstream_state=UpstreamState(server_errors=2, note="HTTP 503"))
     decision = transitions.after_submit(task, UpstreamResult(ResultKind.ACCEPTED, task_id="t-1"))
     assert isinstance(decision, Advance)
@@ -280,7 +280,7 @@ def test_an_accepted_job_starts_with_a_clean_slate() -> None:
         UpstreamResult(ResultKind.SUCCEEDED),
     ],
 )
-def test_404s_count_in_a_row_only(between: UpstreamResult) -> None:
+def test_only_consecutive_404s_count(between: UpstreamResult) -> None:
     upstream = UpstreamState()
     now = NOW
     for result in (
@@ -295,14 +295,14 @@ def test_404s_count_in_a_row_only(between: UpstreamResult) -> None:
     assert upstream.not_found_polls == 1
 
 
-def test_a_404_is_believed_at_the_third_and_after_a_minute() -> None:
+def test_a_404_is_final_at_the_third_and_after_a_minute() -> None:
     for missing, gone, is_believed in ((2, 60, True), (2, 59.9, False), (1, 500, False), (9, 61, True)):
         since = (NOW - timedelta(seconds=gone)).isoformat()
         task = make_task(upstream_state=UpstreamState(not_found_polls=missing, not_found_since=since))
         assert isinstance(after_poll(task, UpstreamResult(ResultKind.NOT_FOUND)), Fail) == is_believed
 
 
-def test_a_pause_that_was_requested_for_is_kept() -> None:
+def test_a_requested_pause_is_kept() -> None:
     for kind in (ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR):
         requested = UpstreamResult(kind, retry_after_seconds=33.0)
         assert delay_of(after_poll(make_task(attempts=5), requested)) == 33.0
@@ -318,7 +318,7 @@ def test_progress_of_see2ai_is_kept_and_marked_as_its_own() -> None:
     assert (unsaid.progress, unsaid.upstream_state.has_own_progress) == (40, False)
 
 
-def test_a_lost_result_is_polled_for_once_then_retried_then_refunded() -> None:
+def test_a_lost_result_is_polled_once_then_retried_then_refunded() -> None:
     first = transitions.after_rehost_error(make_task("rehost"), "404", is_our_storage=False)
     assert isinstance(first, Advance)
     assert (first.step, first.delay_seconds) == ("poll", 0.0)
@@ -327,7 +327,7 @@ def test_a_lost_result_is_polled_for_once_then_retried_then_refunded() -> None:
     assert isinstance(second, Release)
     assert second.attempts == 4
     storage = transitions.after_rehost_error(make_task("rehost"), "down", is_our_storage=True)
-    assert isinstance(storage, Release), "SEE2AI has no part in our storage"
+    assert isinstance(storage, Release), "SEE2AI has nothing to do with our storage"
     assert not storage.upstream_state.is_refreshed
     for is_our_storage in (True, False):
         late = transitions.after_rehost_error(make_task("rehost", left=-1), "404", is_our_storage=is_our_storage)
@@ -378,7 +378,7 @@ def test_a_preparation_is_repeated_and_never_makes_an_orphan(task: ClaimedTask, 
         assert 0 <= decision.delay_seconds <= max(task.seconds_left(), 0) + OVERSHOOT
 
 
-def test_an_approval_that_nobody_gives_ends_as_approval_expired() -> None:
+def test_a_missing_approval_ends_as_approval_expired() -> None:
     waiting = after_poll(make_task(), UpstreamResult(ResultKind.RUNNING, is_awaiting_approval=True))
     assert isinstance(waiting, Release)
     task = make_task(upstream_state=waiting.upstream_state)
@@ -412,7 +412,7 @@ def test_a_video_that_needs_repair_is_rejected() -> None:
         ResultKind.SUCCEEDED,
     ],
 )
-def test_a_refresh_without_urls_goes_back_to_the_known_urls(kind: ResultKind) -> None:
+def test_a_refresh_without_urls_uses_the_known_urls(kind: ResultKind) -> None:
     upstream = UpstreamState(urls=("https://x/1",), is_refreshed=True, note="404")
     decision = after_poll(make_task(upstream_state=upstream), UpstreamResult(kind))
     assert isinstance(decision, Advance)

@@ -1,4 +1,4 @@
-"""Chores: each by one worker at a time, by another where that one dies; and the audit among them, told in every way."""
+"""Periodic jobs: each runs on one worker at a time, and on another if that one dies. Also the audit as such a job."""
 
 import asyncio
 import io
@@ -34,7 +34,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Callable[[str], list[dict[str, Any]]]:
-    """The lines of one event."""
+    """The log lines of one event."""
     stream = io.StringIO()
     monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
     logs.configure_logs(settings.model_copy(update={"log_format": "json"}))
@@ -53,7 +53,7 @@ async def looping(*runtimes: Runtime, scheduled_jobs: list[PeriodicJob]) -> Asyn
 
 
 class Work:
-    """A chore that counts its runs and how many ran side by side."""
+    """A job that counts its runs, and the largest number of parallel runs."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -72,7 +72,7 @@ class Work:
 
 
 async def is_written(runtime: Runtime) -> bool:
-    """Whether the database has heard of an end: only then can what is done be made due again."""
+    """Whether the end of the job is in the database. Only then can the test make the job due again."""
     state = (await list_job_states(runtime.database)).get("sweep")
     return state is not None and state.result is not None
 
@@ -81,7 +81,7 @@ async def due_now(runtime: Runtime) -> None:
     await execute(runtime, "UPDATE scheduled_jobs SET due_at = completed_at")
 
 
-# ------------------------------------------------------------------ whose turn it is
+# ------------------------------------------------------------------ leases
 
 
 async def test_a_job_runs_in_one_place_at_a_time(runtime: Runtime) -> None:
@@ -101,7 +101,7 @@ async def test_a_job_runs_in_one_place_at_a_time(runtime: Runtime) -> None:
     assert await acquire_job(database, "sweep", 60) == 2
 
 
-async def test_a_job_whose_worker_is_gone_is_taken_over_and_fenced(runtime: Runtime) -> None:
+async def test_a_job_of_a_dead_worker_is_taken_over_and_fenced(runtime: Runtime) -> None:
     database = runtime.database
     assert await acquire_job(database, "sweep", 60) == 1
     assert await acquire_job(database, "sweep", 60) is None
@@ -165,7 +165,7 @@ async def test_a_job_that_fails_is_retried_and_delays_no_other(
     assert {line["job"] for line in log("job_failed")} == {"bad"}
 
 
-async def test_the_loop_outlives_the_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_scheduler_survives_a_database_outage(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     away, real, work = True, list_job_states, Work()
 
     async def flaky(*args: Any) -> Any:
@@ -198,13 +198,13 @@ async def test_every_worker_reports_the_newest_audit(
     make: Maker, runtime: Runtime, log: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     user = await make.user(points=100)
-    scheduler.metrics.AUDIT_VIOLATIONS.set(float("nan"))  # set once the turn has ended
+    scheduler.metrics.AUDIT_VIOLATIONS.set(float("nan"))  # set once the job has ended
     async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: log("audit_ok"))
         await until("shown", lambda: shown("violations") == 0)
     assert log("audit_failed") == []
     scheduler.metrics.AUDIT_VIOLATIONS.set(float("nan"))
-    async with looping(runtime, scheduled_jobs=audit_of(runtime)):  # a worker that begins: it is not due, and it knows
+    async with looping(runtime, scheduled_jobs=audit_of(runtime)):  # new worker, audit not due
         await until("known", lambda: shown("violations") == 0 and shown("age_seconds") < 30)
         assert len(log("audit_ok")) == 1
         await execute(runtime, "UPDATE points_accounts SET seq = seq + 5 WHERE user_id = :id", id=user.id)
@@ -218,8 +218,8 @@ async def test_every_worker_reports_the_newest_audit(
     await execute(runtime, "UPDATE points_accounts SET seq = seq - 5 WHERE user_id = :id", id=user.id)
 
 
-async def test_its_age_grows_also_while_nobody_can_audit(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler.metrics.AUDIT_AGE.set(float("nan"))  # as before the first
+async def test_the_audits_age_grows_while_no_audit_can_run(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler.metrics.AUDIT_AGE.set(float("nan"))  # as before the first audit
     async with looping(runtime, scheduled_jobs=audit_of(runtime)):
         await until("audited", lambda: shown("age_seconds") >= 0)
 

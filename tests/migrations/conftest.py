@@ -1,4 +1,4 @@
-"""What tests of the migrations share: new databases, and whether the gateway takes them."""
+"""Fixtures of the migration tests: new databases, and the check whether the gateway accepts a database."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.support.worlds import EMBEDDED
 def new_database(
     request: pytest.FixtureRequest, world_name: str, tmp_path: Path
 ) -> Callable[[], AbstractContextManager[str]]:
-    """Each call gives the URL of another database without a table."""
+    """Each call returns the URL of another database without a table."""
     if world_name == EMBEDDED:
         numbers = count()
         return lambda: nullcontext(f"sqlite+aiosqlite:///{tmp_path / f'{next(numbers)}.db'}")
@@ -28,7 +28,7 @@ def new_database(
 
 @pytest.fixture
 def refusal() -> Callable[[str], str]:
-    """Why the gateway does not write to this database; empty where it does."""
+    """Why the gateway refuses to write to this database. Empty if it accepts the database."""
 
     async def prove(url: str) -> str:
         database = open_database(Settings(_env_file=None, database_url=url))

@@ -1,4 +1,4 @@
-"""The catalog that the migrations make, and the helpers with which a migration changes it."""
+"""The catalog that the migrations create, and the functions that a migration uses to change it."""
 
 import asyncio
 import sqlite3
@@ -41,7 +41,7 @@ SEEDED = {
     "sc_video_img2video_fast": ("速创视频 图生视频-快速版", 0, "image_to_video", '{"version":"fast"}'),
     "sc_image_normalize": ("图片标准化", 1, "image_normalize", "{}"),
 }
-"""The first eight as the guide lists them. The prices of videos are in their price rules."""
+"""The first eight are in the order of the guide. The prices of videos are in their price rules."""
 ROWS = "SELECT model_name, description, points_cost, task_type, params FROM points_config ORDER BY sort"
 SQUARE = {
     "model_name": "sc_soraimg_text_1x1",
@@ -55,7 +55,7 @@ RULES = [{"param": "references", "each": 2}]
 
 @pytest.fixture
 def connection(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Connection]:
-    """On a migrated database, in the middle of a migration."""
+    """A connection to a migrated database, within a migration."""
     path = tmp_path / "catalog.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     with (
@@ -75,7 +75,7 @@ def test_the_18_models_of_the_first_release_are_seeded(tmp_path: Path) -> None:
 
 
 def test_every_seeded_model_can_be_sold(migrated_sqlite: Path) -> None:
-    """The migrations themselves do not ask the rules of today."""
+    """The migrations themselves do not check today's rules."""
     models, unreadable = asyncio.run(_read(migrated_sqlite))
     assert models
     assert find_invalid(models, unreadable) == []
@@ -146,7 +146,7 @@ def test_a_negative_price_is_refused_by_the_database(connection: Connection) -> 
 
 
 def read(connection: Connection) -> dict[str, Any]:
-    """The rows by model name, without the times of their changes."""
+    """The rows by model name, without the times of creation and change."""
     columns = "model_name, description, points_cost, task_type, action, params, defaults, price_rules, enabled, sort"
     return {row.model_name: row for row in connection.execute(text(f"SELECT {columns} FROM points_config"))}
 

@@ -1,4 +1,4 @@
-"""The migrations on each database: up, no drift, down, up again, as SQL for a DBA, and beside other tables."""
+"""The migrations on each database: upgrade, no drift, downgrade, upgrade again, as SQL, and beside other tables."""
 
 import ast
 import asyncio
@@ -31,10 +31,10 @@ def config_of(url: str) -> Config:
 
 
 @pytest.mark.both_worlds
-def test_up_without_drift_down_and_up_again(empty_database_url: str) -> None:
+def test_upgrade_without_drift_downgrade_and_upgrade_again(empty_database_url: str) -> None:
     config = config_of(empty_database_url)
     command.upgrade(config, "head")
-    command.check(config)  # raises where app/tables and the migrations disagree
+    command.check(config)  # raises if app/tables and the migrations disagree
     migrated = read_structure(empty_database_url)
     command.downgrade(config, "base")
     assert read_rows(empty_database_url) == {"alembic_version": []}
@@ -43,7 +43,7 @@ def test_up_without_drift_down_and_up_again(empty_database_url: str) -> None:
 
 
 @pytest.mark.both_worlds
-def test_each_step_down_undoes_exactly_its_step_up(empty_database_url: str) -> None:
+def test_each_downgrade_reverts_exactly_its_upgrade(empty_database_url: str) -> None:
     config = config_of(empty_database_url)
     command.upgrade(config, "head")
     for _ in find_revisions()[0]:
@@ -73,7 +73,7 @@ def prices(url: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.both_worlds
-def test_a_table_of_another_program_is_no_table_of_ours(empty_database_url: str) -> None:
+def test_tables_of_other_programs_are_ignored(empty_database_url: str) -> None:
     asyncio.run(run_sql(empty_database_url, "CREATE TABLE users (id INT PRIMARY KEY, email VARCHAR(50))"))
     with pytest.raises(GatewayError, match="the table users exists already"):
         migrate(empty_database_url)
@@ -81,7 +81,7 @@ def test_a_table_of_another_program_is_no_table_of_ours(empty_database_url: str)
 
 
 @pytest.mark.worlds("real")
-def test_a_migration_that_waits_for_another_says_so(
+def test_a_migration_that_waits_for_another_logs_it(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connections, "NOTICE_SECONDS", 0)
@@ -90,15 +90,15 @@ def test_a_migration_that_waits_for_another_says_so(
     assert other.run(f"SELECT GET_LOCK({name}, 5)") == [(1,)]
     with ThreadPoolExecutor(1) as pool:
         migration = pool.submit(migrate, empty_database_url)
-        wait_until("it says so", lambda: "another migration of this database runs" in caplog.text)
+        wait_until("the log line", lambda: "another migration of this database runs" in caplog.text)
         assert read_rows(empty_database_url) == {}
         other.close()
         migration.result(60)
     assert read_rows(empty_database_url)["points_config"]
 
 
-def test_the_checks_of_the_tables_are_those_that_the_migrations_create(empty_sqlite: Path) -> None:
-    """Alembic does not compare them."""
+def test_the_check_constraints_of_app_tables_equal_those_of_the_migrations(empty_sqlite: Path) -> None:
+    """Alembic does not compare CHECK constraints."""
     found = inspect(create_engine(f"sqlite:///{empty_sqlite}"))
     for table in metadata.sorted_tables:
         planned = {str(one.name): str(one.sqltext) for one in table.constraints if isinstance(one, CheckConstraint)}
@@ -106,8 +106,8 @@ def test_the_checks_of_the_tables_are_those_that_the_migrations_create(empty_sql
         assert planned == built, table.name
 
 
-def test_migrations_depend_on_nothing_that_changes() -> None:
-    """Only Alembic's entry imports the app: for the settings, and to compare the tables."""
+def test_migrations_import_nothing_of_the_app() -> None:
+    """Only Alembic's env.py imports the app: for the settings, and to compare the tables."""
     for path in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,4 @@
-"""A gateway writes nothing to a database whose schema is not its own, however it was started."""
+"""A gateway never writes to a database with another schema version, however it was started."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_the_revisions_are_those_that_alembic_finds() -> None:
 
 
 @pytest.mark.both_worlds
-def test_each_wrong_schema_has_its_remedy(empty_database_url: str, refusal: Callable[[str], str]) -> None:
+def test_each_wrong_schema_is_refused_with_its_remedy(empty_database_url: str, refusal: Callable[[str], str]) -> None:
     assert refusal(empty_database_url).startswith("the database has no schema")
     migrate(empty_database_url)
     assert refusal(empty_database_url) == ""
@@ -53,7 +53,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
 @pytest.mark.anyio
 @pytest.mark.both_worlds
 async def test_no_task_is_charged_until_the_schema_is_right(runtime: Runtime, make: Maker) -> None:
-    """As under plain uvicorn, which asks nothing at its start. The process need not be started again."""
+    """As under plain uvicorn, which checks nothing at its start. The process needs no restart."""
     user, url = await make.user(points=100), runtime.settings.database_url
     version = await run_sql(url, "SELECT version_num FROM alembic_version")
     await run_sql(url, "UPDATE alembic_version SET version_num = '0023'")

@@ -1,4 +1,4 @@
-"""A migration that was stopped after any of its statements can be run again, and the gateway refuses it meanwhile."""
+"""A migration that stopped after any statement can be run again. Until then the gateway refuses the database."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ def test_a_stopped_migration_can_be_run_again(
     kind: str,
     every: int,
 ) -> None:
-    """On a new database, and on one of the last version before the first release; after every such statement."""
+    """On a new database, and on one of the last version before the first release; after every change."""
     prepare = make_old_database if kind == "old" else lambda _url: None
     with new_database() as url:
         prepare(url)
@@ -40,7 +40,7 @@ def test_a_stopped_migration_can_be_run_again(
 
 
 def contents(url: str) -> tuple[Any, Any]:
-    """Without the times of the seeded models, and without their numbers, where a rollback leaves a gap."""
+    """The rows, without the times and ids of the seeded models; a rollback leaves a gap in the ids."""
     rows = read_rows(url)
     for row in rows["points_config"]:
         del row["id"], row["created_at"], row["updated_at"]

@@ -1,4 +1,4 @@
-"""A database of the last version before the first release becomes a new one, and keeps its rows."""
+"""The migrations upgrade a database of the last version before the first release, and keep its rows."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def renamed(old: Rows) -> Rows:
-    """What is expected of the old rows. The circuit breakers start anew."""
+    """The expected form of the old rows. The circuit breakers start anew."""
     new = {}
     for old_name, rows in old.items():
         name = TABLES.get(old_name, old_name)
@@ -91,7 +91,7 @@ async def judge(url: str) -> tuple[list[Violation], list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("revision", sorted(OLD_REVISIONS - {"0023"})[::8])
-def test_an_older_one_is_refused_and_left_alone(old_url: str, revision: str) -> None:
+def test_an_older_database_is_refused_and_left_alone(old_url: str, revision: str) -> None:
     asyncio.run(run_sql(old_url, f"UPDATE alembic_version SET version_num = '{revision}'"))
     before = read_structure(old_url), read_rows(old_url)
     with pytest.raises(GatewayError, match=f"^migrate: the database is at revision {revision} .* first run"):

@@ -1,6 +1,6 @@
-"""The audit finds what it claims to find: each kind of damage, done by hand, is seen by the check that is there for it.
+"""Each check of the audit finds its kind of damage. The tests damage the rows by SQL.
 
-The damage is done in databases that forbid nothing: our tables without CHECKs, unique indexes and triggers.
+The databases allow every damage: they have our tables without CHECKs, unique indexes and triggers.
 """
 
 from collections.abc import AsyncIterator
@@ -114,7 +114,7 @@ DAMAGE: Damages = {
         "UPDATE points_ledger SET ref = NULL",
     ],
 }
-"""Of one grant of 100 with the reference `g`, a live task of 30, and a free one."""
+"""Damage to `books`: one grant of 100 with the reference `g`, a live task of 30, and a free one."""
 
 LOT_DAMAGE: Damages = {
     ("I12", "a lot holds no negative amount and not more than was granted"): [
@@ -184,7 +184,7 @@ LOT_DAMAGE: Damages = {
         "DELETE FROM points_lots WHERE ref = 'l'",
     ],
 }
-"""Beside the above of a lapsed lot whose points came back for a grace, and a lot of 90, some of it out with a task."""
+"""Damage to `lots`: an expired lot with a grace lot of its refund, and a lot of 90 of which a task holds a part."""
 
 CODE_DAMAGE: Damages = {
     ("I13", "a redeemed code has exactly one grant, of its points and to its user; any other code has none"): [
@@ -210,14 +210,14 @@ CODE_DAMAGE: Damages = {
         "UPDATE redeem_codes SET lot_days = NULL",
     ],
 }
-"""Beside the first of two codes of 50 that live for 30 days, one of them redeemed."""
+"""Damage to `codes`: two codes of 50 that live for 30 days; the first is redeemed."""
 
 
 @pytest.fixture(scope="module")
-async def lawless(
+async def unconstrained(
     module_database_url: str, tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
 ) -> AsyncIterator[Runtime]:
-    """A runtime on tables where everything goes; nobody audits it afterwards."""
+    """A runtime on tables without constraints. Nothing audits it at the end."""
     bare = MetaData()
     for table in metadata.sorted_tables:
         copy = table.to_metadata(bare)
@@ -229,7 +229,7 @@ async def lawless(
     await engine.dispose()
     own = {"redis_url": "memory://", "storage_url": tmp_path_factory.mktemp("files").as_uri(), "see2ai_api_key": "sk-x"}
     async with open_runtime(Settings(_env_file=None, database_url=module_database_url, **own)) as runtime:
-        runtime.database._is_verified = True  # or it would write nothing here
+        runtime.database._is_verified = True  # else it would refuse to write here
         row = {"description": "", "task_type": "text_to_image", "action": "see2ai_image_generation_fast_v1"}
         for model, cost in ((TEXT_MODEL, 30), (FREE_MODEL, 0)):
             await set_model(runtime.database, model, row | {"params": {"aspectRatio": "1:1"}, "points_cost": cost})
@@ -237,22 +237,22 @@ async def lawless(
 
 
 @pytest.fixture
-async def books(lawless: Runtime) -> Runtime:
+async def books(unconstrained: Runtime) -> Runtime:
     """One grant of 100, one live task of 30, and a live task that is free."""
-    empty = "DELETE FROM" if lawless.settings.is_sqlite else "TRUNCATE"  # which begins its numbers anew
-    async with lawless.database.begin() as connection:
+    empty = "DELETE FROM" if unconstrained.settings.is_sqlite else "TRUNCATE"  # TRUNCATE also resets the ids
+    async with unconstrained.database.begin() as connection:
         for table in metadata.sorted_tables:
             if table.name != "points_config":
                 await connection.execute(text(f"{empty} {table.name}"))
-    await ledger.grant(lawless.database, user_id=1, points=100, ref="g")
+    await ledger.grant(unconstrained.database, user_id=1, points=100, ref="g")
     for model in (TEXT_MODEL, FREE_MODEL):
-        await submit_task(lawless, 1, Submission(model, "一只猫"))
-    return lawless
+        await submit_task(unconstrained, 1, Submission(model, "一只猫"))
+    return unconstrained
 
 
 @pytest.fixture
 async def lots(books: Runtime) -> Runtime:
-    """A lapsed lot whose points came back for a grace, and a lot of 90 of which some are out with a task."""
+    """An expired lot with a grace lot of its refund, and a lot of 90 of which a task holds a part."""
     await lot(books.database, 1, 50, 1, "expired")
     row = (await submit_task(books, 1, Submission(TEXT_MODEL, "一只狗"))).row
     await later(books.database, 2)
@@ -273,40 +273,40 @@ async def codes(books: Runtime) -> Runtime:
     return books
 
 
-def each(damages: Damages) -> pytest.MarkDecorator:
+def for_each_damage(damages: Damages) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("seen_by", "damage"), [(check, damage) for check, some in damages.items() for damage in some]
     )
 
 
-async def see(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
-    """Sound until the damage is done, and then seen by the check that is there for it."""
+async def assert_damage_is_found(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    """The audit is clean before the damage. After it, the matching check reports it."""
     assert await audit(books.database) == []
     assert (await execute(books, damage)).rowcount
     assert seen_by in {(violation.invariant, violation.meaning) for violation in await audit(books.database)}
 
 
-@each(DAMAGE)
-async def test_damage_is_seen(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
-    await see(books, damage, seen_by)
+@for_each_damage(DAMAGE)
+async def test_damage_is_found(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    await assert_damage_is_found(books, damage, seen_by)
 
 
-@each(LOT_DAMAGE)
-async def test_damage_to_lots_is_seen(lots: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
-    await see(lots, damage, seen_by)
+@for_each_damage(LOT_DAMAGE)
+async def test_damage_to_lots_is_found(lots: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    await assert_damage_is_found(lots, damage, seen_by)
 
 
-@each(CODE_DAMAGE)
-async def test_damage_to_codes_is_seen(codes: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
-    await see(codes, damage, seen_by)
+@for_each_damage(CODE_DAMAGE)
+async def test_damage_to_codes_is_found(codes: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    await assert_damage_is_found(codes, damage, seen_by)
 
 
-def test_no_check_goes_without_its_damage() -> None:
+def test_every_check_has_its_damage() -> None:
     checks = [(invariant, meaning) for invariant, meaning, _ in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)]
     assert sorted([*checks, OVERDUE]) == sorted([*DAMAGE, *LOT_DAMAGE, *CODE_DAMAGE])
 
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])
-async def test_references_that_only_poll_like_ours_are_audio(codes: Runtime, ref: str) -> None:
+async def test_references_that_only_look_like_ours_are_accepted(codes: Runtime, ref: str) -> None:
     assert (await ledger.grant(codes.database, user_id=1, points=10, ref=ref))[0]
     assert await audit(codes.database) == []

@@ -1,4 +1,4 @@
-"""Redeem codes: each used once under contention, however it was typed; refusals tell nothing to who guesses."""
+"""Redeem codes: each is used once, also in parallel and however it was typed; refusals do not help guessing."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ async def test_a_code_is_worth_its_points_once(make: Maker, runtime: Runtime) ->
     assert (rows[0]["kind"], rows[0]["points"], rows[0]["remark"]) == ("grant", 50, f"兑换码 {code[:5]}")
 
 
-async def test_its_points_may_live_for_some_days(make: Maker, runtime: Runtime) -> None:
+async def test_its_points_may_expire_after_some_days(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     payload = data(await redeem(make, user, await one_code(runtime.database, lot_days=30)))
     expires = (await get_balance(runtime.database, user.id)).expires
@@ -66,12 +66,12 @@ async def test_forty_at_once_use_it_once(make: Maker, runtime: Runtime) -> None:
             return 0
 
     won = await asyncio.gather(*[one(users[number % 10]) for number in range(40)])
-    assert sorted(won) == [0] * 36 + [50] * 4, "one of them has it, and is told so each time"
+    assert sorted(won) == [0] * 36 + [50] * 4, "one user has the code, and each repeat says so"
     assert sorted([(await make.balance(user))[0] for user in users]) == [0] * 9 + [50]
 
 
-async def test_requested_again_by_its_user_it_answers_the_same(make: Maker, runtime: Runtime) -> None:
-    """One code gives points for ever and one for some days; both have lapsed as codes by the time of the repeat."""
+async def test_a_repeat_by_its_user_has_the_same_answer(make: Maker, runtime: Runtime) -> None:
+    """One code gives permanent points, one points for some days. Both codes have expired at the repeat."""
     user, other = await make.user(points=7), await make.user()
     made = [await one_code(runtime.database, lot_days=days, expires=in_hours(1)) for days in (None, 30)]
     for code in made:
@@ -100,7 +100,7 @@ async def test_twenty_at_once_by_one_user_or_by_twenty(make: Maker, runtime: Run
 
 
 @pytest.mark.parametrize("happened", [True, False])
-async def test_an_unanswered_commit_is_polled_up_at_once(
+async def test_after_an_unanswered_commit_the_row_is_read_at_once(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
     user, code = await make.user(), await one_code(runtime.database)
@@ -129,7 +129,7 @@ async def test_many_codes_of_one_user_at_once(make: Maker, runtime: Runtime) -> 
     assert await make.balance(user) == (100, 0)
 
 
-async def test_voiding_and_redeeming_at_once_agree(make: Maker, runtime: Runtime) -> None:
+async def test_parallel_voiding_and_redeeming_agree(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     made = await create_codes(runtime.database, count=20, points=5, batch="b")
     work = [redeem_code(runtime.database, user.id, code) for code in made]
@@ -139,7 +139,7 @@ async def test_voiding_and_redeeming_at_once_agree(make: Maker, runtime: Runtime
     assert await make.balance(user) == (5 * redeemed, 0)
 
 
-async def test_a_void_batch_stays_void_since_then(runtime: Runtime) -> None:
+async def test_a_voided_batch_keeps_its_time(runtime: Runtime) -> None:
     await create_codes(runtime.database, count=3, points=5, batch="b")
     assert await void_batch(runtime.database, "b") == 3
     await execute(runtime, "UPDATE redeem_codes SET voided_at = '2026-01-01 00:00:00.000000'")
@@ -149,7 +149,7 @@ async def test_a_void_batch_stays_void_since_then(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("case", ["unknown", "void", "used", "expired"])
-async def test_one_text_a_cause_and_none_for_who_guesses(make: Maker, runtime: Runtime, case: str) -> None:
+async def test_each_cause_has_its_text_and_guesses_get_none(make: Maker, runtime: Runtime, case: str) -> None:
     user, other = await make.user(), await make.user()
     code = await one_code(runtime.database)
     if case == "unknown":
@@ -169,12 +169,12 @@ async def test_one_text_a_cause_and_none_for_who_guesses(make: Maker, runtime: R
 
 @pytest.mark.parametrize("code", ["", "x" * 101, 5, None, True, ["a"]])
 @pytest.mark.worlds("embedded")
-async def test_what_is_no_text_is_refused(make: Maker, code: Any) -> None:
+async def test_a_code_that_is_no_text_is_refused(make: Maker, code: Any) -> None:
     assert refusal(await redeem(make, await make.user(), code))[:2] == (400, "INVALID_PARAMETER")
 
 
 @pytest.mark.worlds("embedded")
-async def test_a_field_too_many_is_refused(make: Maker, runtime: Runtime) -> None:
+async def test_an_unknown_field_is_refused(make: Maker, runtime: Runtime) -> None:
     user, code = await make.user(), await one_code(runtime.database)
     assert refusal(await redeem(make, user, code, points=500))[:2] == (400, "INVALID_PARAMETER")
     assert data(await redeem(make, user, code))["balance"] == 50
@@ -182,7 +182,7 @@ async def test_a_field_too_many_is_refused(make: Maker, runtime: Runtime) -> Non
 
 async def test_ten_tries_a_minute(make: Maker, runtime: Runtime) -> None:
     user, other = await make.user(), await make.user()
-    answers = [await redeem(make, user, new_code()) for _ in range(22)]  # the minute may turn once
+    answers = [await redeem(make, user, new_code()) for _ in range(22)]  # a new minute may begin during the test
     limited = [answer for answer in answers if answer.status_code == 429]
     assert limited
     assert int(limited[0].headers["Retry-After"]) <= 60
@@ -202,7 +202,7 @@ async def test_who_may_redeem(make: Maker, runtime: Runtime) -> None:
 # ------------------------------------------------------------------ the codes themselves
 
 
-def test_a_code_has_its_bits_and_no_letter_to_be_mistaken() -> None:
+def test_a_code_has_its_bits_and_no_ambiguous_letter() -> None:
     made = {new_code() for _ in range(500)}
     assert len(made) == 500
     for code in made:
@@ -225,18 +225,18 @@ def test_a_code_has_its_bits_and_no_letter_to_be_mistaken() -> None:
         "ＡＢＣＤＥ－０１２３４－ＦＧＨＪＫ－ＭＮＰＱＲ－ＳＴＶＷＸ",
     ],
 )
-def test_it_is_known_however_it_was_typed(typed: str) -> None:
+def test_a_code_is_found_however_it_was_typed(typed: str) -> None:
     assert digest_code(typed) == digest_code("ABCDE-01234-FGHJK-MNPQR-STVWX") is not None
 
 
 @pytest.mark.parametrize(
     "typed", ["", "ABCDE", "ABCDE-01234-FGHJK-MNPQR-STVW", "ABCDE-01234-FGHJK-MNPQR-STVWU", "五" * 25]
 )
-def test_what_cannot_be_a_code_is_none(typed: str) -> None:
+def test_an_impossible_code_is_none(typed: str) -> None:
     assert digest_code(typed) is None
 
 
-async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
+async def test_no_code_is_stored_in_plain_text(runtime: Runtime) -> None:
     code = await one_code(runtime.database, batch="secret")
     async with runtime.database.read() as connection:
         row = (await connection.execute(select(redeem_codes))).one()
@@ -245,7 +245,7 @@ async def test_no_code_is_kept_in_clear(runtime: Runtime) -> None:
     assert row.prefix == code[:5]
 
 
-async def test_a_list_reports_how_each_stands(make: Maker, runtime: Runtime) -> None:
+async def test_the_list_shows_the_state_of_each_code(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     for batch, options in (("a", {}), ("b", {"expires": in_hours(1)}), ("c", {"lot_days": 7}), ("d", {})):
         made = await one_code(runtime.database, batch=batch, **options)
@@ -281,7 +281,7 @@ async def test_a_list_reports_how_each_stands(make: Maker, runtime: Runtime) -> 
     ],
 )
 @pytest.mark.worlds("embedded")
-async def test_no_codes_of_nonsense(runtime: Runtime, options: dict[str, Any], error: type[GatewayError]) -> None:
+async def test_invalid_codes_are_refused(runtime: Runtime, options: dict[str, Any], error: type[GatewayError]) -> None:
     with pytest.raises(error):
         await one_code(runtime.database, **options)
     assert await list_codes(runtime.database, limit=1) == ([], 0)
@@ -289,7 +289,7 @@ async def test_no_codes_of_nonsense(runtime: Runtime, options: dict[str, Any], e
         await void_batch(runtime.database, "b")
 
 
-async def test_a_full_account_keeps_the_code_usable(make: Maker, runtime: Runtime) -> None:
+async def test_an_account_at_its_maximum_leaves_the_code_usable(make: Maker, runtime: Runtime) -> None:
     rich, poor = await make.user(points=2**53), await make.user()
     code = await one_code(runtime.database)
     assert refusal(await redeem(make, rich, code))[:2] == (400, "INVALID_PARAMETER")

@@ -1,4 +1,4 @@
-"""Top-ups by REST: admins alone, once by reference, and every `/admin` route closed to everybody else."""
+"""Top-ups by REST: by admins only, once for each reference. All other callers are refused on every `/admin` route."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ async def test_twenty_parallel_repeats_apply_once(make: Maker) -> None:
     assert await make.balance(user) == (105, 0)
 
 
-async def test_points_may_be_granted_for_a_time(make: Maker, runtime: Runtime, settings: Settings) -> None:
+async def test_granted_points_may_expire(make: Maker, runtime: Runtime, settings: Settings) -> None:
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id, expires="2090-01-02T03:04:05", remark="活动赠送"))
@@ -49,7 +49,7 @@ async def test_points_may_be_granted_for_a_time(make: Maker, runtime: Runtime, s
     assert soonest == datetime(2089, 12, 31, tzinfo=UTC)
 
 
-async def test_a_known_reference_for_something_else_is_reported(make: Maker) -> None:
+async def test_a_known_reference_with_other_values_is_reported(make: Maker) -> None:
     admin, user, other = await make.user(admin=True), await make.user(), await make.user()
     data(await top_up(make, admin.headers, user.id))
     for user_id, changes in ((user.id, {"points": 99}), (other.id, {}), (user.id, {"expires": "2090-01-01"})):
@@ -60,7 +60,7 @@ async def test_a_known_reference_for_something_else_is_reported(make: Maker) -> 
     assert await make.balance(other) == (0, 0)
 
 
-async def test_a_known_reference_is_known_on_a_full_account_too(make: Maker) -> None:
+async def test_a_known_reference_is_a_replay_on_a_full_account_too(make: Maker) -> None:
     admin, user = await make.user(admin=True), await make.user()
     for applied in (True, False):
         payload = data(await top_up(make, admin.headers, user.id, points=MAX_POINTS))
@@ -71,7 +71,7 @@ async def test_a_known_reference_is_known_on_a_full_account_too(make: Maker) -> 
     assert await make.balance(user) == (MAX_POINTS, 0)
 
 
-async def test_a_known_reference_until_another_time_is_reported_too(make: Maker) -> None:
+async def test_a_known_reference_with_another_expiry_is_reported_too(make: Maker) -> None:
     admin, user = await make.user(admin=True), await make.user()
     for _ in range(2):
         data(await top_up(make, admin.headers, user.id, expires="2090-01-01T08:00:00.123456"))
@@ -112,7 +112,7 @@ async def test_a_known_reference_until_another_time_is_reported_too(make: Maker)
     ],
 )
 @pytest.mark.worlds("embedded")
-async def test_a_body_that_is_not_exactly_right_moves_nothing(make: Maker, changes: dict[str, Any], field: str) -> None:
+async def test_an_invalid_body_moves_no_points(make: Maker, changes: dict[str, Any], field: str) -> None:
     admin, user = await make.user(admin=True), await make.user()
     status, code, message = refusal(await top_up(make, admin.headers, changes.pop("userId", user.id), **changes))
     assert (status, code) == (400, "INVALID_PARAMETER")
@@ -127,7 +127,7 @@ async def test_a_top_up_needs_a_reference_and_a_user(make: Maker) -> None:
     assert refusal(await top_up(make, admin.headers, 424242)) == (404, "NOT_FOUND", "用户不存在")
 
 
-# ------------------------------------------------------------------ who may
+# ------------------------------------------------------------------ permissions
 
 
 def admin_routes(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -151,7 +151,7 @@ async def test_every_admin_route_is_closed_to_all_but_admins(make: Maker, runtim
     assert await make.balance(user) == (1, 0)
 
 
-async def test_an_admin_who_is_banned_is_nobody(make: Maker, runtime: Runtime) -> None:
+async def test_a_banned_admin_is_refused(make: Maker, runtime: Runtime) -> None:
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id))

@@ -1,4 +1,4 @@
-"""Points under contention, repetition and tampering, in both worlds. The fixture audits the books after each test."""
+"""Points with parallel, repeated and forged writes, in both worlds. The fixture audits the books after each test."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ async def test_twenty_parallel_repeats_of_a_grant_apply_it_once(make: Maker, run
     assert await make.balance(user) == (100, 0)
 
 
-async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -> None:
+async def test_a_reference_is_unique_over_all_users(make: Maker, runtime: Runtime) -> None:
     first, second = await make.user(), await make.user()
     assert await ledger.grant(runtime.database, user_id=first.id, points=5, ref="r") == (True, 5)
     for user_id, points in ((second.id, 5), (first.id, 6)):
@@ -41,7 +41,7 @@ async def test_a_reference_is_one_for_all_users(make: Maker, runtime: Runtime) -
 
 
 @pytest.mark.parametrize("points", [0, -1, 2**53 + 1])
-async def test_a_grant_of_nonsense_is_refused(make: Maker, runtime: Runtime, points: int) -> None:
+async def test_an_invalid_grant_is_refused(make: Maker, runtime: Runtime, points: int) -> None:
     user = await make.user()
     with pytest.raises(InvalidParameter):
         await ledger.grant(runtime.database, user_id=user.id, points=points, ref="x")
@@ -84,7 +84,7 @@ async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runti
         assert (await make.balance(user))[1] == 0
 
 
-async def test_a_task_closes_once_whatever_code_requests(make: Maker, runtime: Runtime) -> None:
+async def test_the_database_closes_a_task_once_whatever_the_code_does(make: Maker, runtime: Runtime) -> None:
     """The database itself forbids the second close of a task and the second opening."""
     user = await make.user(points=90)
     row = (await submit_task(runtime, user.id, Submission(TEXT_MODEL, "a"))).row
@@ -132,7 +132,7 @@ async def test_a_task_closes_once_whatever_code_requests(make: Maker, runtime: R
         " VALUES (1, 99, 'gift', 5, 0, 5, 'r', '2026-01-01')",
     ],
 )
-async def test_the_database_forbids_what_must_not_be(make: Maker, runtime: Runtime, statement: str) -> None:
+async def test_the_database_forbids_invalid_rows(make: Maker, runtime: Runtime, statement: str) -> None:
     await make.user(points=10)
     with pytest.raises((DBAPIError, UniqueViolation)):
         await execute(runtime, statement)
@@ -146,7 +146,7 @@ async def test_the_balance_is_seen_at_once_from_another_process(make: Maker, set
             assert (await get_balance(other.database, user.id)).available == left
 
 
-async def test_a_free_model_moves_nothing(make: Maker, runtime: Runtime, working: None) -> None:
+async def test_a_free_model_moves_no_points(make: Maker, runtime: Runtime, working: None) -> None:
     await execute(runtime, "UPDATE points_config SET points_cost = 0")
     user = await make.user()
     task = await make.ended(user, await make.task_no(user))
@@ -188,7 +188,7 @@ async def test_the_cap_counts_no_task_that_has_ended(make: Maker) -> None:
     assert await make.balance(user) == (90, 0)
 
 
-async def test_a_remark_is_as_long_as_its_column_on_every_database(make: Maker, runtime: Runtime) -> None:
+async def test_a_remark_is_cut_to_its_column_on_every_database(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     with pytest.raises(InvalidParameter, match="remark"):
         await ledger.grant(runtime.database, user_id=user.id, points=5, ref="r", remark="注" * 256)

@@ -1,4 +1,4 @@
-"""Points that expire: the soonest go first, refunds go home, nothing lapsed is spent. Books audited after each test."""
+"""Points that expire: the soonest are spent first, refunds go to their lot, expired points are never spent."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ async def submit(runtime: Runtime, user: User) -> dict[str, Any]:
 
 
 async def end(runtime: Runtime, row: dict[str, Any], *, failed: bool, grace_days: int = 7) -> None:
-    """The task's end without a worker: its row and its settle or refund."""
+    """Ends the task without a worker: updates its row and writes its settle or refund."""
     money = {"user_id": row["user_id"], "task_id": row["id"], "cost": row["points_cost"]}
     status = "status = 'failed', error_code = 'X'" if failed else "status = 'completed', results = '[1]'"
     await execute(
@@ -52,7 +52,7 @@ async def kinds(runtime: Runtime, user: User) -> list[tuple[str, int]]:
 # ------------------------------------------------------------------ spending
 
 
-async def test_the_soonest_expiring_points_go_first_then_the_pool(make: Maker, runtime: Runtime) -> None:
+async def test_points_that_expire_soonest_are_spent_first_then_permanent_ones(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=50)
     await lot(runtime.database, user.id, 40, 48, "late")
     await lot(runtime.database, user.id, 20, 24, "soon")
@@ -66,7 +66,7 @@ async def test_the_soonest_expiring_points_go_first_then_the_pool(make: Maker, r
         await submit(runtime, user)
 
 
-async def test_expire_time_is_that_of_the_soonest_points_left(make: Maker, runtime: Runtime) -> None:
+async def test_expire_time_is_that_of_the_next_points_to_expire(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=50)
     soon, late = in_hours(24), in_hours(48)
     assert (await get_balance(runtime.database, user.id)).expires is None
@@ -81,7 +81,7 @@ async def test_expire_time_is_that_of_the_soonest_points_left(make: Maker, runti
 
 
 @pytest.mark.parametrize("moment", [datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 6, 1, tzinfo=UTC)])
-async def test_points_cannot_be_born_expired_or_live_past_the_calendar(
+async def test_an_expiry_in_the_past_or_beyond_the_calendar_is_refused(
     make: Maker, runtime: Runtime, moment: datetime
 ) -> None:
     user = await make.user()
@@ -132,7 +132,7 @@ async def test_parallel_submits_on_lots_for_ten(make: Maker, runtime: Runtime) -
 
 
 async def statements_of(runtime: Runtime, user: User) -> list[str]:
-    """The first words of what one submit says to the database."""
+    """The first words of the SQL statements of one submit."""
     said: list[str] = []
 
     def listen(_c: Any, _k: Any, statement: str, *_: Any) -> None:
@@ -145,8 +145,8 @@ async def statements_of(runtime: Runtime, user: User) -> list[str]:
     return said
 
 
-async def test_who_has_no_expiring_points_pays_nothing_for_them(make: Maker, runtime: Runtime) -> None:
-    """Five statements and COMMIT; also for one whose lots are used up."""
+async def test_users_without_expiring_points_need_no_extra_statement(make: Maker, runtime: Runtime) -> None:
+    """Five statements and COMMIT, also for a user whose lots are used up."""
     plain, former = await make.user(points=60), await make.user(points=60)
     await lot(runtime.database, former.id, 30, 24, "gone")
     for user in (plain, former):
@@ -155,10 +155,10 @@ async def test_who_has_no_expiring_points_pays_nothing_for_them(make: Maker, run
         assert said == ["SELECT", "INSERT", "UPDATE", "INSERT", "SELECT"]
 
 
-# ------------------------------------------------------------------ lapsing
+# ------------------------------------------------------------------ expiry
 
 
-async def test_expired_points_are_neither_shown_nor_spent(make: Maker, runtime: Runtime) -> None:
+async def test_expired_points_are_not_shown_and_not_spent(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=40)
     await lot(runtime.database, user.id, 100, 1, "lapsing")
     await lot(runtime.database, user.id, 30, 48, "living")
@@ -172,7 +172,7 @@ async def test_expired_points_are_neither_shown_nor_spent(make: Maker, runtime: 
     assert await remaining(runtime.database) == [0, 0]
 
 
-async def test_a_refusal_names_what_could_be_spent(make: Maker, runtime: Runtime) -> None:
+async def test_a_refusal_names_the_spendable_points(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=10)
     await lot(runtime.database, user.id, 100, 1, "lapsing")
     await later(runtime.database, 2)
@@ -195,7 +195,7 @@ async def test_a_free_task_shows_no_expired_points(make: Maker, runtime: Runtime
     assert quote.json()["data"]["balance"] == 10
 
 
-async def test_expiry_is_once_however_many_sweep(make: Maker, runtime: Runtime) -> None:
+async def test_parallel_sweeps_expire_a_lot_once(make: Maker, runtime: Runtime) -> None:
     users = [await make.user(points=30) for _ in range(4)]
     for number, user in enumerate(users):
         await lot(runtime.database, user.id, 40, 1, f"a{number}")
@@ -211,7 +211,7 @@ async def test_expiry_is_once_however_many_sweep(make: Maker, runtime: Runtime) 
         assert (await kinds(runtime, user))[-2:] == [("expire", -40), ("expire", -5)]
 
 
-async def test_sweeps_and_submits_at_once_keep_the_books(make: Maker, runtime: Runtime) -> None:
+async def test_parallel_sweeps_and_submits_keep_the_books(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=300)
     for number in range(6):
         await lot(runtime.database, user.id, 50, 1 + number % 2 * 48, f"n{number}")
@@ -231,7 +231,7 @@ async def test_expiry_leaves_what_tasks_hold(make: Maker, runtime: Runtime) -> N
     assert await make.balance(user) == (0, 0)
 
 
-async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Maker, runtime: Runtime) -> None:
+async def test_one_account_with_wrong_books_does_not_delay_the_others(make: Maker, runtime: Runtime) -> None:
     broken, audio = await make.user(), await make.user()
     for user in (broken, audio):
         await lot(runtime.database, user.id, 50, 1, f"of{user.id}")
@@ -243,8 +243,8 @@ async def test_one_account_with_wrong_books_does_not_hold_up_the_others(make: Ma
     assert await expire_lots(runtime.database) == ExpiryResult(users=1, lots=1, points=50)
 
 
-async def test_a_lot_whose_end_is_reported_already_does_not_hold_up_the_others(settings: Settings) -> None:
-    """Its entry was forged: `expire:1` is another user's. Nobody audits these books afterwards."""
+async def test_a_lot_with_a_forged_expiry_does_not_delay_the_others(settings: Settings) -> None:
+    """The entry of its expiry was forged: `expire:1` belongs to another user. This test skips the final audit."""
     async with open_runtime(settings) as runtime:
         for user_id in (1, 2, 3):
             await ledger.grant(runtime.database, user_id=user_id, points=9, ref=f"pool{user_id}")
@@ -262,7 +262,7 @@ async def test_a_lot_whose_end_is_reported_already_does_not_hold_up_the_others(s
 # ------------------------------------------------------------------ refunds
 
 
-async def test_a_refund_goes_back_to_the_lots_it_came_from(make: Maker, runtime: Runtime) -> None:
+async def test_a_refund_goes_back_to_its_lots(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     await lot(runtime.database, user.id, 20, 24, "soon")
     await lot(runtime.database, user.id, 5, 48, "late")
@@ -276,7 +276,7 @@ async def test_a_refund_goes_back_to_the_lots_it_came_from(make: Maker, runtime:
     assert abs(balance.expires - in_hours(24)) < timedelta(minutes=1)
 
 
-async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, working: None) -> None:
+async def test_a_refund_by_a_worker_goes_back_to_its_lots(make: Maker, runtime: Runtime, working: None) -> None:
     user = await make.user(points=10)
     await lot(runtime.database, user.id, 25, 24, "soon")
     task_no = await make.task_no(user, '失败 [[sandbox: {"end": "failed"}]]')
@@ -287,7 +287,7 @@ async def test_a_worker_gives_back_to_the_lots(make: Maker, runtime: Runtime, wo
 
 @pytest.mark.settings(refund_grace_days=3)
 @pytest.mark.parametrize("by", ["worker", "cancel"])
-async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, hurry: None, by: str) -> None:
+async def test_the_grace_lasts_as_long_as_its_setting(make: Maker, runtime: Runtime, hurry: None, by: str) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 30, 1, "lapsing")
     task_no = await make.task_no(user, '失败 [[sandbox: {"end": "failed"}]]')
@@ -304,7 +304,7 @@ async def test_the_grace_is_as_long_as_it_is_set(make: Maker, runtime: Runtime, 
 
 
 @pytest.mark.parametrize("swept", [False, True])
-async def test_points_of_a_expired_lot_come_back_for_a_grace(make: Maker, runtime: Runtime, swept: bool) -> None:
+async def test_points_of_an_expired_lot_come_back_with_a_grace(make: Maker, runtime: Runtime, swept: bool) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 40, 1, "lapsing")
     await lot(runtime.database, user.id, 50, 48, "living")
@@ -337,8 +337,8 @@ async def test_grace_may_follow_grace(make: Maker, runtime: Runtime) -> None:
     assert await make.balance(user) == (30, 0)
 
 
-async def test_a_clock_set_back_does_not_revive_a_lot(make: Maker, runtime: Runtime) -> None:
-    """A lot that has expired stays so: its one entry is written, and a refund finds a lot of grace."""
+async def test_a_clock_set_back_does_not_reactivate_a_lot(make: Maker, runtime: Runtime) -> None:
+    """An expired lot stays expired: its expiry is in the ledger. A refund creates a grace lot instead."""
     user = await make.user()
     await lot(runtime.database, user.id, 50, 1, "lapsing")
     row = await submit(runtime, user)
@@ -349,7 +349,7 @@ async def test_a_clock_set_back_does_not_revive_a_lot(make: Maker, runtime: Runt
     assert await remaining(runtime.database) == [0, 30]
 
 
-async def test_a_grace_of_nothing_is_gone_at_once(make: Maker, runtime: Runtime) -> None:
+async def test_a_grace_of_zero_days_expires_at_once(make: Maker, runtime: Runtime) -> None:
     user = await make.user()
     await lot(runtime.database, user.id, 30, 1, "lapsing")
     row = await submit(runtime, user)

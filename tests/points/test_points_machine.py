@@ -1,6 +1,6 @@
-"""Any order of grants, submits, claims, ends, cancels, codes and lapses: the books are proved and agree with a model.
+"""Random sequences of grants, submits, claims, ends, cancels, codes and expiry: audited and compared with a model.
 
-The model knows no ledger: a pool, lots, and what each task took from which. A rule more is a method more.
+The model has no ledger: permanent points, lots, and what each task took from each. A new rule is a new method.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Lot:
 
 @dataclass
 class Account:
-    """What a user should have, by arithmetic alone."""
+    """The expected points of a user, by plain arithmetic."""
 
     pool: int = 0
     lots: list[Lot] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Task:
 
 @dataclass(eq=False)
 class Held:
-    """A claimed task and what the model knows of it; another worker may have claimed it since."""
+    """A claimed task and the model's copy of it. Another worker may have claimed it since."""
 
     claimed: ClaimedTask
     task: Task
@@ -151,7 +151,7 @@ class PointsMachine(RuleBasedStateMachine):
         changes = row | {"params": {"aspectRatio": "1:1"}, "points_cost": points}
         self.run(set_model(self.database, model, changes))
 
-    # -------------------------------------------------------------- points come
+    # -------------------------------------------------------------- grants and codes
 
     @initialize(pool=st.integers(0, 200), lots=st.lists(st.tuples(POINTS, HOURS), min_size=1, max_size=3))
     def begin(self, pool: int, lots: list[tuple[int, int]]) -> None:
@@ -168,7 +168,7 @@ class PointsMachine(RuleBasedStateMachine):
         payload = {"user_id": user, "points": points, "ref": ref}
         expires = None if hours is None else in_hours(hours)
         assert self.run(ledger.grant(self.database, **payload, expires=expires))[0]
-        self.came(user, points, hours)
+        self.add_points(user, points, hours)
         return ref, user, points, expires and expires + timedelta(hours=self.now)
 
     @rule(known=refs, user=USERS, points=POINTS)
@@ -198,14 +198,14 @@ class PointsMachine(RuleBasedStateMachine):
             return
         code["over"], code["by"] = True, user
         self.seen["redeemed"] += 1
-        self.came(user, code["points"], None if code["days"] is None else code["days"] * 24)
+        self.add_points(user, code["points"], None if code["days"] is None else code["days"] * 24)
 
     @rule(code=codes)
     def void(self, code: dict[str, Any]) -> None:
         assert self.run(void_batch(self.database, code["batch"])) == (not code["over"])
         code["over"] = True
 
-    def came(self, user: int, points: int, hours: int | None) -> None:
+    def add_points(self, user: int, points: int, hours: int | None) -> None:
         account = self.accounts[user]
         account.granted += points
         if hours is None:
@@ -213,7 +213,7 @@ class PointsMachine(RuleBasedStateMachine):
         else:
             account.lots.append(Lot(self.now + hours, points))
 
-    # -------------------------------------------------------------- points lapse
+    # -------------------------------------------------------------- expiry
 
     @rule(hours=st.sampled_from([0.5, 5.0, 30.0, 200.0]))
     def time_passes(self, hours: float) -> None:
@@ -224,11 +224,11 @@ class PointsMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         self.seen["lots expired"] += self.run(expire_lots(self.database)).lots
 
-    # -------------------------------------------------------------- points go
+    # -------------------------------------------------------------- tasks
 
     @rule(points=st.integers(0, 90))
     def reprice(self, points: int) -> None:
-        """Tasks that are under way keep their price."""
+        """Running tasks keep their price."""
         self.set_price(MODEL, points)
         self.price = points
 
@@ -267,7 +267,7 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(held=claims, is_good=st.booleans())
     def end(self, held: Held, is_good: bool) -> None:
-        """By whoever was first; a claim that was overtaken changes nothing, however often it tries."""
+        """Any worker may end it. A worker that lost the claim changes nothing, however often it tries."""
         image = {"key": "k.jpg", "thumbnailKey": "t.jpg", "type": "image/jpeg", "width": 1, "height": 1, "bytes": 1}
         decision: Complete | Fail = Complete([image]) if is_good else Fail(TaskFailure.UPSTREAM_FAILED, "so it was")
         may = self.is_current(held)
@@ -278,7 +278,7 @@ class PointsMachine(RuleBasedStateMachine):
 
     @rule(goods=st.lists(st.booleans(), min_size=1, max_size=3))
     def work(self, goods: list[bool]) -> None:
-        """A worker that nobody overtakes."""
+        """A worker that keeps its claim."""
         for claimed, is_good in zip(
             self.run(claim_due(self.database, TaskFilter(("prepare", "submit")), len(goods), 3600)), goods, strict=False
         ):
@@ -313,10 +313,10 @@ class PointsMachine(RuleBasedStateMachine):
         else:
             account.give_back(task.taken, self.now)
 
-    # -------------------------------------------------------------- always
+    # -------------------------------------------------------------- invariants
 
     @invariant()
-    def the_books_are_proved(self) -> None:
+    def the_audit_is_clean(self) -> None:
         self.steps += 1
         if self.steps % 5 == 0:
             self.prove()
@@ -325,7 +325,7 @@ class PointsMachine(RuleBasedStateMachine):
         assert self.run(audit(self.database)) == []
 
     @invariant()
-    def balances_are_the_models(self) -> None:
+    def balances_equal_the_model(self) -> None:
         for user, account in self.accounts.items():
             balance = self.run(get_balance(self.database, user))
             assert (balance.available, balance.held) == (account.spendable_points(self.now), account.held)
@@ -337,7 +337,7 @@ MUST_HAPPEN = ("completed", "failed", "cancelled", "an end in vain", "too few po
 MUST_HAPPEN += ("back to its lot", "a lot of grace", "redeemed", "given back")
 
 
-def test_any_order_of_what_moves_points(empty_sqlite: Path, tmp_path: Path) -> None:
+def test_any_order_of_operations_keeps_the_books(empty_sqlite: Path, tmp_path: Path) -> None:
     numbers, seen = itertools.count(1), Counter[str]()
 
     def machine() -> PointsMachine:

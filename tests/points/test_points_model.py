@@ -1,4 +1,4 @@
-"""Any order of grants, submits, ends, lapses and sweeps against plain arithmetic, and the audit after each step."""
+"""Random sequences of grants, submits, ends, expiry and sweeps, compared with arithmetic and audited each time."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ class Lot:
 
 @dataclass
 class Model:
-    """What the books should say. Hours pass only where a step says so."""
+    """The expected books. Time passes only in the step that says so."""
 
     hour: int = 0
     pool: int = 0
@@ -88,7 +88,7 @@ class Model:
 
 
 class Books:
-    """The real thing, one step at a time, beside its model."""
+    """The real ledger, one step at a time, beside its model."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

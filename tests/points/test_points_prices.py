@@ -1,4 +1,4 @@
-"""Prices: each rule and each refusal by hand, the arithmetic against decimals by hypothesis."""
+"""Prices: each rule and each refusal by example, the arithmetic compared with decimals by Hypothesis."""
 
 import decimal
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ BY_AUDIO = {"param": "withAudio", "times": {"true": "1.5", "false": 1}}
 
 
 class Settings(CallerParams):
-    """Every sort of setting a rule may meet."""
+    """Every kind of setting that a rule may refer to."""
 
     resolution: Literal["1K", "2K"] = "1K"
     duration: Literal[-1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] = 5
@@ -42,7 +42,7 @@ class Settings(CallerParams):
     note: str = ""
 
 
-class Confusing(CallerParams):
+class ConfusingSettings(CallerParams):
     references: int = 0
 
 
@@ -75,12 +75,12 @@ def cost(rules: Any, *, references: int = 0, points_cost: int = 10, **changes: A
         ([{"param": "images", "each": 4}], {"images": 10}, 50),
     ],
 )
-def test_a_rule_charges_what_it_says(rules: Any, changes: dict[str, Any], points: int) -> None:
+def test_a_rule_gives_its_price(rules: Any, changes: dict[str, Any], points: int) -> None:
     assert cost(rules, **changes) == points
 
 
-def test_decimals_are_taken_as_written() -> None:
-    """0.1 × 3 is 0.3 and not a hair more: in floats all of these would round up by a point."""
+def test_decimals_are_exact() -> None:
+    """0.1 × 3 is exactly 0.3. With floats all of these would be rounded up by a point."""
     for tenth in (0.1, "0.1"):
         assert cost([{"param": "size", "times": {"720p": tenth}}], points_cost=30) == 3
     thrice = [{"param": "size", "times": {"720p": 1.1}}] * 3
@@ -107,7 +107,7 @@ def test_big_numbers_stay_exact() -> None:
         ({"param": "lately", "each": 1}, {}),
     ],
 )
-def test_a_value_without_a_price_is_not_sold(rule: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_a_value_without_a_price_is_refused(rule: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter, match=rf"params\.{rule['param']} 该取值暂未定价"):
         cost([rule], **changes)
 
@@ -163,7 +163,7 @@ def test_it_agrees_with_decimals(
 
 
 @given(each=whole, factor=factors, shorter=st.sampled_from(SECONDS[1:]), longer=st.sampled_from(SECONDS[1:]))
-def test_longer_is_never_cheaper_and_auto_is_the_longest(
+def test_longer_is_never_cheaper_and_auto_costs_the_longest(
     each: int, factor: decimal.Decimal, shorter: int, longer: int
 ) -> None:
     rules = [
@@ -176,7 +176,7 @@ def test_longer_is_never_cheaper_and_auto_is_the_longest(
 
 
 @given(points_cost=whole, factor=factors, references=st.integers(0, 1000))
-def test_what_passes_the_check_is_sold_within_the_bound(
+def test_rules_that_pass_the_check_stay_within_the_maximum_price(
     points_cost: int, factor: decimal.Decimal, references: int
 ) -> None:
     rules = [BY_RESOLUTION, BY_SECOND, BY_REFERENCE, {"param": "size", "times": dict.fromkeys(SIZES, str(factor))}]
@@ -277,7 +277,7 @@ BAD_RULES = [
 
 
 @pytest.mark.parametrize(("problem", "rules"), BAD_RULES, ids=range(len(BAD_RULES)))
-def test_rules_that_would_sell_badly_are_refused(problem: str, rules: Any) -> None:
+def test_invalid_rules_are_refused(problem: str, rules: Any) -> None:
     with pytest.raises(InvalidParameter) as refused:
         validate_rules(rules, Settings, {}, 10)
     assert refused.value.field == "price_rules"
@@ -295,7 +295,7 @@ def test_a_fixed_value_needs_its_own_price_and_an_as_of_its_own() -> None:
 
 def test_a_param_named_references_cannot_be_mistaken_for_the_count() -> None:
     with pytest.raises(InvalidParameter, match="同名参数冲突"):
-        validate_rules([BY_REFERENCE], Confusing, {})
+        validate_rules([BY_REFERENCE], ConfusingSettings, {})
 
 
 def test_a_row_is_checked_with_its_rules() -> None:

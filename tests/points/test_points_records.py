@@ -1,4 +1,4 @@
-"""`/user/points/consumption/records`: the caller's own ledger, newest first, page by page."""
+"""`/user/points/consumption/records`: the caller's own ledger entries, newest first, in pages."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def page(make: Maker, user: User, **query: Any) -> dict[str, Any]:
     return dict(data(await make.api.get(RECORDS, params=query, headers=user.headers)))
 
 
-async def test_every_move_of_points_is_reported(make: Maker, runtime: Runtime, working: None) -> None:
+async def test_every_ledger_entry_is_shown(make: Maker, runtime: Runtime, working: None) -> None:
     user = await make.user(points=100)
     good = await make.task_no(user)
     await make.ended(user, good)
@@ -88,7 +88,7 @@ async def test_nobody_reads_anothers_records(make: Maker) -> None:
         {"taskNo": "x" * 41},
     ],
 )
-async def test_what_is_no_page_is_refused(make: Maker, query: dict[str, Any]) -> None:
+async def test_invalid_pages_are_refused(make: Maker, query: dict[str, Any]) -> None:
     user = await make.user()
     answer = await make.api.get(RECORDS, params=query, headers=user.headers)
     status, code, message = refusal(answer)

@@ -22,7 +22,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def sandbox(server: Server) -> Iterator[Server]:
-    """The shared server, without rules or journal from an earlier test."""
+    """The shared server, without rules or a request log from an earlier test."""
     server.client.delete("/journal")
     server.control()
     yield server
@@ -62,5 +62,5 @@ def later(later_server: Server) -> Server:
 
 @pytest.fixture
 def serving() -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """Starts a sandbox of one's own, e.g. with another event loop."""
+    """Starts a separate sandbox, for example with another event loop."""
     return serve

@@ -1,4 +1,4 @@
-"""`python -m tests.simulator --seeds 0:2000`, and `--seed 17 --trace` for one seed's story."""
+"""`python -m tests.simulator --seeds 0:2000` runs many seeds; `--seed 17 --trace` prints the events of one."""
 
 import argparse
 import time

@@ -1,8 +1,8 @@
 """Virtual time, and processes that can be frozen or killed between any two of their steps.
 
-The loop never waits: when nothing is ready it jumps to the next timer. Every step of a coroutine belongs to the
-process in whose context its task was made; the steps of a frozen process wait for its thaw, those of a dead one for
-ever. So a kill runs no `except`, no `finally` and no last write, just like SIGKILL.
+The loop never waits: when nothing is ready, it sets the time to the next timer. Every step of a coroutine belongs to
+the process in whose context its task was created. The steps of a frozen process wait until it continues. Those of a
+killed process never run: no `except`, no `finally`, no last write, as after SIGKILL.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ MAX_STANDSTILL = 30_000
 
 
 class Stuck(Exception):
-    """The simulated machines have nothing left to do, or do the same thing for ever without time passing."""
+    """The simulation cannot continue: nothing is scheduled, or it repeats steps while the time stands still."""
 
 
 class Process:
@@ -45,7 +45,7 @@ PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """asyncio's own loop but for the clock, the selector (there is none) and threads (there are none)."""
+    """asyncio's own loop, but with a virtual clock, without a selector and without threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if self.steps > MAX_STEPS or self._still > MAX_STANDSTILL:
             raise Stuck(f"{self.steps} steps, {self._still} of them at one and the same time")
         for _ in range(todo):
-            if not ready:  # taken meanwhile by the loop within a freeze
+            if not ready:  # another call of this method ran them, within freeze_here
                 return
             handle = ready.popleft()
             if handle._cancelled:
@@ -94,7 +94,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 handle._run()
 
     def freeze_here(self, process: Process) -> None:
-        """Freezes the process in the middle of a step: the others go on, and this returns when it thaws or dies."""
+        """Freezes the process in the middle of a step. Returns when the process continues or is killed."""
         task = asyncio.current_task(self)
         assert task is not None
         asyncio.tasks._leave_task(self, task)
@@ -107,7 +107,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             asyncio.tasks._enter_task(self, task)
 
     def thaw(self, process: Process) -> None:
-        """Also raises the dead: for their burial, when nothing counts any more."""
+        """Continues a frozen process. Also a killed one, at the end of a run, so that its coroutines can be closed."""
         process.is_frozen = process.is_dead = False
         wait_for_upstream, process.wait_for_upstream = process.wait_for_upstream, []
         self._ready.extend(wait_for_upstream)
@@ -118,7 +118,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(self, _executor: Any, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """No thread: at once, as if it took no time."""
+        """Runs the work at once, without a thread and in no time."""
         future = self.create_future()
         try:
             future.set_result(work(*args))

@@ -1,4 +1,4 @@
-"""Many seeds at once, on as many processors as there are; and what they have seen together."""
+"""Runs many seeds in parallel on all processors, and adds up their counts."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ AT_A_TIME = 10
 
 @contextmanager
 def workers() -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` over processes of their own: nothing that pytest or a test has loaded is in them."""
+    """A `map` over new processes, which have loaded nothing of pytest or of a test."""
     own = multiprocessing.get_context("spawn")
     count = min(os.cpu_count() or 1, MAX_PROCESSES)
     with ProcessPoolExecutor(count, mp_context=own) as pool:
@@ -24,7 +24,7 @@ def workers() -> Iterator[Callable[..., Iterable[Any]]]:
 
 
 def run_seeds(seeds: Iterable[int]) -> Iterator[Outcome]:
-    """In their order."""
+    """The outcomes, in the order of the seeds."""
     batches = [list(seeds)[start : start + AT_A_TIME] for start in range(0, len(list(seeds)), AT_A_TIME)]
     with workers() as spread:
         for outcomes in spread(_run, batches):
@@ -36,7 +36,7 @@ def _run(seeds: list[int]) -> list[Outcome]:
 
 
 def together(outcomes: Iterable[Outcome]) -> Counter[str]:
-    """How often each thing happened."""
+    """How often each event happened."""
     hits: Counter[str] = Counter()
     for outcome in outcomes:
         hits.update(outcome.hits)

@@ -1,8 +1,8 @@
-"""One SQLite file behind many simulated connections, with the virtual clock, and with everything a network can do.
+"""One SQLite file behind many simulated connections, with the virtual clock and simulated network faults.
 
-The engines are SQLAlchemy's, opened by the gateway's own code; only the driver is not aiosqlite but `Line`. A
-transaction holds the file's single writer, as BEGIN IMMEDIATE does, until it ends, its process is dead, or its
-process has been frozen longer than the server's patience.
+The engines are SQLAlchemy's, opened by the gateway's own code; only the driver is `Line` instead of aiosqlite. A
+transaction holds the file's single writer, as BEGIN IMMEDIATE does, until it ends, its process is killed, or its
+process has been frozen for longer than the server keeps an idle transaction open.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _SHIFT = re.compile(r"(-?[0-9.e+-]+) seconds")
 
 
 class Database:
-    """The server: committed state, who holds the writer, and who waits for it."""
+    """The server: committed state, the connection that holds the writer, and those that wait for it."""
 
     def __init__(self, path: Path, weather: Weather, patience_seconds: float) -> None:
         self.weather = weather
@@ -62,18 +62,18 @@ class Database:
         return when.strftime("%Y-%m-%d %H:%M:%S.") + f"{when.microsecond // 1000:03d}"
 
     def next_due(self) -> float:
-        """When the first of all rows that are not done is due; infinite where none is."""
+        """When the next unfinished row is due; infinity if there is none."""
         if self._next_due is None:
             ((due,),) = self.poll("SELECT MIN(next_run_at) || '+00:00' FROM tasks WHERE step <> 'done'")
             self._next_due = (datetime.fromisoformat(due) - EPOCH).total_seconds() if due else math.inf
         return self._next_due
 
     def poll(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """For the judge: committed state, in no time."""
+        """Reads committed state for the judge, without simulated time."""
         return self.raw_reader.execute(sql, values).fetchall()
 
     def engine(self, _url: URL, **options: Any) -> AsyncEngine:
-        """Stands in for `create_async_engine`. All engines of a run share what was compiled once."""
+        """Replaces `create_async_engine`. All engines of a run share the compiled statements."""
         template = _template()
         pool = AsyncAdaptedQueuePool(
             lambda: template.dialect.dbapi.connect(async_creator_fn=self._dial),  # type: ignore[union-attr]
@@ -112,7 +112,7 @@ class Database:
         self.raw_writer.execute("BEGIN IMMEDIATE")
 
     def release(self, line: "Line", how: str) -> None:
-        """COMMIT or ROLLBACK, and the next in the queue: also a frozen one, but never a dead one."""
+        """COMMIT or ROLLBACK. Then the next connection in the queue begins: also a frozen one, never a dead one."""
         if self.holder is not line:
             return
         self.raw_writer.execute(how)
@@ -128,14 +128,14 @@ class Database:
                 return
 
     def forget(self, process: Process) -> None:
-        """The sockets of a dead process are closed: what it left open is rolled back."""
+        """Closes the connections of a killed process, and rolls back its transaction."""
         for line in self._lines:
             if line.process is process:
                 line.cut()
         self._lines = [line for line in self._lines if line.process is not process]
 
     def lose_patience(self, process: Process) -> None:
-        """A process was frozen inside a transaction for longer than the server keeps one open and idle."""
+        """Ends the transaction of a process that was frozen for longer than the server keeps an idle one open."""
         if self.holder is not None and self.holder.process is process and not self.holder.is_detached:
             self.weather.note("db.idle_transaction_ended")
             self.holder.cut()
@@ -146,7 +146,7 @@ class Database:
 
 
 class Line:
-    """A connection as aiosqlite has them, without the thread: a network lies between it and the server."""
+    """A connection with the interface of aiosqlite's, but without a thread and with a simulated network."""
 
     def __init__(self, database: Database, process: Process | None) -> None:
         self._database = database
@@ -154,7 +154,7 @@ class Line:
         self.is_cut = False
         self.is_detached = False  # its COMMIT is on its way without it
         self.isolation_level: str | None = None
-        # What SQLAlchemy's adapter asks of aiosqlite's connection:
+        # What SQLAlchemy's adapter reads of aiosqlite's connection:
         self._conn = self._tx = self
         self._connection: Any = self  # None once it is closed
 
@@ -190,7 +190,7 @@ class Line:
         return work(raw)
 
     async def _travel(self, door: str) -> None:
-        """To the server, which may be far away, or away, or tired of us."""
+        """Sends a request to the server, which may be slow or away, or may have closed the connection."""
         database, weather = self._database, self._database.weather
         if database.is_over:
             raise RuntimeError("the simulation is over")
@@ -247,7 +247,7 @@ class Line:
 
 
 class LineCursor:
-    """What SQLAlchemy's adapter asks of aiosqlite's cursor. Rows are there when `execute` returns."""
+    """What SQLAlchemy's adapter calls of aiosqlite's cursor. The rows are read when `execute` returns."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -279,7 +279,7 @@ class LineCursor:
 
 @cache
 def _template() -> Engine:
-    """A dialect that has seen SQLite once, and a cache of compiled statements."""
+    """A dialect that has connected to SQLite once, and a cache of compiled statements."""
     engine = create_async_engine("sqlite+aiosqlite://")
 
     async def meet() -> None:
@@ -292,7 +292,7 @@ def _template() -> Engine:
 
 
 def _apart(work: Callable[[], Awaitable[None]]) -> None:
-    """Runs it on a real loop, also while a simulated one is running."""
+    """Runs it on a real loop, also while a simulated loop runs."""
     running = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:

@@ -1,4 +1,4 @@
-"""The rest of the world: servers of strangers, bucket, pictures, Redis. Each can fail, and each is passed by doors."""
+"""Stand-ins for other servers, the bucket, pictures and Redis. Each call may fail, and may be a point of a crash."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ LINK_LIVES_SECONDS = 15.0
 
 
 class Cloud:
-    """What is stored, and which links were asked for when."""
+    """What is stored, and when each link was fetched."""
 
     def __init__(self, weather: Weather) -> None:
         self.weather = weather
@@ -75,7 +75,7 @@ def egress_of(cloud: Cloud) -> Callable[[Any], Any]:
 
 
 class Store(ObjectStore):
-    """The gateway's own store but for the bytes."""
+    """The gateway's own store, but the bytes are not real."""
 
     def __init__(self, cloud: Cloud) -> None:
         super().__init__(None, public_base=PUBLIC)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def open_file(path: Path, mode: str) -> Any:
 
 
 class Redis:
-    """What the bell and the notices ask of Redis. `ring` reaches one living worker, or none."""
+    """The Redis calls of wakeups and of the pubsub. A wakeup reaches one living worker, or none."""
 
     def __init__(self, weather: Weather, ring: Callable[[], None]) -> None:
         self._weather = weather

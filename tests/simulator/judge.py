@@ -1,4 +1,4 @@
-"""What must be true when the faults are over and time has run on. Every line it finds is a broken promise."""
+"""What must be true after the faults have ended and all tasks had time to end. Each line found is a violation."""
 
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def _unended(world: "World") -> list[str]:
 
 
 def _upstream(world: "World") -> list[str]:
-    """At most one job a task, sent while its intent was on record and it had not ended; unheard ones are flagged."""
+    """At most one job for each task, sent with a stored intent and before the task's end. A lost job is flagged."""
     found = []
     for send_request, stood in world.upstream.sent.items():
         if send_request not in world.requests:
@@ -61,10 +61,10 @@ def _upstream(world: "World") -> list[str]:
 
 
 def _reference(world: "World", link: str, stood: list[tuple[str, str] | None]) -> list[str]:
-    """It may be normalized twice, but each is paid for: never for a task that had ended, or was taken back."""
+    """A reference may be normalized twice, but not for an ended or cancelled task: each call costs money."""
     prompt = world.references.get(link)
     if prompt is None:
-        return []  # handed over before, so that its link tells nothing
+        return []  # uploaded before, so the link does not identify the task
     found = [f"I8: a reference of {prompt} was normalized at {at}" for at in stood if at is None or at[0] != "prepare"]
     if world.database.poll("SELECT 1 FROM tasks WHERE prompt = ? AND error_code = 'CANCELLED'", prompt):
         found.append(f"I8: a reference of {prompt} was normalized, and the task cancelled all the same")
@@ -72,9 +72,9 @@ def _reference(world: "World", link: str, stood: list[tuple[str, str] | None]) -
 
 
 def _polls(world: "World") -> list[str]:
-    """No poll that was lost, slow, malformed or about another job fails a task whose job went well."""
+    """A poll that was lost, slow, malformed or about another job fails no task whose job succeeded."""
     if world.weather.hits["up.poll_404"] or world.weather.hits["up.reused_id"]:
-        return []  # three of the former are believed; after the latter a job is another task's as well
+        return []  # three 404s in a row end a task; a reused id makes two tasks share one job
     failed = world.database.poll(
         "SELECT task_no, upstream_task_id FROM tasks WHERE error_code IN ('UPSTREAM_FAILED', 'UPSTREAM_REJECTED')"
         " AND upstream_task_id IS NOT NULL"
@@ -84,7 +84,7 @@ def _polls(world: "World") -> list[str]:
 
 
 def _calm(world: "World") -> list[str]:
-    """Where no fault struck at all, nothing fails but what its caller took back."""
+    """In a run without faults no task fails, except by a cancel."""
     if any(world.weather.hits[kind] for kind in FAULTS):
         return []
     rows = world.database.poll("SELECT task_no, error_code FROM tasks WHERE status = 'failed'")
@@ -109,7 +109,7 @@ def _promises(world: "World") -> list[str]:
 
 
 def _money(world: "World") -> list[str]:
-    """A model of its own, by what was asked and how it ended: no ledger is believed here."""
+    """A separate model of the points, from the submits and their ends. It does not use the ledger."""
     found = []
     applied = dict(world.database.poll("SELECT ref, COUNT(*) FROM points_ledger WHERE ref IS NOT NULL GROUP BY ref"))
     granted = {1: 0, 2: 0}

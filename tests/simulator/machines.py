@@ -1,4 +1,4 @@
-"""The processes of a seed, an API server and some workers: started, stopped, frozen, killed and brought back."""
+"""The processes of a seed, an API server and some workers: starts, stops, freezes, kills and restarts them."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ SPARED_IDLE_SECONDS = 30.0
 
 
 class Machines:
-    """`living` are the processes that run now, by name; `all` are those of the whole seed, the dead among them."""
+    """`living` are the running processes by name. `all` are those of the whole seed, also the killed ones."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Machines:
         self.living: dict[str, Process] = {}
         self.runtimes: dict[str, Runtime] = {}
         self.runners: dict[str, TaskRunner] = {}
-        self._births: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
         self.spares_polls = spares_polls
         self._has_jobs = has_jobs
         self._slots = slots
@@ -51,8 +51,8 @@ class Machines:
     def start(self, name: str) -> None:
         if name in self.living or self.database.is_over:
             return
-        self._births[name] += 1
-        process = Process(f"{name}.{self._births[name]}", self.weather.between(0, 1e6))
+        self._starts[name] += 1
+        process = Process(f"{name}.{self._starts[name]}", self.weather.between(0, 1e6))
         self.all.append(process)
         self.living[name] = process
         work = process.spawn(self._serve(name) if name == "api" else self._work(name))
@@ -77,7 +77,7 @@ class Machines:
             await asyncio.gather(*beside, return_exceptions=True)
 
     def _ended(self, name: str, process: Process, work: "asyncio.Task[None]") -> None:
-        """A worker that was told to stop has done so; one that ended by itself has a bug."""
+        """A worker that got SIGTERM has ended. If it ended by itself, that is a bug."""
         if self.database.is_over:
             return
         error = None if work.cancelled() else work.exception()
@@ -137,14 +137,14 @@ class Machines:
             self.runners[self.weather.rng.choice(sorted(self.runners))].wake()
 
     def _ring_when_due(self) -> None:
-        """A bell may come at any time; one that comes just when a row is due spares many idle looks."""
+        """Sends a wakeup at the time when a row is due. This saves many idle queries."""
         due, clock = self.database.next_due(), asyncio.get_running_loop()
         if clock.time() < due < self._next_wakeup or (self._next_wakeup < clock.time() and due < math.inf):
             self._next_wakeup = max(due, clock.time()) + self.weather.between(0.002, 0.6)
             clock.call_at(self._next_wakeup, self._ring_now, context=self.weather.context)
 
     def is_vain(self) -> bool:
-        """Whether a look would find nothing, as no row of any step is due: then a seed that spares looks does not."""
+        """Whether no row is due, so a query would find nothing. A seed with `spares_polls` then skips the query."""
         return self.spares_polls and self.database.next_due() > asyncio.get_running_loop().time() + 0.001
 
     def _ring_now(self) -> None:
@@ -155,5 +155,5 @@ class Machines:
         self._ring_when_due()
 
     def are_calm(self) -> bool:
-        """No claimed task runs any more: a worker that thawed late has done its last write."""
+        """Whether no claimed task runs any more, so that a worker that was frozen has done its last write."""
         return not any(runner._running for runner in self.runners.values())

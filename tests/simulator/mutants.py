@@ -1,4 +1,4 @@
-"""The gateway with one of its protections taken out, and the judgement that must see it."""
+"""The gateway without one of its protections, and the violation that the simulator must report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from tests.simulator.world import simulate
 
 @dataclass(frozen=True)
 class Mutant:
-    """`expected` begins one of the violations that kill it; `storm` is the weather in which that shows soonest.
+    """`expected` are prefixes of the violations that count; `storm` are the faults that show one soonest.
 
-    A place in the storm is the only one where processes die and freeze in it.
+    If `storm` names a place, processes are killed and frozen only there.
     """
 
     name: str
@@ -252,11 +252,11 @@ MUTANTS = (
 )
 
 
-MAX_SEEDS = 600  # the rarest was seen in one of fifty
+MAX_SEEDS = 600  # the rarest showed in one of fifty seeds
 
 
 def hunt(which: int) -> tuple[int, str] | None:
-    """The first seed that sees what is wrong with a mutant, and what it sees; None where none does."""
+    """The first seed that shows a violation of the mutant, and the violation. None if no seed does."""
     mutant = MUTANTS[which]
     with mutated(mutant.edits):
         for seed in range(MAX_SEEDS):

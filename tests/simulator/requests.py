@@ -1,4 +1,4 @@
-"""What the callers of a seed ask for, and the settings of its gateway."""
+"""The submits of a seed's callers, and the settings of its gateway."""
 
 import functools
 

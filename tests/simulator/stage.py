@@ -1,4 +1,4 @@
-"""Puts the simulated world in the place of the real one, for a seed; and the empty database it begins with."""
+"""Replaces the gateway's surroundings by the simulated ones for a seed, and makes the empty database."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ MODELS = """
            defaults, price_rules, 1, 0, created_at, updated_at
     FROM points_config WHERE model_name = 'sc_soraimg_img2img_1x1'
 """
-# What may never happen to a row, noted by the database itself at the very write that did it.
+# Changes that must never happen to a row. Triggers of the database record them when they are written.
 WATCH = """
     CREATE TABLE watch (what TEXT, task_no TEXT);
     CREATE TRIGGER watch_end AFTER UPDATE ON tasks WHEN OLD.step = 'done' AND (NEW.step <> 'done'
@@ -61,7 +61,7 @@ QUIET = ("Unavailable", "CommitUnknown", "TransactionConflict", "ClaimCommitUnkn
 
 @functools.cache
 def workshop() -> Path:
-    """A folder in memory where there is one; it goes with the process."""
+    """A folder, in memory if possible. It is deleted when the process ends."""
     memory = Path("/dev/shm")
     folder = tempfile.TemporaryDirectory(prefix="simulator-", dir=memory if memory.is_dir() else None)
     _KEPT.append(folder)
@@ -73,7 +73,7 @@ _KEPT: list[Any] = []
 
 @functools.cache
 def empty_database(without: str) -> Path:
-    """Migrated, with the simulator's models and watches; `without` a piece of the schema's text."""
+    """Migrated, with the simulator's models and triggers; `without` one piece of the schema's SQL."""
     whole = None if not without else empty_database("")
     path = workshop() / f"empty-{len(list(workshop().glob('empty-*.db')))}.db"
     if whole is not None:
@@ -111,7 +111,7 @@ def fresh_database(without: str = "") -> Path:
 
 
 def boottime() -> float:
-    """Each process' own clock, from a zero of its own."""
+    """Each process has its own clock, with its own zero."""
     from tests.simulator.clock import PROCESS
 
     process = PROCESS.get()
@@ -127,7 +127,7 @@ def _with_virtual_clock(defaults: tuple[Any, ...]) -> tuple[Any, ...]:
 def in_place(
     weather: Weather, database: Database, upstream: Upstream, cloud: Cloud, machines: Machines
 ) -> Iterator[None]:
-    """The gateway's modules with the simulated world in them; on leaving, as they were."""
+    """Runs the gateway's modules with the simulated surroundings, and restores them at the end."""
     with contextlib.ExitStack() as undo:
         for module, name, double in (
             (app.database.engines, "create_async_engine", database.engine),
@@ -167,7 +167,7 @@ def _set(holder: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def everywhere(old: Any, new: Any) -> Iterator[None]:
-    """Wherever one of the gateway's modules calls something by a name of its own."""
+    """Replaces the object in every module of the gateway that has a name for it."""
     with contextlib.ExitStack() as undo:
         for title, module in list(sys.modules.items()):
             if title.startswith(("app.", "worker.")):
@@ -230,7 +230,7 @@ def _name_of(decision: Any) -> str:
 
 @contextlib.contextmanager
 def _logs(weather: Weather) -> Iterator[None]:
-    """The gateway's log becomes part of the story; a bug that it swallowed becomes a violation."""
+    """Adds the gateway's log to the trace. A bug that the gateway caught and logged is a violation."""
     before = structlog.get_config()
 
     def hear(_logger: Any, _method: str, event: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
-"""Edits the source of a function of the gateway, and puts what it then says in its place; on leaving, as it was.
+"""Changes the source of a function of the gateway for a block, and restores it at the end.
 
-A text that no longer stands in the function fails loudly: then the edit must be written anew.
+If the function no longer contains the text, the edit fails. Then the edit must be written anew.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any
 from tests.simulator.stage import everywhere
 
 Edit = tuple[ModuleType, str, str, str]
-"""Module, name of a function, method or constant in it, its text before and after; no text: evaluated anew."""
+"""Module, name of a function, method or constant in it, the text before and after. No text: evaluated again."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Each protection taken out by itself: the simulator must see it within so many seeds, or it sees nothing."""
+"""The simulator must find each removed protection within the given number of seeds."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""No seed breaks a promise, and the seeds see everything there is to see: a simulator must not silently test nothing.
+"""No seed reports a violation, and together the seeds reach every fault and every place.
 
-A broken seed is told again by `python -m tests.simulator --seed N --trace`.
+`python -m tests.simulator --seed N --trace` shows the events of a failed seed.
 """
 
 import pytest
@@ -72,7 +72,7 @@ def test_no_seed_breaks_a_promise() -> None:
 
 @pytest.mark.full
 def test_a_seed_reports_the_same_story_twice() -> None:
-    """Also in another process, whose hashes are others."""
+    """Also in another process, where hashes differ."""
     for far in run_seeds(range(6)):
         near = simulate(far.seed, trace=True)
         assert near.digest == far.digest

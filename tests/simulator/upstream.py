@@ -1,7 +1,7 @@
-"""SEE2AI as the gateway may meet it: it keeps its own book of the jobs it accepted, whatever we hear of it.
+"""A simulated SEE2AI with its own record of the jobs it accepted, independent of what the gateway received.
 
-The gateway's own client runs in front of it (timeouts, reading of answers, `may_send`); only its last step, the HTTP
-exchange itself, is this. A job is accepted when the request has arrived, whether or not its sender lives on.
+The gateway's own client calls it (timeouts, reading of answers, `may_send`); only the HTTP exchange is replaced.
+A job is accepted when the request has arrived, even if its sender is dead by then.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ ME = "/api/v1/me"
 
 @dataclass(slots=True)
 class Job:
-    """One accepted generation. `send_request` says which task's it is: its prompt, or its picture."""
+    """One accepted generation. `send_request` identifies its task: the prompt, or the picture's link."""
 
     send_request: str
     id: str
@@ -37,9 +37,9 @@ class Job:
 
 
 class Upstream:
-    """`sent` is what the gateway is judged by: for each job it accepted what the books said when it was sent.
+    """`sent` holds for each accepted job the state of its task when the request was sent. The judge checks it.
 
-    What was sent before a task's end cannot be called back, however late it is accepted: that is no fault of ours.
+    A request sent before the end of its task may be accepted after it. That is no violation.
     """
 
     def __init__(self, weather: Weather, stands: Callable[[str], tuple[str, str] | None]) -> None:
@@ -49,7 +49,7 @@ class Upstream:
         self.refuses_key = False
         self.poison = ""
         self.sent: defaultdict[str, list[tuple[str, str] | None]] = defaultdict(list)
-        self.excused: set[str] = set()  # asks it said itself had come to nothing
+        self.excused: set[str] = set()  # submits that it accepted but answered with 504
         self.jobs: dict[str, Job] = {}
         self._links = 0
 
@@ -67,7 +67,7 @@ class Upstream:
         return await self._poll(path.rsplit("/", 1)[1])
 
     async def _connect(self) -> None:
-        """Until here nothing was sent, and a job is not, where its visit has lost its lease meanwhile."""
+        """Before this returns nothing is sent. Nothing is sent at all if the lease has ended meanwhile."""
         weather = self.weather
         if weather.strikes("up.slow_connect"):
             await asyncio.sleep(weather.between(1, CONNECT_SECONDS - 0.1))
@@ -114,7 +114,7 @@ class Upstream:
         return _json({"task_id": job.id, "status": "queued"})
 
     async def _arrive(self, send_request: str, stood: tuple[str, str] | None) -> Job:
-        """The request is on the wire and arrives, sooner or later, although its sender may die meanwhile."""
+        """The request arrives sooner or later, even if its sender is killed meanwhile."""
         if not self.weather.strikes("up.accept_late"):
             return self._accept(send_request, stood)
         loop = asyncio.get_running_loop()
@@ -215,7 +215,7 @@ def _json(body: dict[str, Any]) -> HttpResponse:
 
 
 def see2ai_of(upstream: Upstream) -> type[See2aiClient]:
-    """The gateway's own client, its last step excepted."""
+    """The gateway's own client with a simulated HTTP exchange."""
 
     class Simulated(See2aiClient):
         def __init__(self, _settings: Any) -> None:

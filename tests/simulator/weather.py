@@ -1,9 +1,9 @@
-"""Which faults strike, how often, and where: drawn anew for every seed, a few kinds at a time.
+"""Which faults happen, how often, and where: drawn for every seed, a few kinds at a time.
 
-A seed with every fault at once would never get anywhere, and one with a little of each would rarely see the same
-fault twice in a row: so each kind is on or off for a whole seed ("swarm testing"). Of four seeds in a row one has a
-single kind of fault, often, and one a single place where processes die and freeze: by turns, so that no kind and no
-place depends on luck. The other two are swarms.
+With every fault at once a seed would make no progress. With a little of each it would rarely see the same fault
+twice in a row. So each kind is on or off for a whole seed ("swarm testing"). Of four seeds in a row, one has a
+single kind of fault, often, and one a single place where processes are killed and frozen. They take turns, so every
+kind and every place is covered. The other two are swarms.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from contextvars import Context, copy_context
 from app.failpoints import FAILPOINTS
 from tests.simulator.clock import PROCESS, VirtualLoop
 
-# How often a kind strikes at each chance it gets, where it is on.
+# The probability of each kind at each chance, if it is on.
 KINDS: dict[str, float] = {
-    # of processes, at every door they pass
+    # processes, at every place where they call the outside
     "process.kill": 0.015,
     "process.freeze": 0.008,
     "process.freeze_long": 0.015,
     "process.stop": 0.004,
-    # … and at the gateway's own fault points, which are no doors: right there, between two lines of it
+    # … and at the gateway's own failpoints, between two lines of its code
     "point.kill": 0.03,
     "point.freeze": 0.05,
-    # of the way back from us to a caller
+    # the answer to a caller
     "api.answer_lost": 0.15,
-    # of the database
+    # the database
     "db.slow": 0.02,
     "db.hang": 0.004,
     "db.cut": 0.02,
@@ -36,11 +36,11 @@ KINDS: dict[str, float] = {
     "db.commit_unheard": 0.05,
     "db.commit_hangs": 0.03,
     "db.commit_late": 0.03,
-    # of SEE2AI: when it is called at all
+    # SEE2AI: any call
     "up.refused": 0.2,
     "up.slow_connect": 0.2,
     "up.slow": 0.2,
-    # … when it is asked for a job
+    # … a submit
     "up.lost_before": 0.2,
     "up.accept_lost": 0.2,
     "up.accept_hangs": 0.3,
@@ -54,7 +54,7 @@ KINDS: dict[str, float] = {
     "up.submit_302": 0.2,
     "up.submit_garbage": 0.2,
     "up.reused_id": 0.2,
-    # … when it is asked how a job is
+    # … a poll
     "up.poll_lost": 0.2,
     "up.poll_hangs": 0.2,
     "up.poll_401": 0.2,
@@ -64,27 +64,27 @@ KINDS: dict[str, float] = {
     "up.poll_html": 0.2,
     "up.poll_other_id": 0.2,
     "up.poll_word": 0.2,
-    # … and of the jobs themselves
+    # … and the jobs themselves
     "job.fails": 0.3,
     "job.needs_repair": 0.2,
     "job.approval": 0.4,
     "job.empty": 0.2,
     "job.endless": 0.2,
     "job.late": 0.2,
-    # of the way home
+    # the download and storage of results
     "egress.fails": 0.4,
     "egress.slow": 0.25,
     "egress.links_expire": 0.5,
     "media.broken": 0.4,
     "store.fails": 0.2,
     "store.slow": 0.25,
-    # of Redis
+    # Redis
     "redis.flushed": 0.3,
     "redis.fails": 0.3,
     "redis.hangs": 0.1,
     "redis.rings_ten_times": 0.3,
 }
-# What happens to all at a moment of its own, with this chance in a seed.
+# Faults that affect everything at a random time, with their probability in a seed.
 EVENTS: dict[str, float] = {
     "event.all_killed": 0.15,
     "event.database_away": 0.2,
@@ -92,8 +92,8 @@ EVENTS: dict[str, float] = {
     "event.poison": 0.08,
     "event.upstream_away": 0.1,
 }
-# How dangerous a door is. Most reads are looks of idle workers: a crash there tells little. Just after a COMMIT and
-# just before and after a call is where promises are broken.
+# How likely a crash is at each place. Most reads are queries of idle workers, where a crash shows little. Faults show
+# most often just after a COMMIT and just before and after a call.
 DANGER = {
     "db.read": 0.1,
     "db.begin": 0.4,
@@ -112,7 +112,7 @@ POINT_DANGER = {
     "finish.before_commit": 2.0,
 }
 USUAL_POINT_DANGER = 0.4
-# Where a process meets the world.
+# The places where a process calls the outside.
 DOORS = (
     "api.answer",
     "db.begin",
@@ -131,21 +131,21 @@ DOORS = (
     "up.connect",
     "up.sent",
 )
-# What a kind or a place needs beside it to be met at all: links grow old only while their results cannot be kept.
+# Faults that are needed to reach a kind or a place. A link expires only while its result cannot be stored.
 NEEDS = {"egress.links_expire": {"store.fails": 0.8, "store.slow": 0.3}, "up.sent": {"up.accept_late": 0.9}}
-STEP_POINTS = FAILPOINTS - {"webhook.after_send"}  # no couriers in this world
+STEP_POINTS = FAILPOINTS - {"webhook.after_send"}  # the simulation has no webhooks
 PLACES = (*DOORS, *sorted(STEP_POINTS))
 FAULTS = (*KINDS, *EVENTS)
 ROUND = 4
 ALL_TURNS = ROUND * max(len(FAULTS), len(PLACES))
-"""So many seeds in a row give every kind and every place its turn."""
-MAX_AT_A_PLACE = 2  # deaths, and as many freezes: one that strikes again and again lets nothing come further
+"""In this number of consecutive seeds every kind and every place has its turn."""
+MAX_AT_A_PLACE = 2  # kills, and the same number of freezes; with more a seed would make no progress
 SHARES = (0.0, 0.15, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5)
-"""Of all kinds, how many are on in a swarm: one in eight has no fault at all."""
+"""The share of the kinds that are on in a swarm. One of eight swarms has no fault."""
 
 
 class Weather:
-    """One seed's faults; of a `storm` these alone, at its own rates. `is_fair` ends them all."""
+    """The faults of one seed. With a `storm` only those, at its rates. `is_fair` turns all off."""
 
     def __init__(self, seed: int, send: Callable[[str], None], storm: Mapping[str, float]) -> None:
         self.rng = random.Random(f"weather {seed}")
@@ -153,14 +153,14 @@ class Weather:
         self.context: Context = copy_context()
         self.context.run(PROCESS.set, None)
         self.is_fair = False
-        self.is_over = False  # what is said while the dead are buried is no part of the story
+        self.is_over = False  # events while the coroutines are closed at the end are not traced
         self.hits: Counter[str] = Counter()
         self.bugs: list[str] = []
         self.rates: dict[str, float] = {}
         self.events: set[str] = set()
-        self.place = ""  # the only one where processes die and freeze
+        self.place = ""  # the only place where processes are killed and frozen
         state, which = divmod(seed, ROUND)
-        self.is_turn = not storm and which < 2  # of one kind, or of one place
+        self.is_turn = not storm and which < 2  # a seed of one kind, or of one place
         if storm:
             self.rates = {kind: rate for kind, rate in storm.items() if kind in KINDS}
             self.place = next((place for place in PLACES if place in storm), "")
@@ -198,7 +198,7 @@ class Weather:
         return self.rng.uniform(low, high)
 
     def note(self, kind: str) -> None:
-        """Something happened that is worth counting."""
+        """Counts an event."""
         self.hits[kind] += 1
         self.send(kind)
 
@@ -209,16 +209,16 @@ class Weather:
         return True
 
     async def cross(self, door: str, seconds: float = 0.008) -> None:
-        """A process passes a door to the world: it takes a moment, and is where it may be killed or frozen."""
+        """A process calls the outside at this place: it takes some time, and may be killed or frozen here."""
         process = PROCESS.get()
         if process is not None:
             self._endanger(door)
             if process.is_dead or process.is_frozen:
-                await asyncio.sleep(0)  # parked here: for ever, or until the thaw
+                await asyncio.sleep(0)  # waits here for ever, or until it continues
         await asyncio.sleep(self.rng.random() * seconds)
 
     def reach(self, point: str) -> None:
-        """A process passes one of the gateway's own fault points. Unlike doors, it can be frozen there in mid-step."""
+        """A process reaches a failpoint of the gateway. Here it can be frozen in the middle of a step."""
         self.hits[f"point {point}"] += 1
         process = PROCESS.get()
         if process is None or process.is_dead or process.is_frozen:
@@ -226,7 +226,7 @@ class Weather:
         usual = POINT_DANGER.get(point, USUAL_POINT_DANGER)
         if self.strikes("point.kill", self._danger("killed", point, usual)):
             self.hits[f"killed at {point}"] += 1
-            self.on_kill()  # before its next door, where a dead one stays, nothing of what it does is seen
+            self.on_kill()  # until its next place, where a killed process stops, its actions have no effect outside
         elif not loop().is_within_freeze and self.strikes("point.freeze", self._danger("frozen", point, usual)):
             self.hits[f"frozen at {point}"] += 1
             self.on_freeze(self.between(25, 130))
@@ -250,7 +250,7 @@ class Weather:
             return usual
         deaths, freezes = self.hits[f"killed at {place}"], self.hits[f"frozen at {place}"]
         so_far = deaths if what == "killed" else freezes
-        # By turns, and first a death: a freeze may last as long as the faults do.
+        # In turns, beginning with a kill: a freeze may last until the faults end.
         is_next = not self.is_turn or (deaths <= freezes) is (what == "killed")
         return float(place == self.place and so_far < MAX_AT_A_PLACE and is_next)
 

@@ -1,4 +1,4 @@
-"""One seed: processes, callers, faults; then the faults end, time runs on, and the books are judged."""
+"""Simulates one seed: processes, callers and faults; then the faults end, the tasks end, and the result is judged."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ POLL_SECONDS = 5.0
 
 @dataclass
 class Outcome:
-    """What became of a seed. Without violations all was well; `digest` tells whether two runs were the same."""
+    """The result of a seed. Without violations it passed. `digest` shows whether two runs were the same."""
 
     seed: int
     violations: list[str]
@@ -56,7 +56,7 @@ class World:
         self.upstream = Upstream(weather, self.stands)
         self.cloud = Cloud(weather)
         self.requests: dict[str, int] = {}
-        self.references: dict[str, str] = {}  # whose they are that SEE2AI is asked to normalize by their own links
+        self.references: dict[str, str] = {}  # link of a reference to normalize -> prompt of its task
         self.acknowledged: dict[str, str] = {}
         self.cancelled: set[str] = set()
         self.grants: dict[str, tuple[int, int, bool]] = {}
@@ -78,7 +78,7 @@ class World:
             self.story.append(f"{asyncio.get_running_loop().time():9.3f}  {process or '-'!s:<8} {line}")
 
     def stands(self, send_request: str) -> tuple[str, str] | None:
-        """The committed step and status of the task that asked for this, or whose reference it is."""
+        """The committed step and status of the task with this prompt or reference."""
         prompt = self.references.get(send_request, send_request)
         rows = self.database.poll("SELECT step, status FROM tasks WHERE prompt = ?", prompt)
         return (rows[0][0], rows[0][1]) if rows else None
@@ -94,7 +94,7 @@ class World:
                     loop.run_until_complete(self._live(outcome))
                 except Stuck as error:
                     outcome.violations.append(f"I9: {error}")
-                loop.run_until_complete(self._bury(loop))
+                loop.run_until_complete(self._close_coroutines(loop))
         finally:
             loop.close()
             asyncio.set_event_loop(None)
@@ -112,13 +112,13 @@ class World:
             await self._grant(user, points)
         self.weather.is_fair = False
         callers = [asyncio.create_task(self._caller(number)) for number in range(self._count_callers())]
-        if rng.random() < 0.5:  # points that lapse while all this goes on
+        if rng.random() < 0.5:  # points that expire during the run
             callers.append(asyncio.create_task(self._grant(rng.choice([1, 2]), 40, rng.uniform(10, 150))))
         self._plan_events()
         ends_at = loop.time() + (120 if self.weather.is_turn else rng.choice([40, 120]))
         while loop.time() < ends_at and not (self._all_ended() and all(one.done() for one in callers)):
             await asyncio.sleep(POLL_SECONDS)
-        self._heal()
+        self._end_faults()
         await asyncio.wait(callers)
         await asyncio.sleep(POLL_SECONDS)
         settings = self.settings
@@ -139,10 +139,10 @@ class World:
         return len(MODELS) + 2 if self.weather.is_turn else self.rng.randint(2, 6)
 
     async def _caller(self, number: int) -> None:
-        """Submits once, or again under the same key until it is answered; may take the task back later."""
+        """Submits once, or again with the same key until it has an answer. May cancel the task later."""
         rng = random.Random(f"caller {self.seed} {number}")
         user, model, host = rng.choice([1, 1, 2]), rng.choice(MODELS), rng.choice(HOSTS)
-        if self.weather.is_turn:  # something of everything, and points enough for it
+        if self.weather.is_turn:  # every model and host, with enough points
             user, model, host = 1, MODELS[number % len(MODELS)], HOSTS[number // 2 % len(HOSTS)]
         key = f"key-{number}" if rng.random() < 0.6 else None
         await asyncio.sleep(rng.uniform(0, 20))
@@ -174,7 +174,7 @@ class World:
             self.weather.note(f"caller not cancelled {type(answer).__name__}")
 
     async def _grant(self, user: int, points: int, lives_seconds: float | None = None) -> None:
-        """A top-up by reference, repeated until it is heard of."""
+        """A top-up by reference, repeated until it has an answer."""
         expires = None if lives_seconds is None else self.database.now() + timedelta(seconds=lives_seconds)
         ref = f"ref-{len(self.grants)}"
         self.grants[ref] = (user, points, False)
@@ -190,7 +190,7 @@ class World:
             await asyncio.sleep(1)
 
     async def _request(self, name: str, call: Callable[[Runtime], Awaitable[Any]]) -> Any:
-        """What a caller hears: the answer, an error of ours, or None where the process is gone or silent."""
+        """What a caller gets: the answer, a GatewayError, or None if the process is gone or does not answer."""
         process, runtime = self.machines.living.get(name), self.machines.runtimes.get(name)
         if process is None or runtime is None:
             return None
@@ -219,8 +219,8 @@ class World:
     def _plan_events(self) -> None:
         weather, loop = self.weather, asyncio.get_running_loop()
 
-        def later(seconds: float, deed: Callable[[], None]) -> None:
-            loop.call_later(seconds, deed, context=weather.context)
+        def later(seconds: float, action: Callable[[], None]) -> None:
+            loop.call_later(seconds, action, context=weather.context)
 
         def begin(event: str, holder: Any, name: str) -> None:
             if not weather.is_fair:
@@ -248,8 +248,8 @@ class World:
             for process in list(self.machines.living.values()):
                 self.machines.kill(process)
 
-    def _heal(self) -> None:
-        """No fault from here on. Who is frozen thaws, who is dead comes back."""
+    def _end_faults(self) -> None:
+        """Ends all faults. Frozen processes continue, killed ones are started again."""
         self.send("the faults end")
         self.weather.is_fair = True
         self.database.is_away = self.upstream.is_away = self.upstream.refuses_key = False
@@ -260,12 +260,12 @@ class World:
         return not self.database.poll("SELECT 1 FROM tasks WHERE step <> 'done' LIMIT 1")
 
     def _is_calm(self) -> bool:
-        """No visit and no request is under way any more: whoever thawed late has said its last word."""
+        """No task and no request runs any more, so processes that were frozen have done their last write."""
         is_served = all(request.done() or process.is_dead for process, request in self._requests)
         return is_served and self.machines.are_calm()
 
-    async def _bury(self, loop: VirtualLoop) -> None:
-        """Ends every coroutine, the dead ones' too, with all doors shut; none of it is judged."""
+    async def _close_coroutines(self, loop: VirtualLoop) -> None:
+        """Closes every coroutine, also of killed processes, with all effects blocked. The judge ignores it."""
         self.weather.is_fair = self.weather.is_over = self.database.is_over = True
         for _ in range(200):
             for process in self.machines.all:
@@ -282,9 +282,9 @@ class World:
 def simulate(
     seed: int, *, trace: bool = False, without: str = "", storm: Mapping[str, float] = MappingProxyType({})
 ) -> Outcome:
-    """One seed from its first submit to its verdict."""
+    """Runs one seed from its first submit to its result."""
     world = World(seed, trace, without, storm)
-    gc.disable()  # no coroutine of a dead process may be finalized while its seed runs
+    gc.disable()  # no coroutine of a killed process may be finalized while its seed runs
     try:
         outcome = world.run()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The REST API in this process, on the runtime of a test. Its routes are built once and serve many tests."""
+"""The REST API in this process, on a test's runtime. Its routes are built once and serve many tests."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ _idle: list[FastAPI] = []
 
 @asynccontextmanager
 async def open_app(runtime: Runtime) -> AsyncIterator[FastAPI]:
-    """The application, started; it ends with the block."""
+    """The started application. It stops at the end of the block."""
     settings = runtime.settings
     is_usual = not settings.cors_allowed  # the only setting that its routes and middleware are built from
     app = _idle.pop() if is_usual and _idle else create_app(settings, runtime)

@@ -1,4 +1,4 @@
-"""Circuit breakers for tests: shorter pauses, states that would take long to reach, processes beside the test."""
+"""Circuit breakers for tests: shorter pauses, states that are slow to reach, and a stand-in for other processes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ SEE2AI = "see2ai"
 
 
 def shorten_pauses(monkeypatch: pytest.MonkeyPatch, first_pause_seconds: float = 1.0) -> None:
-    """Their order and number stay."""
+    """Shortens the pauses. Their order and number stay."""
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", first_pause_seconds)
     monkeypatch.setattr(breaker, "JITTER_SECONDS", 0.1)
     monkeypatch.setattr(breaker, "PROBE_WAIT_SECONDS", 0.1)
@@ -33,12 +33,12 @@ def breaker_of(runtime: Runtime) -> CircuitBreaker:
 
 
 async def trip(runtime: Runtime, reason: str, *, is_free: bool = False) -> None:
-    """As a refused call that is not the probe."""
+    """Like a refused call that is not the probe."""
     await breaker_of(runtime).trip(BreakerCall(is_free, 0.0), reason)
 
 
 async def close(runtime: Runtime, *, is_free: bool = False) -> None:
-    """As a call with a good answer."""
+    """Like a call with a good answer."""
     await breaker_of(runtime).change(lambda state, now: state.closed(now, is_free=is_free))
 
 
@@ -47,12 +47,12 @@ async def end_pause(runtime: Runtime) -> None:
 
 
 async def admit(runtime: Runtime) -> None:
-    """As after a good answer of `GET /me` while no task waits."""
+    """Like a good answer of `GET /me` while no task waits."""
     await breaker_of(runtime).change(lambda state, now: state.half_open(now, admits_trial=True))
 
 
 async def age(runtime: Runtime, seconds: float) -> None:
-    """As if the breaker had been open for so much longer."""
+    """As if the breaker had been open for that many seconds more."""
 
     def aged(state: BreakerState, _now: object) -> BreakerState:
         assert state.opened_at is not None
@@ -63,7 +63,7 @@ async def age(runtime: Runtime, seconds: float) -> None:
 
 @asynccontextmanager
 async def monitors(*runtimes: Runtime, probes: bool = False) -> AsyncIterator[None]:
-    """What API processes run beside requests; with `probes` what workers run beside tasks."""
+    """The monitors that API processes run. With `probes`, those of workers."""
     tasks = [asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers)) for runtime in runtimes]
     for runtime in runtimes if probes else ():
         see2ai = see2ai_client(runtime.upstreams)

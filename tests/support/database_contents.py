@@ -1,4 +1,4 @@
-"""What a database consists of, so that two can be compared: its structure in detail, and the rows of its tables."""
+"""The contents of a database, so that two can be compared: its structure in detail, and the rows of its tables."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ VIEWS = {
         "TRIGGER_NAME, EVENT_MANIPULATION, EVENT_OBJECT_TABLE, ACTION_TIMING, ACTION_STATEMENT, SQL_MODE, DEFINER",
     ),
 }
-"""Views of the information schema: the column with the name of the database, and what must be equal."""
+"""Views of the information schema: the column with the database's name, and the columns that must be equal."""
 
 
 def read_structure(url: str) -> Contents:
@@ -46,7 +46,7 @@ def read_structure(url: str) -> Contents:
 
 
 def read_rows(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table, in the order of the first column."""
+    """All rows of all tables, in the order of the first column."""
     return asyncio.run(_inspect(url, _rows))
 
 
@@ -84,7 +84,7 @@ def _rows(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 
 def _counters(connection: Connection) -> list[Any]:
-    # MySQL would tell the AUTO_INCREMENT of a while ago; MariaDB reads that part as a comment.
+    # MySQL would return a cached AUTO_INCREMENT. MariaDB reads that part as a comment.
     connection.exec_driver_sql("SET sql_notes = 0 /*!80000 , information_schema_stats_expiry = 0 */")
     columns = "TABLE_NAME, COALESCE(AUTO_INCREMENT, 1)"
     return _sorted(connection, f"SELECT {columns} FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()")

@@ -1,4 +1,4 @@
-"""Database servers for tests: a MariaDB and a MySQL of the run's own, made for speed, or one that is named."""
+"""Database servers for tests: a MariaDB and a MySQL of this run, configured for speed, or an existing server."""
 
 import os
 import shutil
@@ -12,23 +12,23 @@ from tests.support.run import once_a_run, run_folder, start_guarded
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 MYSQL97 = Path(__file__).with_name("mysql97.sh")
 RELAXED = ("--innodb-flush-method=nosync", "--skip-innodb-doublewrite", "--innodb-flush-log-at-trx-commit=0")
-"""A crash of the machine loses data; a test that is about such a crash needs a server of its own."""
+"""A crash of the machine loses data. A test about such a crash needs a server of its own."""
 
 
 class Missing(Exception):
-    """A program that a server needs is not on this machine."""
+    """A program that a server needs is not installed."""
 
 
 @dataclass(frozen=True)
 class DatabaseServer:
-    """`url` ends with a slash; its user may make databases and users."""
+    """`url` ends with a slash. Its user may create databases and users."""
 
     name: str
     url: str
 
 
 def find_server(world: str) -> DatabaseServer | str:
-    """The server for the world "real" or "mysql97", started once a run; or in one line why there is none."""
+    """The server for the world "real" or "mysql97", started once a run; or a line that says why there is none."""
     if world == "real" and os.environ.get("TEST_MYSQL_URL"):
         return DatabaseServer("", os.environ["TEST_MYSQL_URL"].rstrip("/") + "/")
     found = once_a_run(world, {"real": _start_mariadb, "mysql97": _start_mysql97}[world])
@@ -36,7 +36,7 @@ def find_server(world: str) -> DatabaseServer | str:
 
 
 def program(*names: str) -> str:
-    """The first of the programs that is here, also where only root has it on the PATH."""
+    """The first of these programs that is installed, also if only root has it on the PATH."""
     for name in names:
         found = shutil.which(name) or shutil.which(name, path=SBIN)
         if found:
@@ -45,16 +45,16 @@ def program(*names: str) -> str:
 
 
 def install_mariadb(folder: Path) -> None:
-    """The files of an empty MariaDB, whose root has no password."""
+    """The files of an empty MariaDB. Its root user has no password."""
     command = [program("mariadb-install-db", "mysql_install_db"), "--no-defaults", f"--datadir={folder / 'mariadb'}"]
     command += [*_as_this_user(), "--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(command, check=True, capture_output=True)
 
 
 def mariadb_command(folder: Path, port: int) -> list[str]:
-    """Runs what `install_mariadb` made. How an acknowledged commit is kept is the caller's to add.
+    """Runs a server on the files of `install_mariadb`. The caller adds the options for durability.
 
-    The socket's name is relative to the data directory: a whole path may be longer than a socket's can be.
+    The socket's name is relative to the data directory, because the length of a socket's path is limited.
     """
     command = [program("mariadbd", "mysqld"), "--no-defaults", f"--datadir={folder / 'mariadb'}", *_as_this_user()]
     command += [f"--port={port}", "--bind-address=127.0.0.1", "--socket=mariadb.sock", f"--tmpdir={folder}"]
@@ -62,7 +62,7 @@ def mariadb_command(folder: Path, port: int) -> list[str]:
 
 
 def _as_this_user() -> list[str]:
-    """A server runs as root only where it is told to."""
+    """A server runs as root only if an option says so."""
     return [] if os.getuid() else ["--user=root"]
 
 
@@ -77,7 +77,7 @@ def _start_mariadb() -> dict[str, str] | str:
 
 
 def _start_mysql97() -> dict[str, str] | str:
-    """The first start on a machine downloads some 60 MB."""
+    """The first start on a machine downloads about 60 MB."""
     found = subprocess.run([MYSQL97, "version"], check=False, capture_output=True, text=True)
     if found.returncode:
         return (found.stderr.strip() or f"MySQL 9.7: {MYSQL97.name} ended with {found.returncode}").splitlines()[-1]

@@ -1,6 +1,6 @@
-"""`guard.py PID COMMAND…` runs a command and ends it once the process PID is gone, or on SIGTERM.
+"""`guard.py PID COMMAND…` runs a command, and ends it when process PID has ended, or on SIGTERM.
 
-A script by itself, so that it starts in 20 ms: it imports nothing but the standard library.
+It is a separate script so that it starts in 20 ms: it imports only the standard library.
 """
 
 import os

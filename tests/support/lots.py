@@ -1,4 +1,4 @@
-"""Time for points that expire: tests move the lots into the past instead of waiting."""
+"""Points that expire: tests move the lots into the past and do not wait."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ def in_hours(hours: float) -> datetime:
 
 
 async def later(database: Database, hours: float) -> None:
-    """So many hours pass for every lot."""
+    """Moves every lot that many hours closer to its expiry."""
     async with database.begin() as connection:
         for table, key, column in TABLES:
             for row in (await connection.execute(select(table.c[key], table.c[column]))).all():
@@ -27,13 +27,13 @@ async def later(database: Database, hours: float) -> None:
 
 
 async def lot(database: Database, user_id: int, points: int, hours: float, ref: str) -> None:
-    """A grant of points that live so many hours."""
+    """A grant of points that expire after that many hours."""
     expires = in_hours(hours)
     assert (await ledger.grant(database, user_id=user_id, points=points, ref=ref, expires=expires))[0]
 
 
 async def remaining(database: Database) -> list[int]:
-    """What is left in each lot, in the order they were made."""
+    """The points left in each lot, in the order of their creation."""
     async with database.read() as connection:
         return [
             int(row) for row in await connection.scalars(select(points_lots.c.remaining).order_by(points_lots.c.id))

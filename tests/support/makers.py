@@ -1,4 +1,4 @@
-"""What tests make again and again: users with points, submits, waits."""
+"""What many tests need: users with points, submits, waits."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ IMAGE_MODEL = "sc_soraimg_img2img_1x1"
 
 @dataclass(frozen=True)
 class User:
-    """A user of one test; `headers` carry a JWT, `key_headers` an API key."""
+    """A user of one test. `headers` carry a JWT, `key_headers` an API key."""
 
     id: int
     headers: dict[str, str]
@@ -31,7 +31,7 @@ class User:
 
 
 class Maker:
-    """Acts through the public API, and through the topics where the API has no door."""
+    """Acts through the public API, and through the app's functions where the API has no route."""
 
     def __init__(self, runtime: Runtime, api: httpx.AsyncClient) -> None:
         self.runtime = runtime
@@ -46,12 +46,12 @@ class Maker:
         return User(user_id, {"Authorization": f"Bearer {token}"}, {"X-API-Key": api_key}, token, api_key)
 
     async def submit(self, user: User, prompt: str = "一只可爱的柴犬", model: str = TEXT_MODEL, **fields: Any) -> Any:
-        """The answer as it came; `.json()["data"]["taskNo"]` of an accepted one."""
+        """The response. `.json()["data"]["taskNo"]` is the number of an accepted task."""
         body = {"modelName": model, "prompt": prompt} | fields
         return await self.api.post("/user/ai/tasks/submit", json=body, headers=user.headers)
 
     async def task_no(self, user: User, prompt: str = "一只可爱的柴犬", **fields: Any) -> str:
-        """Submits and must be accepted."""
+        """Submits, and fails if the submit is not accepted. Returns the task number."""
         answer = await self.submit(user, prompt, **fields)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["data"]["taskNo"])
@@ -62,7 +62,7 @@ class Maker:
         return dict(answer.json()["data"])
 
     async def ended(self, user: User, task_no: str, seconds: float = 120) -> dict[str, Any]:
-        """The task once it has ended; fails the test where it does not."""
+        """The task once it has ended. Fails if it does not end in time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             task = await self.task(user, task_no)

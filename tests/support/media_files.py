@@ -1,4 +1,4 @@
-"""Small films, sounds and rare pictures, made when a test needs them."""
+"""Small videos, audios and unusual pictures, made when a test needs them."""
 
 import io
 import os
@@ -23,10 +23,10 @@ AUDIOS = {"mp3": ("libmp3lame", "mp3"), "wav": ("pcm_s16le", "wav"), "m4a": ("aa
 
 @cache
 def video(kind: str = "mp4", *, seconds: float = 1, size: tuple[int, int] = VIDEO_SIZE, **options: Any) -> bytes:
-    """`codec`, `container`, `audio`, `movflags` and `live` may be named."""
+    """Keyword options: `codec`, `container`, `audio`, `movflags` and `live`."""
     muxing = {"movflags": options["movflags"]} if "movflags" in options else {}
     muxing |= {"live": "1"} if options.get("live") else {}
-    with tempfile.NamedTemporaryFile() as file:  # with a name, because the muxer reads again what it moves to the front
+    with tempfile.NamedTemporaryFile() as file:  # with a name: the muxer reads the file again
         _video(file.name, kind, seconds, size, muxing, options)
         return Path(file.name).read_bytes()
 
@@ -39,7 +39,7 @@ def _video(path: str, kind: str, seconds: float, size: tuple[int, int], muxing: 
         audio = out.add_stream("aac", rate=AUDIO_RATE) if options.get("audio") else None
         for number in range(int(seconds * FRAMES_PER_SECOND)):
             frame = av.VideoFrame(*size, "yuv420p")
-            for plane in frame.planes:  # noise, because noise has many bytes to cut away
+            for plane in frame.planes:  # noise has many bytes, so that truncation is noticed
                 plane.update(bytes([number]) + os.urandom(plane.buffer_size - 1))
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
@@ -57,13 +57,13 @@ def audio(kind: str, *, seconds: float = 1) -> bytes:
 
 
 def silence(size_bytes: int) -> bytes:
-    """A WAV of exactly so many bytes."""
+    """A WAV of exactly that many bytes."""
     header = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", size_bytes - 8, b"WAVE", b"fmt ", 16, 1, 2, 44100, 176400, 4, 16)
     return header + struct.pack("<4sI", b"data", size_bytes - 44) + bytes(size_bytes - 44)
 
 
 def image(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: Any) -> bytes:
-    """As Pillow and pillow-heif write it; the left upper quarter is red, the rest blue."""
+    """As Pillow and pillow-heif write it. The upper left quarter is red, the rest is blue."""
     pillow_heif.register_heif_opener()
     image = Image.new(mode, size, (0, 0, 255, 255)[: len(mode)])
     image.paste((255, 0, 0, 255)[: len(mode)], (0, 0, size[0] // 2, size[1] // 2))
@@ -75,7 +75,7 @@ def image(kind: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **opti
 
 
 def long_video(size_bytes: int) -> Iterator[bytes]:
-    """At least so many bytes of one film: its fragments again and again."""
+    """At least that many bytes of one video, which repeats the same fragments."""
     movflags = "frag_keyframe+empty_moov+default_base_moof"
     whole = video("mp4", seconds=2, size=(320, 240), movflags=movflags)
     begin, end = whole.index(b"moof") - 4, whole.index(b"mfra") - 4
@@ -85,7 +85,7 @@ def long_video(size_bytes: int) -> Iterator[bytes]:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A tiny file whose header promises a huge picture."""
+    """A tiny PNG whose header claims a huge picture."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -96,7 +96,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def many_samples(count: int) -> bytes:
-    """700 bytes of MP4 that promise `count` frames of one byte each."""
+    """700 bytes of MP4 that claim `count` frames of one byte each."""
     ftyp = _box(b"ftyp", b"isom\0\0\2\0isommp41")
     entry = _box(b"mp4v", b"\0" * 6 + b"\0\1" + b"\0" * 16 + struct.pack(">HH", 64, 64) + b"\0" * 50)
     table = _box(
@@ -117,7 +117,7 @@ def many_samples(count: int) -> bytes:
 
 
 def turned_quarter(mp4: bytes) -> bytes:
-    """The film as a phone held upright writes it: its frames lie, and the track's matrix turns them by 90°."""
+    """The video as a phone held upright writes it: frames stored sideways, and a matrix that turns them by 90°."""
     place = mp4.index(b"tkhd") + 4 + 40
     upright = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     assert mp4[place : place + 36] == upright
@@ -126,7 +126,7 @@ def turned_quarter(mp4: bytes) -> bytes:
 
 
 def with_cover(kind: str) -> bytes:
-    """A sound with a picture in it, as music shops sell them."""
+    """An audio with a cover picture, as music shops sell them."""
     source, target = io.BytesIO(audio(kind)), io.BytesIO()
     with av.open(source) as read, av.open(target, "w", format=AUDIOS[kind][1]) as out:
         song = out.add_stream_from_template(read.streams.audio[0])

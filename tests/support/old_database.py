@@ -1,4 +1,4 @@
-"""A database as the last version before the first release made it, with rows in each table."""
+"""A database of the last version before the first release, with rows in each table."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parents[1] / "migrations"
 
 
 def make_old_database(url: str) -> None:
-    """The database at the URL has no table yet."""
+    """The database at the URL must be empty."""
     dialect = url.partition("+")[0]
     for name in (f"schema_0023.{dialect}.sql", "rows_0023.sql"):
         run_script(url, (FOLDER / name).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""A second provider, as a package of its own would define it: an action, a client, and one line for the registry."""
+"""A second provider, as a separate package would define it: an action, a client, and one line for the registry."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ NAME = "other"
 
 
 class OtherParams(CallerParams):
-    """The action has one parameter."""
+    """The parameters of the action: there is one."""
 
     steps: int = 4
 
@@ -42,7 +42,7 @@ PAINT = Action(
 
 
 class OtherClient:
-    """It answers from memory: accepted, running once, then done with `result_url`. It keeps what it was asked."""
+    """Answers from memory: accepted, running once, then done with `result_url`. It records its requests."""
 
     def __init__(self) -> None:
         self.result_url = ""

@@ -1,4 +1,4 @@
-"""Ports of this machine for servers that tests start. Each xdist worker has a range of its own."""
+"""Ports of this machine for servers that tests start. Each xdist worker has its own range."""
 
 import contextlib
 import itertools
@@ -9,14 +9,14 @@ import time
 from tests.support.run import worker_number
 
 FIRST, LAST = 20_000, 32_000
-"""Below those that the kernel deals out by itself."""
+"""Below the ports that the kernel assigns by itself."""
 RANGE = 1_000
 _KEPT: list[socket.socket] = []
 _offsets = itertools.count(random.SystemRandom().randrange(RANGE))
 
 
 def free_port() -> int:
-    """A port that is still free when it is used: each number is given once in a while only."""
+    """A port that stays free until it is used: each number is returned again only after all others."""
     begin = FIRST + worker_number() * RANGE % (LAST - FIRST)
     while True:
         port = begin + next(_offsets) % RANGE
@@ -26,12 +26,12 @@ def free_port() -> int:
 
 
 def dead_port() -> int:
-    """A port where nobody listens, and nobody but a test that knows the number can begin to until the run is over.
+    """A port where nothing listens until the end of the run, except a server of the test that knows the number.
 
-    A port that was only free a while ago may be anybody's by the time it is used.
+    A port that was free only a short time ago may be in use again.
     """
     kept = socket.socket()
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server of the test's own may have it, too
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server of the test can bind it, too
     kept.bind(("127.0.0.1", 0))
     _KEPT.append(kept)
     return int(kept.getsockname()[1])
@@ -46,7 +46,7 @@ def is_listening(port: int) -> bool:
 
 
 def wait_for_port(port: int, seconds: float = 60.0) -> None:
-    """Until somebody listens there; a TimeoutError where nobody does in time."""
+    """Waits until something listens there. TimeoutError if nothing does in time."""
     end = time.monotonic() + seconds
     while not is_listening(port):
         if time.monotonic() > end:

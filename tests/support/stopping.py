@@ -11,7 +11,7 @@ _CHANGES = re.compile(r"\s*(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b", re.IGNOR
 
 
 class Stopped(BaseException):
-    """No handler of errors catches it."""
+    """Derives from BaseException, so no error handler catches it."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Streams from the outside: a door with a socket, and what comes through it by WebSocket and Server-Sent Events."""
+"""Push streams as clients see them: an API on a socket, and its messages by WebSocket and Server-Sent Events."""
 
 import asyncio
 import contextlib
@@ -23,11 +23,11 @@ WS = "/user/ai/tasks/ws"
 EVENTS = "/user/ai/tasks/events"
 TICKET = "/user/ai/tasks/ws-ticket"
 DATABASE_NOW = {True: "strftime('%Y-%m-%d %H:%M:%f000', 'now')", False: "UTC_TIMESTAMP(3)"}
-"""By whether it is SQLite."""
+"""By whether the database is SQLite."""
 
 
 class Door:
-    """The API on a port of this machine; of one in this process `server` is uvicorn's, `state` the application's."""
+    """The API on a port of this machine. In this process it has `server` (uvicorn) and `state` (of the application)."""
 
     def __init__(self, port: int, server: Any = None, state: Any = None) -> None:
         self.server = server
@@ -37,14 +37,14 @@ class Door:
 
     @asynccontextmanager
     async def socket(self, query: str = "", **options: Any) -> AsyncIterator["Socket"]:
-        """A WebSocket before anything was said."""
+        """A WebSocket before the first message."""
         options = {"compression": None, "max_size": None, "proxy": None, "open_timeout": PATIENCE} | options
         async with connect(f"ws://127.0.0.1:{self.port}{WS}{query}", **options) as connection:
             yield Socket(connection)
 
     @asynccontextmanager
     async def payload(self, token: str, since: Any = None, **options: Any) -> AsyncIterator["Socket"]:
-        """A WebSocket that is told of changes already."""
+        """A WebSocket that already receives changes."""
         async with self.socket(**options) as opened:
             await opened.auth(token, since)
             yield opened
@@ -57,7 +57,7 @@ class Door:
 
     @asynccontextmanager
     async def events(self, query: str = "", **headers: str) -> AsyncIterator["Events"]:
-        """The events of a 200 whose first words have come."""
+        """The event stream of a 200 after its first event."""
         async with (
             httpx.AsyncClient(base_url=self.origin, timeout=PATIENCE, trust_env=False) as client,
             client.stream("GET", EVENTS + query, headers=headers) as answer,
@@ -91,7 +91,7 @@ class Socket:
         return message
 
     async def until_ended(self, *task_nos: str) -> list[dict[str, Any]]:
-        """All task messages up to the last of these tasks' ends."""
+        """All task messages up to the end of the last of these tasks."""
         waiting, messages = set(task_nos), []
         while waiting:
             messages.append(await self.next_task())
@@ -101,7 +101,7 @@ class Socket:
         return messages
 
     async def code(self) -> int:
-        """The code it is closed with; what else comes before it is of no interest."""
+        """The close code. Other messages before it are ignored."""
         with contextlib.suppress(ConnectionClosed):
             async with asyncio.timeout(PATIENCE):
                 while True:
@@ -110,7 +110,7 @@ class Socket:
         return self.connection.close_code
 
     async def silence(self, seconds: float) -> list[dict[str, Any]]:
-        """Everything that comes in these seconds, but pings."""
+        """All messages of these seconds, except pings."""
         come: list[dict[str, Any]] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -120,14 +120,14 @@ class Socket:
 
 
 class Events:
-    """Blocks of an event stream, as their fields."""
+    """The blocks of an event stream, as their fields."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
         self._lines = answer.aiter_lines()
 
     async def next_block(self) -> dict[str, str]:
-        """The next block that is not a comment alone; {} once the stream has ended."""
+        """The next block that is not only a comment. {} if the stream has ended."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(PATIENCE):
             async for line in self._lines:
@@ -156,7 +156,7 @@ class Events:
 
 @asynccontextmanager
 async def open_door(runtime: Runtime) -> AsyncIterator[Door]:
-    """One API process as `gateway serve` runs it, in this loop."""
+    """One API process as `gateway serve` runs it, but in this loop."""
     sock = bind_socket("127.0.0.1", 0)
     app = create_app(runtime.settings, runtime)
     server = ServerWithoutSignals(uvicorn.Config(app, timeout_graceful_shutdown=5, **OPTIONS))
@@ -172,5 +172,5 @@ async def open_door(runtime: Runtime) -> AsyncIterator[Door]:
 
 
 def states(messages: list[dict[str, Any]], task_no: str) -> list[tuple[str, int]]:
-    """(status, progress) of one task, as they came."""
+    """(status, progress) of one task, in the order of arrival."""
     return [(m["data"]["status"], m["data"]["progress"]) for m in messages if m["data"]["taskNo"] == task_no]

@@ -1,4 +1,4 @@
-"""What no caller may see of a task, for the tests that prove it: its row, SEE2AI's journal, a deadline moved closer."""
+"""What no caller may see of a task, for tests that check it: its row, SEE2AI's request log, an earlier deadline."""
 
 import itertools
 import json
@@ -19,12 +19,12 @@ from tests.support.sandbox_server import Server
 
 _numbers = itertools.count(1)
 SECRET = "geheim"
-"""A word in SEE2AI's texts that must never reach a caller."""
+"""A word in SEE2AI's texts that callers must never see."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A task that has ended: as its caller sees it, all words a caller sees but the prompts, and its row."""
+    """An ended task: as its caller sees it, all texts that the caller sees except the prompts, and its row."""
 
     task: dict[str, Any]
     words: str
@@ -40,7 +40,7 @@ class Ended:
 
 
 def shorten_delays(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> None:
-    """An idle worker looks this often, instead of once a second."""
+    """An idle worker polls at this short interval, instead of once a second."""
     assert TaskRunner.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(TaskRunner.__init__.__kwdefaults__, "idle_seconds", seconds)
 
@@ -50,7 +50,7 @@ async def row_of(runtime: Runtime, task_no: str) -> dict[str, Any]:
 
 
 async def set_deadline(runtime: Runtime, task_no: str, seconds: float) -> None:
-    """From now on, by the database's clock; seen by the next visit that claims the task."""
+    """Seconds from now, by the database's clock. The next worker that claims the task sees it."""
     async with runtime.database.begin() as connection:
         await connection.execute(
             update(tasks).where(tasks.c.task_no == task_no).values(deadline_at=utc_after(float(seconds)))
@@ -62,7 +62,7 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 120) -> 
     one = await make.api.get(f"/user/ai/tasks/{task_no}", headers=user.headers)
     many = await make.api.get("/user/ai/tasks/list?size=100", headers=user.headers)
     payload = [one.json()["data"], *many.json()["data"]["records"]]
-    # The prompt is the caller's own, and says what SEE2AI shall say.
+    # The prompt is the caller's own text, and tells the sandbox its answer.
     words = json.dumps(
         [{name: value for name, value in seen.items() if not name.startswith("prompt")} for seen in payload],
         ensure_ascii=False,
@@ -71,9 +71,9 @@ async def ended(make: Maker, user: User, task_no: str, seconds: float = 120) -> 
 
 
 async def run_all(make: Maker, user: User, prompts: Iterable[str], seconds: float = 120) -> dict[str, Ended]:
-    """Submits all prompts, each with a number of its own, then waits for all ends; by prompt without the number.
+    """Submits all prompts with a unique number in each, then waits for all ends. The keys have no numbers.
 
-    The sandbox counts the troubles of a submit by distinct prompt, and serves all tests of a run.
+    The sandbox counts the faults of a submit by distinct prompt, and serves all tests of a run.
     """
     numbers = {prompt: await make.task_no(user, distinct(prompt)) for prompt in prompts}
     return {prompt: await ended(make, user, task_no, seconds) for prompt, task_no in numbers.items()}
@@ -84,7 +84,7 @@ def distinct(prompt: str) -> str:
 
 
 def submits(upstream: Server, prompt: str, outcome: str = "") -> list[dict[str, Any]]:
-    """The journal's submits of this very prompt, oldest first."""
+    """The submits of exactly this prompt in the request log, oldest first."""
     return [
         entry
         for entry in upstream.journal()
@@ -96,10 +96,10 @@ def submits(upstream: Server, prompt: str, outcome: str = "") -> list[dict[str, 
 
 
 def polls(upstream: Server, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The journal's polls of the row's job, oldest first."""
+    """The polls of the row's job in the request log, oldest first."""
     return [entry for entry in upstream.journal() if entry["path"].endswith(f"/status/{row['upstream_task_id']}")]
 
 
 def fetches(upstream: Server, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The journal's downloads of the row's pictures, oldest first."""
+    """The downloads of the row's pictures in the request log, oldest first."""
     return [entry for entry in upstream.journal() if entry["path"].startswith(f"/results/{row['upstream_task_id']}")]

@@ -1,4 +1,4 @@
-"""A migrated database, kept as statements and rows: a copy takes a fraction of the time of the migrations."""
+"""A migrated database, kept as statements and rows. A copy takes a fraction of the time of the migrations."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Statement:
-    """With rows it runs once for each."""
+    """A statement. If it has rows, it runs once for each."""
 
     sql: str
     rows: tuple[tuple[Any, ...], ...] = ()
@@ -24,7 +24,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class TemplateDatabase:
-    """All that makes a database, so the one that it was taken from may change or go afterwards."""
+    """All statements that make a database. The original may change or be deleted afterwards."""
 
     statements: tuple[Statement, ...]
 
@@ -54,7 +54,7 @@ async def _capture(url: str) -> TemplateDatabase:
 
 
 async def _replay(server: str, name: str, statements: tuple[Statement, ...]) -> None:
-    """One statement at a time: many in one packet were not faster."""
+    """Runs one statement at a time. Many in one packet were not faster."""
     engine = create_async_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
@@ -73,11 +73,11 @@ async def _rows(connection: AsyncConnection, sql: str) -> list[tuple[Any, ...]]:
 
 
 def _ddl(sql: str) -> Statement:
-    """The driver reads a percent sign as the place of a value."""
+    """Escapes percent signs, which the driver reads as placeholders."""
     return Statement(sql.replace("%", "%%"))
 
 
 def _insert(table: str, rows: list[tuple[Any, ...]]) -> Statement:
-    """Empty where the table is."""
+    """Empty if the table is empty."""
     places = ", ".join(["%s"] * len(rows[0])) if rows else ""
     return Statement(f"INSERT INTO `{table}` VALUES ({places})" if rows else "", tuple(rows))

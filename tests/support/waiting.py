@@ -1,4 +1,4 @@
-"""Waits for what a test judges, never for a time."""
+"""Waits for a condition, never for a fixed time."""
 
 import asyncio
 import time
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 SECONDS = 60.0
-"""A wait is given up then; a test that is right never comes near it."""
+"""The default timeout. A correct test never comes near it."""
 
 
 async def until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """The first truthy answer of `poll`, which may be a coroutine function; AssertionError with `what` in vain."""
+    """The first truthy result of `poll`, which may be async. AssertionError with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = poll()
@@ -22,7 +22,7 @@ async def until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) ->
 
 
 def wait_until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """The same where no event loop runs."""
+    """The same without an event loop."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = poll()

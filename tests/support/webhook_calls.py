@@ -1,4 +1,4 @@
-"""What tests of webhooks do again and again through the API, and the deliveries that they look at."""
+"""What webhook tests do through the API, and the deliveries that they read."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ async def secret_of(make: Maker, user: User) -> str:
 
 
 async def reported_of_a_cancel(make: Maker, user: User, *receivers: Receiver) -> list[str]:
-    """One cancelled task for each receiver, told to its callbackUrl."""
+    """One cancelled task for each receiver, with its callbackUrl."""
     numbers = [await make.task_no(user, callbackUrl=receiver.url) for receiver in receivers]
     for number in numbers:
         data(await cancel(make, user, number))
@@ -41,7 +41,7 @@ def delivery(attempts: int, seconds_left: float = 86_400, host: str = "h") -> De
 
 
 async def drip(request: web.Request) -> web.StreamResponse:
-    """A head that comes a byte at a time."""
+    """Sends the head of a response one byte at a time."""
     assert request.transport is not None
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 3600:
         request.transport.write(bytes([byte]))  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ async def end_a_task(make: Maker, user: User) -> str:
 
 
 async def failing(make: Maker, user: User, receiver: Receiver, number: int) -> None:
-    """One end told once, in vain; to be `patient`, so that whoever waits is not due again."""
+    """One failed delivery of a task's end. It needs `patient`, so that no waiting delivery is due again."""
     await end_a_task(make, user)
     async with couriers(make.runtime):
         await receiver.receives(number)

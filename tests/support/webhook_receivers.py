@@ -1,4 +1,4 @@
-"""Receivers of webhooks: real servers that answer as they are told to, and remember what they heard."""
+"""Receivers of webhooks: real servers with scripted answers, which record their requests."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from app.tables import webhook_deliveries
 from tests.support.waiting import until
 
 HANG = 0
-"""For a status: the answer never comes."""
+"""Instead of a status: the answer never comes."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Received:
         return json.loads(self.body)
 
     def verified(self, secret: str) -> Any:
-        """By the standard's own library, which raises for what it does not believe."""
+        """Verifies the request with the standard's own library, which raises if the signature is wrong."""
         return Webhook(secret).verify(self.body, self.headers)
 
 
 @dataclass
 class Receiver:
-    """Answers `script` in order, then 200. A number is a status; a callable answers by itself."""
+    """Answers `script` in order, then 200. A number is a status. A callable makes the response itself."""
 
     origin: str
     script: list[int | Callable[[web.Request], Any]] = field(default_factory=list)
@@ -80,8 +80,8 @@ class Receiver:
             self.at_once -= 1
 
     async def receives(self, number: int = 1, seconds: float = 40) -> list[Received]:
-        """Waits for that many; fails where they do not come."""
-        await until(f"{number} heard", lambda: len(self.received) >= number, seconds)
+        """Waits for that many requests. Fails if they do not come."""
+        await until(f"{number} requests", lambda: len(self.received) >= number, seconds)
         return self.received
 
 
@@ -101,7 +101,7 @@ async def receiving(port: int) -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[WebhookDispatcher]]:
-    """So many beside the test, that look often."""
+    """Runs that many dispatchers with a short poll interval."""
     all_ = [WebhookDispatcher(runtime, idle_seconds=0.05) for _ in range(number)]
     tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in all_]
     try:
@@ -111,14 +111,14 @@ async def couriers(runtime: Runtime, number: int = 1) -> AsyncIterator[list[Webh
 
 
 async def outbox(runtime: Runtime) -> list[dict[str, Any]]:
-    """All its rows, the oldest first, and the database's clock in each."""
+    """All rows of the outbox, the oldest first, and the database's clock in each."""
     requested = select(webhook_deliveries, utc_now().label("now")).order_by(webhook_deliveries.c.id)
     async with runtime.database.read() as connection:
         return [dict(row._mapping) for row in await connection.execute(requested)]
 
 
 async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 40) -> list[dict[str, Any]]:
-    """The outbox once so many are in it and none is pending."""
+    """The outbox once it has that many rows and none is pending."""
 
     async def poll() -> list[dict[str, Any]]:
         rows = await outbox(runtime)
@@ -128,7 +128,7 @@ async def ended_deliveries(runtime: Runtime, number: int = 1, seconds: float = 4
 
 
 async def tried_deliveries(runtime: Runtime) -> list[dict[str, Any]]:
-    """The outbox once it is known of each how an attempt went."""
+    """The outbox once each row has the outcome of an attempt."""
 
     async def poll() -> list[dict[str, Any]]:
         rows = await outbox(runtime)
@@ -138,6 +138,6 @@ async def tried_deliveries(runtime: Runtime) -> list[dict[str, Any]]:
 
 
 async def shift(runtime: Runtime, table: Any, seconds: float, *names: str) -> None:
-    """These times of all rows become `seconds` from now, by the database's clock."""
+    """Sets these times of all rows to `seconds` from now, by the database's clock."""
     async with runtime.database.begin() as connection:
         await connection.execute(update(table).values({name: utc_after(seconds) for name in names}))

@@ -1,4 +1,4 @@
-"""Workers in the loop of a test."""
+"""Workers in the event loop of a test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ IDLE_SECONDS = 0.05
 
 @asynccontextmanager
 async def stepping(runtime: Runtime, number: int = 1) -> AsyncIterator[list[TaskRunner]]:
-    """So many workers without a bell, which look for work often, also where the test prepares it before they start."""
+    """That many workers without wakeups and with a short poll interval. A test may add work before they start."""
     runners = [TaskRunner(runtime, idle_seconds=IDLE_SECONDS) for _ in range(number)]
     running = [asyncio.create_task(runner.run()) for runner in runners]
     try:

@@ -1,4 +1,4 @@
-"""One of the worlds as settings, and raw SQL for tests that must break something on purpose."""
+"""One of the worlds as settings, and raw SQL for tests that damage data on purpose."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ WORLDS = (EMBEDDED, REAL, MYSQL97)
 
 @dataclass(frozen=True)
 class World:
-    """Settings that lead to one world."""
+    """The settings of one world."""
 
     name: str
     settings: dict[str, Any]
@@ -33,6 +33,6 @@ def embedded_world(empty_sqlite: Path, tmp_path: Path) -> World:
 
 
 async def execute(runtime: Runtime, statement: str, **values: Any) -> Any:
-    """Raw SQL for a test that must break something on purpose."""
+    """Raw SQL for a test that damages data on purpose."""
     async with runtime.database.begin() as connection:
         return await connection.execute(text(statement), values)

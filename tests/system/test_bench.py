@@ -1,4 +1,4 @@
-"""The benchmarks still run: tiny sizes, no figures asked. They measure on a database that keeps every commit."""
+"""The benchmarks still run, with tiny sizes and no limits on figures. Their database syncs every commit."""
 
 import os
 import subprocess

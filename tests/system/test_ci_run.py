@@ -1,7 +1,7 @@
-"""`.ci/run` installs what the tests need and nothing else, and fails where the locks or the tests fail.
+"""`.ci/run` installs the programs that the tests need and nothing else. It fails if the locks or the tests fail.
 
-Nothing is installed here: its functions run alone, and the whole of it only with `make` replaced and `check_locks` left
-out.
+Nothing is installed here. Its functions run alone; the whole script runs only with a replaced `make` and without
+`check_locks`.
 """
 
 import os
@@ -16,7 +16,7 @@ SCRIPT = (Path(__file__).parents[2] / ".ci/run").read_text("utf-8")
 
 
 def wanted(folder: Path, *here: str) -> set[str]:
-    """The packages it would install on a machine that has these programs and no apt-get."""
+    """The packages that it would install on a machine with these programs and no apt-get."""
     for name in here:
         (folder / name).write_text("#!/bin/sh\n")
         (folder / name).chmod(0o755)
@@ -40,13 +40,13 @@ def test_a_bare_machine_gets_the_programs_without_a_service(tmp_path: Path) -> N
     assert {"make", "curl", "nodejs", "mariadb-server-core", "mariadb-client-core", "redis-server"} == found
 
 
-def test_what_is_here_is_not_requested_for(tmp_path: Path) -> None:
+def test_installed_programs_are_not_installed_again(tmp_path: Path) -> None:
     assert wanted(tmp_path, "mariadbd", "redis-server", "make", "curl") == {"nodejs"}
 
 
 @pytest.mark.parametrize("is_green", [True, False])
 def test_its_result_is_that_of_make_test_all(tmp_path: Path, is_green: bool) -> None:
-    """With CI set, and only once: what fails has no second try."""
+    """With CI set, and only once: a failure has no second try."""
     (tmp_path / ".ci").mkdir()
     assert SCRIPT.count("\ncheck_locks\n") == 1
     (tmp_path / ".ci/run").write_text(SCRIPT.replace("\ncheck_locks\n", "\n"))
@@ -58,7 +58,7 @@ def test_its_result_is_that_of_make_test_all(tmp_path: Path, is_green: bool) -> 
 
 @pytest.mark.parametrize(("installs", "checks"), [(True, True), (False, True), (True, False)])
 def test_lock_files_that_do_not_install_fail(tmp_path: Path, installs: bool, checks: bool) -> None:
-    """Also where the environment was made: the folder is gone, and the script has ended with an error."""
+    """Also if the environment was just made: the folder is deleted, and the script ends with an error."""
     python = tmp_path / "python"
     pip = f"#!/bin/sh\ncase $1 in check) {str(checks).lower()};; esac\n"
     made = f"mkdir -p $3/bin && printf '{pip.encode('unicode_escape').decode()}' >$3/bin/pip && chmod +x $3/bin/pip"

@@ -1,7 +1,7 @@
-"""The platform's guide, word for word, against `gateway up` as a process: what its readers paste must run.
+"""The examples of the platform's guide, unchanged, against `gateway up` as a process.
 
-`guide/` holds its examples as they stand there, each named with the language of its fence. Filled in here are the
-token, the task number, and another port where 8081 is taken. All of them run at once, each for a user of its own.
+`guide/` holds the examples as they are in the guide, each named with the language of its code block. The tests fill in
+the token, the task number, and another port if 8081 is in use. All run at once, each for its own user.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ PORT = 8081
 POINTS = 1000
 GUIDE_TASK = "TASK-20251026153045123-4567"
 TEXT, IMAGE = "sc_soraimg_text_", "sc_soraimg_img2img_"
-NEW_GENERATOR = "const generator = new SuChuangImageGenerator(YOUR_JWT_TOKEN);\n"  # the guide's line, alone
+NEW_GENERATOR = "const generator = new SuChuangImageGenerator(YOUR_JWT_TOKEN);\n"  # only the line of the guide
 
 
 @dataclass(frozen=True)
 class Example:
-    """One run: its files in order, the models of the tasks it leaves, what it must say."""
+    """One run: its files in order, the models of the tasks it creates, and the texts of its output."""
 
     files: tuple[str, ...]
     models: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ SMOKE = "curl 1:1"
 
 @dataclass(frozen=True)
 class Ran:
-    """What is left of one run."""
+    """The results of one run."""
 
     user_id: int
     token: str
@@ -110,7 +110,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Gateway:
-    """`gateway up`, running in a folder of its own."""
+    """`gateway up`, running in its own folder."""
 
     port: int
     folder: Path
@@ -131,7 +131,7 @@ class Gateway:
 
 
 def own_environment(**more: str) -> dict[str, str]:
-    """Nothing of this machine's settings or proxies reaches the process."""
+    """An environment without this machine's settings and proxies."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
     return kept | {"NO_PROXY": "localhost,127.0.0.1", "PYTHONIOENCODING": "utf-8"} | more
 
@@ -178,7 +178,7 @@ def wait_until_ready(gateway: Gateway) -> None:
 
 @pytest.fixture(scope="module")
 def ran(gateway: Gateway, request: pytest.FixtureRequest) -> dict[str, Ran]:
-    """All examples at once: the guide polls every 5 seconds, and there are many. Without --all the smoke's alone."""
+    """All examples at once, because the guide polls every 5 seconds. Without --all only the smoke test's."""
     examples = EXAMPLES if request.config.getoption("--all") else {SMOKE: EXAMPLES[SMOKE]}
     if shutil.which("node") is None and os.environ.get("CI"):
         pytest.fail("CI needs node: half of the guide is JavaScript")
@@ -193,7 +193,7 @@ def ran(gateway: Gateway, request: pytest.FixtureRequest) -> dict[str, Ran]:
 
 
 async def make_users(gateway: Gateway, points: list[int]) -> list[tuple[int, str]]:
-    """(id, token) of a user with each of these points, beside the running process."""
+    """(id, token) of a new user for each of these numbers of points, beside the running process."""
     settings = Settings(_env_file=None, database_url=f"sqlite+aiosqlite:///{gateway.folder}/var/gateway.db")
     made = []
     async with open_runtime(settings.model_copy(update={"storage_url": gateway.folder.as_uri()})) as runtime:
@@ -209,7 +209,7 @@ def is_javascript(example: Example) -> bool:
 
 
 def run(gateway: Gateway, example: Example, user_id: int, token: str, task_no: str = "") -> Ran:
-    """The example in its own language, fed through standard input."""
+    """Runs the example in its own language, on standard input."""
     first, *rest = [(GUIDE / name).read_text("utf-8") for name in example.files]
     source = "\n".join([first, example.prelude, *rest])
     language = example.files[0].rpartition(".")[2]
@@ -264,7 +264,7 @@ def test_an_example_runs_and_leaves_its_tasks(gateway: Gateway, ran: dict[str, R
 
 
 def check_image(gateway: Gateway, task: dict[str, Any]) -> None:
-    """The picture lies at our address, opens, has the ratio of the model, and is safe to show."""
+    """The picture is at our address, opens, has the ratio of the model, and is safe to show."""
     assert task["resultUrl"].startswith(f"{gateway.origin}/files/results/")
     for url in (*task["resultUrls"], *task["thumbnailUrls"]):
         answer = httpx.get(url, timeout=60)
@@ -281,7 +281,7 @@ def check_image(gateway: Gateway, task: dict[str, Any]) -> None:
 
 @pytest.mark.smoke
 def test_queries_answer_in_the_guides_shape(gateway: Gateway, ran: dict[str, Ran]) -> None:
-    """The examples that only ask: one task, three lists, the balance."""
+    """The examples that only read: one task, three lists, the balance."""
     done = ran["curl 1:1"]
     task_no = json.loads(done.output[: done.output.rindex("}") + 1])["data"]["taskNo"]
     gateway.get(f"/user/ai/tasks/{task_no}?wait=60", done.token)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HASH = re.compile(r"\s+--hash=sha256:[0-9a-f]{64}(?: \\)?| \\$", re.MULTILINE)
-"""The index may have got wheels for more machines meanwhile."""
+"""The index may have more wheels for other machines by now."""
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 
 

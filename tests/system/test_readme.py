@@ -1,4 +1,4 @@
-"""The README's quick start, word for word, against `gateway up` as a process."""
+"""The README's quick start, unchanged, against `gateway up` as a process."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def environment(port: int) -> dict[str, str]:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """(port, API key) of a `gateway up` in a folder of its own."""
+    """(port, API key) of a `gateway up` in its own folder."""
     port = free_port()
     with (tmp_path / "stderr.log").open("wb") as log:
         process = subprocess.Popen(
@@ -44,7 +44,7 @@ def started(tmp_path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_the_quick_start_answers_as_it_says(started: tuple[int, str], tmp_path: Path) -> None:
-    """Every `"name":value` of a comment must be in the output of the command beside it or above it."""
+    """Every `"name":value` of a comment must be in the output of the command beside or above it."""
     port, key = started
     ready = f"curl -s --retry {START_SECONDS} --retry-delay 1 --retry-all-errors http://localhost:8081/readyz\n"
     script = ready + "\n".join(QUICK_START)

@@ -1,7 +1,7 @@
-"""What a start costs, in CPU time of child processes: never by the clock, which other work on the machine moves.
+"""The cost of a start, in CPU time of child processes. Wall time would depend on other work of the machine.
 
-Each is measured against a yardstick on the same machine at the same time, the best of several runs on either side:
-what else runs can only make a run dearer.
+Each cost is compared with a baseline on the same machine at the same time. The best of several runs counts on both
+sides, because other work can only make a run slower.
 """
 
 import itertools
@@ -73,7 +73,7 @@ class Children:
         self.run(GATEWAY, "users", "create")
 
     def run(self, *command: str) -> float:
-        """To its end, which must be good; the CPU seconds it took."""
+        """Runs to its end with exit code 0. Returns the CPU seconds."""
         child = self._start(command)
         assert child.stderr is not None
         with child.stderr:
@@ -86,7 +86,7 @@ class Children:
         return self.run(sys.executable, "-c", code)
 
     def serve(self) -> float:
-        """The API until it answers /healthz; then it is killed, so that its end costs nothing."""
+        """Runs the API until it answers /healthz. Then it is killed, so that its stop costs nothing."""
         port = free_port()
         url = f"http://127.0.0.1:{port}/healthz"
         child = self._start((GATEWAY, "serve"), port=port)
@@ -124,7 +124,7 @@ def _cpu_seconds(child: "subprocess.Popen[bytes]") -> float:
 
 
 def _has_ended(child: "subprocess.Popen[bytes]") -> bool:
-    """Leaves it to be waited for, which alone tells what it used."""
+    """Leaves the process unreaped, because `wait4` returns its CPU time."""
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -135,19 +135,19 @@ def _is_ok(url: str) -> bool:
         return False
 
 
-def require(times: float, yardstick: Measure, ours: dict[str, Measure]) -> None:
-    """Each of ours costs at most so many times the yardstick. By turns, and those that are too dear again."""
+def require(times: float, baseline: Measure, ours: dict[str, Measure]) -> None:
+    """Each start costs at most `times` the baseline. They run in turns, and those that are too slow run again."""
     least, best = math.inf, dict.fromkeys(ours, math.inf)
     dear = list(ours)
     for _ in range(MAX_ROUNDS):
-        least = min(least, yardstick())
+        least = min(least, baseline())
         best |= {name: min(best[name], ours[name]()) for name in dear}
-        least = min(least, yardstick())  # on both sides of ours, so that one that was disturbed excuses nothing
+        least = min(least, baseline())  # before and after ours, so that a disturbed baseline excuses nothing
         dear = [name for name in dear if best[name] > times * least]
         if not dear:
             return
     payload = ", ".join(f"{name} {best[name] / least:.2f}" for name in dear)
-    pytest.fail(f"at most {times} times the {least:.3f} s of the yardstick are allowed: {payload}")
+    pytest.fail(f"at most {times} times the {least:.3f} s of the baseline are allowed: {payload}")
 
 
 def test_help_and_version_cost_little_more_than_typer_itself(children: Children) -> None:
@@ -158,11 +158,11 @@ def test_help_and_version_cost_little_more_than_typer_itself(children: Children)
     nothing = DO_NOTHING.format(commands=commands, groups=groups)
     assert "see2ai" in groups
     assert "serve" in commands
-    yardstick = children.directory / "nothing.py"
-    yardstick.write_text(nothing)
+    baseline = children.directory / "nothing.py"
+    baseline.write_text(nothing)
     require(
         2.0,
-        lambda: children.run(sys.executable, str(yardstick), "--help"),
+        lambda: children.run(sys.executable, str(baseline), "--help"),
         {name: partial(children.run, GATEWAY, name) for name in ("--help", "--version")},
     )
 

@@ -1,4 +1,4 @@
-"""A storm of a minute: real processes struck at random, and books that are right afterwards. See `make chaos`."""
+"""A storm of a minute: random faults in real processes, then an audit of the books. See `make chaos`."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ MINUTES = "1"
 
 
 @pytest.mark.smoke
-@pytest.mark.usefixtures("real_services")  # its servers are programs of that world: without them it is skipped
+@pytest.mark.usefixtures("real_services")  # its servers are programs of that world; without them it is skipped
 def test_a_storm_leaves_right_books(tmp_path: Path) -> None:
     words = ["-m", "tests.chaos", "--minutes", MINUTES, "--tasks", "60", "--seed", "7", "--keep", str(tmp_path / "s")]
     done = subprocess.run(

@@ -33,14 +33,14 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 def run(processes: Processes, *command: str, cwd: Path | None = None) -> str:
-    """What the command printed; its exit code must be 0."""
+    """Returns the output of the command. Its exit code must be 0."""
     process = processes.start(*command, cwd=cwd)
     assert process.ends(300) == 0, process.log()
     return process.log()
 
 
 def build(processes: Processes, source: Path) -> Path:
-    """The wheel, built from the source archive and not from the tree, so that the archive is proved complete."""
+    """The wheel, built from the source archive and not from the tree. This shows that the archive is complete."""
     dist = source / "dist"
     run(processes, sys.executable, "-c", BUILD_SDIST, cwd=source)
     (archive,) = dist.glob("*.tar.gz")

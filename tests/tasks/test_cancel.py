@@ -1,4 +1,4 @@
-"""Cancel: only before SEE2AI was asked, refunded in the same transaction, and never both cancelled and sent."""
+"""Cancel: only before the first billable call, refunded in the same transaction, never both cancelled and sent."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ async def cancel(make: Maker, user: User, task_no: str):
     return await make.api.post(f"/user/ai/tasks/{task_no}/cancel", headers=user.headers)
 
 
-async def test_a_task_nobody_has_requested_for_comes_back_with_its_points(make: Maker, upstream: Server) -> None:
+async def test_a_task_that_is_not_sent_yet_is_cancelled_and_refunded(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     for model, image in (("sc_soraimg_text_1x1", None), ("sc_soraimg_img2img_auto", "https://example.com/a.jpg")):
         task_no = await make.task_no(user, model=model, imageUrl=image)
@@ -35,14 +35,14 @@ async def test_a_task_nobody_has_requested_for_comes_back_with_its_points(make: 
         assert task["pointsRefunded"] == task["pointsCost"] > 0
         assert "取消" in task["errorMessage"]
         assert await make.balance(user) == (100, 0)
-        assert data(await cancel(make, user, task_no)) == task, "asked again, the same"
+        assert data(await cancel(make, user, task_no)) == task, "a second cancel has the same answer"
     assert await make.balance(user) == (100, 0)
     async with stepping(make.runtime):
         await asyncio.sleep(0.3)
     assert upstream.journal(outcome="accepted") == []
 
 
-async def test_once_requested_for_it_runs_to_its_end(make: Maker, working: None) -> None:
+async def test_once_sent_it_runs_to_its_end(make: Maker, working: None) -> None:
     user = await make.user(points=30)
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 2}]]')
     while (await make.task(user, task_no))["status"] != "processing":
@@ -53,7 +53,7 @@ async def test_once_requested_for_it_runs_to_its_end(make: Maker, working: None)
     assert await make.balance(user) == (0, 0)
 
 
-async def test_a_task_that_waits_for_see2ai_may_be_taken_back(make: Maker, upstream: Server, working: None) -> None:
+async def test_a_task_that_waits_for_see2ai_may_be_cancelled(make: Maker, upstream: Server, working: None) -> None:
     upstream.control({"fail": 401, "where": "submit"})
     user = await make.user(points=30)
     task_no = await make.task_no(user, "等待")
@@ -63,7 +63,7 @@ async def test_a_task_that_waits_for_see2ai_may_be_taken_back(make: Maker, upstr
     async def taken_back() -> bool:
         return (await cancel(make, user, task_no)).status_code == 200
 
-    await until("it is parked again", taken_back)
+    await until("the task waits again and is cancelled", taken_back)
     assert (await make.task(user, task_no))["errorCode"] == "CANCELLED"
     upstream.control()
     await asyncio.sleep(0.5)
@@ -71,7 +71,7 @@ async def test_a_task_that_waits_for_see2ai_may_be_taken_back(make: Maker, upstr
     assert await make.balance(user) == (30, 0)
 
 
-async def test_anothers_task_is_not_there(make: Maker) -> None:
+async def test_another_users_task_is_not_found(make: Maker) -> None:
     owner, other = await make.user(points=30), await make.user()
     task_no = await make.task_no(owner)
     stranger, nothing = await cancel(make, other, task_no), await cancel(make, other, "TASK-1")
@@ -85,7 +85,7 @@ async def test_anothers_task_is_not_there(make: Maker) -> None:
 async def test_cancelled_or_sent_but_never_both(
     make: Maker, runtime: Runtime, upstream: Server, working: None, round_: int
 ) -> None:
-    """Forty tasks, eight at a time, each cancelled while the worker reaches for it."""
+    """Forty tasks, eight at a time, each cancelled while a worker begins it."""
     user = await make.user(points=40 * 35)
     prompts = [f'赛跑 {round_} {number} [[sandbox: {{"take_seconds": 0}}]]' for number in range(40)]
 
@@ -138,7 +138,7 @@ async def test_a_cancel_is_reported_and_counted(make: Maker, runtime: Runtime) -
             runtime.pubsub.publish(user.id, "probe")
             return "probe" in changed.drain()[0]
 
-        await until("the subscription stands", is_received)
+        await until("the subscription is connected", is_received)
         for _ in range(2):
             assert (await cancel(make, user, task_no)).status_code == 200
         async with asyncio.timeout(60):
@@ -147,12 +147,12 @@ async def test_a_cancel_is_reported_and_counted(make: Maker, runtime: Runtime) -
     assert REGISTRY.get_sample_value(*ended) == before + 1
 
 
-# ------------------------------------------------------------------ what SEE2AI is paid for before it is asked
+# ------------------------------------------------------------------ billable calls before the submit
 
 
 @pytest.fixture
 async def normalizing(make: Maker, upstream: Server, hurry: None) -> tuple[User, str]:
-    """A user's task with a reference that SEE2AI is to normalize first."""
+    """A user's task with a reference that must be normalized first."""
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
     await set_model(make.runtime.database, IMAGE_MODEL, {"params": fixed})
     user = await make.user(points=35)
@@ -163,7 +163,7 @@ def normalize_calls(upstream: Server) -> list[dict[str, Any]]:
     return [entry for entry in upstream.journal() if "normalize" in entry["path"]]
 
 
-async def test_before_a_reference_is_normalized_the_task_comes_back(
+async def test_before_its_reference_is_normalized_a_task_can_be_cancelled(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
@@ -175,14 +175,14 @@ async def test_before_a_reference_is_normalized_the_task_comes_back(
     assert await make.balance(user) == (35, 0)
 
 
-async def test_while_a_reference_is_normalized_and_after_it_does_not(
+async def test_from_the_normalize_call_on_a_task_cannot_be_cancelled(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
     upstream.control({"where": "submit", "fault": "hang", "seconds": 2})
     (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, worker, lambda step: step == "prepare"))
-    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    await until("SEE2AI is called", lambda: asyncio.to_thread(normalize_calls, upstream))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control()
     await work
@@ -194,32 +194,32 @@ async def test_while_a_reference_is_normalized_and_after_it_does_not(
     assert await make.balance(user) == (0, 0)
 
 
-async def test_a_worker_that_died_requesting_for_a_normalized_reference_has_requested(
+async def test_after_a_crash_in_the_normalize_call_a_task_cannot_be_cancelled(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
     upstream.control({"where": "submit", "fault": "hang", "seconds": 60})
     (worker,) = await claim_due(make.runtime.database, TaskFilter(("prepare",)), 1, 60)
     work = asyncio.create_task(run_steps(make.runtime, worker))
-    await until("SEE2AI is asked", lambda: asyncio.to_thread(normalize_calls, upstream))
+    await until("SEE2AI is called", lambda: asyncio.to_thread(normalize_calls, upstream))
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
-    await execute(make.runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at")  # it has run out
+    await execute(make.runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at")  # it has expired
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("SEE2AI is asked again", lambda: asyncio.to_thread(lambda: len(normalize_calls(upstream)) > 1))
+        await until("SEE2AI is called again", lambda: asyncio.to_thread(lambda: len(normalize_calls(upstream)) > 1))
     assert refusal(await cancel(make, user, task_no))[:2] == (409, "NOT_CANCELLABLE")
 
 
-async def test_a_reference_that_see2ai_refused_to_take_is_not_paid_for(
+async def test_after_a_refused_normalize_call_a_task_can_be_cancelled(
     make: Maker, upstream: Server, normalizing: tuple[User, str]
 ) -> None:
     user, task_no = normalizing
     upstream.control({"fail": 401, "where": "submit"})
     async with stepping(make.runtime):
-        await until("the refusal is heard", lambda: make.runtime.breakers["see2ai"].is_open)
+        await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     assert normalize_calls(upstream)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     assert await make.balance(user) == (35, 0)

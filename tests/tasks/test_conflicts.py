@@ -1,4 +1,4 @@
-"""A submit that the database asks to be repeated, for a deadlock or a lock not had in time, is one task in the end."""
+"""A submit that meets a deadlock or a lock timeout is repeated, and becomes one task."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("real")]
-WEIGHT = 300  # rows: of two in a deadlock, the one that changed fewer is rolled back
+WEIGHT = 300  # rows: in a deadlock the transaction that changed fewer is rolled back
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @asynccontextmanager
 async def holding(runtime: Runtime, user: User) -> AsyncIterator[Connection]:
-    """Another transaction, which has the user's account and has changed much."""
+    """Another transaction that holds the lock of the user's account and has changed many rows."""
     async with runtime.database.begin() as connection:
         await connection.execute(text("UPDATE points_accounts SET updated_at = updated_at + INTERVAL 1 SECOND"))
         yield connection
@@ -68,9 +68,9 @@ async def test_the_victim_of_a_deadlock_is_repeated(
     async with holding(runtime, user) as connection:
         submitting = asyncio.create_task(make.submit(user))
         await until("its try", lambda: tries)
-        await until("its task is stored", lambda: stored)  # and it waits for the account, or will
+        await until("its task is stored", lambda: stored)  # the submit waits for the account, or soon will
         assert len(tries) == 1
-        # … and this waits for that task: a circle, in which the submit is the lighter one.
+        # … and this waits for the submit's task: a deadlock, in which the submit has changed fewer rows.
         await connection.execute(text("UPDATE tasks SET progress = progress WHERE user_id = :user"), {"user": user.id})
     await one_task_for(make, user, await submitting)
     assert len(tries) > 1
@@ -81,5 +81,5 @@ async def test_a_lock_not_had_in_time_is_waited_for_again(make: Maker, runtime: 
     user = await make.user(points=100)
     async with holding(runtime, user):
         submitting = asyncio.create_task(make.submit(user))
-        await until("another try", lambda: len(tries) >= 2, 20)  # longer than a lock is waited for
+        await until("another try", lambda: len(tries) >= 2, 20)  # longer than the lock timeout
     await one_task_for(make, user, await submitting)

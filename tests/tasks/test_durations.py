@@ -1,4 +1,4 @@
-"""Progress and the time left: what models lately took is learnt from rows, and no figure ever goes back."""
+"""Progress and the time left: durations of models come from recent rows, and progress never goes back."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,12 +37,12 @@ OTHER_MODEL = "sc_soraimg_text_2x3"
 VIDEO_MODEL = "sc_video_text_fast"
 
 
-# ------------------------------------------------------------------ what never happens, whatever is heard and when
+# ------------------------------------------------------------------ progress for any sequence of polls
 
 
 @dataclass(frozen=True)
 class Poll:
-    """One task: how long after the one before, what SEE2AI says, and what becomes of the process."""
+    """One poll: the seconds since the one before, SEE2AI's answer, and whether the process crashes after it."""
 
     seconds: float
     result: UpstreamResult
@@ -60,14 +60,14 @@ poll_entries = st.builds(
         urls=st.sampled_from([(), ("https://see2ai.example/1.png",)]),
         progress=st.none() | st.integers(0, 100) | st.integers(94, 100),
     ),
-    st.floats(1, 4000),  # what the model took lately may be learnt anew at any time
+    st.floats(1, 4000),  # the duration of the model may be updated at any time
     st.booleans(),
     st.booleans(),
 )
 
 
 def task_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
-    """As a worker claims it from its row."""
+    """The task as a worker claims it from its row."""
     return ClaimedTask(
         id=1,
         task_no="TASK-1",
@@ -92,7 +92,7 @@ def task_of(row: dict[str, Any], age_seconds: float) -> ClaimedTask:
 
 
 def next_row(row: dict[str, Any], age_seconds: float, poll: Poll) -> dict[str, Any] | None:
-    """The row after a task; None once the task has ended."""
+    """The row after a poll. None if the task has ended."""
     task = task_of(row, age_seconds)
     if task.step == "poll":
         decision = transitions.after_poll(task, poll.result, NOW, is_last_poll=False)
@@ -113,7 +113,7 @@ def next_row(row: dict[str, Any], age_seconds: float, poll: Poll) -> dict[str, A
 
 
 @given(st.lists(poll_entries, max_size=40))
-def test_progress_never_falls_and_never_passes_its_ceiling(received: list[Poll]) -> None:
+def test_progress_never_falls_and_never_passes_its_limit(received: list[Poll]) -> None:
     row: dict[str, Any] | None = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(3.0), "attempts": 0}
     age_seconds, reported_before = 0.0, 0
     for poll in received:
@@ -130,7 +130,7 @@ def test_progress_never_falls_and_never_passes_its_ceiling(received: list[Poll])
 
 @pytest.mark.parametrize("step", ["prepare", "submit", "poll", "rehost"])
 @given(st.integers(0, 95), st.floats(0, 100))
-def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progress: int, seconds: float) -> None:
+def test_other_decisions_leave_the_progress_unchanged(step: str, progress: int, seconds: float) -> None:
     task = task_of(
         {"step": step, "progress": progress, "upstream_state": UpstreamState(has_own_progress=True), "attempts": 0}, 10
     )
@@ -145,7 +145,7 @@ def test_what_has_nothing_to_do_with_progress_leaves_it_alone(step: str, progres
         assert with_estimate(task, decision, 60).progress == progress
 
 
-def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() -> None:
+def test_a_result_that_is_not_stored_yet_has_95_percent() -> None:
     row = {"step": "poll", "progress": 40, "upstream_state": UpstreamState(), "attempts": 0}
     done = next_row(
         row, 10, Poll(0, UpstreamResult(ResultKind.SUCCEEDED, urls=("u",)), 60, crashes=False, storage_fails=False)
@@ -159,14 +159,14 @@ def test_a_result_that_waits_to_be_stored_is_as_far_as_it_gets_before_the_end() 
     assert at_once.update.progress == 95
 
 
-def test_silence_is_estimated_from_what_the_model_took_and_a_figure_is_taken_as_it_is() -> None:
+def test_without_a_figure_of_see2ai_progress_is_estimated_from_the_models_duration() -> None:
     row = {"step": "poll", "progress": 0, "upstream_state": UpstreamState(100.0), "attempts": 0}
     quiet = Poll(0, UpstreamResult(ResultKind.RUNNING), 40, crashes=False, storage_fails=False)
     slow = replace(quiet, typical_seconds=400)
     payload = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=7))
     over = replace(quiet, result=UpstreamResult(ResultKind.RUNNING, progress=100))
     figures = [(next_row(row, 120, poll) or {})["progress"] for poll in (quiet, slow, payload, over)]
-    assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI took it, however long it had waited before
+    assert figures == [60, 9, 7, 95]  # 20 s after SEE2AI accepted it; the wait before does not count
 
 
 @given(st.integers(0, 95), st.integers(0, 95), st.floats(-10, 1e5), st.floats(-10, 1e5), st.floats(1, 4000))
@@ -183,11 +183,11 @@ def test_the_time_left_shrinks_with_time_and_progress_to_zero(
     assert estimate_seconds_left(50, 10, 60) == 20
 
 
-# ------------------------------------------------------------------ what is learnt
+# ------------------------------------------------------------------ durations of models
 
 
 async def completed(make: Maker, user: User, model: str, *seconds: float, waited: float = 0.0) -> None:
-    """Completed tasks that took so long since SEE2AI's acceptance, after a wait for it; the newest last."""
+    """Completed tasks with these seconds since SEE2AI's acceptance, after a wait for it. The newest is last."""
     for took in seconds:
         task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', model=model)
         await make.ended(user, task_no)
@@ -198,7 +198,7 @@ async def completed(make: Maker, user: User, model: str, *seconds: float, waited
 
 
 @pytest.mark.usefixtures("working")
-async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
+async def test_the_duration_is_the_median_of_the_newest_tasks_since_acceptance(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=10_000)
@@ -222,7 +222,7 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
     assert [tuple(row) for row in rows] == [(TEXT_MODEL, 3), (OTHER_MODEL, 3)]
 
     await execute(runtime, "UPDATE tasks SET upstream_state = :upstream", upstream='{"accepted_age_seconds":1e9}')
-    await update_durations(runtime.database)  # a clock that was set: no estimate divides by what is not positive
+    await update_durations(runtime.database)  # the clock was changed; no division by zero
     await read_durations(runtime)
     assert set(runtime.durations.values()) == {durations.MIN_SECONDS}
 
@@ -230,7 +230,7 @@ async def test_the_median_of_a_models_newest_tasks_since_their_acceptance(
 @pytest.mark.parametrize(
     ("state", "seconds"), [({"accepted_age_seconds": 40.0}, 60), ({"accepted_age": 40.0}, 60), ({}, 100), (None, 100)]
 )
-async def test_the_wait_before_the_acceptance_does_not_count_also_in_rows_of_a_release_before(
+async def test_the_wait_before_acceptance_does_not_count_also_in_rows_of_an_earlier_release(
     state: dict[str, Any] | None, seconds: float
 ) -> None:
     row: Any = SimpleNamespace(created_at=NOW, completed_at=NOW + timedelta(seconds=100), upstream_state=state)
@@ -238,7 +238,7 @@ async def test_the_wait_before_the_acceptance_does_not_count_also_in_rows_of_a_r
 
 
 @pytest.mark.usefixtures("working")
-async def test_a_model_that_nobody_used_lately_keeps_its_figure(
+async def test_a_model_without_recent_tasks_keeps_its_duration(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=10_000)
@@ -260,7 +260,7 @@ async def watching(*runtimes: Runtime) -> AsyncIterator[None]:
         await cancel_and_wait(*tasks)
 
 
-async def test_every_process_receives_of_it_and_outlives_a_table_that_cannot_be_read(
+async def test_every_process_reads_the_durations_and_survives_a_failed_read(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durations, "REFRESH_SECONDS", 0.05)
@@ -278,13 +278,13 @@ async def test_every_process_receives_of_it_and_outlives_a_table_that_cannot_be_
         await execute(runtime, statement, model=TEXT_MODEL)
         await until("received", lambda: runtime.durations == other.durations == {TEXT_MODEL: 7.5})
         is_broken = True
-        for number in range(2):  # the first stumbles end whatever reading was under way
+        for number in range(2):  # the first failures end any read that was under way
             stumbled.clear()
-            await until("both stumble", lambda: runtime in stumbled and other in stumbled)
+            await until("both have failed reads", lambda: runtime in stumbled and other in stumbled)
             await execute(runtime, f"UPDATE model_durations SET typical_seconds = {8 + number}")
         assert runtime.durations == other.durations == {TEXT_MODEL: 7.5}
         is_broken = False
-        await until("heard again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
+        await until("both have read it again", lambda: runtime.durations == other.durations == {TEXT_MODEL: 9.0})
 
 
 # ------------------------------------------------------------------ what a caller sees
@@ -299,13 +299,13 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_delays", "working")
-async def test_a_worker_learns_and_the_api_reports_it_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
+async def test_a_new_duration_of_a_worker_is_used_at_the_next_submit(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     first = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert first["estimatedSecondsLeft"] == 60
     for _ in range(durations.MIN_SAMPLES):
         await make.ended(user, await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]'))
-    await until("learnt", lambda: TEXT_MODEL in runtime.durations)
+    await until("the duration is known", lambda: TEXT_MODEL in runtime.durations)
     second = (await make.submit(user, '[[sandbox: {"take_seconds": 0}]]')).json()["data"]
     assert 1 <= second["estimatedSecondsLeft"] < 30
 
@@ -315,10 +315,10 @@ async def test_a_worker_learns_and_the_api_reports_it_at_the_next_submit(make: M
     "prompt",
     ['[[sandbox: {"take_seconds": 600}]]', '[[sandbox: {"progress": [50, 10, 90, 100], "take_seconds": 600}]]'],
 )
-async def test_one_task_in_every_way_it_is_read(
+async def test_one_task_has_the_same_estimate_in_every_answer(
     make: Maker, runtime: Runtime, prompt: str, advance_sandbox: Callable[[float], None]
 ) -> None:
-    """A model without figures of its own, then one whose figures go back and to 100."""
+    """A model without a known duration, then a task whose figures go back and to 100."""
     runtime.durations[VIDEO_MODEL] = 10.0
     user = await make.user(points=10_000)
     params = {"duration": 4, "resolution": "480p"}
@@ -334,7 +334,7 @@ async def test_one_task_in_every_way_it_is_read(
     assert seen[-1]["status"] == "completed"
     figures = [one["progress"] for one in seen]
     assert figures == sorted(figures)
-    assert len(set(figures)) > 4, "it moves"
+    assert len(set(figures)) > 4, "the progress must change"
     for one in seen:
         is_over = one["status"] == "completed"
         assert (one["progress"] == 100) == is_over
@@ -353,7 +353,7 @@ async def test_the_time_left_shrinks_while_the_progress_stays(make: Maker, runti
         return bool((await make.task(user, task_no))["progress"] == 50)
 
     async def seconds_left(age_seconds: float) -> int:
-        """As if the progress had been written so long ago."""
+        """As if the progress had been written that many seconds ago."""
         async with runtime.database.begin() as connection:
             await connection.execute(update(tasks).values(updated_at=utc_after(-age_seconds)))
         return int((await make.task(user, task_no))["estimatedSecondsLeft"])

@@ -1,4 +1,4 @@
-"""One task of every family ends with a result of ours, in both worlds; and what each family has of its own."""
+"""One task of every action ends with a stored result, in both worlds. Also what is special to each action."""
 
 import io
 from typing import Any, get_args
@@ -24,13 +24,13 @@ UNIWORLD, VIDEO, NORMALIZE, UPLOAD = (
 
 
 def bodies(upstream: Server, action: str) -> list[dict[str, Any]]:
-    """What SEE2AI was sent of an action, oldest first."""
+    """The bodies that SEE2AI got for an action, oldest first."""
     entries = upstream.journal()
     return [e["body"] for e in entries if e["method"] == "POST" and e["path"].partition(action)[1]]
 
 
 async def fetched(runtime: Runtime, url: str) -> bytes:
-    """A stored result, by its link: the bucket of the tests wants signatures, which a browser has none of."""
+    """A stored result by its link. The bucket of the tests needs signatures, which a browser does not send."""
     key = runtime.store.key_from_url(url)
     assert key is not None, url
     found = await runtime.store.open(key)
@@ -60,7 +60,7 @@ async def test_a_uniworld_image_has_the_canvas_of_its_model(
 
 
 @pytest.mark.parametrize("place", ["image_url", "final_url", "provider_final_url"])
-async def test_a_uniworld_result_is_found_wherever_it_is(make: Maker, place: str) -> None:
+async def test_a_uniworld_result_is_found_in_every_field(make: Maker, place: str) -> None:
     user = await make.user(points=100)
     prompt = f'[[sandbox: {{"image_field": "{place}", "take_seconds": 0}}]]'
     task = await make.ended(user, await make.task_no(user, prompt, model="sc_uniworld_text_1x1"))
@@ -101,7 +101,7 @@ async def test_a_normalization_that_is_refused_or_unclear_is_refunded_and_sent_o
 # ------------------------------------------------------------------ videos
 
 
-async def test_a_video_from_text_is_kept_with_its_size_type_and_length(make: Maker, upstream: Server) -> None:
+async def test_a_video_from_text_is_stored_with_its_size_type_and_length(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
     params = {"duration": 4, "resolution": "480p", "aspectRatio": "9:16", "generateAudio": False}
     task_no = await make.task_no(user, "海浪", model="sc_video_text_standard", params=params)
@@ -176,7 +176,7 @@ async def test_a_video_that_needs_repair_is_refused_with_a_reason_for_the_operat
     assert one.row["operator_note"].startswith("needs_repair")
 
 
-async def test_a_video_that_is_none_gives_the_points_back(make: Maker, runtime: Runtime) -> None:
+async def test_a_result_that_is_no_video_is_refunded(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
     task_no = await make.task_no(
         user,
@@ -192,10 +192,10 @@ async def test_a_video_that_is_none_gives_the_points_back(make: Maker, runtime: 
     assert (await make.ended(user, task_no))["errorCode"] == "RESULT_LOST"
 
 
-# ------------------------------------------------------------------ what is done before
+# ------------------------------------------------------------------ calls before the submit
 
 
-async def test_references_are_normalized_first_where_the_row_wants_it(
+async def test_references_are_normalized_first_if_the_row_says_so(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
@@ -236,7 +236,7 @@ async def test_frames_of_a_video_are_normalized_for_it(make: Maker, runtime: Run
         ({"fail": 422}, "UPSTREAM_REJECTED"),
     ],
 )
-async def test_a_normalization_on_the_way_may_be_repeated(
+async def test_a_normalize_call_before_the_submit_may_be_repeated(
     make: Maker, runtime: Runtime, upstream: Server, rule: dict[str, Any], outcome: str
 ) -> None:
     fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
@@ -260,7 +260,7 @@ async def uploaded(make: Maker, user: Any, kind: str = "PNG") -> str:
 
 
 @pytest.mark.settings(see2ai_uploads="always")
-async def test_a_file_of_ours_is_handed_to_see2ai_which_cannot_fetch_it(make: Maker, upstream: Server) -> None:
+async def test_a_stored_file_is_uploaded_if_see2ai_cannot_fetch_it(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     url = await uploaded(make, user, "WEBP")
     task_no = await make.task_no(user, model="sc_soraimg_img2img_auto", imageUrl=[url, A])
@@ -272,12 +272,12 @@ async def test_a_file_of_ours_is_handed_to_see2ai_which_cannot_fetch_it(make: Ma
     assert given.startswith(upstream.origin)
     assert sent["aspect_ratio"] == "3:2"  # read from the stored file itself
     assert Image.open(io.BytesIO(httpx.get(given, timeout=60).content)).size == (300, 200)
-    result = await make.task_no(user, model=IMAGE_MODEL, imageUrl=task["resultUrl"])  # a result as the next reference
+    result = await make.task_no(user, model=IMAGE_MODEL, imageUrl=task["resultUrl"])  # the result as the next reference
     assert (await make.ended(user, result))["status"] == "completed"
 
 
 @pytest.mark.settings(see2ai_uploads="never")
-async def test_a_file_of_ours_travels_by_its_link_where_that_is_public(make: Maker, upstream: Server) -> None:
+async def test_a_stored_file_is_sent_as_a_link_if_that_is_public(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     url = await uploaded(make, user)
     task_no = await make.task_no(user, model=IMAGE_MODEL, imageUrl=url)

@@ -1,4 +1,4 @@
-"""Reference pictures on their way to SEE2AI: in order, in all three forms, and as the judge of an `auto` ratio."""
+"""Reference images as SEE2AI gets them: in order, in all three forms, and as the source of an `auto` ratio."""
 
 import io
 import json
@@ -23,7 +23,7 @@ REFERENCES = ["https://example.com/b.png", "https://example.com/a.jpg?x=1", "htt
 
 @dataclass
 class Images:
-    """A picture server of ours; `seen` are the paths asked for."""
+    """A server for pictures. `seen` are the requested paths."""
 
     origin: str
     files: dict[str, bytes]
@@ -65,7 +65,7 @@ def images() -> Iterator[Images]:
 
 @pytest.fixture
 def settings(settings: Settings, images: Images) -> Settings:
-    """The picture server is one of the exempt origins."""
+    """The origin of the picture server is exempt from the egress rules."""
     allowed = f"{settings.egress_allow},{images.origin.removeprefix('http://')}"
     return Settings(_env_file=None, **(settings.model_dump() | {"egress_allow": allowed}))
 
@@ -76,7 +76,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def sent(make: Maker, upstream: Server, **fields: Any) -> dict[str, Any]:
-    """What SEE2AI got for a submit with these fields."""
+    """The body that SEE2AI got for a submit with these fields."""
     upstream.client.delete("/journal")
     user = await make.user(points=100)
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', **fields)
@@ -103,7 +103,7 @@ async def test_references_arrive_in_order_in_all_three_forms(make: Maker, upstre
     }
 
 
-async def test_a_text_without_references_says_so_and_auto_is_square(make: Maker, upstream: Server) -> None:
+async def test_a_text_without_references_has_no_images_and_auto_is_square(make: Maker, upstream: Server) -> None:
     for nothing in ({}, {"imageUrl": None}, {"imageUrl": ""}, {"imageUrl": []}):
         got = await sent(make, upstream, model="sc_soraimg_text_auto", **nothing)
         assert (got["image_input"], got["aspect_ratio"]) == ([], "1:1")
@@ -114,7 +114,7 @@ async def test_auto_becomes_the_ratio_nearest_to_the_first_reference(
 ) -> None:
     on_its_side = Image.Exif()
     on_its_side[0x0112] = 6
-    # A first reference, and what its own bytes make of `auto`.
+    # A first reference, and the ratio that `auto` becomes by its size.
     expected = {
         images.add("wide.png", (1600, 900)): "16:9",
         images.add("tall.webp", (100, 790), "WEBP"): "1:8",
@@ -128,10 +128,10 @@ async def test_auto_becomes_the_ratio_nearest_to_the_first_reference(
     for first, ratio in expected.items():
         got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=[first, other])
         assert (got["aspect_ratio"], got["image_input"]) == (ratio, [first, other]), first
-    assert "/other.png" not in images.seen, "only the first is looked at"
+    assert "/other.png" not in images.seen, "only the first is read"
 
 
-async def test_a_reference_that_cannot_be_read_makes_a_square(make: Maker, upstream: Server, images: Images) -> None:
+async def test_an_unreadable_reference_gives_a_square(make: Maker, upstream: Server, images: Images) -> None:
     secret = images.add("secret.png", (1600, 900)).replace("127.0.0.1", "localhost")  # not the exempt spelling
     images.files["/text.png"] = b"no picture at all"
     images.files["/empty.png"] = b""
@@ -143,7 +143,7 @@ async def test_a_reference_that_cannot_be_read_makes_a_square(make: Maker, upstr
     assert "/secret.png" not in images.seen
 
 
-async def test_a_private_or_crooked_reference_is_refused_before_a_point_is_taken(make: Maker, upstream: Server) -> None:
+async def test_a_private_or_malformed_reference_is_refused_without_a_deduction(make: Maker, upstream: Server) -> None:
     user = await make.user(points=100)
     for bad in (
         *("http://169.254.169.254/x.png", "http://localhost/x.png", "http://10.1.2.3/x.png", "ftp://example.com/x"),

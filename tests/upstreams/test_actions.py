@@ -1,4 +1,4 @@
-"""The requests we make, held against the Input Schemas SEE2AI printed; and each of its rules, told before charging."""
+"""The requests to SEE2AI fit its published Input Schemas, and its rules are checked before points are deducted."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def order(
 
 
 def values(rule: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """What a caller may write for a setting by the schema we publish, and a little beside it."""
+    """Values that a caller may set by the schema we publish, and a few others."""
     if "anyOf" in rule:
         return st.one_of(*(values(one) for one in rule["anyOf"]))
     if "enum" in rule:
@@ -84,7 +84,7 @@ def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, dat
         assert payload.field.startswith(("params.", "prompt", "imageUrl"))
         assert payload.message.startswith(f"参数错误: {payload.field} ")
         return
-    if request.get("aspect_ratio") == "auto":  # settled by the worker before it is sent
+    if request.get("aspect_ratio") == "auto":  # the worker sets it before the request
         request["aspect_ratio"] = "1:1"
     jsonschema.validate(request, schema)
     assert set(request) <= set(schema["properties"])
@@ -93,7 +93,7 @@ def test_whatever_is_sent_fits_the_printed_schema(name: str, task_type: str, dat
 @pytest.mark.parametrize("task_type", ["text_to_video", "image_to_video"])
 @settings(max_examples=examples(60, 300), deadline=None)
 @given(data=st.data())
-def test_the_later_form_never_holds_a_retired_field(task_type: str, data: st.DataObject) -> None:
+def test_the_later_form_never_contains_a_removed_field(task_type: str, data: st.DataObject) -> None:
     action = NEW["see2ai_video_generation_v1"]
     prompt, references, requested = data.draw(requests(action, task_type))
     try:
@@ -187,7 +187,7 @@ def test_references_are_spelt_by_the_form() -> None:
     assert new["reference_image_contains_real_face"] is True
     alone = order(NEW["see2ai_video_generation_v1"], "image_to_video", (A,), imageRole="reference")
     assert alone["reference_image_url"] == A
-    assert "reference_image_contains_real_face" not in alone  # SEE2AI finds out for itself
+    assert "reference_image_contains_real_face" not in alone  # SEE2AI detects it by itself
 
 
 def test_hints_and_1080p_belong_to_the_later_form() -> None:

@@ -1,4 +1,4 @@
-"""One row for all processes: two runtimes on one database, as an API and workers have it."""
+"""One breaker row for all processes: two runtimes on one database, like an API and a worker."""
 
 import asyncio
 import time
@@ -31,29 +31,29 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
-    """Another process, as far as the database is concerned."""
+    """A second runtime on the same database, which stands for another process."""
     async with open_runtime(runtime.settings) as opened:
         yield opened
 
 
 async def wait_of_call(runtime: Runtime, *, is_free: bool = False) -> float:
-    """What a call is told, after which it comes to no answer."""
+    """The seconds that a call is told to wait. The call then ends without a result."""
     async with breaker_of(runtime).call(is_free=is_free) as call:
         return call.wait_seconds
 
 
 def count_statements(runtime: Runtime) -> list[str]:
-    """The statements that the process sends from now on."""
+    """The SQL statements of this runtime from now on."""
     statements: list[str] = []
     for engine in (runtime.database.writers, runtime.database.readers):
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     return statements
 
 
-# ------------------------------------------------------------------ what one learns, all know
+# ------------------------------------------------------------------ state shared by all processes
 
 
-async def test_what_one_process_learns_the_other_reads_within_a_second(
+async def test_a_change_by_one_process_is_read_by_the_other_within_a_second(
     runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_pauses(monkeypatch, first_pause_seconds=20.0)
@@ -71,7 +71,7 @@ async def test_what_one_process_learns_the_other_reads_within_a_second(
     assert [tuple(row) for row in rows] == [("see2ai", 2, None)]
 
 
-async def test_a_process_that_starts_knows_what_the_others_know(
+async def test_a_new_process_reads_the_state_of_the_others(
     runtime: Runtime, other: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_pauses(monkeypatch, first_pause_seconds=50.0)
@@ -84,7 +84,7 @@ async def test_a_process_that_starts_knows_what_the_others_know(
     assert breaker_of(other).seconds_until_probe() == pytest.approx(breaker_of(runtime).seconds_until_probe(), abs=10)
 
 
-async def test_of_two_that_open_at_once_one_is_first_and_the_other_takes_its_state(
+async def test_if_two_processes_open_at_once_the_second_takes_the_state_of_the_first(
     runtime: Runtime, other: Runtime
 ) -> None:
     await asyncio.gather(trip(runtime, "HTTP 401: first"), trip(other, "HTTP 401: second"))
@@ -92,7 +92,7 @@ async def test_of_two_that_open_at_once_one_is_first_and_the_other_takes_its_sta
     assert breaker_of(runtime).state.version == 1
 
 
-async def test_calls_cost_no_query_while_it_is_closed_and_reading_one_a_second(runtime: Runtime) -> None:
+async def test_calls_need_no_query_while_it_is_closed_and_the_monitor_one_a_second(runtime: Runtime) -> None:
     statements = count_statements(runtime)
     breaker = breaker_of(runtime)
     for is_free in (True, False):
@@ -112,7 +112,7 @@ async def test_calls_cost_no_query_while_it_is_closed_and_reading_one_a_second(r
     assert {statement.split()[0] for statement in statements} == {"SELECT"}
 
 
-async def test_a_deleted_row_is_a_closed_breaker_and_the_next_refusal_makes_it_again(
+async def test_a_deleted_row_is_a_closed_breaker_and_the_next_refusal_creates_it(
     runtime: Runtime, other: Runtime
 ) -> None:
     async with monitors(runtime):
@@ -136,7 +136,7 @@ async def test_exactly_one_call_of_two_processes_is_the_probe(
     both = (runtime, other)
 
     async def probe_with(answer: UpstreamResult) -> None:
-        """Twenty calls at once. The probe is answered when all others know that they have to wait."""
+        """Twenty calls at once. The probe gets its answer once all others know that they have to wait."""
         others_know = asyncio.Event()
         waits: list[float] = []
 
@@ -158,7 +158,7 @@ async def test_exactly_one_call_of_two_processes_is_the_probe(
     async def both_read(pause_seconds: float) -> None:
         async with monitors(*both):
             known = [breaker_of(one) for one in both]
-            await until("both know", lambda: {one.state.pause_seconds for one in known} == {pause_seconds})
+            await until("both have read it", lambda: {one.state.pause_seconds for one in known} == {pause_seconds})
 
     for _ in range(3):
         await trip(runtime, "HTTP 402")
@@ -178,7 +178,7 @@ async def test_a_probe_whose_worker_died_is_forgotten(
     await end_pause(runtime)
     began = time.monotonic()
     taken = breaker_of(runtime).now() + timedelta(seconds=4)
-    await breaker_of(runtime).change(lambda state, now: state.probed(now, taken, is_free=False))  # and nothing follows
+    await breaker_of(runtime).change(lambda state, now: state.probed(now, taken, is_free=False))  # no result
     async with monitors(other):
         await until("read", lambda: breaker_of(other).is_open)
         assert await wait_of_call(other) > 0

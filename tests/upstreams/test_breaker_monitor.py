@@ -1,4 +1,4 @@
-"""An outage during which no task waits: a worker probes by `GET /me`, and one new submit is admitted."""
+"""An outage while no task waits: a worker probes by `GET /me`, and one new submit is admitted."""
 
 from collections.abc import AsyncIterator
 
@@ -49,7 +49,7 @@ async def test_while_a_task_waits_no_trial_is_admitted(
 async def test_a_worker_that_starts_probes_at_once(
     runtime: Runtime, other: Runtime, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Perhaps it was restarted with a new key."""
+    """It may have been restarted with a new API key."""
     shorten_pauses(monkeypatch, first_pause_seconds=1000.0)
     monkeypatch.setattr(breaker_of(runtime), "_max_pause_seconds", 1000.0)
     await trip(runtime, "HTTP 401")
@@ -66,7 +66,7 @@ async def test_an_outage_goes_on_while_the_account_is_refused(
     async with monitors(runtime, other, probes=True):
         await until("three calls", lambda: len(account_calls(upstream)) >= 3)
         calls = account_calls(upstream)
-        # A worker that starts probes at once, so two workers may probe twice. Then it is once a pause.
+        # A worker that starts probes at once, so two workers may probe twice. After that they probe once a pause.
         assert calls[-1] - calls[0] >= 2.5, "one of the two probes, once a pause"
         assert breaker_of(runtime).is_open
         assert breaker_of(runtime).open_seconds() >= 2.5
@@ -74,7 +74,7 @@ async def test_an_outage_goes_on_while_the_account_is_refused(
         both = (breaker_of(runtime), breaker_of(other))
 
         async def trial_is_admitted() -> bool:
-            """In the row and in both copies: the second worker's probe may still be under way after the first's."""
+            """In the row and in both copies. The second worker's probe may still be running after the first's."""
             open_until = (await execute(runtime, "SELECT open_until FROM circuit_breakers")).scalar()
             return open_until is None and all(one.state.admits_trial for one in both)
 
@@ -93,7 +93,7 @@ async def test_a_good_account_closes_what_a_free_call_opened(runtime: Runtime, u
 async def test_an_account_that_cannot_be_called_changes_nothing(runtime: Runtime) -> None:
     await trip(runtime, "HTTP 401")
     async with monitors(runtime, probes=True):
-        # Opened, the pause ended early, then a probe without an answer, twice.
+        # The steps: opened, the pause ended early, then two probes without an answer.
         await until("two probes", lambda: breaker_of(runtime).state.version >= 6)
         state = breaker_of(runtime).state
         assert (state.billable_open, state.pause_seconds, state.admits_trial) == (True, 1, False)

@@ -23,12 +23,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def other(runtime: Runtime) -> AsyncIterator[Runtime]:
-    """Another process, as far as the database is concerned."""
+    """A second runtime on the same database, which stands for another process."""
     async with open_runtime(runtime.settings) as opened:
         yield opened
 
 
-async def test_a_429_keeps_free_calls_away_for_a_while_and_jobs_not(runtime: Runtime) -> None:
+async def test_a_429_pauses_free_calls_for_a_while_and_not_jobs(runtime: Runtime) -> None:
     breaker = breaker_of(runtime)
     for retry_after_seconds, wait_seconds in ((7.0, 7.0), (None, breaker_module.THROTTLE_SECONDS), (9999.0, 60.0)):
         result = UpstreamResult(ResultKind.RATE_LIMITED, retry_after_seconds=retry_after_seconds)
@@ -46,10 +46,8 @@ async def test_a_refused_task_waits_longer_than_the_others(runtime: Runtime) -> 
     assert result.retry_after_seconds > longest_wait
 
 
-async def test_a_job_refused_again_after_two_of_others_were_accepted_is_rejected(
-    runtime: Runtime, other: Runtime
-) -> None:
-    """In whichever process the others were accepted."""
+async def test_a_job_refused_again_after_two_accepted_jobs_is_rejected(runtime: Runtime, other: Runtime) -> None:
+    """It does not matter which process the other jobs were accepted in."""
     call = BreakerCall(False, 0.0)
     await breaker_of(runtime).record_result(call, REFUSED)
     refused_at = breaker_of(runtime).state.successes

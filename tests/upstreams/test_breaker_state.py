@@ -94,7 +94,7 @@ def test_a_refused_free_call_blocks_both_kinds_and_either_closes() -> None:
         assert not state.closed(after(3), is_free=is_free).is_open
 
 
-def test_if_both_kinds_were_refused_a_free_answer_frees_free_calls_and_lets_a_job_try() -> None:
+def test_if_both_kinds_were_refused_a_free_answer_admits_free_calls_and_one_job() -> None:
     state = refused(refused(BreakerState(), is_free=True), after(0.5))
     assert (state.billable_open, state.free_open, state.pause_seconds, state.opened_at) == (True, True, 2, NOW)
     state = state.closed(after(1), is_free=True)
@@ -102,12 +102,12 @@ def test_if_both_kinds_were_refused_a_free_answer_frees_free_calls_and_lets_a_jo
     probing(state, after(1))
 
 
-def test_a_good_account_lets_one_job_try_and_only_its_answer_closes() -> None:
+def test_a_good_account_admits_one_job_and_only_its_answer_closes() -> None:
     state = refused(BreakerState()).half_open(after(30))
     assert (state.is_open, state.admits_trial, state.opened_at) == (True, False, NOW)
     state, probe = probing(state, after(30))
     state = refused(state, after(31), probe=probe)
-    assert (state.opened_at, state.pause_seconds) == (NOW, 2 * FIRST_PAUSE_SECONDS), "it began anew"
+    assert (state.opened_at, state.pause_seconds) == (NOW, 2 * FIRST_PAUSE_SECONDS), "a new outage began"
     assert not state.closed(after(32), is_free=False).is_open
 
 

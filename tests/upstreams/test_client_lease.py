@@ -1,4 +1,4 @@
-"""A lease that runs out while the connection is made (a slow handshake, a frozen process) keeps the job here."""
+"""If the lease ends while the connection is made (slow handshake, frozen process), the job is not sent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ ACTION = ACTIONS["see2ai_image_generation_fast_v1"]
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[See2aiClient, list[bytes]]]:
-    """Somebody who takes connections, and what each of them brought."""
+    """A server that accepts connections, and the bytes that each connection sent."""
     brought: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,17 +38,17 @@ async def listening() -> AsyncIterator[tuple[See2aiClient, list[bytes]]]:
 
 
 async def test_nothing_is_sent_once_the_lease_has_run_out_on_the_way() -> None:
-    leases = [True]  # held when the submit begins, and not after
+    leases = [True]  # valid when the submit begins, expired afterwards
 
     async with listening() as (see2ai, brought):
         result = await see2ai.submit(ACTION, {"prompt": "x"}, may_send=lambda: bool(leases and leases.pop()))
         assert result.kind is ResultKind.NOT_SENT
         assert "lease" in result.detail
-        await until("it has hung up", lambda: brought)
-        assert brought == [b""], "a connection, and no byte on it"
+        await until("it has closed the connection", lambda: brought)
+        assert brought == [b""], "only a connection, without a byte"
 
 
-async def test_leases_are_judged_each_for_itself() -> None:
+async def test_each_call_checks_its_own_lease() -> None:
     async with listening() as (see2ai, brought):
         lost, held = [True], [True] * 9
         kinds = await asyncio.gather(
@@ -58,6 +58,6 @@ async def test_leases_are_judged_each_for_itself() -> None:
             ]
         )
         assert [result.kind for result in kinds] == [ResultKind.NOT_SENT, ResultKind.ACCEPTED]
-        await until("both have been heard", lambda: len(brought) == 2)
+        await until("both have arrived", lambda: len(brought) == 2)
         assert sorted(map(bool, brought)) == [False, True]
         assert (await see2ai.poll(ACTION, "t")).kind is not ResultKind.NOT_SENT

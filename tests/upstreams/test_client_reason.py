@@ -1,4 +1,4 @@
-"""A reason phrase in another encoding is no reason to lose an answer."""
+"""A reason phrase in another encoding must not make an answer unreadable."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ async def answering(status_line: bytes) -> AsyncIterator[See2aiClient]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"POST"):
-            await reader.readuntil(b"}")  # hanging up on what is still coming would cut the answer off
+            await reader.readuntil(b"}")  # closing while data still arrives would cut the answer off
         writer.write(b"HTTP/1.1 " + status_line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
         await writer.drain()
         writer.close()
@@ -46,6 +46,6 @@ async def test_a_reason_in_gbk_changes_no_result(code: bytes, kind: ResultKind) 
 
 
 @pytest.mark.parametrize("task_id", ["/x", "a/b", "a?b#c", "任务", "%2e%2e"])
-async def test_odd_task_ids_are_requested_for_as_they_are(task_id: str) -> None:
+async def test_unusual_task_ids_are_polled_unchanged(task_id: str) -> None:
     async with answering(b"404 x") as see2ai:
         assert (await see2ai.poll(ACTION, task_id)).kind is ResultKind.NOT_FOUND

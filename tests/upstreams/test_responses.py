@@ -1,4 +1,4 @@
-"""What an answer means: every word, wrapping and error form; nothing readable or unreadable may raise."""
+"""The meaning of an answer: every state word, wrapping and error form. No bytes may make the readers raise."""
 
 import json
 from typing import Any
@@ -36,7 +36,7 @@ def submit(body: Any, status: int = 200) -> Any:
 
 @pytest.mark.parametrize("field", ["status", "state"])
 @pytest.mark.parametrize("normalize", [str.lower, str.upper, str.title, lambda word: f" {word} "])
-def test_words_are_read_case_blind_from_either_field(field: str, normalize: Any) -> None:
+def test_state_words_are_read_from_either_field_in_any_case(field: str, normalize: Any) -> None:
     for word in SUCCESS:
         assert poll({field: normalize(word), "result_urls": ["https://x/1"]}).kind is ResultKind.SUCCEEDED
     for word in FAILURE - {NEEDS_REPAIR}:
@@ -45,7 +45,7 @@ def test_words_are_read_case_blind_from_either_field(field: str, normalize: Any)
         assert poll({field: normalize(word)}).kind is ResultKind.RUNNING
 
 
-def test_needs_repair_arrives_as_422_with_a_word() -> None:
+def test_needs_repair_is_a_422_with_a_state() -> None:
     guidance = {"state": "needs_repair", "error_code": "video_request_invalid", "repair_summary": "不能混用"}
     result = poll(guidance, 422)
     assert (result.kind, result.detail) == (ResultKind.REJECTED, "needs_repair: 不能混用")
@@ -57,7 +57,7 @@ def test_a_job_that_waits_for_approval_goes_on() -> None:
     body = {"state": "awaiting_user_approval", "approval_id": "a", "approval_urls": {"approve": "u"}, "expires_in_s": 9}
     assert (poll(body).kind, poll(body).is_awaiting_approval) == (ResultKind.RUNNING, True)
     assert poll({"state": "running"}).is_awaiting_approval is False
-    assert submit(body).kind is ResultKind.UNKNOWN_OUTCOME  # without a task_id there is nothing to look after
+    assert submit(body).kind is ResultKind.UNKNOWN_OUTCOME  # without a task_id there is nothing to poll
     assert submit({**body, "task_id": "t1"}).kind is ResultKind.ACCEPTED
 
 
@@ -77,12 +77,12 @@ def test_an_answer_that_is_the_result() -> None:
     assert result(good, 503).kind is ResultKind.SERVER_ERROR
 
 
-def test_an_unknown_word_is_still_running_and_reported() -> None:
+def test_an_unknown_state_means_running_and_is_logged() -> None:
     assert poll({"status": "Dreaming"}).unknown_state == "dreaming"
     assert poll({"status": "RUNNING"}).unknown_state == ""
 
 
-def test_an_end_speaks_louder_than_a_waiting_word_in_the_other_field() -> None:
+def test_a_final_state_wins_over_a_running_state_in_the_other_field() -> None:
     assert poll({"status": "running", "state": "SUCCESS", "result_urls": ["u"]}).kind is ResultKind.SUCCEEDED
     assert poll({"status": "failed", "state": "running"}).kind is ResultKind.FAILED
 
@@ -139,11 +139,11 @@ def test_an_accepted_submit(body: Any) -> None:
     assert (submit(body).kind, submit(body).task_id) == (ResultKind.ACCEPTED, "t9")
 
 
-def test_a_numeric_task_id_is_taken_as_text() -> None:
+def test_a_numeric_task_id_is_read_as_text() -> None:
     assert submit({"task_id": 17}).task_id == "17"
 
 
-def test_an_answer_about_another_task_is_trouble() -> None:
+def test_an_answer_about_another_task_is_an_error() -> None:
     assert poll({"task_id": "other", "state": "success", "result_urls": ["u"]}).kind is ResultKind.SERVER_ERROR
     assert poll({"task_id": "t1", "state": "success", "result_urls": ["u"]}).kind is ResultKind.SUCCEEDED
 
@@ -173,7 +173,7 @@ def test_a_nan_progress_is_no_progress() -> None:
         (b"<html>502</html>", "<html>502</html>"),
     ],
 )
-def test_error_texts_in_all_their_places(body: Any, text: str) -> None:
+def test_error_texts_are_found_in_every_field(body: Any, text: str) -> None:
     assert error_text(body if isinstance(body, bytes) else json.dumps(body).encode()) == text
 
 

@@ -1,4 +1,4 @@
-"""A second provider is one package and one line in `PROVIDERS`: its tasks run without another change."""
+"""A second provider is one package and one line in `PROVIDERS`. Its tasks need no other change."""
 
 import io
 from datetime import timedelta
@@ -25,7 +25,7 @@ MODEL = "other_painting"
 
 @pytest.fixture(autouse=True)
 def other(monkeypatch: pytest.MonkeyPatch) -> OtherClient:
-    """The one line. It stands before a runtime is opened."""
+    """Adds the line before a runtime is opened."""
     client = OtherClient()
     monkeypatch.setattr(registry, "PROVIDERS", (*registry.PROVIDERS, provider_of(client)))
     return client
@@ -33,7 +33,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> OtherClient:
 
 @pytest.fixture
 async def model(runtime: Runtime, other: OtherClient, upstream: Server) -> None:
-    """A model of the second provider's action. Its result lies where the egress of the tests may fetch it."""
+    """A model of the second provider's action. The egress of the tests may fetch its result."""
     image = io.BytesIO()
     Image.new("RGB", (48, 32), "navy").save(image, "PNG")
     files, headers = {"file": ("result.png", image.getvalue())}, {"Authorization": f"Bearer {KEY}"}
@@ -65,7 +65,7 @@ async def test_a_task_of_the_second_provider_runs_to_its_end(
 
 
 @pytest.mark.settings(see2ai_uploads="always")
-async def test_a_stored_reference_is_uploaded_to_the_provider_that_does_the_job(
+async def test_a_stored_reference_is_uploaded_to_the_provider_of_the_task(
     make: Maker, runtime: Runtime, upstream: Server, other: OtherClient, model: None
 ) -> None:
     name = "0123456789abcdef0123456789abcdef.png"

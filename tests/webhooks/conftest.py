@@ -1,4 +1,4 @@
-"""Receivers on ports of their own, which the gateway may call."""
+"""Webhook receivers on separate ports. The gateway may call them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -35,11 +35,11 @@ def receiver(receivers: list[Receiver]) -> Receiver:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So long a pause between attempts that none ends within the test, however slow the machine."""
+    """A pause between attempts that never ends within the test, however slow the machine is."""
     monkeypatch.setattr(dispatcher, "RETRY_DELAYS", (3600.0,))
 
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between attempts shrunk to a test's patience."""
+    """Short pauses between attempts."""
     monkeypatch.setattr(dispatcher, "RETRY_DELAYS", (0.05,))

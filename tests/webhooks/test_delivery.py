@@ -1,4 +1,4 @@
-"""Delivery: told at once, told again until heard, signed for each attempt, and never told to whom it must not be."""
+"""Delivery: sent at once, retried until accepted, signed for each attempt, never sent to a forbidden address."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ from worker.main import run_worker
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_whole_task_is_reported_to_both_and_reads_as_get_gives_it(
+async def test_both_receivers_get_the_task_as_get_returns_it(
     make: Maker, receivers: list[Receiver], working: None
 ) -> None:
     user = await make.user(points=100)
@@ -42,7 +42,7 @@ async def test_a_whole_task_is_reported_to_both_and_reads_as_get_gives_it(
         assert event["data"] == task
         assert event["timestamp"].endswith("Z")
         assert (received.method, received.headers["content-type"]) == ("POST", "application/json")
-        assert received.id == f"msg_{task_no}", "by which one who hears it twice drops the second"
+        assert received.id == f"msg_{task_no}", "receivers drop duplicates by this id"
         assert not {"cookie", "authorization"} & set(received.headers)
     assert receivers[0].received[0].path == "/hook?of=mine&%E5%90%8D=%E5%80%BC"
     rows = await ended_deliveries(make.runtime, 2)
@@ -51,7 +51,7 @@ async def test_a_whole_task_is_reported_to_both_and_reads_as_get_gives_it(
     }
 
 
-async def test_a_receiver_that_fails_five_times_receives_it_the_sixth(
+async def test_a_receiver_that_fails_five_times_gets_a_sixth_attempt(
     make: Maker, receiver: Receiver, short_delays: None
 ) -> None:
     user = await make.user(points=100)
@@ -81,7 +81,7 @@ async def test_the_first_retry_is_due_within_ten_seconds(make: Maker, receiver: 
     assert 0 < (row["next_run_at"] - row["now"]).total_seconds() < 7
 
 
-def test_the_pauses_grow_and_end_with_the_day() -> None:
+def test_the_pauses_grow_and_end_after_a_day() -> None:
     pauses, left = [], 86_400.0
     while (pause := retry_after(delivery(len(pauses) + 1, left), Outcome("error", 500))) is not None:
         pauses.append(pause)
@@ -105,7 +105,7 @@ def test_the_pauses_grow_and_end_with_the_day() -> None:
         (500, "120", 4, 6),
     ],
 )
-async def test_a_wish_for_quiet_is_received_within_bounds(
+async def test_retry_after_is_followed_within_limits(
     make: Maker, receiver: Receiver, status: int, wish: str, least: float, maximum: float
 ) -> None:
     user = await make.user(points=100)
@@ -128,7 +128,7 @@ async def test_after_a_day_it_is_given_up(make: Maker, receiver: Receiver, short
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-async def test_a_redirect_is_a_failure_and_leads_nowhere(make: Maker, receivers: list[Receiver], status: int) -> None:
+async def test_a_redirect_is_a_failure_and_is_not_followed(make: Maker, receivers: list[Receiver], status: int) -> None:
     user = await make.user(points=100)
     first, elsewhere = receivers[:2]
     first.always, first.headers = status, {"Location": elsewhere.url}
@@ -170,7 +170,7 @@ async def test_a_redirect_inwards_touches_nothing(
     assert tripwire.received == []
 
 
-async def test_a_name_that_leads_inwards_audios_like_one_that_is_not_there(
+async def test_a_name_with_a_private_address_is_answered_like_an_unknown_one(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -195,7 +195,7 @@ async def test_a_name_that_leads_inwards_audios_like_one_that_is_not_there(
     assert [[row[name] for name in shown] for row in rows] == [["pending", "unreachable", None, None, 1]] * 2
 
 
-async def test_gone_ends_it_at_once(make: Maker, receiver: Receiver) -> None:
+async def test_a_410_ends_it_at_once(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=100)
     receiver.always = 410
     await reported_of_a_cancel(make, user, receiver)
@@ -205,7 +205,7 @@ async def test_gone_ends_it_at_once(make: Maker, receiver: Receiver) -> None:
 
 
 async def endless(request: web.Request) -> web.StreamResponse:
-    """A 200, and then bytes for ever."""
+    """A 200 with an endless body."""
     response = web.StreamResponse()
     await response.prepare(request)
     while True:
@@ -222,7 +222,7 @@ async def unfinished(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("answer", [endless, unfinished])
-async def test_a_success_is_received_by_its_head(make: Maker, receiver: Receiver, answer: Any) -> None:
+async def test_the_status_alone_is_a_success(make: Maker, receiver: Receiver, answer: Any) -> None:
     user = await make.user(points=100)
     receiver.always = answer
     await reported_of_a_cancel(make, user, receiver)
@@ -235,7 +235,7 @@ async def test_a_success_is_received_by_its_head(make: Maker, receiver: Receiver
 async def test_slow_receivers_delay_neither_others_nor_tasks(
     make: Maker, receivers: list[Receiver], hurry: None, manner: Any
 ) -> None:
-    """A hundred messages for one that hangs, due first; then whole tasks, one of them the same user's, for another."""
+    """A hundred messages to a slow receiver are due first. Then tasks of two users with another receiver complete."""
     slow, quick = receivers[:2]
     slow.always = manner
     user, other = await make.user(points=30 * 101), await make.user(points=30)
@@ -248,7 +248,7 @@ async def test_slow_receivers_delay_neither_others_nor_tasks(
         assert (await make.ended(one, task_no))["status"] == "completed"
     await quick.receives(2)
     assert slow.most_at_once <= dispatcher_module.MAX_PER_HOST
-    assert len(slow.received) < 100, "the hundred were not through before the others were told"
+    assert len(slow.received) < 100, "the slow messages must still be waiting"
     stop.set()
     await worker
 
@@ -259,7 +259,7 @@ async def test_many_slow_receivers_of_one_user_leave_slots_for_others(
     monkeypatch.setattr(dispatcher_module, "MAX_CONCURRENCY", 3)
     monkeypatch.setattr(dispatcher_module, "MAX_PER_HOST", 1)
     monkeypatch.setattr(dispatcher_module, "MAX_PER_USER", 2)
-    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 600)  # no hand is free again within the test
+    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 600)  # no slot is free again within the test
     user, other = await make.user(points=30 * 9), await make.user(points=100)
     for receiver in receivers[:3]:
         receiver.always = HANG
@@ -267,21 +267,21 @@ async def test_many_slow_receivers_of_one_user_leave_slots_for_others(
     await reported_of_a_cancel(make, other, receivers[3])
     async with couriers(make.runtime):
         await receivers[3].receives()
-        await until("both hands ask", lambda: sum(len(receiver.received) for receiver in receivers[:3]) >= 2)
+        await until("both slots are used", lambda: sum(len(receiver.received) for receiver in receivers[:3]) >= 2)
         await asyncio.sleep(0.3)
         assert sum(len(receiver.received) for receiver in receivers[:3]) == 2
 
 
-async def test_a_burst_to_one_receiver_is_not_paced_by_the_polls(make: Maker, receiver: Receiver) -> None:
+async def test_a_burst_to_one_receiver_does_not_wait_for_the_poll_interval(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=30 * 60)
     await reported_of_a_cancel(make, user, *[receiver] * 60)
     async with couriers(make.runtime) as (one,):
-        one._idle_seconds = 30.0  # a look now and then would take eight at a time
-        await ended_deliveries(make.runtime, 60, 100)  # by the looks it would take three minutes
+        one._idle_seconds = 30.0  # each query alone would take eight at a time
+        await ended_deliveries(make.runtime, 60, 100)  # with one query every 30 s it would take three minutes
     assert len({received.id for received in receiver.received}) == len(receiver.received) == 60
 
 
-async def test_four_workers_report_each_end_once(make: Maker, receivers: list[Receiver]) -> None:
+async def test_four_workers_send_each_end_once(make: Maker, receivers: list[Receiver]) -> None:
     user = await make.user(points=30 * 40)
     await reported_of_a_cancel(make, user, *receivers * 10)
     async with couriers(make.runtime, 4):
@@ -290,7 +290,7 @@ async def test_four_workers_report_each_end_once(make: Maker, receivers: list[Re
     assert len(received) == len(set(received)) == 40
 
 
-async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
+async def test_a_delivery_of_a_stopped_worker_is_taken_over(
     make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user(points=100)
@@ -300,7 +300,7 @@ async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
         await receiver.receives()
     (row,) = await outbox(make.runtime)
     assert (row["status"], row["attempts"], row["outcome"]) == ("pending", 1, None)
-    assert row["lease_until"] > row["now"], "it may have been heard: nobody sends it before the lease is over"
+    assert row["lease_until"] > row["now"], "it may have arrived, so nobody sends it before the lease ends"
     await shift(make.runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
     async with couriers(make.runtime):
         (row,) = await ended_deliveries(make.runtime)
@@ -308,7 +308,7 @@ async def test_a_worker_that_stops_in_the_middle_leaves_it_to_the_next(
     assert len({received.id for received in receiver.received}) == 1
 
 
-async def test_the_outcome_is_written_once_the_database_is_there_again(
+async def test_the_outcome_is_written_once_the_database_is_back(
     make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, away = dispatcher_module.record, [3]
@@ -327,7 +327,7 @@ async def test_the_outcome_is_written_once_the_database_is_there_again(
     assert (row["status"], row["attempts"], len(receiver.received)) == ("delivered", 1, 1)
 
 
-async def test_a_bug_of_ours_is_reported_again_later_and_not_for_ever(
+async def test_a_delivery_that_raises_is_retried_later_and_not_for_ever(
     make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ) -> None:
     async def broken(*_: Any) -> None:

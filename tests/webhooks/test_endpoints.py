@@ -1,4 +1,4 @@
-"""Endpoints: each with its own secret, told no longer once gone or failing for a day, nobody else's; and the log."""
+"""Endpoints: secrets, limits, ownership, automatic disabling, and the delivery log."""
 
 import asyncio
 from typing import Any
@@ -92,7 +92,7 @@ async def test_an_endpoint_has_its_own_secret_and_rotates_it_alone(make: Maker, 
 # ------------------------------------------------------------------ endpoints
 
 
-async def test_ten_and_no_more_however_many_at_once(make: Maker) -> None:
+async def test_parallel_requests_create_ten_endpoints_at_most(make: Maker) -> None:
     user, other = await make.user(), await make.user()
     made = await asyncio.gather(*[post(make, user, "endpoints", url=f"{HOOK}/{n}") for n in range(14)])
     assert sorted(answer.status_code for answer in made) == [200] * 10 + [400] * 4
@@ -104,7 +104,7 @@ async def test_ten_and_no_more_however_many_at_once(make: Maker) -> None:
     await endpoint(make, other)
 
 
-async def test_an_endpoint_receives_what_it_requested_for_and_only_while_it_is_enabled(make: Maker) -> None:
+async def test_an_endpoint_receives_its_event_types_and_only_while_it_is_enabled(make: Maker) -> None:
     user = await make.user(points=1000)
     made = await endpoint(make, user, events=["task.completed"])
     assert (made["events"], made["enabled"], made["disabledReason"]) == (["task.completed"], True, None)
@@ -147,7 +147,7 @@ async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: 
     assert await listed(make, user) == []
 
 
-async def test_nobody_elses_is_there(make: Maker) -> None:
+async def test_another_users_endpoint_is_not_found(make: Maker) -> None:
     user, other = await make.user(points=100), await make.user()
     made = await endpoint(make, user)
     await end_a_task(make, user)
@@ -170,7 +170,7 @@ async def test_nobody_elses_is_there(make: Maker) -> None:
         assert (await make.api.get(f"/user/webhooks/{path}")).status_code == 401
 
 
-# ------------------------------------------------------------------ disabled by itself
+# ------------------------------------------------------------------ automatic disabling
 
 
 async def test_a_day_of_failures_disables_and_a_success_between_does_not(
@@ -189,21 +189,21 @@ async def test_a_day_of_failures_disables_and_a_success_between_does_not(
     await failing(make, user, receiver, 3)
     receiver.always = 500
     await failing(make, user, receiver, 4)
-    assert (await listed(make, user))[0]["enabled"], "the success began a new count"
+    assert (await listed(make, user))[0]["enabled"], "the success starts a new count"
     await shift(make.runtime, webhook_endpoints, -DAY - 1, "failing_since")
     await failing(make, user, receiver, 5)
     (disabled,) = await listed(make, user)
     assert (disabled["enabled"], disabled["disabledReason"]) == (False, "failing")
     assert disabled["disabledTime"] is not None
     await end_a_task(make, user)
-    assert len(await outbox(make.runtime)) == 5, "a disabled endpoint is told nothing new"
+    assert len(await outbox(make.runtime)) == 5, "a disabled endpoint gets no new messages"
     receiver.always = 200
     data(await post(make, user, f"endpoints/{made['id']}", enabled=True))
     await failing(make, user, receiver, 6)
     assert (await listed(make, user))[0]["enabled"]
 
 
-async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
+async def test_an_internal_error_does_not_count_against_an_endpoint(
     make: Maker, receiver: Receiver, short_delays: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> None:
@@ -223,7 +223,7 @@ async def test_a_fault_of_ours_is_not_held_against_an_endpoint(
     assert (await listed(make, user))[0]["enabled"]
 
 
-async def test_gone_disables_at_once_and_what_waits_is_reported_no_longer(
+async def test_a_410_disables_at_once_and_ends_waiting_deliveries(
     make: Maker, receiver: Receiver, patient: None
 ) -> None:
     user = await make.user(points=1000)
@@ -256,7 +256,7 @@ async def test_gone_disables_at_once_and_what_waits_is_reported_no_longer(
 # ------------------------------------------------------------------ the log
 
 
-async def test_the_log_reports_how_each_went(make: Maker, receivers: list[Receiver], patient: None) -> None:
+async def test_the_log_shows_each_outcome(make: Maker, receivers: list[Receiver], patient: None) -> None:
     user = await make.user(points=1000)
     good, bad = receivers[:2]
     bad.always = 500
@@ -303,7 +303,7 @@ async def test_the_log_reports_how_each_went(make: Maker, receivers: list[Receiv
     assert refusal(answer) == (400, "INVALID_PARAMETER", "参数错误: size 不能大于 100")
 
 
-async def test_a_replay_is_the_same_message_in_a_new_series(
+async def test_a_replay_is_the_same_message_with_new_attempts(
     make: Maker, receiver: Receiver, short_delays: None
 ) -> None:
     user = await make.user(points=100)
@@ -328,7 +328,7 @@ async def test_a_replay_is_the_same_message_in_a_new_series(
     )
 
 
-async def test_a_replay_of_what_is_on_its_way_changes_nothing(make: Maker, receiver: Receiver) -> None:
+async def test_a_replay_of_a_pending_delivery_changes_nothing(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=100)
     is_open = asyncio.Event()
 
@@ -361,7 +361,7 @@ async def test_a_deleted_endpoint_leaves_its_log_and_receives_nothing_more(make:
     assert refusal(await post(make, user, f"deliveries/{record['id']}/replay"))[0] == 400
 
 
-async def test_the_log_is_forgotten_after_a_month_but_not_what_is_still_to_be_reported(make: Maker) -> None:
+async def test_the_log_is_deleted_after_a_month_except_pending_deliveries(make: Maker) -> None:
     user = await make.user(points=1000)
     await endpoint(make, user)
     for _ in range(5):

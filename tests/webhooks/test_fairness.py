@@ -1,4 +1,4 @@
-"""Fair to all: no receiver answers for another, none is disabled for our own troubles, and nobody takes all hands."""
+"""Fairness: endpoints do not affect each other, our own outages disable none, and no user takes all slots."""
 
 import asyncio
 from typing import Any
@@ -38,12 +38,10 @@ async def disabled_and_since(make: Maker) -> list[tuple[str | None, Any]]:
         return [(row.disabled_reason, row.failing_since) for row in rows]
 
 
-# ------------------------------------------------------------------ one is not another
+# ------------------------------------------------------------------ separate endpoints
 
 
-async def test_what_waits_for_a_deleted_endpoint_is_reported_to_no_later_one(
-    make: Maker, receivers: list[Receiver]
-) -> None:
+async def test_deliveries_of_a_deleted_endpoint_go_to_no_later_one(make: Maker, receivers: list[Receiver]) -> None:
     one, other = await make.user(points=100), await make.user(points=100)
     mine = await endpoint(make, one, receivers[0].url)
     await end_a_task(make, one)
@@ -57,10 +55,8 @@ async def test_what_waits_for_a_deleted_endpoint_is_reported_to_no_later_one(
     assert (await records(make, one))["records"][0]["url"] is None
 
 
-async def test_what_waits_for_one_user_is_not_reported_by_anothers_endpoint(
-    make: Maker, receivers: list[Receiver]
-) -> None:
-    """Even where a number did come twice."""
+async def test_deliveries_of_a_user_never_go_to_another_users_endpoint(make: Maker, receivers: list[Receiver]) -> None:
+    """Even if an endpoint's number were used twice."""
     one, other = await make.user(points=100), await make.user(points=100)
     await endpoint(make, one, receivers[0].url)
     await end_a_task(make, one)
@@ -74,7 +70,7 @@ async def test_what_waits_for_one_user_is_not_reported_by_anothers_endpoint(
 
 
 @pytest.mark.parametrize("status", [410, 500])
-async def test_the_old_address_does_not_speak_for_the_new(make: Maker, receivers: list[Receiver], status: int) -> None:
+async def test_an_old_urls_result_is_not_of_the_new_one(make: Maker, receivers: list[Receiver], status: int) -> None:
     user = await make.user(points=100)
     made = await endpoint(make, user, receivers[0].url)
     moved = asyncio.Event()
@@ -92,11 +88,11 @@ async def test_the_old_address_does_not_speak_for_the_new(make: Maker, receivers
         (row,) = await ended_deliveries(make.runtime)
         await receivers[1].receives()
     assert row["status"] == "delivered"
-    assert row["host"] == receivers[1].origin, "hands and pace are those of the host that is called"
+    assert row["host"] == receivers[1].origin, "slots and latency belong to the host that is called"
     assert await disabled_and_since(make) == [(None, None)]
 
 
-async def test_an_address_nobody_could_call_is_refused(make: Maker) -> None:
+async def test_an_address_that_cannot_be_called_is_refused(make: Maker) -> None:
     user = await make.user(points=100)
     long = "https://receiver.example.com/" + "名" * 1000
     for answer in (await make.submit(user, callbackUrl=long), await post(make, user, "endpoints", url=long)):
@@ -105,10 +101,10 @@ async def test_an_address_nobody_could_call_is_refused(make: Maker) -> None:
     assert data(await make.submit(user, callbackUrl="https://receiver.example.com/" + "名" * 800))["taskNo"]
 
 
-# ------------------------------------------------------------------ our own troubles
+# ------------------------------------------------------------------ outages of the gateway
 
 
-async def test_a_day_in_which_we_were_not_there_is_not_a_day_of_failing(make: Maker, receiver: Receiver) -> None:
+async def test_a_day_of_gateway_downtime_is_not_a_day_of_failures(make: Maker, receiver: Receiver) -> None:
     user = await make.user(points=200)
     await endpoint(make, user, receiver.url)
     receiver.always = 500
@@ -118,7 +114,7 @@ async def test_a_day_in_which_we_were_not_there_is_not_a_day_of_failing(make: Ma
     assert (await listed(make, user))[0]["enabled"], "two attempts in all"
 
 
-async def test_while_nobody_answers_nobody_is_disabled(
+async def test_while_no_receiver_answers_no_endpoint_is_disabled(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, short_delays: None
 ) -> None:
     real = Egress.post
@@ -145,12 +141,12 @@ async def test_while_nobody_answers_nobody_is_disabled(
         await until("tried", tried)
         assert await disabled_and_since(make) == [(None, None)] * 2
         witness = await make.user(points=100)
-        receivers[3].always = 500  # an answer all the same
+        receivers[3].always = 500  # an error status is also an answer
         await reported_of_a_cancel(make, witness, receivers[3])
-        await until("the way out is known to be sound", disabled)
+        await until("both are disabled", disabled)
 
 
-async def test_the_owner_is_reported_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
+async def test_the_owner_is_notified_at_the_endpoints_that_work(make: Maker, receivers: list[Receiver]) -> None:
     user, stranger = await make.user(points=100), await make.user(points=100)
     gone = await endpoint(make, user, receivers[0].url)
     works = await endpoint(make, user, receivers[1].url)
@@ -165,10 +161,10 @@ async def test_the_owner_is_reported_at_the_endpoints_that_work(make: Maker, rec
     assert len(receivers[0].received) == 1
 
 
-# ------------------------------------------------------------------ hands
+# ------------------------------------------------------------------ slots
 
 
-async def test_users_of_many_slow_names_leave_slots_for_others(
+async def test_a_user_of_many_slow_hosts_leaves_slots_for_others(
     make: Maker, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, number in {"MAX_CONCURRENCY": 4, "MAX_PER_HOST": 2, "MAX_PER_USER": 2, "MAX_PER_SLOW_USER": 1}.items():
@@ -180,17 +176,17 @@ async def test_users_of_many_slow_names_leave_slots_for_others(
         bad = await make.user(points=400)
         await reported_of_a_cancel(make, bad, *[receivers[0]] * 12)
     for number, row in enumerate(await outbox(make.runtime)):
-        async with make.runtime.database.begin() as connection:  # each by a name of its own
+        async with make.runtime.database.begin() as connection:  # a different host name for each
             this = webhook_deliveries.c.id == row["id"]
             await connection.execute(webhook_deliveries.update().where(this).values(host=f"h{number}.example.com"))
     async with couriers(make.runtime):
         await receivers[0].receives(6)
         await reported_of_a_cancel(make, await make.user(points=100), receivers[3])
         await receivers[3].receives()
-        assert len(receivers[0].received) < 20, "before theirs were all through"
+        assert len(receivers[0].received) < 20, "the slow deliveries must still be waiting"
 
 
-async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_dns_lookup_counts_as_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow_name(*_: Any, **__: Any) -> None:
         await asyncio.sleep(0.6)
         raise EgressConnectError("no such name")
@@ -204,7 +200,7 @@ async def test_who_is_slow_to_be_found_is_slow(make: Maker, monkeypatch: pytest.
         assert "receiver.example.com" in one._slow
 
 
-async def test_the_memory_of_the_slow_is_bounded_and_keeps_the_newest(
+async def test_the_record_of_slow_hosts_is_bounded_and_keeps_the_newest(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher_module, "MAX_SLOW", 3)

@@ -1,4 +1,4 @@
-"""An end is written into the outbox once for each receiver, in the transaction that ends the task, or not at all."""
+"""The end of a task writes one outbox row for each receiver, in the transaction that ends the task, or none."""
 
 import asyncio
 from collections import Counter
@@ -102,7 +102,7 @@ async def test_an_end_that_is_rolled_back_is_not_reported(
     assert len(await outbox(runtime)) == 2
 
 
-async def test_who_has_nobody_to_report_pays_one_statement_at_the_end_and_none_at_the_submit(
+async def test_without_receivers_it_needs_one_statement_at_the_end_and_none_at_the_submit(
     make: Maker, runtime: Runtime
 ) -> None:
     user = await make.user(points=100)
@@ -128,7 +128,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Make
     data(await cancel(make, user, await make.task_no(user, callbackUrl=HOOK)))
     due = await find_due(runtime.database, 10, excluded_hosts=[], excluded_users=[])
     (frozen,) = await claim(runtime.database, due, 30)
-    assert await claim(runtime.database, due, 30) == [], "in other hands"
+    assert await claim(runtime.database, due, 30) == [], "another worker has the task"
     assert await find_due(runtime.database, 10, excluded_hosts=[], excluded_users=[]) == []
     await shift(runtime, webhook_deliveries, -1, "lease_until", "next_run_at")
     for hosts, users in ((["receiver.example.com"], []), ([], [user.id])):
@@ -146,10 +146,10 @@ async def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(make: Make
     assert [(row["status"], row["outcome"]) for row in await outbox(runtime)] == [("delivered", "delivered")]
 
 
-async def test_the_audit_finds_an_end_that_nobody_is_reported_of(make: Maker, runtime: Runtime) -> None:
+async def test_the_audit_finds_an_end_without_its_outbox_row(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     task_no = await make.task_no(user, callbackUrl=HOOK)
-    await make.task_no(user, callbackUrl=HOOK)  # runs still
+    await make.task_no(user, callbackUrl=HOOK)  # is still running
     data(await cancel(make, user, task_no))
     data(await cancel(make, user, await make.task_no(user)))
     assert await audit(runtime.database) == []
@@ -176,9 +176,7 @@ async def test_the_audit_finds_an_end_that_nobody_is_reported_of(make: Maker, ru
         (7, "须为字符串"),
     ],
 )
-async def test_a_crooked_callback_is_refused_by_name_before_anything_is_taken(
-    make: Maker, url: Any, problem: str
-) -> None:
+async def test_an_invalid_callback_url_is_refused_without_a_deduction(make: Maker, url: Any, problem: str) -> None:
     user = await make.user(points=100)
     refused = (400, "INVALID_PARAMETER", f"参数错误: callbackUrl {problem}")
     assert refusal(await make.submit(user, callbackUrl=url)) == refused
@@ -187,7 +185,7 @@ async def test_a_crooked_callback_is_refused_by_name_before_anything_is_taken(
     assert await make.balance(user) == (100, 0)
 
 
-async def test_no_callback_in_three_ways_and_one_within_the_key(make: Maker, runtime: Runtime) -> None:
+async def test_a_callback_may_be_empty_and_is_compared_in_a_repeat(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=100)
     for none in ({}, {"callbackUrl": None}, {"callbackUrl": ""}):
         data(await cancel(make, user, await make.task_no(user, **none)))

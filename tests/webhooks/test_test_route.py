@@ -1,4 +1,4 @@
-"""`POST /user/webhooks/test`: sent at once and signed, told in a word, and no way to look around in our network."""
+"""`POST /user/webhooks/test`: sent at once and signed, answered with one word, and no way to probe our network."""
 
 import asyncio
 import io
@@ -31,10 +31,10 @@ async def sent(make: Maker, user: User, **body: Any) -> dict[str, Any]:
     return dict(data(await post(make, user, "test", **body)))
 
 
-async def test_it_is_sent_signed_at_once_to_either(make: Maker, receiver: Receiver) -> None:
+async def test_it_is_sent_signed_at_once_to_an_endpoint_or_a_url(make: Maker, receiver: Receiver) -> None:
     user = await make.user()
     made = await endpoint(make, user, receiver.url)
-    data(await post(make, user, f"endpoints/{made['id']}", enabled=False))  # tried before it is enabled again
+    data(await post(make, user, f"endpoints/{made['id']}", enabled=False))  # tested before it is enabled again
     for body, secret in (
         ({"url": receiver.url}, await secret_of(make, user)),
         ({"endpointId": made["id"]}, made["secret"]),
@@ -48,7 +48,7 @@ async def test_it_is_sent_signed_at_once_to_either(make: Maker, receiver: Receiv
     assert len(receiver.received) == 2
 
 
-async def test_what_became_of_it_is_reported(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_outcome_is_reported(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     user = await make.user()
 
     async def close(request: Any) -> Any:
@@ -72,10 +72,10 @@ async def test_what_became_of_it_is_reported(make: Maker, receiver: Receiver, mo
     assert not any(one["delivered"] for one in payload)
 
 
-async def test_refused_and_not_there_audio_the_same_and_take_as_long(
+async def test_refused_and_unknown_names_have_the_same_answer_after_the_same_time(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name of our network, one whose address is private, one of both kinds, one that is not there."""
+    """A name of our network, a private address, a name with public and private addresses, and an unknown name."""
     real = socket.getaddrinfo
     known = {"private": ["10.1.2.3"], "link": ["169.254.169.254"], "both": ["8.8.8.8", "127.0.0.1"], "six": ["::1"]}
 
@@ -117,7 +117,7 @@ async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: 
     assert message.startswith(f"参数错误: {field} ")
 
 
-async def test_it_may_be_requested_for_ten_times_a_minute(
+async def test_it_is_limited_to_ten_a_minute(
     make: Maker, receiver: Receiver, endless_minute: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "MAX_WEBHOOK_TESTS_PER_MINUTE", 10)
@@ -150,7 +150,7 @@ async def test_no_secret_is_ever_logged(
     secrets = [await secret_of(make, user), made["secret"], data(await post(make, user, "secret/rotate"))["secret"]]
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]', callbackUrl=receiver.url + "?token=planted")
     await make.ended(user, task_no)
-    await ended_deliveries(make.runtime, 2)  # which is recorded after it is logged
+    await ended_deliveries(make.runtime, 2)  # it is recorded after it is logged
     await sent(make, user, url=receiver.url + "?token=planted")
     payload = stream.getvalue()
     assert "webhook_sent" in payload

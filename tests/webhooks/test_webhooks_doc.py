@@ -1,4 +1,4 @@
-"""What docs/webhooks.md tells integrators to run, run: on what a real receiver heard."""
+"""The examples of docs/webhooks.md run on a message that a real receiver got."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def code(language: str) -> str:
 
 @pytest.fixture
 async def received(make: Maker, receiver: Receiver) -> tuple[str, Received]:
-    """The secret, and a task's end as it arrived."""
+    """The secret, and the webhook of a task's end as it arrived."""
     user = await make.user(points=100)
     await reported_of_a_cancel(make, user, receiver)
     async with couriers(make.runtime):

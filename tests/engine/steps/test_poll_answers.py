@@ -1,4 +1,4 @@
-"""Every row of the table "answer to a poll", over HTTP, in both worlds: looked at again, and when it is believed."""
+"""Every row of the table "answer to a poll", over HTTP, in both worlds: what is polled again, and what is final."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_pauses(monkeypatch, first_pause_seconds=0.3)
 
 
-# ------------------------------------------------------------------ trouble, which never ends a task
+# ------------------------------------------------------------------ errors, which never end a task
 
 
 @working
@@ -38,7 +38,7 @@ async def test_a_failed_poll_is_repeated_and_the_job_completes(
 ) -> None:
     monkeypatch.setattr(client, "POLL_SECONDS", 1.0)
     user = await make.user(points=1000)
-    # More often than a step may crash, so that no trouble is taken for a fault of ours.
+    # More errors than a step may crash, to show that they do not count as crashes.
     faults = [
         *(({"fail": code}, 4) for code in (500, 503, 504, 422, 429, 404)),
         ({"fail": 502, "detail": "html"}, 4),
@@ -107,9 +107,9 @@ async def test_a_rejected_key_fails_no_running_task(
     user = await make.user(points=100)
     upstream.control({"fail": code, "where": "poll", "text": SECRET})
     task_no = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]]')
-    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
+    await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     assert (await make.task(user, task_no))["status"] == "processing"
-    # the circuit is the provider's, not the task's
+    # the breaker belongs to the provider, not to the task
     waiting = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] another')
     await asyncio.sleep(0.2)
     assert len([entry for entry in upstream.journal() if "/status/" in entry["path"]]) == 1
@@ -130,7 +130,7 @@ async def test_a_429_slows_the_polls(make: Maker, upstream: Server) -> None:
     assert one.outcome == "completed"
 
 
-# ------------------------------------------------------------------ words
+# ------------------------------------------------------------------ states
 
 
 @working
@@ -206,7 +206,7 @@ async def test_success_without_a_url_is_none(make: Maker, upstream: Server) -> N
 async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(
     make: Maker, upstream: Server, advance_sandbox: Callable[[float], None]
 ) -> None:
-    """Each figure of SEE2AI stands for 1000 seconds of the sandbox's clock."""
+    """Each figure of SEE2AI lasts for 1000 seconds of the sandbox's clock."""
     user = await make.user(points=100)
     prompt = '[[sandbox: {"progress": [20, 60, 30, 100], "take_seconds": 4000}]]'
     seen = [(await make.submit(user, prompt)).json()["data"]]
@@ -269,7 +269,7 @@ async def test_at_the_deadline_there_is_one_last_poll(
 async def test_a_poll_that_hung_across_the_deadline_is_not_the_last_one(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It began before the deadline: the job, long done, must not be lost to one slow answer."""
+    """The poll began before the deadline. The job is done by then and must not be lost because of one slow answer."""
     monkeypatch.setattr(client, "POLL_SECONDS", 18.0)
     user = await make.user(points=30)
     task_no = await make.task_no(user, directive({"where": "poll", "fault": "hang", "times": 1}, {"take_seconds": 0}))

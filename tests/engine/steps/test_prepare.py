@@ -1,4 +1,4 @@
-"""The step `prepare`, where callers mean harm or uploads are slow: nothing private leaves, and no task waits."""
+"""The step `prepare` with hostile callers or slow uploads: no private data leaves, and no task is delayed."""
 
 import asyncio
 import io
@@ -40,7 +40,7 @@ async def test_other_files_of_the_store_are_never_uploaded(make: Maker, upstream
     assert make.runtime.store.key_from_url(url) is None
     user = await make.user(points=100)
     answer = await make.submit(user, model="sc_image_normalize", imageUrl=url)
-    if answer.status_code == 200:  # a public address of ours: SEE2AI may try to fetch it like any stranger's
+    if answer.status_code == 200:  # a public URL of the gateway, which SEE2AI may try to fetch
         await make.ended(user, answer.json()["data"]["taskNo"])
     assert uploads(upstream) == []
 
@@ -59,7 +59,7 @@ async def test_a_file_larger_than_see2ai_takes_is_not_sent(
 
 
 @pytest.mark.usefixtures("working")
-async def test_our_own_url_is_no_answer_to_an_upload(
+async def test_an_upload_answer_with_our_own_url_is_refused(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await put_image(make.runtime, UPLOADED)
@@ -113,7 +113,7 @@ async def test_slow_uploads_delay_no_other_task(make: Maker, upstream: Server, m
 
 @pytest.mark.usefixtures("hurry")
 async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirty jobs end at once. No more results are fetched side by side than the pool has slots."""
+    """Thirty jobs end at once. The pool never downloads more results in parallel than it has slots."""
     under_way, maximum, real = 0, 0, rehost._rehost
 
     async def counted(*args: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ async def test_downloads_stay_within_their_pool(make: Maker, monkeypatch: pytest
     assert 1 < maximum <= 8
 
 
-async def test_a_key_longer_than_a_file_systems_names_is_none(make: Maker) -> None:
+async def test_a_key_too_long_for_the_file_system_is_no_key(make: Maker) -> None:
     store = make.runtime.store
     base = store.public_url("uploads/x").removesuffix("uploads/x")
     assert store.key_from_url(f"{base}uploads/{'a' * 300}.png") is None

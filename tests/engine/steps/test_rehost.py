@@ -42,7 +42,7 @@ async def stored(make: Maker, key: str) -> bytes | None:
     return None if found is None else b"".join([chunk async for chunk in found.content])
 
 
-async def nothing_is_stored(make: Maker, one: Ended) -> None:
+async def assert_nothing_is_stored(make: Maker, one: Ended) -> None:
     for ending in ("-1.jpg", "-1.webp", "-1.png", "-1-thumb.jpg"):
         assert await stored(make, f"results/{one.row['created_at']:%Y/%m}/{one.row['task_no']}{ending}") is None
 
@@ -80,7 +80,7 @@ async def test_results_are_kept_under_their_fixed_keys_with_their_sizes(make: Ma
     assert str(one.row["upstream_task_id"]) not in one.words
 
 
-async def test_the_bytes_say_what_a_image_is_and_no_header_does(make: Maker) -> None:
+async def test_the_type_of_an_image_comes_from_its_bytes_and_not_from_headers(make: Maker) -> None:
     user = await make.user(points=100)
     expected = {
         directive({"fault": "webp"}, {"take_seconds": 0}): ("webp", "image/webp"),
@@ -97,8 +97,8 @@ async def test_the_bytes_say_what_a_image_is_and_no_header_does(make: Maker) -> 
             assert image.size == (result["width"], result["height"])
 
 
-async def test_where_the_results_are_read(make: Maker) -> None:
-    """On disk the gateway serves them itself, as pictures only; from a bucket it serves nothing."""
+async def test_the_gateway_serves_results_on_disk_only(make: Maker) -> None:
+    """On disk the gateway serves them itself, as images only. From a bucket it serves nothing."""
     user = await make.user(points=100)
     ends = await run_all(
         make, user, ['[[sandbox: {"take_seconds": 0}]]', directive({"fault": "webp"}, {"take_seconds": 0})]
@@ -139,7 +139,7 @@ async def test_a_result_that_fails_once_is_fetched_by_a_fresh_url(
     monkeypatch.setitem(rehost.MAX_RESULT_BYTES, "image", 1_000_000)
     monkeypatch.setitem(rehost.DOWNLOAD_SECONDS, "image", 15)
     user = await make.user(points=1000)
-    # A GET whose connection is reset is sent once more by the HTTP client itself, before anybody hears of it.
+    # If the connection of a GET is reset, the HTTP client repeats it once by itself.
     prompts = [
         directive({"where": "result", "times": 2 if rule.get("fault") == "reset" else 1} | rule, {"take_seconds": 0})
         for rule in BAD_IMAGES
@@ -167,7 +167,7 @@ async def test_an_expired_url_is_requested_for_anew(make: Maker, upstream: Serve
 
 
 async def tried_to_rehost(make: Maker, task_no: str, times: int) -> dict[str, Any]:
-    """The row, once so many tries on the same URL have failed."""
+    """The row, after that many attempts with the same URL have failed."""
 
     async def poll() -> dict[str, Any] | None:
         row = await row_of(make.runtime, task_no)
@@ -197,7 +197,7 @@ async def test_a_result_that_is_no_image_is_refunded_at_the_hosting_deadline(
         assert one.row["results"] is None
         assert len(polls(upstream, one.row)) == 2, f"one poll for fresh URLs: {kind}"
         assert len(fetches(upstream, one.row)) >= 4, kind
-        await nothing_is_stored(make, one)
+        await assert_nothing_is_stored(make, one)
     assert await make.balance(user) == (1000, 0)
 
 
@@ -212,7 +212,7 @@ async def test_the_hosting_deadline_is_a_setting(make: Maker) -> None:
 
 @asynccontextmanager
 async def tripwire() -> AsyncIterator[tuple[int, list[str]]]:
-    """A port of ours that no result URL may reach; whoever connects is listed."""
+    """A port of this machine that no result URL may reach. It lists every connection."""
     callers: list[str] = []
 
     async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -254,7 +254,7 @@ async def test_nothing_private_is_ever_touched(make: Maker, upstream: Server) ->
     assert await make.balance(user) == (1000, 0)
 
 
-# ------------------------------------------------------------------ our own storage and disk
+# ------------------------------------------------------------------ the gateway's storage and disk
 
 
 async def test_a_store_that_is_away_delays_and_then_refunds(
@@ -280,7 +280,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
     assert one.row["operator_note"].startswith("storage: put")
     two = await ended(make, user, kept)
     assert two.outcome == "completed"
-    assert [len(polls(upstream, end.row)) for end in (one, two)] == [1, 1], "SEE2AI has no part in it"
+    assert [len(polls(upstream, end.row)) for end in (one, two)] == [1, 1], "SEE2AI has nothing to do with it"
     assert await make.balance(user) == (PRICE, 0)
 
 
@@ -288,7 +288,7 @@ async def test_a_store_that_is_away_delays_and_then_refunds(
 async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     make: Maker, settings: Settings, monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
-    """Other tasks of the worker go on: a task that needs no storage yet is polled."""
+    """Other tasks of the worker go on: a task that does not need storage yet is polled."""
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Every row of the table "answer to a submit", over HTTP, in both worlds: sent again, or never again, and who pays."""
+"""Every row of the table "answer to a submit", over HTTP, in both worlds: what is sent again, and who pays."""
 
 import asyncio
 import itertools
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 working = pytest.mark.usefixtures("working")
 PRICE = 30
 DEAD = f"127.0.0.1:{dead_port()}"
-"""Nobody listens there until a test does."""
+"""Nothing listens there until a test starts a server."""
 FORMS = ("string", "list", "error.message", "message", "error_message", "not-json", "html")
 
 
@@ -51,8 +51,8 @@ async def refunded(make: Maker, user: User, points: int) -> None:
     assert await make.balance(user) == (points, 0)
 
 
-def unreported(one: Ended) -> None:
-    """The caller learns a Chinese reason and nothing of SEE2AI's."""
+def hides_see2ais_words(one: Ended) -> None:
+    """The caller gets a reason in Chinese, without SEE2AI's text."""
     assert "积分已退还" in one.task["errorMessage"]
     for word in (SECRET, "HTTP", "see2ai", "SEE2AI", "circuit", "breaker", "请充值"):
         assert word not in one.words, word
@@ -74,27 +74,27 @@ async def test_a_refused_input_fails_at_once_and_only_the_operator_reads_why(mak
         assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_REJECTED", False), prompt
         assert one.row["operator_note"] == f"HTTP {code}: {SECRET} {code}"
         assert len(submits(upstream, one.prompt)) == 1
-        unreported(one)
+        hides_see2ais_words(one)
     await refunded(make, user, 1000)
 
 
 @working
 async def test_the_reason_is_found_in_every_form_of_error(make: Maker, upstream: Server) -> None:
     user = await make.user(points=1000)
-    # By /control, so that the reason stands nowhere in the prompt and the caller's words can be searched for it.
+    # By /control, so the reason is not in the prompt, and the caller's texts can be searched for it.
     for form in FORMS:
         upstream.control({"fail": 400, "where": "submit", "detail": form, "text": f"{SECRET} {form}"})
         one = (await run_all(make, user, [f"form {form}"]))[f"form {form}"]
         assert one.outcome == "UPSTREAM_REJECTED"
         assert f"{SECRET} {form}" in one.row["operator_note"]
-        unreported(one)
+        hides_see2ais_words(one)
     upstream.control()
     real = (await run_all(make, user, ["[[sandbox: gibberish]]"]))["[[sandbox: gibberish]]"]
     assert "gibberish" in real.row["operator_note"]
     await refunded(make, user, 1000)
 
 
-# ------------------------------------------------------------------ sent again, because nothing was taken
+# ------------------------------------------------------------------ sent again, because SEE2AI accepted nothing
 
 
 @working
@@ -157,7 +157,7 @@ async def test_a_429_until_the_deadline_is_refunded(make: Maker, upstream: Serve
 
 @asynccontextmanager
 async def relay(origin: str) -> AsyncIterator[None]:
-    """The dead port comes alive: every connection is passed on to the sandbox."""
+    """Starts a server on the dead port that forwards every connection to the sandbox."""
     there = urlsplit(origin)
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -191,7 +191,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
     one = await ended(make, user, lost)
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "Connect" in one.row["operator_note"]
-    unreported(one)
+    hides_see2ais_words(one)
     async with relay(upstream.origin):
         assert (await ended(make, user, late)).outcome == "completed"
     assert len(submits(upstream, '[[sandbox: {"take_seconds": 0}]]')) == 1
@@ -199,7 +199,7 @@ async def test_a_refused_connection_is_tried_until_it_works_or_the_deadline(make
     await refunded(make, user, PRICE)
 
 
-# ------------------------------------------------------------------ our key, our purse
+# ------------------------------------------------------------------ our key, our balance
 
 
 @working
@@ -207,21 +207,21 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     user = await make.user(points=300)
     upstream.control({"balance": "empty"})
     first = await make.task_no(user, '[[sandbox: {"take_seconds": 0}]] 1')
-    await until("the circuit", lambda: make.runtime.breakers["see2ai"].is_open)
+    await until("the breaker is open", lambda: make.runtime.breakers["see2ai"].is_open)
     others = [await make.task_no(user, f'[[sandbox: {{"take_seconds": 0}}]] {n}') for n in range(2, 8)]
     lost = await make.task_no(user, "gives up")
 
     async def is_waiting() -> bool:
         return "breaker open" in str((await row_of(make.runtime, lost))["upstream_state"])
 
-    await until("wait_for_upstream", is_waiting)
+    await until("the task waits", is_waiting)
     assert {(await make.task(user, no))["status"] for no in (first, *others, lost)} == {"queued"}
     await set_deadline(make.runtime, lost, 0.1)
-    await until("a second try", lambda: len(upstream.journal(outcome="refused")) > 1)
+    await until("a second attempt", lambda: len(upstream.journal(outcome="refused")) > 1)
     tries = [entry for entry in upstream.journal() if entry["method"] == "POST"]
     gaps = [later["monotonic"] - earlier["monotonic"] for earlier, later in itertools.pairwise(tries)]
     pauses = [breaker_state.FIRST_PAUSE_SECONDS * 2**number for number in range(len(gaps))]
-    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe a pause"
+    assert all(gap >= 0.9 * pause for gap, pause in zip(gaps, pauses, strict=True)), "one probe for each pause"
     assert {entry["outcome"] for entry in tries} == {"refused"}
     upstream.control()
     for task_no in (first, *others):
@@ -231,7 +231,7 @@ async def test_an_empty_balance_makes_all_tasks_wait_and_one_probe(make: Maker, 
     assert (one.outcome, one.row["suspected_orphan"]) == ("UPSTREAM_UNAVAILABLE", False)
     assert "HTTP 401: 余额不足，请充值" in one.row["operator_note"]
     assert one.task["errorCode"] not in {"UNAUTHENTICATED", "INSUFFICIENT_POINTS"}
-    unreported(one)
+    hides_see2ais_words(one)
     assert submits(upstream, "gives up", "accepted") == []
     await refunded(make, user, 300 - 7 * PRICE)
 
@@ -252,10 +252,10 @@ async def test_a_rejected_key_opens_the_breaker_and_the_next_answer_closes_it(
 
 
 @working
-async def test_a_probe_that_fails_otherwise_delays_nobody_else(
+async def test_a_probe_with_another_error_delays_no_other_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """401, then a 503 for the one that was let through: the next is let through after a pause, not after 70 s."""
+    """401, then a 503 for the probe: the next probe is made after a pause, not after 70 s."""
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 0.5)
     user = await make.user(points=100)
     upstream.control({"fail": 401, "where": "submit", "times": 1}, {"fail": 503, "where": "submit", "times": 1})
@@ -264,7 +264,7 @@ async def test_a_probe_that_fails_otherwise_delays_nobody_else(
     assert len(submits(upstream, ends['[[sandbox: {"take_seconds": 0}]]'].prompt)) == 3
 
 
-# ------------------------------------------------------------------ nobody knows whether a job runs
+# ------------------------------------------------------------------ unknown whether a job runs
 
 
 @working
@@ -318,7 +318,7 @@ async def test_an_answer_wrapped_in_data_is_understood(make: Maker, upstream: Se
     assert polls(upstream, one.row)
 
 
-# ------------------------------------------------------------------ the wire itself, below what a sandbox can say
+# ------------------------------------------------------------------ raw bytes that the sandbox cannot send
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 GARBAGE = {
@@ -346,7 +346,7 @@ GARBAGE = {
 
 @asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[str]:
-    """A server that says these bytes to whoever calls, and hangs up; its origin."""
+    """A server that sends these bytes to each client and closes the connection. Gives its origin."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -366,7 +366,7 @@ def speaker(origin: str) -> See2aiClient:
 
 
 async def send_request(origin: str, *, may_send: bool = True) -> tuple[ResultKind, ResultKind]:
-    """The kinds of verdict of one submit and one poll."""
+    """The kinds of result of one submit and one poll."""
     see2ai, action = speaker(origin), next(iter(ACTIONS.values()))
     try:
         sent = await see2ai.submit(action, {"prompt": "x"}, may_send=lambda: may_send)
@@ -382,10 +382,10 @@ async def test_garbage_is_an_unknown_outcome_of_a_submit_and_an_error_of_a_poll(
         assert await send_request(origin) == (ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR)
 
 
-async def test_what_never_left_this_machine_is_known_as_such(upstream: Server) -> None:
+async def test_a_request_that_was_never_sent_is_known_as_such(upstream: Server) -> None:
     not_sent = (ResultKind.NOT_SENT, ResultKind.SERVER_ERROR)
     assert await send_request(f"http://127.0.0.1:{dead_port()}") == not_sent
-    assert await send_request(upstream.origin.replace("http:", "https:")) == not_sent  # TLS that is none
+    assert await send_request(upstream.origin.replace("http:", "https:")) == not_sent  # not TLS
     assert await send_request("http://no-such-host.invalid") == not_sent
     assert upstream.journal() == []
     assert (await send_request(upstream.origin, may_send=False))[0] is ResultKind.NOT_SENT

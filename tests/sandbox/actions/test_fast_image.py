@@ -67,7 +67,7 @@ def test_a_body_that_is_too_large(sandbox: Server) -> None:
     assert sandbox.client.post(f"{ACTION}/async", content=bytes(3 << 20)).status_code == 413
 
 
-def test_what_the_input_schema_allows_is_accepted(sandbox: Server, input_schema: dict[str, Any]) -> None:
+def test_inputs_that_the_schema_allows_are_accepted(sandbox: Server, input_schema: dict[str, Any]) -> None:
     for ratio in input_schema["properties"]["aspect_ratio"]["enum"]:
         for resolution in input_schema["properties"]["resolution"]["enum"]:
             body = {"prompt": "猫" * 20_000, "aspect_ratio": ratio, "resolution": resolution, "image_input": None}
@@ -95,7 +95,7 @@ def test_a_job_from_submit_to_success(sandbox: Server, output_schema: dict[str, 
     assert seen[-1]["task_id"] == first["task_id"]
 
 
-def test_the_blocking_form(sandbox: Server, output_schema: dict[str, Any]) -> None:
+def test_a_blocking_submit(sandbox: Server, output_schema: dict[str, Any]) -> None:
     answer = sandbox.client.post(ACTION, json={"prompt": "a cat", "aspect_ratio": "1:1"})
     jsonschema.validate(answer.json(), output_schema)
     assert answer.json()["state"] == "success"
@@ -103,7 +103,7 @@ def test_the_blocking_form(sandbox: Server, output_schema: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(("word", "code"), [("failed", 500), ("timeout", 504), ("rejected", 400)])
-def test_the_blocking_form_of_a_failed_job(sandbox: Server, word: str, code: int) -> None:
+def test_a_blocking_submit_of_a_failed_job(sandbox: Server, word: str, code: int) -> None:
     prompt = f'a cat [[sandbox: {{"take_seconds": 0, "end": "{word}", "text": "no luck"}}]]'
     answer = sandbox.client.post(ACTION, json={"prompt": prompt, "aspect_ratio": "1:1"})
     assert (answer.status_code, answer.json()) == (code, {"detail": "no luck"})
@@ -137,7 +137,7 @@ def test_an_unknown_task(sandbox: Server) -> None:
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 422, 429, 500, 502, 503, 504])
-def test_failing_submits_make_no_job_and_run_out(sandbox: Server, code: int) -> None:
+def test_failing_submits_make_no_job_and_end_after_their_number(sandbox: Server, code: int) -> None:
     prompt = "a cat " + directive({"where": "submit", "fail": code, "times": 2, "retry_after": 3})
     answers = [sandbox.submit(prompt) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [code, code, 200]
@@ -170,7 +170,7 @@ def test_faults_of_a_submit_answer(sandbox: Server) -> None:
     assert len(sandbox.journal(outcome="accepted")) == 6
 
 
-def test_faults_of_a_poll_answer_run_out(sandbox: Server) -> None:
+def test_faults_of_a_poll_answer_end_after_their_number(sandbox: Server) -> None:
     faults = [{"fail": 404}, *({"fault": name} for name in ("malformed", "html", "wrong-task-id", "wrapped"))]
     rules = [{"where": "poll", "times": 1} | fault for fault in faults]
     task_id = sandbox.submit("a cat " + directive({"take_seconds": 0}, *rules)).json()["task_id"]

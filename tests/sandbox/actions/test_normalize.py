@@ -1,4 +1,4 @@
-"""Normalize: its sizes and profiles, the images it makes, what it refuses, and rules in its image URL."""
+"""Normalize: its sizes, profiles and images, its refusals, and rules in its image URL."""
 
 import io
 import json
@@ -117,7 +117,7 @@ def test_unsafe_urls(sandbox: Server, url: str) -> None:
     assert (answer.status_code, answer.json()["detail"][0]["msg"]) == (422, "URL is unsafe")
 
 
-def test_what_is_not_an_image_is_refused(sandbox: Server) -> None:
+def test_a_file_that_is_not_an_image_is_refused(sandbox: Server) -> None:
     for content in (b"hello", image((64, 64))[:60], b"<svg/>"):
         assert sandbox.post(NORMALIZE, image_url=uploaded(sandbox, content)).status_code == 422
 
@@ -167,7 +167,7 @@ def test_it_is_counted_and_has_no_status(sandbox: Server) -> None:
         {"fault": "wrong-task-id"},
     ],
 )
-def test_a_rule_that_can_do_nothing_here_is_refused(sandbox: Server, rule: dict[str, Any]) -> None:
+def test_a_rule_without_effect_here_is_refused(sandbox: Server, rule: dict[str, Any]) -> None:
     answer = sandbox.post(NORMALIZE, image_url=url_with_rules(URL, rule))
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["msg"].startswith("sandbox directive: ")

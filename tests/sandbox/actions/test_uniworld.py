@@ -1,4 +1,4 @@
-"""UniWorld: what it accepts and refuses, its states and steps, and which field holds its image."""
+"""UniWorld: accepted and refused inputs, states and steps, and the field that holds the image."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def test_refused_inputs(sandbox: Server, fields: dict[str, Any], where: str) -> 
     assert sandbox.journal(outcome="accepted") == []
 
 
-def test_what_the_published_schema_allows_is_accepted(sandbox: Server) -> None:
+def test_inputs_that_the_published_schema_allows_are_accepted(sandbox: Server) -> None:
     full = {
         "prompt": "猫" * 5_000,
         "canvas_w": 2048,

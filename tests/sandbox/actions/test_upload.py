@@ -1,4 +1,4 @@
-"""The upload: what it stores, serves and refuses, and what the request log says of it."""
+"""The upload: what it stores, serves and refuses, and its entry in the request log."""
 
 import io
 
@@ -33,7 +33,7 @@ def upload(sandbox: Server, content: bytes, name: str = "cat.jpg", media_type: s
         ("../../etc/x.b!d", "application/octet-stream"),
     ],
 )
-def test_a_file_comes_back_as_it_was(sandbox: Server, name: str, media_type: str) -> None:
+def test_an_uploaded_file_is_served_unchanged(sandbox: Server, name: str, media_type: str) -> None:
     content = image()
     answer = upload(sandbox, content, name).json()
     assert answer == {"status": "success", "url": answer["url"], "filename": name, "size": len(content)}
@@ -44,7 +44,7 @@ def test_a_file_comes_back_as_it_was(sandbox: Server, name: str, media_type: str
     assert served.headers["x-content-type-options"] == "nosniff"
 
 
-def test_what_is_refused(sandbox: Server) -> None:
+def test_refused_uploads(sandbox: Server) -> None:
     assert upload(sandbox, b"").status_code == 422
     for answer in (
         upload(sandbox, image("WEBP")),

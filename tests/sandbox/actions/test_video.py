@@ -1,4 +1,4 @@
-"""The video action over time: sync or not, its states, approval and repair, its MP4s and their faults."""
+"""The video action: sync or not, its states over time, approval and repair, its MP4s and their faults."""
 
 import io
 import time
@@ -36,7 +36,7 @@ def test_a_job_from_submit_to_success(
     assert done["model"] == "doubao-seedance-2-0-260128"
 
 
-def test_the_later_form_says_succeeded(later: Server) -> None:
+def test_the_later_form_ends_with_succeeded(later: Server) -> None:
     done = made(later, model_name="see2ai-video-v2-fast")
     assert (done["state"], done["model"], done["cost_points"]) == ("succeeded", "see2ai-video-v2-fast", 96_000)
 
@@ -154,7 +154,7 @@ def test_repair_guidance_is_a_form_of_error_for_submit_and_poll(sandbox: Server)
         ({"fault": "content-type", "media_type": "text/html"}, "text/html", b"\x00\x00\x00"),
     ],
 )
-def test_false_videos(sandbox: Server, rule: dict[str, Any], media_type: str, start: bytes) -> None:
+def test_faulty_videos(sandbox: Server, rule: dict[str, Any], media_type: str, start: bytes) -> None:
     answer = sandbox.fetch(made(sandbox, rule)["result_urls"][0])
     assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
     assert answer.content.startswith(start)

@@ -1,4 +1,4 @@
-"""The video action's rules in both forms: a sandbox must refuse whatever SEE2AI would."""
+"""The input rules of the video action in both forms. The sandbox must refuse all that SEE2AI refuses."""
 
 import json
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_everything_wrong_needs_repair_in_the_later_form(later: Server, fields: 
     assert later.journal(outcome="accepted") == []
 
 
-def test_all_issues_are_answered_at_once(later: Server) -> None:
+def test_all_issues_are_in_one_answer(later: Server) -> None:
     fields = {"duration": 99, "audio_url": AUDIO_URL, "last_frame_url": IMAGE_URL}
     issues = later.post(VIDEO, **video_input(**fields)).json()["issues"]
     assert [issue["field"] for issue in issues] == ["duration", "last_frame_url", "first_frame_url", "audio_url"]
@@ -134,7 +134,7 @@ def test_invalid_json_needs_no_repair(later: Server) -> None:
         {"model_name": "doubao-seedance-2-0-fast-260128", "duration": 4, "resolution": "480p", "aspect_ratio": "21:9"},
     ],
 )
-def test_what_the_published_schema_and_rules_allow_is_accepted(sandbox: Server, fields: dict[str, Any]) -> None:
+def test_inputs_that_the_published_schema_and_rules_allow_are_accepted(sandbox: Server, fields: dict[str, Any]) -> None:
     jsonschema.validate(video_input(**fields), INPUT)
     assert sandbox.post(VIDEO, **video_input(**fields)).json()["state"] == "running"
 
@@ -150,5 +150,5 @@ def test_what_the_published_schema_and_rules_allow_is_accepted(sandbox: Server, 
         {"model_name": "doubao-seedance-2-0-260128"},
     ],
 )
-def test_what_the_later_form_allows_is_accepted(later: Server, fields: dict[str, Any]) -> None:
+def test_inputs_that_the_later_form_allows_are_accepted(later: Server, fields: dict[str, Any]) -> None:
     assert later.post(VIDEO, **video_input(**fields)).json()["state"] == "running"

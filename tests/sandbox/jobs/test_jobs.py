@@ -1,4 +1,4 @@
-"""Jobs without HTTP: their status over time, and what the job store remembers."""
+"""Jobs without HTTP: their status over time, and the limits of the job store."""
 
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,7 @@ def job(**scenario: Any) -> Job:
 
 
 def statuses(of: Job, *seconds: float) -> list[str]:
-    """So many seconds after the submit."""
+    """The statuses at these numbers of seconds after the submit."""
     return [status_at(of, 100 + one).status for one in seconds]
 
 

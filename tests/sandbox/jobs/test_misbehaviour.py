@@ -1,4 +1,4 @@
-"""The faults over a real socket: a client must see exactly what each of them says."""
+"""The faults over a real socket: a client must see exactly the fault that the rule names."""
 
 import gzip
 import time
@@ -19,7 +19,7 @@ def body(*rules: dict[str, Any]) -> dict[str, str]:
 
 
 def submit_fault(fault: str, **arguments: Any) -> dict[str, str]:
-    """The body of a submit that has this fault."""
+    """The body of a submit with this fault."""
     return body({"where": "submit", "fault": fault} | arguments)
 
 
@@ -49,7 +49,7 @@ def test_a_submit_that_is_reset_makes_a_job(sandbox: Server) -> None:
     assert sandbox.poll(entry["task_id"]).json()["status"] == "SUCCESS"
 
 
-def test_poll_and_result_resets_run_out(sandbox: Server) -> None:
+def test_poll_and_result_resets_end_after_their_number(sandbox: Server) -> None:
     resets = ({"where": place, "fault": "reset", "times": 1} for place in ("poll", "result"))
     task_id = sandbox.submit("a " + directive({"take_seconds": 0}, *resets)).json()["task_id"]
     with pytest.raises(httpx.ReadError):
@@ -86,7 +86,7 @@ def test_a_drip_is_one_byte_a_second(sandbox: Server) -> None:
     assert time.monotonic() - started >= 0.9
 
 
-def test_a_huge_answer_is_sent_only_as_far_as_it_is_read(sandbox: Server) -> None:
+def test_a_huge_answer_is_sent_only_as_fast_as_it_is_read(sandbox: Server) -> None:
     received = 0
     with stream(sandbox, "huge") as answer:
         for chunk in answer.iter_raw():

@@ -1,4 +1,4 @@
-"""The request log: what it says of each request, what it hides, and how much it keeps."""
+"""The request log: the content of an entry, what it hides, and its size limit."""
 
 import time
 
@@ -21,7 +21,7 @@ def test_it_names_the_action(sandbox: Server) -> None:
     assert set(outcomes[1:-2]) == {"polled"}
 
 
-def test_it_holds_everything_but_the_key(sandbox: Server) -> None:
+def test_it_contains_everything_except_the_key(sandbox: Server) -> None:
     task_id = sandbox.submit("一只猫").json()["task_id"]
     sandbox.poll(task_id)
     submitted, polled = sandbox.journal()
@@ -38,7 +38,7 @@ def test_it_holds_everything_but_the_key(sandbox: Server) -> None:
     assert sandbox.journal() == []
 
 
-def test_questions_about_the_account_are_reported(sandbox: Server) -> None:
+def test_requests_about_the_account_are_logged(sandbox: Server) -> None:
     sandbox.client.get("/api/v1/me")
     sandbox.client.get("/api/v1/usage")
     assert [entry["outcome"] for entry in sandbox.journal()] == ["reported", "reported"]

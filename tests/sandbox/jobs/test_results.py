@@ -1,4 +1,4 @@
-"""The images: what they are, who may read them for how long, and their faults."""
+"""The images of the sandbox: their content, who may read them and for how long, and their faults."""
 
 import io
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_any_text_can_be_drawn() -> None:
             assert draw_image(ImageSpec(text, "d", "x" * 90, image_size(ratio, "1K"), "jpg"))
 
 
-def test_head_tells_the_length(sandbox: Server) -> None:
+def test_head_has_the_length(sandbox: Server) -> None:
     url = finished(sandbox)
     assert int(httpx.head(url, timeout=60).headers["content-length"]) == len(sandbox.fetch(url).content)
 
@@ -90,7 +90,7 @@ def test_urls_expire_and_a_new_poll_signs_anew(sandbox: Server, advance_sandbox:
     assert sandbox.fetch(sandbox.poll(first["task_id"]).json()["result_urls"][0]).status_code == 200
 
 
-def test_a_refused_result_runs_out(sandbox: Server) -> None:
+def test_a_refused_result_ends_after_its_number(sandbox: Server) -> None:
     url = finished(sandbox, {"where": "result", "fail": 404, "times": 1}, {"where": "result", "fail": 500, "times": 1})
     assert [sandbox.fetch(url).status_code for _ in range(3)] == [404, 500, 200]
 
@@ -123,7 +123,7 @@ def test_redirects_and_private_urls(sandbox: Server) -> None:
         ({"fault": "pixel-bomb"}, "image/png", b"\x89PNG"),
     ],
 )
-def test_false_images(sandbox: Server, rule: dict[str, Any], media_type: str, start: bytes) -> None:
+def test_faulty_images(sandbox: Server, rule: dict[str, Any], media_type: str, start: bytes) -> None:
     url = finished(sandbox, rule)
     answer = sandbox.fetch(url)
     assert ".jpg?" in url

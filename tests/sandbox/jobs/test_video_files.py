@@ -1,4 +1,4 @@
-"""The video files: what a decoder finds in them, and the padding that makes them large."""
+"""The video files: their decoded content, and the padding that makes them large."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ def encoded(**fields: object) -> bytes:
 
 
 def boxes(mp4: bytes) -> list[tuple[str, int]]:
-    """The file's own boxes, in their order; struct.error where they do not add up."""
+    """The top-level boxes of the file, in their order. Raises struct.error if their lengths do not add up."""
     found, at = [], 0
     while at < len(mp4):
         length, kind = struct.unpack_from(">I4s", mp4, at)
@@ -40,7 +40,7 @@ def test_a_real_video(seconds: int, has_audio: bool) -> None:
         assert [stream.codec_context.name for stream in container.streams.audio] == ["aac"] * has_audio
         frames = list(container.decode(video=0))
     assert len(frames) == seconds * 8
-    assert len({bytes(frame.to_image().tobytes()) for frame in frames}) == len(frames), "something moves"
+    assert len({bytes(frame.to_image().tobytes()) for frame in frames}) == len(frames), "the picture must change"
 
 
 def test_the_audio_lasts_as_long_as_the_video_and_is_not_silent() -> None:

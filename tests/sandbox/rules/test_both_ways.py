@@ -1,4 +1,4 @@
-"""Each key of a rule does the same in a prompt and by /control."""
+"""Each key of a rule has the same effect in a prompt and by /control."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ Seen = list[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Case:
-    """A rule that shows what `key` does. `effective` is false where the key keeps the rule from applying."""
+    """A rule that shows the effect of `key`. If `effective` is false, the key stops the rule from applying."""
 
     key: str
     rule: dict[str, Any]
@@ -107,7 +107,7 @@ def test_a_probability_is_drawn_each_time(sandbox: Server) -> None:
 
 
 def observe(sandbox: Server, case: Case, *rules: dict[str, Any]) -> Seen:
-    """Submits until a job is made, polls twice, fetches the first result; what came back, and the request log."""
+    """Submits until a job is made, polls twice and fetches the first result. Returns answers and the request log."""
     sandbox.client.delete("/journal")
     body: dict[str, Any] = {"prompt": f"a cat {next(_numbers)} {directive(*rules)}"}
     body |= {ACTION: {"aspect_ratio": "1:1"}, VIDEO: {"sync": False, "resolution": "480p", "duration": 4}}.get(
@@ -131,7 +131,7 @@ def observe(sandbox: Server, case: Case, *rules: dict[str, Any]) -> Seen:
 
 
 def ask(sandbox: Server, method: str, url: str, **body: Any) -> tuple[Any, ...]:
-    """Status, some headers, and the body: its text, or for an image or a video how long it is."""
+    """Status, some headers, and the body: its text, or the length of an image or a video."""
     try:
         answer = sandbox.client.request(method, url, **body)
     except httpx.TransportError as error:
@@ -144,7 +144,7 @@ def ask(sandbox: Server, method: str, url: str, **body: Any) -> tuple[Any, ...]:
 
 
 def hide_ids(value: Any) -> Any:
-    """The same without what is new in every job."""
+    """The same answer without the parts that differ in every job."""
     if not isinstance(value, str):
         return value
     value = re.sub(r"[0-9a-f]{32}", "ID", value)
@@ -152,7 +152,7 @@ def hide_ids(value: Any) -> Any:
 
 
 def seconds(sandbox: Server) -> float:
-    """From the first request of the log to now, by the machine's monotonic clock."""
+    """Seconds from the first request of the log to now, by the monotonic clock."""
     first = sandbox.journal()[0]["monotonic"]
     sandbox.client.get("/api/v1/me")
     return float(sandbox.journal()[-1]["monotonic"]) - float(first)

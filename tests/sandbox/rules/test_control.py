@@ -1,4 +1,4 @@
-"""Rules for everyone, by POST /control."""
+"""Rules for all callers, by POST /control."""
 
 import json
 import time
@@ -69,7 +69,7 @@ def test_a_rule_shapes_the_jobs_of_everyone(sandbox: Server) -> None:
     assert (ended["times"], timed) == (0, {"take_seconds": 0})
 
 
-def test_a_rule_that_can_do_nothing_at_an_action_waits_for_another(sandbox: Server) -> None:
+def test_a_rule_without_effect_on_an_action_waits_for_another(sandbox: Server) -> None:
     sandbox.control({"image_field": "final_url", "times": 1}, {"size_bytes": 1_000_000}, {"take_seconds": 0})
     image = sandbox.fetch(sandbox.finish("a cat")["result_urls"][0])
     assert len(image.content) < 1_000_000
@@ -115,7 +115,7 @@ def test_a_rule_with_a_mistake_is_refused(sandbox: Server, rule: object) -> None
     assert sandbox.client.get("/control").json() == []
 
 
-def test_all_mistakes_of_a_list_are_answered_at_once(sandbox: Server) -> None:
+def test_all_mistakes_of_a_list_are_in_one_answer(sandbox: Server) -> None:
     answer = sandbox.client.post("/control", json=[{"fail": 503}, {"fail": 200}, {"fault": "svg", "seconds": 1}])
     assert [error["loc"] for error in answer.json()["detail"]] == [[1, "fail"], [2]]
     assert sandbox.client.get("/control").json() == []

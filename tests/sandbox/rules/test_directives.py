@@ -1,4 +1,4 @@
-"""Directives in a prompt: which rules they give, and how a mistake in one is answered."""
+"""Directives in a prompt: the rules they give, and the answer to a mistake in one."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def test_brackets_inside_a_text_do_not_end_the_directive() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULT_PLACES)
-def test_every_fault_is_understood_at_its_places_and_nowhere_else(fault: str) -> None:
+def test_every_fault_is_accepted_at_its_places_only(fault: str) -> None:
     arguments = {key: VALUES[key] for key, owner in ARGUMENTS.items() if owner == fault}
     rule = {"fault": fault, "times": 2} | arguments
     (known_everywhere,) = parse_rules(rule)
@@ -123,7 +123,7 @@ def test_a_directive_without_its_brackets_is_refused(prompt: str, message: str) 
         (VIDEO, {"image_field": "final_url"}, "image_field needs"),
     ],
 )
-def test_a_rule_that_can_do_nothing_at_its_action_is_refused(
+def test_a_rule_without_effect_on_its_action_is_refused(
     sandbox: Server, action: str, rule: dict[str, Any], reason: str
 ) -> None:
     body = {"prompt": "a cat " + directive(rule)} | ({"aspect_ratio": "1:1"} if action == ACTION else {})
@@ -140,7 +140,7 @@ def test_a_rule_for_another_action_is_no_mistake(sandbox: Server) -> None:
     assert sandbox.submit("a cat " + directive(rule)).status_code == 200
 
 
-def test_all_mistakes_of_a_prompt_are_answered_at_once(sandbox: Server) -> None:
+def test_all_mistakes_of_a_prompt_are_in_one_answer(sandbox: Server) -> None:
     answer = sandbox.submit('a cat [[sandbox: [{"fial": 1}, {"fail": 503}, {"end": "x"}]]]')
     errors = answer.json()["detail"]
     assert [error["loc"] for error in errors] == [["body", "prompt", 0, "fial"], ["body", "prompt", 2, "end"]]

@@ -1,4 +1,4 @@
-"""Whatever stands in a directive or in the body of /control, the sandbox answers and never fails itself."""
+"""Random directives and bodies of /control: the sandbox always answers and never fails with an error of its own."""
 
 import json
 from typing import Any
@@ -81,7 +81,7 @@ def test_any_json_is_parsed_alike_in_a_prompt_and_by_control(given_rules: list[d
 
 
 def parse(prompt: str) -> list[Any]:
-    """The rules of a prompt, or where its errors are."""
+    """The rules of a prompt, or the places of its errors."""
     try:
         rules = parse_prompt(prompt)
         visible_text(prompt)
@@ -98,7 +98,7 @@ def test_any_rules_are_served(given_rules: list[dict[str, Any]], action: str, by
 
 
 async def serve(given_rules: list[dict[str, Any]], action: str, by_control: bool) -> None:
-    """A submit, a poll and a result. An exception inside the sandbox is raised here; only a reset may be one."""
+    """A submit, a poll and a result. An exception inside the sandbox is raised here. Only a reset may be raised."""
     sandbox = create_sandbox(api_key="k", seconds_scale=0.01)
     transport = httpx.ASGITransport(sandbox)
     headers = {"authorization": "Bearer k"}
@@ -129,7 +129,7 @@ async def serve(given_rules: list[dict[str, Any]], action: str, by_control: bool
 
 
 async def ask(client: httpx.AsyncClient, method: str, path: str, **body: Any) -> None:
-    """Waits a moment: some faults never end."""
+    """Waits for a short time, because some faults never end."""
     try:
         with anyio.move_on_after(0.1):
             answer = await client.request(method, path, **body)

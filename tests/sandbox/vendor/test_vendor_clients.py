@@ -1,4 +1,4 @@
-"""What SEE2AI's clients for the other actions do, in plain `requests`: they compare states without case."""
+"""Clients like SEE2AI's own for the other actions, in plain `requests`. They compare states without case."""
 
 import io
 import time
@@ -19,7 +19,7 @@ BAD = {"failed", "failure", "error", "cancelled", "canceled", "expired", "reject
 
 
 class Repair(Exception):
-    """SEE2AI wants another request; what it says to the user."""
+    """SEE2AI asks for a changed request. The text is its message to the user."""
 
 
 class Client:
@@ -147,7 +147,7 @@ def test_a_video_in_the_later_form(later_client: Client, tmp_path: Path) -> None
     ("approval", "succeeds"),
     [({"approval_seconds": 2, "approved": True}, True), ({"approval_seconds": 2}, False)],
 )
-def test_a_video_that_somebody_must_approve(client: Client, approval: dict[str, Any], succeeds: bool) -> None:
+def test_a_video_that_needs_approval(client: Client, approval: dict[str, Any], succeeds: bool) -> None:
     submitted = client.submit(VIDEO, {"prompt": f"a face {directive(approval | {'take_seconds': 0.1})}", "sync": False})
     assert state_of(submitted) == "awaiting_user_approval"
     if succeeds:

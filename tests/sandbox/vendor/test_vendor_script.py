@@ -1,4 +1,4 @@
-"""What SEE2AI's own client scripts do, in plain `requests`: they know nothing of this project."""
+"""Scripts like SEE2AI's own clients, in plain `requests`. They use nothing of this project."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""One call of the Python client, told by a JSON object in argv and answered in lines of JSON. See `programs.py`."""
+"""One call of the Python client. Input: a JSON object in argv. Output: lines of JSON. See `programs.py`."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ def say(**line: Any) -> None:
 
 
 async def call(order: dict[str, Any]) -> Any:
-    """Names are said in camelCase, as on the wire."""
+    """Names are in camelCase, as in JSON."""
     options = {
         re.sub("[A-Z]", lambda one: f"_{one[0].lower()}", name): value for name, value in order["options"].items()
     }

@@ -1,4 +1,4 @@
-"""The clients as programs: each call is a process of its own language, so both are held to the same words."""
+"""Runs the clients as programs. Each call is a process in its own language, so both clients have the same tests."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ NODE_FLAGS = ([], ["--experimental-websocket"])
 
 @functools.cache
 def node_command(*, websocket: bool) -> list[str] | None:
-    """Node, with the flag under which it has a WebSocket where that is asked for; None where it cannot be had."""
+    """The command of Node, with the flag for WebSocket where it is needed; None if there is no such Node."""
     if shutil.which("node") is None:
         return None
     if not websocket:
@@ -35,7 +35,7 @@ def node_command(*, websocket: bool) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Client:
-    """A language, and the way by which it waits: websocket, ticket (a WebSocket as browsers open it), or polling."""
+    """A language, and how it waits: websocket, ticket (a WebSocket opened like in a browser), or polling."""
 
     language: str
     by: str
@@ -44,13 +44,13 @@ class Client:
         return f"{self.language}-{self.by}"
 
     def command(self) -> list[str]:
-        """Skips the test where this machine has no such client."""
+        """Skips the test if this machine cannot run the client."""
         if self.language == "python":
             return [sys.executable, str(HERE / "call.py")]
         command = node_command(websocket=self.by != "polling")
         if command is None:
             if os.environ.get("CI") and shutil.which("node") is None:
-                pytest.fail("CI needs node: half of the clients is JavaScript")
+                pytest.fail("CI needs node: one of the two clients is JavaScript")
             pytest.skip("no node, or one without a WebSocket")
         return [*command, str(HERE / "call.mjs")]
 
@@ -61,7 +61,7 @@ LANGUAGES = [Client("python", "polling"), Client("js", "polling")]
 
 
 class Call:
-    """A call under way: what it said so far, and how it ends."""
+    """A running call: its output so far, and its result."""
 
     def __init__(self, client: Client, url: str, credentials: list[str], call: str, *args: Any, **options: Any) -> None:
         order = {"url": url, "credentials": credentials, "by": client.by, "call": call, "args": args}
@@ -83,7 +83,7 @@ class Call:
         return dict(line["progress"])
 
     def end(self) -> dict[str, Any]:
-        """`{"result"}` or `{"error"}`; fails where the program did not end by itself, and well."""
+        """`{"result"}` or `{"error"}`. Fails if the program does not end by itself with exit code 0."""
         try:
             output, complaints = self._popen.communicate(timeout=TIMEOUT_SECONDS)
         finally:

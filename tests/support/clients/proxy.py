@@ -1,4 +1,4 @@
-"""What stands between a client and the gateway: a proxy that loses answers and sockets, and a gateway by script."""
+"""Between a client and the gateway: a proxy that loses answers and sockets, and a gateway with scripted answers."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,10 @@ SOCKET = b"GET /user/ai/tasks/ws"  # not the ticket, which is a POST
 
 
 class Between(Proxy):
-    """Passes all but what it was told of. (The base's `lose` knows MySQL's words; here it names texts of requests.)
+    """Forwards everything except what is set here. `lose` in the base class names SQL; here it names texts of requests.
 
-    lose     the next request with each of these texts reaches the gateway, and its answer nobody
-    sockets  pass, refuse (reset at once), break (reset a moment after they opened), or hold (until it is `pass`)
+    lose     the next request with each of these texts reaches the gateway, and its answer is lost
+    sockets  pass, refuse (reset at once), break (reset shortly after opening), or hold (until it is `pass`)
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -61,14 +61,14 @@ class Between(Proxy):
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers with one (status, headers, body) after the other, the last one for ever; None resets the connection."""
+    """Answers with each (status, headers, body) in order, and repeats the last. None resets the connection."""
 
     daemon_threads = True
 
     def __init__(self, port: int, answers: list[tuple[int, dict[str, str], bytes] | None]) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.answers = answers
-        self.requests: list[dict[str, str]] = []  # their headers
+        self.requests: list[dict[str, str]] = []  # the headers of each request
         self.bodies: list[str] = []
 
     @property

@@ -1,4 +1,4 @@
-"""What a test with real processes stands on: a database of its own, the services' settings, the books from outside."""
+"""What tests with real processes need: a database, the services' settings, and access to the books from outside."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,13 @@ from tests.support.makers import IMAGE_MODEL, TEXT_MODEL
 from tests.support.sandbox_server import KEY, Server
 from tests.support.services import RealServices
 
-LEASE_SECONDS = 5  # soon over; yet no interpreter that starts beside nine others rests for so long
+LEASE_SECONDS = 5  # short, but longer than a Python process pauses while nine others start
 JWT_SECRET = "a-secret-of-the-tests-with-real-processes"
 ENDED = frozenset({"completed", "failed"})
 
 
 def environment(services: RealServices, sandbox: Server, database_url: str) -> dict[str, Any]:
-    """The environment of a gateway on the real services, in a hurry to take over from the dead."""
+    """The environment of a gateway on the real services, with short leases so that workers take over quickly."""
     return services.settings() | {
         "database_url": database_url,
         "see2ai_base_url": sandbox.origin,
@@ -41,7 +41,7 @@ def environment(services: RealServices, sandbox: Server, database_url: str) -> d
 
 
 class Books:
-    """Looks at a gateway's database from outside its processes, and submits where no API process is needed."""
+    """Reads a gateway's database from outside its processes, and submits where no API process is needed."""
 
     def __init__(self, runtime: Runtime, user_id: int) -> None:
         self.runtime = runtime
@@ -52,7 +52,7 @@ class Books:
         return str(result.row["task_no"])
 
     async def submit_with_jobs(self, prompt: str) -> str:
-        """A task that has something done before SEE2AI is asked for it: its reference is normalized."""
+        """A task with a call before its submit: its reference is normalized."""
         fixed = {"aspectRatio": "1:1", "normalizeReferences": True}
         await set_model(self.runtime.database, IMAGE_MODEL, {"params": fixed})
         requested = Submission(IMAGE_MODEL, prompt, "https://example.com/a.jpg")
@@ -66,13 +66,13 @@ class Books:
             return [dict(row._mapping) for row in await connection.execute(select(tasks).order_by(tasks.c.id))]
 
     async def kinds(self, task_id: int) -> list[str]:
-        """The ledger's entries of one task, in order: ["deduct", "settle"] is a good life."""
+        """The kinds of a task's ledger entries, in order. ["deduct", "settle"] is a completed task."""
         entries = select(points_ledger.c.kind).where(points_ledger.c.task_id == task_id).order_by(points_ledger.c.id)
         async with self.runtime.database.read() as connection:
             return list(await connection.scalars(entries))
 
     async def all_ended(self, seconds: float = 120.0) -> list[dict[str, Any]]:
-        """Every task's row once all have ended; fails where one has not in time."""
+        """The row of every task once all have ended. Fails if one has not ended in time."""
         rows: list[dict[str, Any]] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -85,7 +85,7 @@ class Books:
         raise AssertionError([{name: row[name] for name in shown} for row in rows if row["status"] not in ENDED])
 
     async def prove(self) -> None:
-        """Each ended task was charged once and then settled or refunded once; and the audit finds nothing."""
+        """Each ended task was charged once, then settled or refunded once. The audit finds nothing."""
         ends = {"completed": "settle", "failed": "refund"}
         for row in await self.rows():
             end = [ends[row["status"]]] if row["status"] in ends else []
@@ -95,10 +95,10 @@ class Books:
 
 @asynccontextmanager
 async def open_books(env: dict[str, Any], *, points: int = 1000, user_id: int | None = None) -> AsyncIterator[Books]:
-    """A user with points on a migrated database; with `user_id` one that is there already.
+    """A user with points on a migrated database. With `user_id` the existing user.
 
-    MariaDB ends a transaction that rests for a lease, for the sake of the frozen. The books are not to be cut off:
-    they share an interpreter with other cases, whose migrations and waits may take longer than a gateway's short lease.
+    MariaDB ends a transaction that is idle for a lease, because its process may be frozen. Here it must not: this
+    process also runs other cases, whose migrations and waits may take longer than a gateway's short lease.
     """
     async with open_runtime(Settings(_env_file=None, **(env | {"lease_seconds": 120}))) as runtime:
         if user_id is None:
@@ -108,5 +108,5 @@ async def open_books(env: dict[str, Any], *, points: int = 1000, user_id: int | 
 
 
 def accepted(sandbox: Server, word: str) -> list[dict[str, Any]]:
-    """Jobs that SEE2AI's stand-in really made for prompts with this word in them."""
+    """Jobs that SEE2AI's stand-in accepted for prompts with this word."""
     return [entry for entry in sandbox.journal(outcome="accepted") if word in str(entry["body"])]

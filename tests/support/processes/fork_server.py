@@ -1,7 +1,7 @@
 """Starts Python programs in milliseconds: one process imports the gateway once, and forks a child for each program.
 
-A child differs from a program that an operator starts only in that its modules are imported already. A few tests start
-the real console script all the same.
+A child differs from a program that an operator starts only in that its modules are imported already. A few tests also
+start the real console script.
 
 `fork_server.py SOCKET` listens on a Unix socket. A client sends one request as a line of JSON, and reads the child's
 pid, later its exit code. See `forked.py` for the client.
@@ -31,13 +31,13 @@ PR_SET_PDEATHSIG = 1
 
 
 class Server:
-    """Forks a child for each connection, and tells its exit code there."""
+    """Forks a child for each connection, and sends its exit code there."""
 
     def __init__(self, path: Path) -> None:
         self._subscription = socket.socket(socket.AF_UNIX)
         self._subscription.bind(f"{path}.new")
         self._subscription.listen(64)
-        Path(f"{path}.new").rename(path)  # whoever sees it can connect
+        Path(f"{path}.new").rename(path)  # when the file exists, clients can connect
         self._wakeup, write_end = socket.socketpair()
         write_end.setblocking(False)
         self._write_end = write_end
@@ -86,7 +86,7 @@ class Server:
 
 
 def become(request: dict[str, Any]) -> None:
-    """Makes this child what a fresh process with this environment would be. It does not outlive the server."""
+    """Gives this child the state of a fresh process with this environment. It ends with the server."""
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.chdir(request["cwd"])
@@ -105,7 +105,7 @@ def become(request: dict[str, Any]) -> None:
 
 
 def run(request: dict[str, Any]) -> None:
-    """Ends with SystemExit, as the program does."""
+    """Ends with SystemExit, like the program."""
     program = request["program"]
     sys.argv = [program, *request["arguments"]]
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -136,7 +136,7 @@ def preload() -> None:
 
 
 def main() -> None:
-    del sys.path[0]  # this folder: its modules are no programs' modules
+    del sys.path[0]  # this folder: its modules must not be importable by the programs
     preload()
     request = Server(Path(sys.argv[1])).serve()
     become(request)

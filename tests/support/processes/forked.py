@@ -1,4 +1,4 @@
-"""A Python program as a fork of the run's fork server: what `subprocess.Popen` gives, in milliseconds."""
+"""A Python program as a child of the run's fork server: like `subprocess.Popen`, but it starts in milliseconds."""
 
 import contextlib
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 from tests.support.run import once_a_run, run_folder, start_guarded
 
 GATEWAY = "gateway"
-"""The program that is no file: `app.cli.main`."""
+"""Names `app.cli.main`, the only program that is not a file."""
 START_SECONDS = 60.0
 
 
 class ForkedProcess:
-    """The part of `subprocess.Popen` that tests use."""
+    """The methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._lines = connection.makefile("r")
@@ -31,7 +31,7 @@ class ForkedProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, negative for a signal; subprocess.TimeoutExpired where there is none in time (seconds)."""
+        """The exit code, negative for a signal. subprocess.TimeoutExpired after `seconds`."""
         if self.returncode is None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._connection, selectors.EVENT_READ)
@@ -59,7 +59,7 @@ def start(
 
 
 def _start_server() -> str:
-    """The path of its socket, once it takes requests."""
+    """The path of its socket, once it accepts requests."""
     path, log = run_folder() / "fork-server.sock", run_folder() / "fork-server.log"
     process = start_guarded(sys.executable, "-u", str(Path(__file__).with_name("fork_server.py")), str(path), log=log)
     end = time.monotonic() + START_SECONDS

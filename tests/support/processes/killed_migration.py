@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3]))  # it is started as a program
+sys.path.insert(0, str(Path(__file__).parents[3]))  # this file is started as a program
 
 from app.cli import main
 from tests.support.stopping import count_changes

@@ -1,4 +1,4 @@
-"""`gateway worker` with a bug planted: rehosting the result of a prompt with this word kills the process."""
+"""`gateway worker` with a bug: rehosting the result of a prompt with this word kills the process."""
 
 import os
 import signal

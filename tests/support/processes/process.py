@@ -1,4 +1,4 @@
-"""Real processes for tests: started with an environment of their own, watched through their logs, never left behind."""
+"""Real processes for tests: started with their own environment, watched through their logs, always ended."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from tests.support.processes import forked
 from tests.support.processes.forked import ForkedProcess
 from tests.support.waiting import wait_until
 
-START_SECONDS = 90.0  # two cores, many interpreters starting at once
+START_SECONDS = 90.0  # two cores, and many interpreters that start at once
 LINES_SHOWN = 60
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 
@@ -40,20 +40,20 @@ class Process:
 
     @property
     def code(self) -> int | None:
-        """The exit code, negative for a signal; None while it lives."""
+        """The exit code, negative for a signal. None while the process runs."""
         return self._popen.poll()
 
     def log(self) -> str:
         return self._path.read_text("utf-8", "replace")
 
     def says(self, text: str, seconds: float = START_SECONDS) -> Self:
-        """Waits for a text in the log; fails at once where the process ends without it."""
+        """Waits for a text in the log. Fails at once if the process ends without it."""
         wait_until(f"{self.name} says {text!r}", lambda: text in self.log() or self.code is not None, seconds)
         assert text in self.log(), f"{self.name} ended with {self.code} without saying {text!r}"
         return self
 
     def answers(self, url: str, seconds: float = START_SECONDS) -> Self:
-        """Waits until `url` answers anything at all."""
+        """Waits until `url` answers with any status."""
         wait_until(f"{self.name} answers at {url}", lambda: _answers(url) or self.code is not None, seconds)
         assert self.code is None, f"{self.name} ended with {self.code}"
         return self
@@ -63,7 +63,7 @@ class Process:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """kill -9, and gone."""
+        """SIGKILL, then waits for the end."""
         self.send(signal.SIGKILL)
         self._popen.wait(60)
 
@@ -74,35 +74,35 @@ class Process:
         self.send(signal.SIGCONT)
 
     def is_frozen(self) -> bool:
-        """As the kernel sees it."""
+        """The state by the kernel."""
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def ends(self, seconds: float = 60.0) -> int:
-        """Waits for the end by itself; the exit code."""
+        """Waits until the process ends by itself. Returns the exit code."""
         return self._popen.wait(seconds)
 
     def terminate(self, seconds: float = 60.0) -> int:
-        """SIGTERM, as every supervisor sends it; the exit code."""
+        """SIGTERM, as every supervisor sends it. Returns the exit code."""
         self.send(signal.SIGTERM)
         return self._popen.wait(seconds)
 
 
 class Processes:
-    """`with Processes(directory, environment) as processes:` everything started in it has ended after it."""
+    """`with Processes(directory, environment) as processes:` all its processes have ended after the block."""
 
     def __init__(self, directory: Path, environment: Mapping[str, Any], *, real_starts: bool = False) -> None:
         self.directory = directory
         self.real_starts = real_starts
         self.environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        # What a killed process leaves in its temporary folder goes with the test's own.
+        # Temporary files of a killed process are deleted with the test's own folder.
         self.environment |= {"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "json", "TMPDIR": str(directory)}
         self.environment |= {name.upper(): str(value) for name, value in environment.items()}
         self.started: list[Process] = []
         directory.mkdir(parents=True, exist_ok=True)
 
     def start(self, *command: str, name: str = "", cwd: Path | None = None, **environment: Any) -> Process:
-        """Starts a command in the temporary directory; both its outputs go to one log file."""
+        """Starts a command in the temporary directory. Both its outputs go to one log file."""
         name = f"{len(self.started):02d}-{name or '-'.join([Path(command[0]).name, *command[1:2]]).replace('/', '_')}"
         path = self.directory / f"{name}.log"
         own = {key.upper(): str(value) for key, value in environment.items()}
@@ -123,13 +123,13 @@ class Processes:
         return process
 
     def gateway(self, *arguments: str, **environment: Any) -> Process:
-        """`gateway …`, forked; by its real console script where these are `real_starts`."""
+        """Runs `gateway …` as a fork, or by its real console script with `real_starts`."""
         if self.real_starts:
             return self.start(script("gateway"), *arguments, name="gateway-" + arguments[0], **environment)
         return self.fork(forked.GATEWAY, *arguments, **environment)
 
     def fork(self, program: str, *arguments: str, **environment: Any) -> Process:
-        """A Python program, a file or `gateway`; both its outputs go to one log file."""
+        """Forks a Python program, a file or `gateway`. Both its outputs go to one log file."""
         name = f"{len(self.started):02d}-{'-'.join([Path(program).stem, *arguments[:1]]).replace('/', '_')}"
         path = self.directory / f"{name}.log"
         path.touch()
@@ -138,11 +138,11 @@ class Processes:
         return self._add(Process(name, child, path))
 
     def worker(self, **environment: Any) -> Process:
-        """A worker that has begun to work."""
+        """A worker that has logged its start."""
         return self.gateway("worker", **environment).says("worker_started")
 
     def command(self, *arguments: str, **environment: Any) -> str:
-        """A `gateway` command to its end: what it printed on standard output."""
+        """Runs a `gateway` command to its end. Returns its standard output."""
         env = self.environment | {key.upper(): str(value) for key, value in environment.items()}
         with tempfile.TemporaryDirectory(dir=self.directory) as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
@@ -169,12 +169,12 @@ class Processes:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         for process in reversed(self.started):
             if process.code is None:
-                # The whole session: `gateway serve --workers 2` has children.
+                # The whole session, because `gateway serve --workers 2` has children.
                 for number in (signal.SIGCONT, signal.SIGKILL):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, number)
                 process.kill()
-        print("\n".join(self._tails()))  # pytest shows it where a test has failed
+        print("\n".join(self._tails()))  # pytest shows it if a test has failed
 
     def _tails(self) -> list[str]:
         lines = []

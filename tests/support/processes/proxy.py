@@ -1,4 +1,4 @@
-"""A TCP proxy with bad manners before MySQL: it refuses, hangs, resets, cuts, and loses the answers of COMMITs."""
+"""A TCP proxy before MySQL that simulates faults: it refuses, hangs, resets, cuts, and loses the answers of COMMITs."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-COMMIT = b"\x03COMMIT"  # a MySQL query packet's body, from its command byte on
+COMMIT = b"\x03COMMIT"  # a MySQL query packet from its command byte on
 CHUNK = 65_536
 
 
 class Proxy:
-    """Runs in a thread. `mode` counts for what happens next, also on connections that are open already.
+    """Runs in a thread. `mode` applies to everything that follows, also on open connections.
 
-    pass        as if it were not there
+    pass        forwards everything
     refuse      resets every connection and takes no new one
-    blackhole   takes everything, forwards nothing, closes nothing
-    reset       takes new connections and resets each at its first bytes
+    blackhole   accepts everything, forwards nothing, closes nothing
+    reset       accepts new connections and resets each at its first bytes
     cut         forwards a few bytes of each answer, then closes
 
-    `lose` names texts of statements: the COMMIT that follows the next such statement is forwarded, and the connection
-    ends once its answer has come as far as here, once for each text; what was lost moves to `lost`.
+    `lose` names texts of statements. The COMMIT after the next such statement is forwarded; when its answer arrives,
+    the connection is closed. This happens once for each text, which then moves to `lost`.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -39,7 +39,7 @@ class Proxy:
         return self._mode
 
     def set(self, mode: str) -> None:
-        """Changes the manners, and ends the connections that would not notice."""
+        """Changes the mode, and ends the connections that would not notice it."""
         self._mode = mode
         if mode in {"refuse", "reset"}:
             self._loop.call_soon_threadsafe(self._reset_all)
@@ -130,7 +130,7 @@ class Proxy:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """RST instead of FIN."""
+    """Closes with RST instead of FIN."""
     with contextlib.suppress(OSError, AttributeError):
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

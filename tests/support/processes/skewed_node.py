@@ -1,6 +1,6 @@
-"""`gateway …` on a node whose clock is wrong: `SKEW_SECONDS` is added to what the time of day seems to be.
+"""`gateway …` on a node with a wrong clock: `SKEW_SECONDS` is added to the time of day.
 
-Only the time of day: what runs monotonically runs as ever, as it does on such a machine.
+Monotonic clocks are unchanged, as on a real machine with a wrong clock.
 """
 
 import datetime as datetime_module
@@ -14,7 +14,7 @@ _Real = datetime_module.datetime
 
 
 class _IsReal(type):
-    """Whatever is a moment is one of the skewed kind, too: drivers written in C make the real one."""
+    """Every real datetime counts as an instance of Skewed, because drivers written in C create real ones."""
 
     def __instancecheck__(cls, one: object) -> bool:
         return isinstance(one, _Real)
@@ -24,7 +24,7 @@ class _IsReal(type):
 
 
 class Skewed(_Real, metaclass=_IsReal):
-    """`now` is wrong; everything else is as it was, and makes real moments."""
+    """`now` is wrong. Everything else is unchanged and returns real datetimes."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return _Real(*args, **kwargs)
@@ -43,7 +43,7 @@ class Skewed(_Real, metaclass=_IsReal):
 
 
 if __name__ == "__main__":
-    # Importing it now leaves libraries with the real moment that compare types exactly; ours take the skewed one.
+    # This import gives libraries that compare types exactly the real datetime. Our modules get the skewed one.
     import pydantic
     import sqlalchemy.dialects.mysql
     import sqlalchemy.ext.asyncio

@@ -1,4 +1,4 @@
-"""Both clients against a gateway that runs, is killed and starts again: by WebSocket, by ticket and by polling."""
+"""Both clients against a gateway that is also killed and restarted: by WebSocket, by ticket and by polling."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ class User:
 
 
 class Gateway:
-    """`gateway up`, before a SEE2AI that outlives it."""
+    """`gateway up`, with a SEE2AI that keeps running when the gateway is killed."""
 
     def __init__(self, folder: Path, sandbox: Server) -> None:
         self.port, self.metrics_port, self.receiver_port = free_port(), free_port(), free_port()
@@ -93,14 +93,14 @@ class Gateway:
         return answer.json()["data"]
 
     def cancels(self, user: User, task_no: str) -> bool:
-        """Whether it was taken back; not while SEE2AI is asked."""
+        """Whether the cancel succeeded. It fails while SEE2AI is called."""
         path, headers = f"/user/ai/tasks/{task_no}/cancel", {"X-API-Key": user.api_key}
         answer = httpx.post(self.url + path, headers=headers, timeout=30, trust_env=False)
         assert answer.status_code in {200, 409}, answer.text
         return answer.status_code == 200
 
     def pushed(self) -> float:
-        """Changes of tasks that were told by WebSocket so far."""
+        """The number of task changes that were sent by WebSocket so far."""
         text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30, trust_env=False).text
         found = re.search(r'gateway_stream_events_total\{kind="websocket"\} (\S+)', text)
         return float(found[1]) if found else 0.0
@@ -140,7 +140,7 @@ every_socket = pytest.mark.parametrize("client", [one for one in CLIENTS if one.
 
 
 @one_client_in_smoke
-def test_run_submits_and_waits_and_reports_what_it_receives(gateway: Gateway, client: Client) -> None:
+def test_run_submits_waits_and_reports_progress(gateway: Gateway, client: Client) -> None:
     user, pushed = gateway.user(), gateway.pushed()
     run = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"progress": [20, 60, 90], "take_seconds": 2.5}]]')
     task = run.result()
@@ -150,12 +150,12 @@ def test_run_submits_and_waits_and_reports_what_it_receives(gateway: Gateway, cl
     assert figures == sorted(figures)
     assert run.progress[-1] == task == gateway.get(user, f"/user/ai/tasks/{task['taskNo']}")
     assert {one["taskNo"] for one in run.progress} == {task["taskNo"]}
-    assert (gateway.pushed() > pushed) == (client.by != "polling"), "it went the way it was told to"
+    assert (gateway.pushed() > pushed) == (client.by != "polling"), "it waited in the requested way"
     assert gateway.call(client, user, "wait", task["taskNo"]).result() == task, "nothing is left to wait for"
 
 
 @every_client
-def test_a_failed_task_is_an_answer_like_any_other(gateway: Gateway, client: Client) -> None:
+def test_a_failed_task_is_a_normal_result(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     task = gateway.call(client, user, "run", TEXT_MODEL, '[[sandbox: {"end": "failed", "take_seconds": 0.5}]]').result()
     assert (task["status"], task["errorCode"], task["pointsRefunded"]) == ("failed", "UPSTREAM_FAILED", PRICE)
@@ -164,7 +164,7 @@ def test_a_failed_task_is_an_answer_like_any_other(gateway: Gateway, client: Cli
 
 
 @every_client
-def test_the_time_to_wait_may_be_over_and_whoever_waits_may_give_up(gateway: Gateway, client: Client) -> None:
+def test_waiting_ends_at_its_timeout_and_can_be_cancelled(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     task_no = gateway.call(client, user, "submit", TEXT_MODEL, '[[sandbox: {"end": "never"}]]').result()["taskNo"]
     calls = [
@@ -177,7 +177,7 @@ def test_the_time_to_wait_may_be_over_and_whoever_waits_may_give_up(gateway: Gat
 
 
 @every_client
-def test_whoever_may_not_send_request_is_reported_so_at_once(gateway: Gateway, client: Client) -> None:
+def test_a_refused_credential_is_reported_at_once(gateway: Gateway, client: Client) -> None:
     user, stranger = gateway.user(), gateway.user()
     task_no = gateway.call(client, user, "submit", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]').result()["taskNo"]
     unknown = gateway.call(client, stranger, "wait", task_no).error()
@@ -186,14 +186,14 @@ def test_whoever_may_not_send_request_is_reported_so_at_once(gateway: Gateway, c
     assert (nobody["code"], nobody["errorCode"], "未登录" in nobody["message"]) == (401, "UNAUTHENTICATED", True)
 
 
-# ------------------------------------------------------------------ whatever happens on the way
+# ------------------------------------------------------------------ faults on the way
 
 
-def test_a_gateway_killed_in_the_middle_of_a_wait_is_waited_for(gateway: Gateway) -> None:
-    """All at once, because it is killed but once; who has no WebSocket here waits by polling alone."""
+def test_clients_wait_for_a_gateway_that_is_killed_during_a_wait(gateway: Gateway) -> None:
+    """All clients at once, because the gateway is killed only once. A client without a WebSocket polls."""
     user = gateway.user()
     able = [client for client in CLIENTS if _is_here(client)]
-    # till the last program runs, none ends
+    # no task ends before the last program runs
     prompt = directive({"progress": [10, 20, 30, 40, 50, 60, 70, 80, 90], "take_seconds": 20})
     runs = {str(client): gateway.call(client, user, "run", TEXT_MODEL, prompt) for client in able}
     wait_until("all wait for SEE2AI", lambda: _processing(gateway, user) == len(runs))
@@ -234,7 +234,7 @@ def test_a_submit_whose_answer_was_lost_is_one_task(gateway: Gateway, client: Cl
 
 
 @pytest.mark.parametrize("manners", ["refuse", "break"])
-def test_sockets_that_cannot_be_had_or_kept_are_done_without(gateway: Gateway, manners: str) -> None:
+def test_clients_poll_if_sockets_are_refused_or_break(gateway: Gateway, manners: str) -> None:
     user, able = gateway.user(), [client for client in CLIENTS if client.by != "polling" and _is_here(client)]
     with ExitStack() as opened:
         ways = {str(client): opened.enter_context(between(gateway)) for client in able}
@@ -249,7 +249,7 @@ def test_sockets_that_cannot_be_had_or_kept_are_done_without(gateway: Gateway, m
         ends = {name: run.result()["status"] for name, run in runs.items()}
         seen = {name: proxy.seen for name, (proxy, _) in ways.items()}
     assert ends == dict.fromkeys(runs, "completed")
-    assert seen == dict.fromkeys(runs, [manners] * 3), "three times, and then no more"
+    assert seen == dict.fromkeys(runs, [manners] * 3), "three attempts and no more"
 
 
 @every_socket
@@ -257,22 +257,22 @@ def test_an_end_while_the_socket_is_being_opened_is_not_missed(gateway: Gateway,
     user = gateway.user()
     with between(gateway) as (proxy, url):
         proxy.sockets = "hold"
-        waiting = '[[sandbox: {"where": "submit", "fail": 429, "retry_after": 60}]]'  # it ends when it is told to
+        waiting = '[[sandbox: {"where": "submit", "fail": 429, "retry_after": 60}]]'  # it ends by the cancel below
         run = gateway.call(client, user, "run", TEXT_MODEL, waiting, url=url)
         task_no = run.next_progress()["taskNo"]
         wait_until("the socket is held", lambda: proxy.seen)
         pushed = gateway.pushed()
-        wait_until("it is taken back", lambda: gateway.cancels(user, task_no))
-        assert proxy.seen == ["hold"], "the end came while the first one was held"
+        wait_until("the task is cancelled", lambda: gateway.cancels(user, task_no))
+        assert proxy.seen == ["hold"], "the end came while the first socket was held"
         began = time.monotonic()
         proxy.sockets = "pass"
         assert run.result()["errorCode"] == "CANCELLED"
-        assert proxy.seen == ["hold"], "the same connection told it"
-        assert gateway.pushed() == pushed, "and nothing was pushed"
-        assert time.monotonic() - began < 60  # a client that had not looked would have waited for 75 s of silence
+        assert proxy.seen == ["hold"], "the same connection reported it"
+        assert gateway.pushed() == pushed, "nothing may be pushed"
+        assert time.monotonic() - began < 60  # a client that did not poll would have waited for 75 s of silence
 
 
-# ------------------------------------------------------------------ what is tried again, and what is not
+# ------------------------------------------------------------------ what is retried, and what is not
 
 
 def _answer(status: int, data: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -283,7 +283,7 @@ def _answer(status: int, data: Any = None, **headers: str) -> tuple[int, dict[st
 
 
 @every_language
-def test_what_may_pass_is_tried_again_under_one_key_after_the_pause_that_was_requested_for(client: Client) -> None:
+def test_temporary_errors_are_retried_with_one_key_after_retry_after(client: Client) -> None:
     began = time.monotonic()
     with scripted(
         _answer(503, Retry_After="2"), None, _answer(429), (502, {}, b"<html>"), _answer(200, SUBMITTED)
@@ -299,10 +299,10 @@ def test_what_may_pass_is_tried_again_under_one_key_after_the_pause_that_was_req
 
 
 @every_language
-def test_what_does_not_pass_is_reported(gateway: Gateway, client: Client) -> None:
+def test_lasting_errors_are_reported(gateway: Gateway, client: Client) -> None:
     with scripted(_answer(503, Retry_After="3600")) as far:
         error = Call(client, far.url, ["k"], "submit", "m", "p").error()
-        assert len(far.requests) == 1, "nobody sleeps for an hour"
+        assert len(far.requests) == 1, "the client must not sleep for an hour"
     assert (error["code"], error["errorCode"], error["retryAfter"]) == (503, "UNAVAILABLE", 3600)
     assert (error["message"], error["requestId"]) == ("稍后", "r1")
     with scripted((502, {}, b"<html>bad gateway")) as far:
@@ -318,7 +318,7 @@ def test_what_does_not_pass_is_reported(gateway: Gateway, client: Client) -> Non
 
 
 @every_language
-def test_whoever_waits_waits_as_long_as_was_requested_for(client: Client) -> None:
+def test_a_wait_never_exceeds_its_timeout(client: Client) -> None:
     with scripted(_answer(503, Retry_After="120")) as far:
         error = Call(client, far.url, ["k"], "wait", "TASK-1", timeout=6).error()
         assert len(far.requests) == 1
@@ -327,19 +327,19 @@ def test_whoever_waits_waits_as_long_as_was_requested_for(client: Client) -> Non
 
 @every_language
 @pytest.mark.parametrize("body", [b"null", b'"Bad"', b"[]", b"7"])
-def test_an_answer_of_no_known_form_is_tried_again(client: Client, body: bytes) -> None:
+def test_an_answer_in_an_unknown_form_is_retried(client: Client, body: bytes) -> None:
     with scripted((502, {}, body), _answer(200, SUBMITTED)) as far:
         assert Call(client, far.url, ["k"], "submit", "m", "p").result() == SUBMITTED
         assert len(far.requests) == 2
 
 
-def test_a_compressed_answer_that_is_none_is_no_answer() -> None:
+def test_an_answer_with_invalid_compression_is_retried() -> None:
     with scripted((200, {"Content-Encoding": "gzip"}, b"xx"), _answer(200, SUBMITTED)) as far:
         assert Call(LANGUAGES[0], far.url, ["k"], "submit", "m", "p").result() == SUBMITTED
 
 
 @every_client
-def test_a_credential_may_be_a_function_and_is_requested_before_each_use(gateway: Gateway, client: Client) -> None:
+def test_a_credential_may_be_a_function_that_is_called_before_each_use(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     credentials = [user.token, *[user.api_key, user.token] * 20]
     run = Call(client, gateway.url, credentials, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]')
@@ -419,7 +419,7 @@ WEBHOOKS = {
 
 
 @every_language
-def test_webhooks_are_believed_by_their_signature_alone(client: Client) -> None:
+def test_webhooks_are_accepted_by_their_signature_only(client: Client) -> None:
     calls = {
         name: (Call(client, "", [""], "verify", SECRET, headers, body, now=now), is_good)
         for name, (headers, body, now, is_good) in WEBHOOKS.items()
@@ -433,7 +433,7 @@ def test_webhooks_are_believed_by_their_signature_alone(client: Client) -> None:
 
 
 @every_language
-def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) -> None:
+def test_a_webhook_of_the_gateway_is_accepted(gateway: Gateway, client: Client) -> None:
     user = gateway.user()
     secret = gateway.get(user, "/user/webhooks/secret")["secret"]
     with scripted((200, {}, b""), port=gateway.receiver_port) as receiver:
@@ -441,7 +441,7 @@ def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) 
             client, user, "run", TEXT_MODEL, '橘猫 [[sandbox: {"take_seconds": 0}]]', callbackUrl=receiver.url
         )
         task = run.result()
-        wait_until("it is told", lambda: receiver.bodies, 60)
+        wait_until("the webhook has arrived", lambda: receiver.bodies, 60)
     headers, body = receiver.requests[0], receiver.bodies[0]
     payload = Call(client, "", [""], "verify", secret, headers, body).result()
     assert (payload["type"], payload["data"]) == ("task.completed", task)
@@ -451,7 +451,7 @@ def test_the_gateways_own_webhook_is_believed(gateway: Gateway, client: Client) 
 
 
 @every_language
-def test_a_webhook_of_now_needs_no_clock_of_ones_own(client: Client) -> None:
+def test_a_current_webhook_needs_no_explicit_time(client: Client) -> None:
     from datetime import UTC, datetime
 
     body = json.dumps({"type": "task.completed", "timestamp": "x", "data": {"prompt": "橘猫"}}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Nodes whose clocks are ten minutes off: what is due, leased, expired or overdue is the database's to say."""
+"""Nodes whose clocks are ten minutes off: only the database's clock decides what is due, leased, expired or overdue."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ from tests.support.sandbox_server import Server, directive
 from tests.support.services import RealServices, own_database
 
 SKEW_SECONDS = 600
-DEADLINE_SECONDS = 45  # the good ones need ten, and more on a busy machine
+DEADLINE_SECONDS = 45  # the successful ones need ten, and more on a busy machine
 GOOD = 6
 
 
@@ -44,12 +44,12 @@ def test_the_databases_clock_decides(real_services: RealServices, sandbox_server
             _is_off(workers[skew], skew)
         asyncio.run(_run(env, {skew: f"http://127.0.0.1:{port}" for skew, port in ports.items()}, sandbox_server))
         for process in (*workers.values(), *apis.values()):
-            assert "lease_lost" not in process.log(), "a lease was taken away that still held"
+            assert "lease_lost" not in process.log(), "a valid lease was taken over"
             assert process.terminate() == 0
 
 
 def _is_off(process: Process, seconds: int) -> None:
-    """The node does believe it: its own log says so."""
+    """Checks that the node uses the wrong clock, by the times in its log."""
     payload = datetime.fromisoformat(process.log().partition('"timestamp": "')[2].partition('"')[0])
     off = (payload - datetime.now(UTC)).total_seconds()
     assert abs(off - seconds) < SKEW_SECONDS / 2, f"the clock of {process.name} is off by {off} s"
@@ -58,7 +58,7 @@ def _is_off(process: Process, seconds: int) -> None:
 async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) -> None:
     async with open_books(env) as books:
         key = await create_key(books.runtime.database, books.user_id)
-        # Longer than a lease in one visit: were the lease judged by a node's clock, the other would take it.
+        # Longer than a lease in one task. If a node's clock decided, the other worker would take it over.
         for number in range(GOOD):
             prompt = f"clock-{number}- " + directive(
                 {"take_seconds": 0.2}, {"where": "poll", "fault": "hang", "seconds": 7, "times": 1}
@@ -84,7 +84,7 @@ async def _run(env: dict[str, Any], origins: dict[int, str], sandbox: Server) ->
 
 
 async def _points_expire_by_the_same_clock(books: Books, origins: dict[int, str]) -> None:
-    """Points for a minute are good on the node that is ahead; points for seconds are gone on the one behind."""
+    """Points for a minute are valid on the node that is ahead. Points for seconds are expired on the one behind."""
     for skew, seconds, status in ((SKEW_SECONDS, 60, 200), (-SKEW_SECONDS, 5, 402)):
         user_id = await create_user(books.runtime.database)
         expires = datetime.now(UTC) + timedelta(seconds=seconds)

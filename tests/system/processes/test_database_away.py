@@ -1,6 +1,6 @@
-"""MySQL away, hanging, cut off or unheard: submits answer 503 in bounded time, no process ends, later all ends well.
+"""MySQL is away, hangs, or loses answers: submits answer 503 in bounded time, no process ends, all tasks end later.
 
-The API and the worker each have a proxy of their own before the database.
+The API and the worker each have their own proxy before the database.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
 AWAY_SECONDS = 2.5
-MAX_ANSWER_SECONDS = 20.0  # less than a hanging database is given, which is 25 s
+MAX_ANSWER_SECONDS = 20.0  # less than the timeout of a hanging database, which is 25 s
 MAX_HANG_SECONDS = 50.0
 
-# What a worker commits, each known by a piece of its statement: a claim, the intent, what SEE2AI answered, a row given
-# back, the step to hosting, the end.
+# What a worker commits, by a part of the SQL: a claim, the intent, SEE2AI's answer, the release of a row, the step to
+# rehost, the end.
 WORKER_COMMITS = (
     b"crashes=(tasks.crashes +",
     b"step='submitting'",
@@ -42,7 +42,7 @@ WORKER_COMMITS += (b"step='rehost'", b"'settle'")
 
 @dataclass
 class Gateway:
-    """An API and a worker, each behind a proxy; the books look past both."""
+    """An API and a worker, each behind a proxy. The books read the database directly."""
 
     env: dict[str, Any]
     api_proxy: Proxy
@@ -54,7 +54,7 @@ class Gateway:
 
     @property
     def word(self) -> str:
-        """By which the journal knows this gateway's prompts."""
+        """Identifies the prompts of this gateway in the request log."""
         return f"by-{self.api.pid}-"
 
     async def submit(self, books: Books, prompt: str, seconds: float = MAX_ANSWER_SECONDS) -> httpx.Response:
@@ -73,7 +73,7 @@ class Gateway:
         self.worker_proxy.set(mode)
 
     async def heal(self, books: Books) -> None:
-        """Afterwards submits are accepted again, soon."""
+        """Ends the fault. Submits must be accepted again soon."""
         self.set("pass")
         end = time.monotonic() + 60
         while (
@@ -116,7 +116,7 @@ def gateway(
 
 @asynccontextmanager
 async def proved(gateway: Gateway) -> AsyncIterator[Books]:
-    """Whatever happened: both processes live, every task ends, the books are right, nothing was sent twice."""
+    """Both processes still run, every task ends, the books are right, and nothing was sent twice."""
     async with open_books(gateway.env) as books:
         before = len(accepted(gateway.sandbox, gateway.word))
         known = {row["id"] for row in await books.rows()}

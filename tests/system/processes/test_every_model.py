@@ -1,6 +1,6 @@
-"""Every model on sale, once, in real processes: on `gateway up`, and on MariaDB, Redis and S3 with everything apart.
+"""Every model on sale, once, in real processes: on `gateway up`, and on MariaDB, Redis and S3 with separate processes.
 
-References are uploaded first: neither gateway has an address that SEE2AI could fetch them from.
+References are uploaded first, because SEE2AI can fetch from neither gateway.
 """
 
 import io
@@ -79,7 +79,7 @@ def _caller(port: int, token: str) -> httpx.Client:
 
 
 def _one_of_each(caller: httpx.Client) -> Iterator[dict[str, Any]]:
-    """Submits to every model at once, then waits; each task completed, charged what it was quoted, with its results."""
+    """Submits to every model at once and waits. Each task completes, costs its quote, and has its results."""
     reference = _upload(caller)
     models = _data(caller.get("/user/ai/models"))
     assert {model["taskType"] for model in models} == {

@@ -1,6 +1,6 @@
-"""Everything at once: database, Redis, API and workers killed in one moment and started again; then all ends well.
+"""Database, Redis, API and workers are killed at once and started again. Then all tasks end well.
 
-The database and Redis are this test's own, because nobody else would like it.
+The database and Redis belong to this test only, because they are killed.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Gateway:
             return await client.post("/user/ai/tasks/submit", json=body)
 
     async def submit_at_last(self, books: Books, word: str) -> str:
-        """As a caller with a key does: again, until it is answered."""
+        """Like a caller with a key: repeats the submit until it has an answer."""
         end = time.monotonic() + 120
         while time.monotonic() < end:
             try:
@@ -84,7 +84,7 @@ def gateway(real_services: RealServices, sandbox_server: Server, tmp_path: Path)
         migrate(root + DATABASE)
         env = environment(real_services, sandbox_server, root + DATABASE)
         env |= {"redis_url": f"redis://127.0.0.1:{redis.port}/0", "port": free_port()}
-        env |= {"lease_seconds": 20}  # a database that is only started again is there before one ends
+        env |= {"lease_seconds": 20}  # a restarted database is back before a lease ends
         processes.environment |= {name.upper(): str(value) for name, value in env.items()}
         gateway = Gateway(processes, database, redis, env, [])
         gateway.start_ours()
@@ -94,7 +94,7 @@ def gateway(real_services: RealServices, sandbox_server: Server, tmp_path: Path)
 def kill_everything(gateway: Gateway) -> None:
     for one in (gateway.database, gateway.redis, *gateway.ours):
         one.kill()
-    # Ours are there first: they must wait for the database, not end for want of it.
+    # The gateway starts first. Its processes must wait for the database and must not end.
     gateway.start_ours()
     time.sleep(1.5)
     gateway.redis.start()

@@ -1,4 +1,4 @@
-"""Callers who hang up in the middle of a submit, at every moment of it, and ask again: one task a key, paid once."""
+"""Callers close the connection at every moment of a submit and repeat it: one task for each key, paid once."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
 
 PUBLIC_PREFIXES = 40
-STEP_SECONDS = 0.001  # the first hangs up at once, each other a little later: together they cover a whole submit
+STEP_SECONDS = 0.001  # the first closes at once, each other a little later; together they cover a whole submit
 
 
 def test_one_task_however_the_answer_is_lost(
@@ -44,7 +44,7 @@ async def _run(env: dict[str, Any], port: int, sandbox: Server) -> None:
             await asyncio.to_thread(_hang_up, port, key, word, number * STEP_SECONDS)
         once_more = {word: await _submit(port, key, word) for word in words}
         replayed = sum(answer.headers.get("idempotency-replayed") == "true" for answer in once_more.values())
-        assert replayed > 0, "nobody hung up after the commit"
+        assert replayed > 0, "no caller closed the connection after the commit"
         rows = await books.all_ended()
         assert {row["status"] for row in rows} == {"completed"}
         assert sorted(row["task_no"] for row in rows) == sorted(
@@ -56,7 +56,7 @@ async def _run(env: dict[str, Any], port: int, sandbox: Server) -> None:
 
 
 def _hang_up(port: int, key: str, word: str, seconds: float) -> None:
-    """Sends a whole submit, waits a moment and resets the connection."""
+    """Sends a whole submit, waits a short time and resets the connection."""
     body = json.dumps(_body(word)).encode()
     head = f"POST /user/ai/tasks/submit HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nIdempotency-Key: {word}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

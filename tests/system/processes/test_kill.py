@@ -1,6 +1,6 @@
-"""kill -9 and SIGSTOP at every named point of a task's path; another process takes over, and nothing is paid twice.
+"""SIGKILL and SIGSTOP at every failpoint of a task. Another process takes over, and nothing is paid twice.
 
-Each case has a database of its own. They mostly wait, so several run beside each other.
+Each case has its own database. The cases mostly wait, so several run at the same time.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from tests.support.services import RealServices, own_database
 from tests.support.waiting import wait_until
 
 API_POINTS = frozenset({"submit.before_commit", "submit.after_commit"})
-DISPATCHER_POINTS = frozenset({"webhook.after_send"})  # struck in test_webhooks.py
+DISPATCHER_POINTS = frozenset({"webhook.after_send"})  # tested in test_webhooks.py
 WORKER_POINTS = sorted(FAILPOINTS - API_POINTS - DISPATCHER_POINTS)
 NOBODY_KNOWS = frozenset({"submit.after_intent", "submit.after_answer"})
 FROZEN_POINTS = ["task.claimed", "submit.before_intent", "submit.after_intent", "submit.after_answer"]
@@ -54,7 +54,7 @@ _words = itertools.count(1)
 
 @dataclass(frozen=True)
 class Stage:
-    """What a case needs: the services (None for SQLite), SEE2AI's stand-in, a folder."""
+    """What a case needs: the services (None for SQLite), SEE2AI's stand-in, and a folder."""
 
     services: RealServices | None
     sandbox: Server
@@ -63,7 +63,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The task's row at the end (None: nothing was stored) and the jobs SEE2AI made for it."""
+    """The task's row at the end (None if nothing was stored) and the jobs that SEE2AI accepted for it."""
 
     row: dict[str, Any] | None
     jobs: int
@@ -81,7 +81,7 @@ def outcome(
 
 
 def prompt_and_word() -> tuple[str, str]:
-    """A prompt, and the word by which the journal knows it again."""
+    """A prompt, and the word that identifies it in the request log."""
     word = f"case-{os.getpid()}-{next(_words)}-"
     return f'一只柴犬 {word} [[sandbox: {{"take_seconds": 0.3}}]]', word
 
@@ -90,7 +90,7 @@ def prompt_and_word() -> tuple[str, str]:
 
 
 def kill_worker(stage: Stage, point: str) -> Outcome:
-    """A worker dies at the point; a fresh one takes over."""
+    """A worker dies at the point. A new one takes over."""
     assert stage.services is not None
     with own_database() as url:
         env = environment(stage.services, stage.sandbox, url)
@@ -109,7 +109,7 @@ async def _kill_worker(stage: Stage, point: str, env: dict[str, Any], processes:
 
 
 def freeze_worker(stage: Stage, point: str) -> Outcome:
-    """A worker freezes at the point for longer than its lease; another takes over; the first one thaws."""
+    """A worker freezes at the point for longer than its lease. Another takes over, then the first one continues."""
     assert stage.services is not None
     with own_database() as url:
         env = environment(stage.services, stage.sandbox, url)
@@ -126,7 +126,7 @@ async def _freeze_worker(stage: Stage, point: str, env: dict[str, Any], processe
         frozen_at = time.monotonic()
         other = processes.worker()
         [ended] = await books.all_ended()
-        assert time.monotonic() - frozen_at > LEASE_SECONDS * 0.5, "taken over before its lease was over"
+        assert time.monotonic() - frozen_at > LEASE_SECONDS * 0.5, "taken over before its lease ended"
         frozen.thaw()
         await asyncio.sleep(1.5)
         assert await books.row(task_no) == ended, "the thawed worker changed an ended task"
@@ -142,7 +142,7 @@ async def _proved(stage: Stage, books: Books, task_no: str, word: str, workers: 
 
 
 def kill_api(stage: Stage, point: str) -> Outcome:
-    """The API dies in a submit: before its COMMIT nothing is stored or taken, after it the task runs to its end."""
+    """The API dies in a submit. Before its COMMIT nothing is stored or deducted, after it the task runs to its end."""
     assert stage.services is not None
     port = free_port()
     with own_database() as url:
@@ -252,7 +252,7 @@ async def _restart_often(env: dict[str, Any], processes: Processes) -> list[dict
 
 
 def kill_often(stage: Stage, _point: str) -> list[dict[str, Any]]:
-    """Two workers and their tasks, each worker killed by turns at no point in particular."""
+    """Two workers with tasks. Each is killed in turn, at random points."""
     assert stage.services is not None
     with own_database() as url:
         env = environment(stage.services, stage.sandbox, url)
@@ -279,10 +279,8 @@ async def _kill_often(stage: Stage, env: dict[str, Any], processes: Processes) -
 # ------------------------------------------------------------------ the tests
 
 
-def test_the_books_are_not_cut_off_where_their_interpreter_is_slow(
-    real_services: RealServices, sandbox_server: Server
-) -> None:
-    """Of ten cases side by side, one may rest for longer than a gateway's lease between two statements."""
+def test_the_connection_of_the_books_survives_long_pauses(real_services: RealServices, sandbox_server: Server) -> None:
+    """With ten parallel cases, one may pause between two statements for longer than a gateway's lease."""
 
     async def rest(env: dict[str, Any]) -> None:
         async with open_books(env) as books, books.runtime.database.begin() as connection:

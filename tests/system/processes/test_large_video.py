@@ -1,4 +1,4 @@
-"""A video of 300 MB goes from SEE2AI through a worker into the bucket, and the worker hardly grows."""
+"""A video of 300 MB goes from SEE2AI through a worker into the bucket. The worker's memory hardly grows."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ def test_a_large_video_takes_no_memory(
 
 
 async def _growth_mb(env: dict[str, Any], worker: Process) -> float:
-    """By how much the worker's peak while hosting a large video lies above what it had after a small one."""
+    """The worker's memory peak while it rehosts a large video, minus that of a small one, in MB."""
     async with open_books(env) as books:
         await books.submit('[[sandbox: {"take_seconds": 0}]]', MODEL)
         await books.all_ended()
@@ -49,7 +49,7 @@ async def _growth_mb(env: dict[str, Any], worker: Process) -> float:
 
 
 class Peak:
-    """The largest resident size a process has until `stop`, looked at every few milliseconds."""
+    """The largest resident size of a process until `stop`, measured every few milliseconds."""
 
     def __init__(self, process: Process) -> None:
         self._process, self._largest, self._over = process, 0.0, threading.Event()

@@ -1,4 +1,4 @@
-"""`gateway migrate` as real processes: killed, several at once; and what starts on a schema that is not its own."""
+"""`gateway migrate` as real processes: killed, and several at once. Also processes that start on another schema."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def gateways(url: str, tmp_path: Path) -> Iterator[Processes]:
 
 
 def refused(process: Process) -> str:
-    """The line with which the process has ended by itself."""
+    """The line with which the process ended by itself."""
     assert process.ends() == 1
     return process.log().splitlines()[-1]
 
@@ -44,7 +44,7 @@ def test_after_a_sigkill_nothing_starts_until_the_migration_is_run_again(url: st
 
 
 @pytest.mark.parametrize("kind", ["new", "old"])
-def test_of_several_migrations_at_once_one_works_and_the_others_wait(url: str, gateways: Processes, kind: str) -> None:
+def test_of_parallel_migrations_one_works_and_the_others_wait(url: str, gateways: Processes, kind: str) -> None:
     if kind == "old":
         make_old_database(url)
     migrations = [gateways.gateway("migrate") for _ in range(6)]
@@ -55,7 +55,7 @@ def test_of_several_migrations_at_once_one_works_and_the_others_wait(url: str, g
     assert (read_structure(url), read_rows(url)) == (structure, rows)
 
 
-def test_processes_end_in_one_line_on_a_schema_that_is_not_theirs(url: str, gateways: Processes) -> None:
+def test_processes_end_with_one_line_on_another_schema(url: str, gateways: Processes) -> None:
     migrate(url)
     for revision, remedy in {
         "0023": "run `gateway migrate`",

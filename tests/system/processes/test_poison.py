@@ -1,4 +1,4 @@
-"""A task whose handler kills its process each time: it ends after three visits with a refund, and no other with it."""
+"""A task that kills its process each time: it ends with a refund after three crashes, and no other task does."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ OTHERS = 8
 
 @contextmanager
 def supervised(processes: Processes) -> Iterator[list[Process]]:
-    """Starts the worker again each time it dies, as every supervisor does."""
+    """Restarts the worker each time it dies, as every supervisor does."""
     runs: list[Process] = []
     over = threading.Event()
 
@@ -50,7 +50,7 @@ def test_a_task_that_crashes_its_process_ends_alone(
 
 async def _run(env: dict[str, Any], processes: Processes, sandbox: Server) -> None:
     async with open_books(env) as books:
-        # All are hosted at the same moment, so that the first crash leaves them all behind.
+        # All are rehosted at the same moment, so the first crash hits them all.
         for number in range(OTHERS // 2):
             await books.submit(f'好 good-{number}- [[sandbox: {{"take_seconds": 1}}]]')
         bad = await books.submit(f'坏 {poisoned_node.WORD} [[sandbox: {{"take_seconds": 1}}]]')

@@ -1,4 +1,4 @@
-"""Push in earnest: API processes on MariaDB and Redis, many streams, kill -9, and an end that waits for nobody."""
+"""Push with real processes: API processes on MariaDB and Redis, many streams, SIGKILL, and a stop without waiting."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def services(real_services: RealServices) -> RealServices:
 
 @pytest.fixture
 def ground(services: RealServices, sandbox_server: Server, tmp_path: Path) -> Iterator[tuple[Processes, Any]]:
-    """Processes on a database of their own, nothing started yet, and their environment."""
+    """Processes with their own database, none started yet, and their environment."""
     with own_database() as url:
         env = environment(services, sandbox_server, url)
         with Processes(tmp_path, env) as processes:
@@ -46,7 +46,7 @@ def ground(services: RealServices, sandbox_server: Server, tmp_path: Path) -> It
 
 
 class Subscription:
-    """A user, what they submitted, and what they were told: by task the states in order, and the newest event id."""
+    """A user, the submitted tasks, the received states of each task in order, and the newest event id."""
 
     def __init__(self, user_id: int, token: str) -> None:
         self.user_id = user_id
@@ -72,7 +72,7 @@ class Subscription:
                 self.take(message)
 
     def prove(self) -> None:
-        """Each of their own, to its end, never backwards; nothing of anybody else's."""
+        """Every task of the user was received to its end and in order, and no task of another user."""
         assert set(self.payload) == self.submitted
         order = ["created", "queued", "processing", "completed", "failed"]
         for states in self.payload.values():
@@ -81,7 +81,7 @@ class Subscription:
 
 
 async def arrive(books: Books, number: int) -> list[Subscription]:
-    """Users with points for all that they will submit."""
+    """Users with points for all their submits."""
     database, people = books.runtime.database, []
     for _ in range(number):
         user_id = await create_user(database)
@@ -91,7 +91,7 @@ async def arrive(books: Books, number: int) -> list[Subscription]:
 
 
 async def submit(books: Books, people: list[Subscription], number: int) -> None:
-    """As many for each, eight at a time; four of five fail, which spares them the way through storage."""
+    """The same number for each user, eight at a time. Four of five fail, so that they need no storage."""
     slots = asyncio.Semaphore(8)
 
     async def one(who: Subscription, n: int) -> None:
@@ -113,7 +113,7 @@ def start_two(processes: Processes) -> tuple[list[Process], list[Door]]:
     return serving, doors
 
 
-def test_everybody_is_reported_of_their_own_ends_over_two_processes(
+def test_every_user_receives_their_own_ends_over_two_processes(
     ground: tuple[Processes, dict[str, Any]],
 ) -> None:
     processes, env = ground
@@ -173,7 +173,7 @@ def test_after_a_kill_the_other_process_reports_what_was_missed(ground: tuple[Pr
 
 
 @pytest.mark.parametrize("command", ["gateway", "uvicorn"])
-def test_the_end_waits_for_no_stream_and_no_ticket_is_logged(
+def test_a_stop_waits_for_no_stream_and_no_ticket_is_logged(
     ground: tuple[Processes, dict[str, Any]], command: str
 ) -> None:
     processes, env = ground
@@ -187,14 +187,14 @@ def test_the_end_waits_for_no_stream_and_no_ticket_is_logged(
     assert process.ends(15) == (0 if command == "gateway" else -signal.SIGTERM)
     for ticket in tickets:
         assert ticket not in process.log()
-    if command == "uvicorn":  # it logs requests, so there was something to hide
+    if command == "uvicorn":  # it logs requests, so the tickets could be in the log
         assert "/user/ai/tasks/ws?***" in process.log()
         assert "/user/ai/tasks/events?***" in process.log()
     assert "Traceback" not in process.log()
 
 
 async def _end_it(door: Door, env: dict[str, Any], process: Process) -> list[str]:
-    """SIGTERM while a socket, a stream and a wait are open; the tickets of the first two."""
+    """SIGTERM while a socket, a stream and a wait are open. Returns the tickets of the first two."""
     async with open_books(env) as books, httpx.AsyncClient(base_url=door.origin, trust_env=False) as client:
         task_no = await books.submit("没有人做")
         headers = {"Authorization": f"Bearer {sign_token(books.runtime.settings, books.user_id)}"}

@@ -1,4 +1,4 @@
-"""Redis is disposable: killed, frozen, full or flushed, submits answer at once, tasks end, the bell is heard again."""
+"""Redis is killed, frozen, full or flushed: submits answer at once, tasks end, and wakeups work again afterwards."""
 
 import contextlib
 import os
@@ -27,12 +27,12 @@ from tests.support.services import RealServices, own_database
 from tests.support.waiting import wait_until
 
 SUBMITS = 8
-MAX_SUBMIT_SECONDS = 3.0  # less than a silent Redis is given by any client of ours
+MAX_SUBMIT_SECONDS = 3.0  # less than the timeout of any Redis client of ours
 
 
 @dataclass
 class Gateway:
-    """An API and a worker of their own, on a Redis of their own that may be struck."""
+    """An API and a worker with their own Redis, which may be disturbed."""
 
     processes: Processes
     redis_port: int
@@ -51,7 +51,7 @@ class Gateway:
         return self.timed_submit()[0]
 
     def timed_submit(self) -> tuple[str, float]:
-        """Must be accepted; its task and the seconds it took."""
+        """The submit must be accepted. Returns its task and the seconds it took."""
         began = time.monotonic()
         body = {"modelName": TEXT_MODEL, "prompt": '狗 [[sandbox: {"take_seconds": 0.2}]]'}
         answer = self._send_request("POST", "/user/ai/tasks/submit", body)
@@ -74,7 +74,7 @@ class Gateway:
             assert self.status(number) == "completed"
 
     def wakeup_is_received(self) -> bool:
-        """Whether a submit rings, and the worker takes the ring off the queue at once."""
+        """Whether a submit sends a wakeup and the worker takes it off the queue at once."""
         client = self.client()
         with contextlib.suppress(redis.RedisError):
             client.config_resetstat()
@@ -107,7 +107,7 @@ def gateway(
             worker.says("worker_started")
             api.answers(f"{gateway.origin}/healthz")
             yield gateway
-            assert [worker.code, api.code] == [None, None], "Redis took a process down with it"
+            assert [worker.code, api.code] == [None, None], "a process ended because of Redis"
             assert "Traceback" not in api.log()
             assert [worker.terminate(), api.terminate()] == [0, 0]
             processes.command("audit")
@@ -156,7 +156,7 @@ def flushed_again_and_again(gateway: Gateway) -> Iterator[None]:
 
 @contextmanager
 def full(gateway: Gateway) -> Iterator[None]:
-    """It answers, and takes nothing any more."""
+    """Redis answers and refuses every write."""
     gateway.client().config_set("maxmemory", "1")
     try:
         with pytest.raises(redis.ResponseError):
@@ -170,7 +170,7 @@ def full(gateway: Gateway) -> Iterator[None]:
 def test_without_redis_submits_answer_and_tasks_end(
     gateway: Gateway, fault: Callable[[Gateway], contextlib.AbstractContextManager[None]]
 ) -> None:
-    wait_until("the bell is heard", gateway.wakeup_is_received)
+    wait_until("wakeups work", gateway.wakeup_is_received)
     running = [gateway.submit() for _ in range(3)]
     with fault(gateway):
         timed = [gateway.timed_submit() for _ in range(SUBMITS)]
@@ -178,6 +178,6 @@ def test_without_redis_submits_answer_and_tasks_end(
         payload = "warning: unreachable" if fault in {killed, frozen} else "ok"
         wait_until(f"/readyz says {payload}", lambda: gateway.readiness() == payload)
         gateway.all_complete(running + [number for number, _ in timed])
-    # ARQ gives a silent Redis five seconds before it tries again; a dead one, one.
-    wait_until("the bell is heard again", gateway.wakeup_is_received)
+    # ARQ retries after five seconds if Redis is silent, and after one second if it is dead.
+    wait_until("wakeups work again", gateway.wakeup_is_received)
     wait_until("/readyz says ok", lambda: gateway.readiness() == "ok")

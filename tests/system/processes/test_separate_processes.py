@@ -1,4 +1,4 @@
-"""The gateway in earnest: MariaDB or MySQL, Redis, S3, and API, worker and upstream each in processes of their own."""
+"""The whole gateway: MariaDB or MySQL, Redis, S3, with separate processes for API, worker and upstream."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 TASKS = 16
-pytestmark = pytest.mark.worlds("real")  # with --all on MySQL 9.7, too
+pytestmark = pytest.mark.worlds("real")  # with --all also on MySQL 9.7
 
 
 class Caller:
-    """Speaks the public API, by turns with each API process."""
+    """Uses the public API, in turns with each API process."""
 
     def __init__(self, origins: list[str], headers: dict[str, str]) -> None:
         self._clients = [httpx.Client(base_url=one, headers=headers, timeout=60, trust_env=False) for one in origins]
@@ -104,7 +104,7 @@ def test_two_apis_two_workers_and_an_upstream_share_the_work(
 
 
 def _credentials(processes: Processes, user: int) -> dict[str, Any]:
-    """A token, a key, and 500 points that are granted twice under one reference."""
+    """A token, a key, and 500 points that are granted twice with one reference."""
     grant = ("points", "grant", str(user), "500", "--ref", "order-1", "--json")
     commands = [("users", "token", str(user), "--json"), ("keys", "create", str(user), "--json"), grant, grant]
     with ThreadPoolExecutor(2) as pool:
@@ -115,7 +115,7 @@ def _credentials(processes: Processes, user: int) -> dict[str, Any]:
 
 
 def _stored(services: RealServices, url: str) -> bytes:
-    """What lies in the bucket under a result's URL, read with the bucket's key: this S3 answers no stranger."""
+    """The object in the bucket for a result's URL, read with the bucket's key: this S3 needs signatures."""
     base = f"{services.s3.endpoint}/{services.s3.bucket}/gateway/"
     assert url.startswith(base + "results/"), url
 
@@ -128,13 +128,13 @@ def _stored(services: RealServices, url: str) -> bytes:
 
 
 def _work(by_token: Caller, by_key: Caller) -> list[str]:
-    """Sixteen good tasks and a failing one; the pictures' URLs."""
+    """Sixteen tasks that complete and one that fails. Returns the pictures' URLs."""
     urls = []
     failing = by_key.submit('不要 [[sandbox: {"take_seconds": 0.3, "end": "failed", "text": "no"}]]')
     numbers = []
     for n in range(TASKS):
         numbers.append((by_token, by_key)[n % 2].submit(f'第{n}张 [[sandbox: {{"take_seconds": 0.3}}]]'))
-        time.sleep(0.13)  # a bell each: all at once, and one worker might well take them all
+        time.sleep(0.13)  # each with a wakeup; all at once, one worker might take them all
     for number in numbers:
         task = by_key.ended(number)
         assert (task["status"], task["progress"]) == ("completed", 100), task
@@ -145,7 +145,7 @@ def _work(by_token: Caller, by_key: Caller) -> list[str]:
     return urls
 
 
-def test_the_conventional_ways_work_as_well(services: RealServices, world_name: str, tmp_path: Path) -> None:
+def test_the_conventional_commands_work_too(services: RealServices, world_name: str, tmp_path: Path) -> None:
     """`alembic upgrade head`, `uvicorn app.main:create_app --factory`, `arq worker.main.WorkerSettings`."""
     port, upstream_port = free_port(), free_port()
     with (
@@ -169,7 +169,7 @@ def test_the_conventional_ways_work_as_well(services: RealServices, world_name: 
         assert caller.ended(bad)["status"] == "failed"
         running = caller.submit('停 [[sandbox: {"take_seconds": 3}]]')
         wait_until("the job runs", lambda: caller.task(running)["status"] == "processing")
-        worker.terminate()  # ARQ ends with a code of its own
+        worker.terminate()  # ARQ ends with its own exit code
         processes.worker()
         assert caller.ended(running)["status"] == "completed"
         assert caller.balance() == (40, 0)

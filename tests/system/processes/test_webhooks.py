@@ -1,4 +1,4 @@
-"""Webhooks told by real workers: killed between sending and recording, without Redis, and without the database."""
+"""Webhooks of real workers: killed between sending and recording, without Redis, and without the database."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ Play = Callable[["Scene"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Scene:
-    """A database, a receiver the gateway may call, and processes that have no Redis at all."""
+    """A database, a receiver that the gateway may call, and processes without Redis."""
 
     env: dict[str, Any]
     books: Books
@@ -38,7 +38,7 @@ class Scene:
 
 
 @pytest.fixture
-def on_stage(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> Iterator[Callable[[Play], None]]:
+def open_scene(real_services: RealServices, sandbox_server: Server, tmp_path: Path) -> Iterator[Callable[[Play], None]]:
     port = free_port()
     with own_database() as url:
         env = environment(real_services, sandbox_server, url) | {"redis_url": NOBODY}
@@ -53,7 +53,7 @@ def on_stage(real_services: RealServices, sandbox_server: Server, tmp_path: Path
 
 
 async def end_a_task(scene: Scene) -> str:
-    """Ended by its caller, told to its callbackUrl."""
+    """A task that its caller cancels, with a callbackUrl."""
     runtime, user_id = scene.books.runtime, scene.books.user_id
     requested = Submission(TEXT_MODEL, "一只柴犬", callback_url=scene.receiver.url)
     task_no = str((await submit_task(runtime, user_id, requested)).row["task_no"])
@@ -62,7 +62,7 @@ async def end_a_task(scene: Scene) -> str:
 
 
 def test_a_worker_killed_between_sending_and_recording_reports_it_again(
-    on_stage: Callable[[Play], None], tmp_path: Path
+    open_scene: Callable[[Play], None], tmp_path: Path
 ) -> None:
     async def play(scene: Scene) -> None:
         runtime, receiver = scene.books.runtime, scene.receiver
@@ -79,10 +79,10 @@ def test_a_worker_killed_between_sending_and_recording_reports_it_again(
         assert [received.id for received in receiver.received] == [f"msg_{task_no}"] * 2
         assert receiver.received[0].verified(secret) == receiver.received[1].verified(secret)
 
-    on_stage(play)
+    open_scene(play)
 
 
-def test_a_database_that_goes_and_comes_is_waited_for(on_stage: Callable[[Play], None]) -> None:
+def test_a_database_that_goes_and_comes_is_waited_for(open_scene: Callable[[Play], None]) -> None:
     async def play(scene: Scene) -> None:
         url = make_url(scene.env["database_url"])
         with proxied(str(url.host), int(url.port or 3306)) as proxy:
@@ -99,4 +99,4 @@ def test_a_database_that_goes_and_comes_is_waited_for(on_stage: Callable[[Play],
             await ended_deliveries(scene.books.runtime, 2, 90)
             assert len({received.id for received in scene.receiver.received}) == 2
 
-    on_stage(play)
+    open_scene(play)
