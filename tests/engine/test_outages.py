@@ -19,7 +19,7 @@ from tests.support.task_rows import row_of, shorten_delays, submits
 from tests.support.waiting import until
 from tests.support.worlds import execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio]
 PRICE = 30
 REFUSED_PROMPT = directive({"fail": 403}) + " refused"
 
@@ -72,6 +72,7 @@ async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_t
     assert await make.balance(user) == (0, 0)
 
 
+@pytest.mark.both_worlds
 async def test_with_an_empty_balance_running_jobs_are_still_polled(
     make: Maker, runtime: Runtime, hurry: None, upstream: Server
 ) -> None:
@@ -90,6 +91,7 @@ async def test_with_an_empty_balance_running_jobs_are_still_polled(
         assert (await make.ended(user, waiting))["status"] == "completed"
 
 
+@pytest.mark.both_worlds
 async def test_a_worker_that_lost_its_task_gives_the_probe_back(
     make: Maker, runtime: Runtime, hurry: None, upstream: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ async def test_a_worker_that_lost_its_task_gives_the_probe_back(
 
 
 @pytest.mark.settings(task_deadline_seconds=6)
+@pytest.mark.both_worlds
 async def test_an_outage_rejects_no_task_before_its_deadline(
     make: Maker, runtime: Runtime, hurry: None, upstream: Server
 ) -> None:
@@ -161,6 +164,7 @@ async def test_a_task_that_alone_is_refused_is_rejected_and_holds_up_the_others_
     assert not breaker_of(runtime).is_open
 
 
+@pytest.mark.both_worlds
 async def test_a_refused_task_lets_others_probe_and_is_rejected_after_the_second_success(
     make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server
 ) -> None:
