@@ -3,6 +3,8 @@ PYTHON ?= python3
 PORT ?= 8081
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests start hundreds of processes. Each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.run-installed
 
