@@ -2,8 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, model_validator
@@ -11,8 +10,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import SettingsError
 from app.known_secrets import DEVELOPMENT_JWT_SECRET, SANDBOX_API_KEY
+from app.setting_values import (
+    REDIS_PREFIX,
+    clean_value,
+    derive_redis_prefix,
+    find_control_character,
+    find_key_problem,
+    find_redis_problem,
+    find_url_problem,
+)
 
 MIN_SECRET_LENGTH = 32
+KEYS = ("see2ai_api_key", "storage_access_key_id", "storage_secret_access_key", "storage_region")
+"""They are sent in HTTP headers."""
+BASE_URLS = ("see2ai_base_url", "public_url", "storage_endpoint", "storage_public_url")
 
 
 class Settings(BaseSettings):
@@ -37,6 +48,7 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///var/gateway.db"
     database_pool_size: int = Field(16, ge=1, le=1000)
     redis_url: str = "memory://"
+    redis_prefix: str = ""
 
     see2ai_base_url: str = "https://see2ai.com"
     see2ai_api_key: str = ""
@@ -85,6 +97,15 @@ class Settings(BaseSettings):
         return self.redis_url.startswith("memory:")
 
     @cached_property
+    def redis_namespace(self) -> str:
+        """What the name of everything in Redis begins with. All processes of an installation have the same."""
+        return self.redis_prefix or derive_redis_prefix(self.database_url)
+
+    def redis_name(self, *parts: object) -> str:
+        """The name of a key, channel or queue of this installation."""
+        return ":".join((self.redis_namespace, *map(str, parts)))
+
+    @cached_property
     def own_url(self) -> str:
         """The URL at which callers reach this gateway, without a trailing slash."""
         return (self.public_url or f"http://localhost:{self.port}").rstrip("/")
@@ -108,14 +129,37 @@ class Settings(BaseSettings):
     def cors_allowed(self) -> tuple[str, ...]:
         return split_list(self.cors_origins)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Cuts what surrounds each value. A value of blanks only is empty, so it means the default."""
+        cleaned = {name: clean_value(value) if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in cleaned.items() if value != "" or values[name] == ""}
+
     @model_validator(mode="after")
     def _validate(self) -> Self:
-        problems = self._find_problems()
+        problems = self._find_unusable_values() + self._find_problems()
         if self.environment == "production":
             problems += self._find_production_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _find_unusable_values(self) -> list[str]:
+        """Values that cannot be right whatever they are meant for. The text never contains the value."""
+        found = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                continue
+            problem = find_control_character(value, is_multiline=name == "jwt_public_key")
+            if problem is None and name in KEYS:
+                problem = find_key_problem(value)
+            if problem is None and name in BASE_URLS:
+                problem = find_url_problem(value)
+            if problem is not None:
+                found.append(f"{name.upper()}: {problem}")
+        return found
 
     def _find_problems(self) -> list[str]:
         problems = []
@@ -125,12 +169,12 @@ class Settings(BaseSettings):
             problems.append(f"TIMEZONE: unknown time zone {self.timezone!r}")
         if not self.database_url.startswith(("mysql+asyncmy://", "sqlite+aiosqlite:///")):
             problems.append("DATABASE_URL: must start with mysql+asyncmy:// or sqlite+aiosqlite:///")
-        if not self.redis_url.startswith(("redis://", "rediss://", "memory://")):
-            problems.append("REDIS_URL: must start with redis://, rediss:// or memory://")
+        if problem := find_redis_problem(self.redis_url):
+            problems.append(f"REDIS_URL: {problem}")
+        if self.redis_prefix and not REDIS_PREFIX.fullmatch(self.redis_prefix):
+            problems.append("REDIS_PREFIX: at most 64 letters, digits and the signs . _ : - are allowed")
         if not self.storage_location.startswith(("file:///", "s3://")):
             problems.append("STORAGE_URL: must start with file:/// or s3://")
-        if urlsplit(self.see2ai_base_url).scheme not in {"http", "https"}:
-            problems.append("SEE2AI_BASE_URL: must be an http(s) URL")
         if self.jwt_algorithm == "HS256":
             if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
                 problems.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")
@@ -181,4 +225,4 @@ def _describe(error: ValidationError) -> list[str]:
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(filter(None, map(clean_value, text.split(","))))

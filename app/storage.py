@@ -8,7 +8,7 @@ import atexit
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -142,6 +142,12 @@ class ObjectStore:
 
     async def exists(self, key: str) -> bool:
         return _is_key(key) and await self._head(key) is not None
+
+    async def delete(self, key: str) -> None:
+        """Deletes the object. No error if there is none."""
+        with suppress(_ObjectNotFound):
+            async with _as_storage_error("delete", TIMEOUT_SECONDS):
+                await obstore.delete_async(self._store, _require_key(key))
 
     async def check(self) -> None:
         """One cheap request, for readiness. Raises StorageError. The first call writes a small object."""

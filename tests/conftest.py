@@ -38,7 +38,7 @@ from tests.support.makers import Maker
 from tests.support.prices import set_test_prices
 from tests.support.sandbox_server import KEY, Server, serve
 from tests.support.scheduling import Scheduler, is_system, spread
-from tests.support.services import RealServices, own_database, start_real_services
+from tests.support.services import RealServices, own_database, start_real_services, start_redis
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
 
@@ -213,6 +213,19 @@ def _empty_database_url(request: pytest.FixtureRequest, world_name: str, folder:
     _services_of(request, world_name)
     with own_database(world_name, empty=True) as url:
         yield url
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., int]]:
+    """Starts a redis-server of the test's own with these options; its port."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: str) -> int:
+            port, process = start_redis(*options)
+            stack.callback(process.terminate)
+            return port
+
+        yield start
 
 
 # ------------------------------------------------------------------ the gateway in a world

@@ -11,14 +11,13 @@ from typing import Any
 
 import arq.worker
 import structlog
-from arq.connections import RedisSettings
 
 from app.aio import cancel_and_wait
 from app.catalog.durations import refresh_durations
 from app.engine.runner import TaskRunner
 from app.jobs.scheduler import Scheduler, periodic_jobs
 from app.jobs.webhook_dispatcher import WebhookDispatcher
-from app.messaging.redis import QUEUE, dump_json, load_json
+from app.messaging.redis import dump_json, load_json, open_redis, queue_name
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
@@ -67,7 +66,9 @@ async def _run_arq(runtime: Runtime, runner: TaskRunner) -> None:
     # ARQ logs Redis' INFO at every start. The embedded Redis has no INFO, and operators do not need it.
     setattr(arq.worker, "log_redis_info", _noop)  # noqa: B010
     while True:
-        worker = arq.worker.Worker(redis_pool=runtime.redis, ctx={"runner": runner}, handle_signals=False, **_options())
+        worker = arq.worker.Worker(
+            redis_pool=runtime.redis, ctx={"runner": runner}, handle_signals=False, **_options(runtime.settings)
+        )
         try:
             await worker.async_run()
         except Exception as error:
@@ -80,10 +81,10 @@ async def _run_arq(runtime: Runtime, runner: TaskRunner) -> None:
 async def _noop(*_: Any) -> None: ...
 
 
-def _options() -> dict[str, Any]:
+def _options(settings: Settings) -> dict[str, Any]:
     return {
         "functions": [wake_worker],
-        "queue_name": QUEUE,
+        "queue_name": queue_name(settings),
         "job_serializer": dump_json,
         "job_deserializer": load_json,
         "keep_result": 0,
@@ -101,7 +102,8 @@ async def serve_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_runtime(settings) as runtime:
-        log.info("worker_started", database=settings.database_url, redis=settings.redis_url)
+        where = {"database": settings.database_url, "redis": settings.redis_url}
+        log.info("worker_started", **where, redis_prefix=settings.redis_namespace)
         await run_worker(runtime, stop)
     log.info("worker_stopped")
 
@@ -128,12 +130,9 @@ async def _stop(ctx: dict[str, Any]) -> None:
 
 def _arq_settings() -> type:
     """The settings class. ARQ reads only the class's own attributes, so no base class can hold the options."""
-    process = {
-        "redis_settings": RedisSettings.from_dsn(load_settings().redis_url),
-        "on_startup": _start,
-        "on_shutdown": _stop,
-    }
-    return type("WorkerSettings", (), _options() | process)
+    settings = load_settings()
+    process = {"redis_pool": open_redis(settings), "on_startup": _start, "on_shutdown": _stop}
+    return type("WorkerSettings", (), _options(settings) | process)
 
 
 def __getattr__(name: str) -> Any:

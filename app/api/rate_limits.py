@@ -61,7 +61,7 @@ class RateLimiter:
         window = int(now // WINDOW_SECONDS)
         if window != self._window or len(self._counts) > MAX_COUNTERS:
             self._window, self._counts = window, {}
-        key = f"gateway:rate:{limit}:{user_id}:{window}"
+        key = self._settings.redis_name("rate", limit, user_id, window)
         count = self._counts.setdefault(key, _Count())
         count.pending += 1
         if count.pending >= max(maximum // 16, 1):

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import io
 import sys
 from typing import Annotated, Literal
 
@@ -31,6 +32,9 @@ def main() -> None:
         "\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word
     ):  # Python maps undecodable bytes to these surrogates
         fail("the arguments are not UTF-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a command
     _freeze_gc()
     try:
         app()
@@ -138,6 +142,14 @@ def sandbox(
     from app.cli.run.sandbox import sandbox
 
     sandbox(port, api_key, host, video_fields)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Tries everything that the gateway needs: exit 0 where nothing failed, 1 with what to do."""
+    from app.cli.doctor import doctor
+
+    doctor(as_json=json)
 
 
 @app.command()

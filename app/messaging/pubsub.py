@@ -20,7 +20,6 @@ from app.aio import cancel_and_wait
 
 log = structlog.get_logger()
 
-CHANNEL = "gateway:task-changes"
 MAX_QUEUED = 100  # task numbers of one subscription
 MAX_PENDING = 10_000  # changes of one process while Redis is away
 MAX_MESSAGE_ITEMS = 1000
@@ -81,8 +80,9 @@ class Subscription:
 class TaskPubSub:
     """One Redis subscription per process. It passes each change to the subscriptions of the task's user."""
 
-    def __init__(self, redis: "Redis") -> None:
+    def __init__(self, redis: "Redis", channel: str) -> None:
         self._redis = redis
+        self._channel = channel
         self._subscriptions: defaultdict[int, set[Subscription]] = defaultdict(set)
         self._reader: asyncio.Task[None] | None = None
         self._sender: asyncio.Task[None] | None = None
@@ -114,7 +114,8 @@ class TaskPubSub:
                 del self._pending[change]
             try:
                 async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
-                    await self._redis.publish(CHANNEL, "\n".join(f"{user_id} {task_no}" for user_id, task_no in batch))
+                    text = "\n".join(f"{user_id} {task_no}" for user_id, task_no in batch)
+                    await self._redis.publish(self._channel, text)
                 is_failing = False
             except Exception as error:  # any error here must not disturb the work on tasks
                 if not is_failing:
@@ -145,7 +146,7 @@ class TaskPubSub:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(CHANNEL)
+                    await channel.subscribe(self._channel)
                     await self._receive_loop(channel)
             except Exception as error:  # any error: the loop must go on, or this process never hears a change again
                 log.warning("subscription_interrupted", error=repr(error)[:200])

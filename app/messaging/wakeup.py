@@ -4,6 +4,7 @@ A background task sends the wakeups, and many become one ARQ job. A submit neith
 """
 
 import asyncio
+import secrets
 
 import structlog
 from arq.connections import ArqRedis
@@ -22,10 +23,15 @@ JOB_TTL_SECONDS = 60  # by then the workers' own queries have found the task
 
 
 class WorkerWakeup:
-    """Sends the wakeups of one process. A wakeup names no task; workers query the rows that are due."""
+    """Sends the wakeups of one process. A wakeup names no task; workers query the rows that are due.
 
-    def __init__(self, redis: ArqRedis) -> None:
+    ARQ makes keys of a fixed word and the job's id, such as `arq:job:ID`. So the id begins with the installation's
+    `namespace`.
+    """
+
+    def __init__(self, redis: ArqRedis, namespace: str) -> None:
         self._redis = redis
+        self._namespace = namespace
         self._is_requested = False
         self._sender: asyncio.Task[None] | None = None
 
@@ -40,7 +46,8 @@ class WorkerWakeup:
             self._is_requested = False
             try:
                 async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
-                    await self._redis.enqueue_job(WAKE_JOB, _expires=JOB_TTL_SECONDS)
+                    job_id = f"{self._namespace}:{secrets.token_hex(16)}"
+                    await self._redis.enqueue_job(WAKE_JOB, _job_id=job_id, _expires=JOB_TTL_SECONDS)
                 await asyncio.sleep(BATCH_WINDOW_SECONDS)
             except (RedisError, OSError) as error:
                 metrics.WAKEUPS_FAILED.inc()

@@ -7,6 +7,7 @@ or a signed query string.
 import logging
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -41,7 +42,7 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared_processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(_STDERR),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -49,6 +50,21 @@ def configure_logs(settings: Settings) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(_REDACT_QUERIES)
+
+
+class _Stderr:
+    """Standard error. A line that cannot be written is lost: a full disk or a closed pipe must not stop the work."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+_STDERR: Any = _Stderr()  # one object: structlog keeps a lock for each
 
 
 class _RedactQueries(logging.Filter):

@@ -18,7 +18,7 @@ from jose import jwe, jwt
 from sqlalchemy import text
 
 from app.accounts.api_keys import create_key, revoke_key
-from app.accounts.credentials import new_api_key, sign_token
+from app.accounts.credentials import MAX_CREDENTIAL_LENGTH, new_api_key, sign_token
 from app.accounts.users import create_user, set_status, user_exists
 from app.main import create_app
 from app.runtime import Runtime, open_runtime
@@ -159,7 +159,11 @@ async def test_every_bad_token_has_the_same_answer(make: Maker, runtime: Runtime
         "iat of words": signed(iat="now"),
         "nbf in the future": signed(nbf=now + 60),
         "no sub": signed(sub=None),
-        "sub a number": signed(sub=user.id),
+        "sub a boolean": signed(sub=True),
+        "sub a number with a fraction": signed(sub=user.id + 0.5),
+        "sub a number beyond 2^63": signed(sub=2**63),
+        "sub the number 0": signed(sub=0),
+        "sub a negative number": signed(sub=-user.id),
         "sub empty": signed(sub=""),
         "sub of words": signed(sub="admin"),
         "sub negative": signed(sub=f"-{user.id}"),
@@ -181,7 +185,7 @@ async def test_every_bad_token_has_the_same_answer(make: Maker, runtime: Runtime
         "claims nested deep": forge(header, b"[" * 2500, key),
         "header nested deep": forge(b"[" * 2500, b"{}", key),
         "header a list": forge([header], good, key),
-        "5 KB": signed(padding="x" * 5000),
+        "17 KB": signed(padding="x" * 12_400),
         "1 MB": "a" * 1_000_000,
         "JWE": jwe.encrypt(json.dumps(good), SECRET[:32], algorithm="dir", encryption="A256GCM").decode(),
         "two parts": ".".join(signed().split(".")[:2]),
@@ -192,7 +196,7 @@ async def test_every_bad_token_has_the_same_answer(make: Maker, runtime: Runtime
         "blank inside": signed().replace(".", " .", 1),
         "garbage": "\x80\xff'\"<>",
         "sk- alone": "sk-",
-        "sk- long": "sk-" + "a" * 4000,
+        "sk- long": "sk-" + "a" * 16_000,
         "sk- in latin-1": "sk-\xe9\xff",
         "null": "null",
         "undefined": "undefined",
@@ -209,6 +213,34 @@ async def test_every_bad_token_has_the_same_answer(make: Maker, runtime: Runtime
     assert len(bodies) == 1
     assert len(heads) == 1
     assert refusal(answer) == STRANGER
+
+
+@embedded
+@pytest.mark.parametrize("algorithm", ["HS256", "RS256"])
+async def test_claims_that_mean_nothing_to_us_may_have_any_form(make: Maker, runtime: Runtime, algorithm: str) -> None:
+    """As log-in services issue them: ids as numbers, the hash of an access token, and whole profiles."""
+    user = await make.user()
+    private, public = (SECRET, "") if algorithm == "HS256" else key_pair(algorithm)
+    good: dict[str, dict[str, Any]] = {
+        "at_hash": {"at_hash": "MTIzNDU2Nzg5MDEyMzQ1Ng"},
+        "at_hash of another form": {"at_hash": 5},
+        "c_hash, nonce, azp": {"c_hash": "x", "nonce": 7, "azp": ["a"], "amr": ["pwd"], "auth_time": 0},
+        "jti a number": {"jti": 17},
+        "jti null": {"jti": None, "sid": None},
+        "jti an object": {"jti": {"id": 1}},
+        "sub a number": {"sub": user.id},
+        "6 KB of roles": {"roles": ["x" * 50] * 90},
+        "16 KB": {"profile": "x" * 11_900},
+    }
+    async with door(runtime, jwt_secret=SECRET, jwt_algorithm=algorithm, jwt_public_key=public) as api:
+        for name, extra in good.items():
+            token = jwt.encode(claims(user.id) | extra, private, algorithm=algorithm)
+            assert len(token) <= MAX_CREDENTIAL_LENGTH, len(token)
+            for _ in range(2):
+                answer = await api.get(BALANCE, headers=bearer(token))
+                assert data(answer)["userId"] == user.id, name
+            tampered = token[:-2] + ("AA" if token[-2:] != "AA" else "BB")
+            assert refusal(await api.get(BALANCE, headers=bearer(tampered))) == STRANGER, name
 
 
 @embedded

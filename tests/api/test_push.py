@@ -209,8 +209,8 @@ async def test_each_bad_message_has_its_code(
         '{"type":["auth"]}': 4400,
         b"{}": 1003,
         b"\xff": 1003,
-        "x" * 16_385: 1009,
-        "猫" * 16_000: 1009,
+        "x" * (websocket.MAX_MESSAGE_BYTES + 1): 1009,
+        "猫" * 17_000: 1009,
         json.dumps({"type": "auth", "token": user.token, "since": "nonsense"}): 4400,
         json.dumps({"type": "auth", "token": user.token, "since": True}): 4400,
         json.dumps({"type": "auth", "token": user.token, "since": [1]}): 4400,
@@ -228,7 +228,7 @@ async def test_each_bad_message_has_its_code(
         after: dict[Any, int] = dict(list(bad.items())[:6]) | {
             '{"type":"task"}': 4400,
             b"{}": 1003,
-            "x" * 16_385: 1009,
+            "x" * (websocket.MAX_MESSAGE_BYTES + 1): 1009,
             json.dumps({"type": "auth", "token": user.token}): 4400,
             json.dumps({"type": "auth", "token": user.token, "since": "2020-01-01"}): 4400,
         }

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from app.upstreams.see2ai import client
 from app.upstreams.see2ai.account import AccountStatus, parse_account
 from app.upstreams.see2ai.responses import HttpResponse
 from tests.support.sandbox_server import KEY, Server
@@ -83,9 +85,43 @@ def test_without_a_key_no_request_is_sent(check: Any, upstream: Server) -> None:
     assert upstream.journal() == []
 
 
-@pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "http://", "https://127.0.0.1:99999"])
-def test_a_dead_port(check: Any, base_url: str) -> None:
-    result = check(base_url, "--json")
+@pytest.mark.parametrize("base_url", ["http://", "https://127.0.0.1:99999", "https://see2ai.com/?key=1", "see2ai.com"])
+def test_an_address_that_is_none(check: Any, base_url: str) -> None:
+    result = check(base_url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("bad settings:\nSEE2AI_BASE_URL: ")
+    assert result.stderr.count("\n") == 2
+
+
+def test_a_key_that_cannot_be_sent_is_named_and_not_shown(check: Any, upstream: Server) -> None:
+    for key in ("sk-secret\nx", "sk-密钥", "sk-secret x"):
+        result = check(upstream.origin, key=key)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("bad settings:\nSEE2AI_API_KEY: holds a ")
+        assert not any(part in result.output for part in ("secret", "密"))
+    assert upstream.journal() == []
+
+
+@pytest.mark.parametrize("around", ["{}\n", "\ufeff{}\r\n", ' "{}" ', "'{}'\n", "\u200b\u3000{}\xa0", "\"'{}'\n\""])
+def test_what_a_secret_store_puts_around_a_key_is_cut(check: Any, upstream: Server, around: str) -> None:
+    assert check(around.format(upstream.origin), key=around.format(KEY)).exit_code == 0
+
+
+@pytest.mark.parametrize("broken", [RuntimeError("x"), OSError(28, "No space"), ssl.SSLError("no certificates")])
+def test_an_error_of_our_own_is_one_line(
+    check: Any, upstream: Server, broken: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise broken
+
+    monkeypatch.setattr(client.ssl, "create_default_context", fail)
+    result = check(upstream.origin)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"SEE2AI cannot be reached: {type(broken).__name__}")
+
+
+def test_a_dead_port(check: Any) -> None:
+    result = check("http://127.0.0.1:1", "--json")
     assert result.exit_code == 1
     assert result.stderr.startswith("SEE2AI cannot be reached: ")
     assert result.stderr.count("\n") == 1

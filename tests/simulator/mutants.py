@@ -79,7 +79,7 @@ MUTANTS = (
     ),
     Mutant(
         "the lease is not asked for again once the connection stands",
-        ((client, "See2aiClient.submit", "_may_send.set(may_send)", "_may_send.set(lambda: True)"),),
+        ((client, "See2aiClient.submit", "_Attempt(may_send)", "_Attempt(lambda: True)"),),
         ("I8",),
         storm={"up.connect": 1, "process.freeze_long": 0.5},
     ),

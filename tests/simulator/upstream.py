@@ -76,9 +76,14 @@ class Upstream:
             error = httpx.ConnectError("refused")
             key: Any = SimpleNamespace(host="see2ai", port=443, ssl=True)
             raise error from aiohttp.ClientConnectorError(key, OSError("refused"))
-        if not client._may_send.get()():
-            weather.note("up.lease_over")
-            raise client._LeaseExpired
+        attempt = client._attempt.get()
+        if attempt is not None:
+            try:
+                attempt.require_permission()
+            except client._LeaseExpired:
+                weather.note("up.lease_over")
+                raise
+            attempt.begin()
 
     async def _submit(self, path: str, request: dict[str, Any]) -> HttpResponse:
         weather, is_normalize = self.weather, path == NORMALIZE.submit_path

@@ -163,21 +163,22 @@ def own_database(world: str = "real", *, empty: bool = False) -> Iterator[str]:
         asyncio.run(run_sql(server.url, f"DROP DATABASE `{url.rpartition('/')[2]}`"))
 
 
+def start_redis(*options: str) -> tuple[int, "subprocess.Popen[bytes]"]:
+    """(port, process) of a redis-server with these options. `terminate` ends it."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise RuntimeError("redis-server is not on the PATH")
+    port = free_port()
+    words = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/")
+    process = start_guarded(program, *options, *words)
+    wait_for_port(port)
+    return port, process
+
+
 def _start_redis() -> tuple[str, str]:
     """(URL, version) of a new server of this xdist worker, or of a numbered database of a configured server."""
     named = os.environ.get("TEST_REDIS_URL")
-    if named:
-        url = f"{named}/{1 + worker_number()}"
-    else:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise RuntimeError("redis-server is not on the PATH")
-        port = free_port()
-        start_guarded(
-            program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"
-        )
-        wait_for_port(port)
-        url = f"redis://127.0.0.1:{port}/0"
+    url = f"{named}/{1 + worker_number()}" if named else f"redis://127.0.0.1:{start_redis()[0]}/0"
     with redis.Redis.from_url(url, socket_timeout=20) as client:
         client.flushdb()
         info: Any = client.info("server")

@@ -11,6 +11,7 @@ import structlog
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from app.accounts.authentication import Caller, authenticate
+from app.accounts.credentials import MAX_CREDENTIAL_LENGTH
 from app.accounts.tickets import redeem_ticket
 from app.aio import run_until_first_ends
 from app.api.access import check_scope
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 AUTH_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 PONG_SECONDS = 1.0  # the pause after a ping or pong of the caller, so that neither can come in a flood
-MAX_MESSAGE_BYTES = 16_384  # `gateway serve` sets the same limit in uvicorn
+MAX_MESSAGE_BYTES = MAX_CREDENTIAL_LENGTH + 1024  # `gateway serve` sets the same limit in uvicorn
 
 
 class CloseCode(IntEnum):
@@ -40,7 +41,7 @@ class CloseCode(IntEnum):
     """The caller sent a binary message."""
 
     TOO_BIG = 1009
-    """The caller sent a message of more than 16 KB."""
+    """The caller sent a message of more than 17 KB."""
 
     INTERNAL = 1011
     """An unexpected error; or uvicorn received no pong within 20 s of a ping."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app.aio import cancel_and_wait
 from app.api.access import PublicRuntime
@@ -17,6 +17,7 @@ from app.upstreams.breaker_monitor import refresh_breakers
 from app.upstreams.see2ai.account import AccountMonitor, AccountStatus, see2ai_client
 
 REDIS_SECONDS = 1.0
+READY_KEY_SECONDS = 60
 SEE2AI_SECONDS = 0.5  # supervisors often wait one second, and a slow SEE2AI must not make the gateway look dead
 
 
@@ -62,9 +63,12 @@ def _check_breakers(runtime: Runtime) -> str:
 
 
 async def _check_redis(runtime: Runtime) -> str:
+    """Tries a write, because a Redis that is full, or a replica since a failover, answers every PING."""
     try:
         async with asyncio.timeout(REDIS_SECONDS):
-            await runtime.redis.ping()
+            await runtime.redis.set(runtime.settings.redis_name("ready"), "1", ex=READY_KEY_SECONDS)
+    except ResponseError:
+        return "warning: refuses writes"
     except (RedisError, OSError):
         return "warning: unreachable"
     return "ok"

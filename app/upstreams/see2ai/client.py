@@ -47,14 +47,41 @@ class UpstreamUnreachable(Exception):
 
 
 class _LeaseExpired(Exception):
-    """The connection is open, but the lease has ended: nothing may be sent any more."""
+    """The lease has ended: nothing may be sent any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the lease ran out before sending")
 
 
-_may_send: ContextVar[Callable[[], bool]] = ContextVar("may_send", default=lambda: True)
-"""The permission of the submit in this context."""
+class _Attempt:
+    """One request: whether it may still be sent, and whether a byte of it may have left this machine.
+
+    Until `begin` the other side has nothing. So an error before it, of whatever kind, means that nothing was sent.
+    """
+
+    def __init__(self, may_send: Callable[[], bool] = lambda: True) -> None:
+        self._may_send = may_send
+        self._has_begun = False
+
+    def require_permission(self) -> None:
+        """Raises _LeaseExpired."""
+        if not self._may_send():
+            raise _LeaseExpired
+
+    def begin(self) -> None:
+        """The next thing that happens is a write to the connection."""
+        self._has_begun = True
+
+    def result_of(self, error: Exception, if_sent: ResultKind) -> UpstreamResult:
+        return UpstreamResult(if_sent if self._has_begun else ResultKind.NOT_SENT, _describe(error))
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
+"""The request of this context. Polls have none: they may always be sent and repeated."""
 
 CONNECTION_ERRORS = (httpx.HTTPError, aiohttp.ClientError, UnicodeError)
 """The transport passes some errors of aiohttp on unchanged, such as the one for an answer that is not HTTP."""
+EXPECTED_ERRORS = (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer, _LeaseExpired)
 
 
 class See2aiClient:
@@ -74,28 +101,22 @@ class See2aiClient:
     async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
         """Sends one job. `may_send` is asked first, and again when the connection is open, which may take long.
 
-        A worker whose lease has ended sends nothing.
+        A worker whose lease has ended sends nothing. It never raises: an error of any kind is NOT_SENT where certainly
+        no byte was sent, else UNKNOWN_OUTCOME.
         """
-        if not may_send():
-            return UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
-        log.info("see2ai_submit", action=action.name, payload=request)
-        token = _may_send.set(may_send)
+        attempt = _Attempt(may_send)
         try:
+            attempt.require_permission()
+            log.info("see2ai_submit", action=action.name, payload=request)
             async with asyncio.timeout(SUBMIT_SECONDS):
-                answer = await self._request(self._fresh, "POST", action.submit_path, json=request)
-        except _LeaseExpired:
-            result = UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
-        except CONNECTION_ERRORS as error:
-            result = UpstreamResult(
-                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.UNKNOWN_OUTCOME, _describe(error)
-            )
-        except (TimeoutError, UnreadableAnswer) as error:
-            result = UpstreamResult(ResultKind.UNKNOWN_OUTCOME, _describe(error))
-        else:
+                answer = await self._post(attempt, action.submit_path, json=request)
             result = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
+        except Exception as error:
+            if not isinstance(error, EXPECTED_ERRORS):
+                log.exception("see2ai_submit_failed")
+            result = attempt.result_of(error, if_sent=ResultKind.UNKNOWN_OUTCOME)
+        else:
             log.info("see2ai_answer", status=answer.status, body=answer.body[:4000])
-        finally:
-            _may_send.reset(token)
         metrics.UPSTREAM_ANSWERS.labels("submit", result.kind).inc()
         return result
 
@@ -117,14 +138,13 @@ class See2aiClient:
 
     async def upload(self, path: Path) -> UpstreamResult:
         """Stores a file at SEE2AI: SUCCEEDED with its URL. It may be repeated without harm."""
+        attempt = _Attempt()
         try:
             with path.open("rb") as file:
                 async with asyncio.timeout(UPLOAD_SECONDS):
-                    answer = await self._request(self._fresh, "POST", UPLOAD_PATH, files={"file": (path.name, file)})
-        except (*CONNECTION_ERRORS, TimeoutError, UnreadableAnswer) as error:
-            result = UpstreamResult(
-                ResultKind.NOT_SENT if _was_never_sent(error) else ResultKind.SERVER_ERROR, _describe(error)
-            )
+                    answer = await self._post(attempt, UPLOAD_PATH, files={"file": (path.name, file)})
+        except EXPECTED_ERRORS as error:
+            result = attempt.result_of(error, if_sent=ResultKind.SERVER_ERROR)
         else:
             result = read_result(answer, lambda body: as_urls(body.get("url")))
         log.info("see2ai_upload", name=path.name, result=result.kind, note=result.detail[:300])
@@ -136,8 +156,16 @@ class See2aiClient:
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 return await self._request(self._kept, method, path)
-        except (*CONNECTION_ERRORS, httpx.InvalidURL, TimeoutError, UnreadableAnswer) as error:
+        except Exception as error:
             raise UpstreamUnreachable(_describe(error)) from error
+
+    async def _post(self, attempt: _Attempt, path: str, **body: Any) -> HttpResponse:
+        """A POST on a connection of its own, which tells `attempt` when its first byte leaves."""
+        token = _attempt.set(attempt)
+        try:
+            return await self._request(self._fresh, "POST", path, **body)
+        finally:
+            _attempt.reset(token)
 
     async def _request(self, client: httpx.AsyncClient, method: str, path: str, **body: Any) -> HttpResponse:
         url = self._base_url + path
@@ -166,13 +194,22 @@ class _LenientResponse(aiohttp.ClientResponse):
         return answer
 
 
-class _LeaseCheckedRequest(aiohttp.ClientRequest):
-    """Asks for permission at the last moment: the connection is open and no byte is sent yet."""
+class _WatchedRequest(aiohttp.ClientRequest):
+    """Asks for permission at the last moment: the connection is open and no byte is sent yet.
+
+    aiohttp holds the head back until `write_bytes`, and writes it with the body, which every attempt has. So a head
+    that it refuses is not sent.
+    """
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        if not _may_send.get()():
-            raise _LeaseExpired
+        if (attempt := _attempt.get()) is not None:
+            attempt.require_permission()
         return await super().send(conn)
+
+    async def write_bytes(self, *args: Any, **options: Any) -> None:
+        if (attempt := _attempt.get()) is not None:
+            attempt.begin()
+        await super().write_bytes(*args, **options)
 
 
 def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
@@ -184,7 +221,7 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
             else aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True)
         )
         return aiohttp.ClientSession(
-            request_class=_LeaseCheckedRequest,
+            request_class=_WatchedRequest,
             response_class=_LenientResponse,
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -198,15 +235,6 @@ def _open_client(*, keep_connections: bool) -> httpx.AsyncClient:
         follow_redirects=False,
         trust_env=False,
     )
-
-
-def _was_never_sent(error: Exception) -> bool:
-    """Whether certainly no byte was sent.
-
-    The transport reports a connection lost *after* sending as ConnectTimeout, too. The classes of aiohttp are exact:
-    these two are raised only while a connection is opened.
-    """
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 async def _read_limited(response: httpx.Response) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from app.accounts.credentials import sign_token
-from app.messaging.redis import QUEUE
+from app.messaging.redis import queue_name
 from app.settings import Settings
 from tests.support.makers import TEXT_MODEL
 from tests.support.ports import free_port
@@ -37,6 +37,7 @@ class Gateway:
     processes: Processes
     redis_port: int
     origin: str
+    queue: str
     headers: dict[str, str] = field(default_factory=dict)
     server: Process | None = None
 
@@ -81,7 +82,7 @@ class Gateway:
             self.submit()
             end = time.monotonic() + 5
             while time.monotonic() < end:
-                if "cmdstat_zadd" in client.info("commandstats") and client.zcard(QUEUE) == 0:
+                if "cmdstat_zadd" in client.info("commandstats") and client.zcard(self.queue) == 0:
                     return True
                 time.sleep(0.05)
         return False
@@ -99,7 +100,8 @@ def gateway(
         env |= {"redis_url": f"redis://127.0.0.1:{redis_port}/0", "port": port, "submit_rate_per_minute": 3000}
         env |= {"lease_seconds": 10}
         with Processes(tmp_path_factory.mktemp("redis"), env) as processes:
-            gateway = Gateway(processes, redis_port, f"http://127.0.0.1:{port}")
+            queue = queue_name(Settings(_env_file=None, **env))
+            gateway = Gateway(processes, redis_port, f"http://127.0.0.1:{port}", queue)
             gateway.start_redis()
             worker, api = processes.gateway("worker"), processes.gateway("serve")
             user_id = _user(processes)
