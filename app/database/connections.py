@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.constraints_check import verify_constraints
 from app.database.dialect import limit_statements
+from app.database.paging import ReadShares
 from app.database.revision import verify_revision
 from app.errors import Unavailable
 
@@ -113,11 +114,16 @@ class Database:
     """
 
     def __init__(
-        self, writers: AsyncEngine, readers: AsyncEngine, drop_idle: Callable[[], None] = lambda: None
+        self,
+        writers: AsyncEngine,
+        readers: AsyncEngine,
+        max_readers: int,
+        drop_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.writers = writers
         self.readers = readers
         self._drop_idle = drop_idle
+        self._shares = ReadShares(max_readers)
         self._is_verified = False
         self._verifying = asyncio.Lock()
 
@@ -162,6 +168,12 @@ class Database:
                     return
                 async with _longer_limit(connection, seconds):
                     yield connection
+
+    @asynccontextmanager
+    async def read_list(self, user_id: int) -> AsyncIterator[Connection]:
+        """Opens a connection like `read`, for a list of one user. Raises RateLimited and Unavailable (ReadShares)."""
+        async with self._shares.take(user_id), self.read() as connection:
+            yield connection
 
     async def close(self) -> None:
         await self.writers.dispose()

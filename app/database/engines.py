@@ -64,7 +64,7 @@ def _open_mysql(settings: Settings) -> Database:
     idle = IdleConnections()
     idle.watch(writers)
     idle.watch(readers)
-    return Database(writers, readers, idle.drop)
+    return Database(writers, readers, settings.database_pool_size, idle.drop)
 
 
 def _open_sqlite(database_url: str) -> Database:
@@ -79,7 +79,7 @@ def _open_sqlite(database_url: str) -> Database:
         event.listen(engine.sync_engine, "connect", _watch_deadline)
         event.listen(engine.sync_engine, "checkout", _set_deadline(seconds))
     event.listen(writers.sync_engine, "begin", _begin_immediate)
-    return Database(writers, readers)
+    return Database(writers, readers, SQLITE_READERS)
 
 
 def _watch_deadline(connection: Any, record: Any) -> None:

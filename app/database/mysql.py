@@ -27,7 +27,7 @@ IDLE_SECONDS = 2.0
 PING_SECONDS = 2.0
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds and a count. The usual value of Linux is two hours, longer than any balancer remembers a connection."""
-SECURE_TRANSPORT_REQUIRED = 3159  # MySQL and MariaDB
+SECURE_TRANSPORT_REQUIRED, ACCESS_DENIED = 3159, 1045
 DEAD = frozenset({1053, 1152, 1153, 1158, 1159, 1160, 1161, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2055})
 """Errors after which this connection is of no use: it broke, or its server shuts down or has become a replica."""
 
@@ -74,7 +74,7 @@ async def _connect(**options: Any) -> Any:
     except TimeoutError:
         raise OSError(f"no log-in at {options.get('host')} within {2 * CONNECT_SECONDS} s") from None
     except (asyncmy.errors.Error, OSError) as error:
-        _raise_tls_problem(connection, options, error)
+        await _raise_tls_problem(connection, options, error)
         raise
     except Exception as error:
         raise OSError(f"no connection: {error!r}") from error
@@ -82,18 +82,31 @@ async def _connect(**options: Any) -> Any:
     return connection
 
 
-def _raise_tls_problem(connection: Any, options: dict[str, Any], error: Exception) -> None:
-    host = options.get("host", "localhost")
-    if error.args and error.args[0] == SECURE_TRANSPORT_REQUIRED:
+async def _raise_tls_problem(connection: Any, options: dict[str, Any], error: Exception) -> None:
+    """Raises UnsafeDatabase if the error comes from TLS, or from its absence."""
+    host, code = options.get("host", "localhost"), error.args[0] if error.args else None
+    offers_tls = bool(getattr(connection, "server_capabilities", 0) & CLIENT.SSL)
+    if "ssl" in options:
+        if isinstance(error.__cause__, ssl.SSLError) and offers_tls:
+            reason = getattr(error.__cause__, "verify_message", "") or str(error.__cause__)
+            settings = "see DATABASE_SSL and DATABASE_SSL_CA"
+            raise UnsafeDatabase(f"TLS with the database at {host} failed: {reason.rstrip('.')}: {settings}") from error
+        if getattr(connection, "server_version", None) and not offers_tls:
+            raise UnsafeDatabase(f"DATABASE_SSL is set, but the database at {host} has no TLS") from error
+    elif code == SECURE_TRANSPORT_REQUIRED or (code == ACCESS_DENIED and offers_tls and await _accepts_tls(options)):
         raise UnsafeDatabase(f"the database at {host} accepts only TLS: set DATABASE_SSL=required") from error
-    if "ssl" not in options:
-        return
-    capabilities = getattr(connection, "server_capabilities", CLIENT.SSL)
-    if not capabilities & CLIENT.SSL:
-        raise UnsafeDatabase(f"DATABASE_SSL is set, but the database at {host} has no TLS") from error
-    if isinstance(error.__cause__, ssl.SSLError):
-        reason = getattr(error.__cause__, "verify_message", "") or error.__cause__.reason or str(error.__cause__)
-        raise UnsafeDatabase(f"TLS with the database at {host} failed: {reason} (DATABASE_SSL)") from error
+
+
+async def _accepts_tls(options: dict[str, Any]) -> bool:
+    """Whether the same log-in works with TLS. Some servers deny access without it and do not say why."""
+    connection: Any = asyncmy.connection.Connection(**options, ssl=_tls_context("required", None))  # type: ignore[no-untyped-call]
+    try:
+        async with asyncio.timeout(2 * CONNECT_SECONDS):
+            await connection.connect()
+    except Exception:  # the first error is the one to report
+        return False
+    connection.close()
+    return True
 
 
 def _keep_alive(connection: Any) -> None:
