@@ -52,8 +52,8 @@ async def _draw_id(connection: Connection, draw: int) -> int:
     Several processes may draw the same id at the same moment; one of them gets it, and the others draw again. If an
     imported user has the last id of the range, any id of the range is drawn.
     """
-    highest = await connection.scalar(_HIGHEST_OWN_ID)
-    new_id = int(highest or 0) + 1 + secrets.randbelow(min(2**draw, MAX_SPREAD))
+    newest = await connection.scalar(_NEWEST_OWN_ID)
+    new_id = int(newest or 0) + 1 + secrets.randbelow(min(2**draw, MAX_SPREAD))
     return new_id if new_id <= MAX_OWN_ID else 1 + secrets.randbelow(MAX_OWN_ID)
 
 
@@ -88,4 +88,4 @@ async def user_exists(database: Database, user_id: int) -> bool:
         return await connection.scalar(select(users.c.id).where(users.c.id == user_id)) is not None
 
 
-_HIGHEST_OWN_ID = select(users.c.id).where(users.c.id <= MAX_OWN_ID).order_by(users.c.id.desc()).limit(1)
+_NEWEST_OWN_ID = select(users.c.id).where(users.c.id <= MAX_OWN_ID).order_by(users.c.id.desc()).limit(1)
