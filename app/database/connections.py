@@ -103,7 +103,8 @@ class _Connection(AsyncConnection):
         except DBAPIError as error:
             if not (is_first and error.connection_invalidated):
                 raise
-        await self.rollback()  # SQLAlchemy connects again after it
+        await self.rollback()
+        await self.get_raw_connection()  # connects again; within a statement SQLAlchemy would wrap each error
         return await super().execute(statement, parameters, execution_options=execution_options)
 
 
