@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.database_url import SslMode, normalize_database_url
 from app.errors import SettingsError
 from app.known_secrets import DEVELOPMENT_JWT_SECRET, SANDBOX_API_KEY
 from app.setting_values import (
@@ -47,6 +48,9 @@ class Settings(BaseSettings):
 
     database_url: str = "sqlite+aiosqlite:///var/gateway.db"
     database_pool_size: int = Field(16, ge=1, le=1000)
+    database_pool_recycle_seconds: int = Field(200, ge=1)
+    database_ssl: SslMode = "off"
+    database_ssl_ca: str = ""
     redis_url: str = "memory://"
     redis_prefix: str = ""
 
@@ -91,6 +95,12 @@ class Settings(BaseSettings):
     @cached_property
     def is_sqlite(self) -> bool:
         return self.database_url.startswith("sqlite")
+
+    @cached_property
+    def full_database_url(self) -> str:
+        """`DATABASE_URL` with `DATABASE_SSL` and `DATABASE_SSL_CA` in its query."""
+        ssl = self.database_ssl if "database_ssl" in self.model_fields_set else None
+        return normalize_database_url(self.database_url, ssl, self.database_ssl_ca)
 
     @cached_property
     def is_redis_embedded(self) -> bool:
@@ -167,8 +177,10 @@ class Settings(BaseSettings):
             ZoneInfo(self.timezone)
         except (KeyError, ValueError, OSError):
             problems.append(f"TIMEZONE: unknown time zone {self.timezone!r}")
-        if not self.database_url.startswith(("mysql+asyncmy://", "sqlite+aiosqlite:///")):
-            problems.append("DATABASE_URL: must start with mysql+asyncmy:// or sqlite+aiosqlite:///")
+        try:
+            _ = self.full_database_url
+        except ValueError as error:
+            problems += str(error).splitlines()
         if problem := find_redis_problem(self.redis_url):
             problems.append(f"REDIS_URL: {problem}")
         if self.redis_prefix and not REDIS_PREFIX.fullmatch(self.redis_prefix):

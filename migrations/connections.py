@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -21,12 +21,12 @@ MYSQL_SESSION = f"SET sql_notes = 0, lock_wait_timeout = {MAX_TABLE_WAIT_SECONDS
 """Statements queue behind an ALTER that waits for a busy table. So it gives up after a while."""
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """Connects with the first statement, not here."""
-    if make_url(url).get_backend_name() != "sqlite":
+def open_engine(url: URL, connect_args: dict[str, Any]) -> AsyncEngine:
+    """Connects with the first statement, not here. `connect_args` are those of the gateway: TLS and the password."""
+    if url.get_backend_name() != "sqlite":
         logging.getLogger("asyncmy").addFilter(_is_no_key_name)
-        return create_async_engine(url, poolclass=NullPool, connect_args={"init_command": MYSQL_SESSION})
-    Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
+        return create_async_engine(url, poolclass=NullPool, connect_args=connect_args | {"init_command": MYSQL_SESSION})
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": MAX_SQLITE_WAIT_SECONDS})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     # This takes SQLite's only write lock, so other migrations wait.

@@ -8,8 +8,9 @@ import asyncio
 
 from alembic import context
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
+from app.database.mysql import read_mysql_url
 from app.settings import load_settings
 from app.tables import metadata
 from migrations.connections import open_engine, wait_for_lock
@@ -23,7 +24,7 @@ def run_offline(url: str) -> None:
 
 
 async def run_online(url: str) -> None:
-    engine = open_engine(url)
+    engine = open_engine(make_url(url), {}) if url.startswith("sqlite") else open_engine(*read_mysql_url(url))
     try:
         async with engine.connect() as connection:
             await connection.run_sync(run_with)
@@ -51,7 +52,7 @@ def refuse_unknown_revisions() -> None:
         )
 
 
-database_url = context.config.attributes.get("database_url") or load_settings().database_url
+database_url = context.config.attributes.get("database_url") or load_settings().full_database_url
 if context.is_offline_mode():
     run_offline(database_url)
 else:

@@ -102,7 +102,7 @@ async def serve_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_runtime(settings) as runtime:
-        where = {"database": settings.database_url, "redis": settings.redis_url}
+        where = {"database": settings.full_database_url, "redis": settings.redis_url}
         log.info("worker_started", **where, redis_prefix=settings.redis_namespace)
         await run_worker(runtime, stop)
     log.info("worker_stopped")

@@ -122,9 +122,9 @@ def migrate(
     from app.telemetry.logs import configure_logs
 
     settings = settings_or_exit()
-    migrate(settings.database_url, sql=sql)
+    configure_logs(settings)
+    migrate(settings.full_database_url, sql=sql)
     if not sql:
-        configure_logs(settings)
         check_database_or_exit(settings)
 
 

@@ -6,6 +6,7 @@ from app.database.connections import (
     CommitUnknown,
     Connection,
     Database,
+    StatementTimeout,
     TransactionConflict,
     UniqueViolation,
     ping,
@@ -14,6 +15,7 @@ from app.database.connections import (
 from app.database.constraints_check import UnsafeDatabase
 from app.database.dialect import insert_ignore, like_contains, upsert, utc_after, utc_now
 from app.database.engines import open_database
+from app.database.paging import read_page
 
 __all__ = [
     "COMMIT_TIMEOUT_SECONDS",
@@ -21,6 +23,7 @@ __all__ = [
     "CommitUnknown",
     "Connection",
     "Database",
+    "StatementTimeout",
     "TransactionConflict",
     "UniqueViolation",
     "UnsafeDatabase",
@@ -28,6 +31,7 @@ __all__ = [
     "like_contains",
     "open_database",
     "ping",
+    "read_page",
     "retry_on_conflict",
     "upsert",
     "utc_after",

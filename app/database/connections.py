@@ -8,17 +8,20 @@ import asyncio
 import functools
 import random
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy import literal, select
+from sqlalchemy import Executable, literal, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.database.constraints_check import verify_constraints
+from app.database.dialect import limit_statements
+from app.database.paging import ReadShares
 from app.database.revision import verify_revision
 from app.errors import Unavailable
 
@@ -32,9 +35,11 @@ Connection = AsyncConnection
 
 COMMIT_TIMEOUT_SECONDS = 10
 TRANSACTION_TIMEOUT_SECONDS = 25  # after this time a database that hangs counts as unreachable
+STATEMENT_SECONDS = 10  # after this time the database ends a statement of a reader
 MAX_ATTEMPTS = 8
 DUPLICATE_KEY = 1062
 DEADLOCK, LOCK_WAIT, STALE_SNAPSHOT = 1213, 1205, 1020
+STATEMENT_ENDED = frozenset({1317, 1969, 3024})  # by KILL QUERY, or by the time limit of MariaDB or MySQL
 SERVER_AWAY = frozenset(
     {
         1021,
@@ -71,6 +76,10 @@ class CommitUnknown(Unavailable):
     """The connection broke during COMMIT. The commit may have happened, so read before you repeat."""
 
 
+class StatementTimeout(Unavailable):
+    """The database ended the statement, because it took too long or because an administrator ended it."""
+
+
 class UniqueViolation(Exception):
     """A UNIQUE constraint refused a row. `text` is the driver's message, which names the constraint."""
 
@@ -79,12 +88,43 @@ class UniqueViolation(Exception):
         super().__init__(text)
 
 
-class Database:
-    """The connections to one database. `open_database` opens it, `close` closes it."""
+class _Connection(AsyncConnection):
+    """If the first statement finds that the connection is dead, it is repeated once on a new one.
 
-    def __init__(self, writers: AsyncEngine, readers: AsyncEngine) -> None:
+    Nothing can have been committed before it.
+    """
+
+    _was_used = False
+
+    async def execute(self, statement: Executable, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        is_first, self._was_used = not self._was_used, True
+        try:
+            return await super().execute(statement, parameters, execution_options=execution_options)
+        except DBAPIError as error:
+            if not (is_first and error.connection_invalidated):
+                raise
+        await self.rollback()
+        await self.get_raw_connection()  # connects again; within a statement SQLAlchemy would wrap each error
+        return await super().execute(statement, parameters, execution_options=execution_options)
+
+
+class Database:
+    """The connections to one database. `open_database` opens it, `close` closes it.
+
+    `drop_idle` makes the pools replace their idle connections, because the database did not answer.
+    """
+
+    def __init__(
+        self,
+        writers: AsyncEngine,
+        readers: AsyncEngine,
+        max_readers: int,
+        drop_idle: Callable[[], None] = lambda: None,
+    ) -> None:
         self.writers = writers
         self.readers = readers
+        self._drop_idle = drop_idle
+        self._shares = ReadShares(max_readers)
         self._is_verified = False
         self._verifying = asyncio.Lock()
 
@@ -97,7 +137,7 @@ class Database:
         async with self._verifying:
             if self._is_verified:
                 return
-            with _translate_errors():
+            with _translate_errors(self._drop_idle):
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), self.writers.connect() as connection:
                     await verify_revision(connection)
                     await verify_constraints(connection)
@@ -108,8 +148,8 @@ class Database:
         """Opens a transaction. It commits when the block ends and rolls back when the block raises."""
         if not self._is_verified:
             await self.verify()
-        with _translate_errors():
-            async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS) as timeout, self.writers.connect() as connection:
+        with _translate_errors(self._drop_idle):
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS) as timeout, _Connection(self.writers) as connection:
                 await connection.begin()
                 yield connection
                 # COMMIT has a timeout of its own, because only there a timeout means CommitUnknown.
@@ -118,14 +158,41 @@ class Database:
 
     @asynccontextmanager
     async def read(self, seconds: float = TRANSACTION_TIMEOUT_SECONDS) -> AsyncIterator[Connection]:
-        """Opens a connection in autocommit. Each statement is one round trip and reads the newest committed state."""
-        with _translate_errors():
-            async with asyncio.timeout(seconds), self.readers.connect() as connection:
-                yield connection
+        """Opens a connection in autocommit. Each statement is one round trip and reads the newest committed state.
+
+        The database ends a statement after STATEMENT_SECONDS, or after `seconds` if this is more than the default.
+        """
+        with _translate_errors(self._drop_idle):
+            async with asyncio.timeout(seconds), _Connection(self.readers) as connection:
+                if seconds <= TRANSACTION_TIMEOUT_SECONDS:
+                    yield connection
+                    return
+                async with _longer_limit(connection, seconds):
+                    yield connection
+
+    @asynccontextmanager
+    async def read_list(self, user_id: int) -> AsyncIterator[Connection]:
+        """Opens a connection like `read`, for a list of one user. Raises RateLimited and Unavailable (ReadShares)."""
+        async with self._shares.take(user_id), self.read() as connection:
+            yield connection
 
     async def close(self) -> None:
         await self.writers.dispose()
         await self.readers.dispose()
+
+
+@asynccontextmanager
+async def _longer_limit(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """Statements may take so long within the block."""
+    if connection.dialect.name == "sqlite":
+        connection.sync_connection.info["deadline"] = time.monotonic() + seconds  # type: ignore[union-attr]
+        yield
+        return
+    await connection.exec_driver_sql(f"SET time_zone='+00:00' {limit_statements(seconds)}")
+    try:
+        yield
+    finally:
+        await connection.invalidate()  # the pool opens a new one, with the usual limit
 
 
 async def _commit(connection: AsyncConnection) -> None:
@@ -143,18 +210,33 @@ async def _commit(connection: AsyncConnection) -> None:
 class _translate_errors:  # noqa: N801 (a context manager; as a class it costs less, and each transaction uses it)
     """Turns the errors of SQLAlchemy and the driver into ours."""
 
+    def __init__(self, drop_idle: Callable[[], None]) -> None:
+        self._drop_idle = drop_idle
+
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, CommitUnknown):
+            self._drop_idle()
         if error is None or not isinstance(error, SQLAlchemyError | OSError):
             return
         if isinstance(error, IntegrityError) and _is_duplicate(error):
             raise UniqueViolation(str(error.orig)) from error
         if isinstance(error, DBAPIError) and _is_conflict(error):
             raise TransactionConflict from error
+        if isinstance(error, DBAPIError) and _is_ended(error):
+            log.warning("statement_timeout", error=_describe(error))
+            raise StatementTimeout from error
         if isinstance(error, PoolTimeout | OSError) or (isinstance(error, DBAPIError) and _is_away(error)):
-            log.warning("database_away", error=str(getattr(error, "orig", error))[:300])
+            log.warning("database_away", error=_describe(error))
+            if not isinstance(error, PoolTimeout):
+                self._drop_idle()
             raise Unavailable from error
+
+
+def _describe(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return f"{type(cause).__name__}: {str(cause) or 'no answer in time'}"[:300]
 
 
 def _code(error: DBAPIError) -> int | None:
@@ -166,6 +248,10 @@ def _is_conflict(error: DBAPIError) -> bool:
     if _code(error) in {DEADLOCK, LOCK_WAIT, STALE_SNAPSHOT}:
         return True
     return isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig)
+
+
+def _is_ended(error: DBAPIError) -> bool:
+    return _code(error) in STATEMENT_ENDED or str(error.orig) == "interrupted"  # SQLite's word
 
 
 def _is_away(error: DBAPIError) -> bool:

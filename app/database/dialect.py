@@ -1,4 +1,4 @@
-"""SQL that differs between MySQL and SQLite: the clock, upserts and LIKE. No other module knows a dialect."""
+"""SQL that differs between databases: the clock, upserts, LIKE and limits. Other modules write SQL for all of them."""
 
 from datetime import datetime
 from typing import Any
@@ -72,3 +72,11 @@ def like_contains(text: str) -> tuple[str, str]:
     """The LIKE pattern for values that contain `text`, and its escape character."""
     escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%", "!"
+
+
+def limit_statements(seconds: float) -> str:
+    """A part of MySQL's SET: the server ends a statement after this time. On MySQL it counts for SELECT only.
+
+    Each server reads its own part and takes the other for a comment.
+    """
+    return f"/*M!100300 , max_statement_time={seconds} */ /*!80000 , max_execution_time={round(seconds * 1000)} */"

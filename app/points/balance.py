@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, func, select
+from sqlalchemy import BindParameter, ColumnElement, bindparam, select
 
-from app.database import Database
+from app.database import Database, read_page
 from app.points.lots import next_expiry, spendable_points
 from app.tables import points_accounts, tasks
 from app.tables import points_ledger as ledger
+
+MAX_RECORDS = 1_000_000
+"""How far a list of records reaches. It has no filter by time, and its index is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,24 @@ async def get_balance(database: Database, user_id: int) -> Balance:
 async def list_records(
     database: Database, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of the user's ledger entries, newest first, and the total number. Pages count from 1."""
+    """One page of the user's ledger entries, newest first, and their number up to MAX_RECORDS. Pages count from 1."""
     conditions: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
     if kind:
         conditions.append(ledger.c.kind == kind)
     if task_no:
         conditions.append(tasks.c.task_no == task_no)
-    records = select(*_RECORD).select_from(_ENTRIES).where(*conditions).order_by(ledger.c.seq.desc())
-    count = select(func.count()).select_from(_ENTRIES if task_no else ledger).where(*conditions)
-    async with database.read() as connection:
-        total = int(await connection.scalar(count) or 0)
-        rows = await connection.execute(records.limit(size).offset((page - 1) * size))
-        return [dict(row._mapping) for row in rows], total
+    matching = select(ledger.c.id).select_from(_ENTRIES if task_no else ledger).where(*conditions)
+    async with database.read_list(user_id) as connection:
+        return await read_page(
+            connection,
+            select(*_RECORD).select_from(_ENTRIES),
+            ledger.c.id,
+            matching=matching,
+            order=(ledger.c.seq.desc(),),
+            page=page,
+            size=size,
+            reach=MAX_RECORDS,
+        )
 
 
 _user: BindParameter[int] = bindparam("user")

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 
-from app.database import Database, like_contains
+from app.database import Connection, Database, StatementTimeout, like_contains, read_page
 from app.errors import NotFound
 from app.tables import tasks
 from app.tasks.view import PUBLIC_COLUMNS
 
 MAX_TASK_NO_LENGTH = 40
+MAX_SEARCHED = 2000
+"""A search reads whole prompts. 2,000 prompts of the greatest length are 120 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,39 @@ async def get_task(database: Database, user_id: int, task_no: str) -> dict[str, 
 async def list_tasks(
     database: Database, user_id: int, filters: Filters, *, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page, newest first, and the number of all matching tasks."""
-    conditions = _conditions(user_id, filters)
-    newest = select(*PUBLIC_COLUMNS).where(*conditions).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
-    async with database.read() as connection:
-        total = int(await connection.scalar(select(func.count()).select_from(tasks).where(*conditions)) or 0)
-        rows = await connection.execute(newest.limit(size).offset((page - 1) * size))
-        return [dict(row._mapping) for row in rows], total
+    """One page, newest first, and the number of all matching tasks up to MAX_REACH.
+
+    A keyword is searched in the newest MAX_SEARCHED tasks that match the other filters. Raises InvalidParameter for a
+    page beyond MAX_REACH, RateLimited, and Unavailable if the query takes too long.
+    """
+    matching = select(tasks.c.id).where(*_conditions(user_id, filters))
+    try:
+        async with database.read_list(user_id) as connection:
+            if filters.keyword:
+                return await _search(connection, matching, filters.keyword, page, size)
+            return await read_page(
+                connection, _SHOWN, tasks.c.id, matching=matching, order=_NEWEST, page=page, size=size
+            )
+    except StatementTimeout as error:
+        raise StatementTimeout("查询时间过长，请用 startTime 和 endTime 缩小范围") from error
+
+
+async def _search(
+    connection: Connection, matching: Select[Any], keyword: str, page: int, size: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Reads each prompt once: all ids that are found come in one answer."""
+    searched = matching.order_by(*_NEWEST).limit(MAX_SEARCHED).subquery()
+    pattern, escape = like_contains(keyword)
+    found = (
+        select(tasks.c.id)
+        .join(searched, searched.c.id == tasks.c.id)
+        .where(tasks.c.prompt.like(pattern, escape=escape))
+        .order_by(*_NEWEST)
+    )
+    ids = list(await connection.scalars(found))
+    shown = ids[(page - 1) * size : page * size]
+    rows = await connection.execute(_SHOWN.where(tasks.c.id.in_(shown)).order_by(*_NEWEST)) if shown else ()
+    return [dict(row._mapping) for row in rows], len(ids)
 
 
 def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
@@ -56,9 +84,6 @@ def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
         conditions.append(tasks.c.status == filters.status)
     if filters.model_name:
         conditions.append(tasks.c.model_name == filters.model_name)
-    if filters.keyword:
-        pattern, escape = like_contains(filters.keyword)
-        conditions.append(tasks.c.prompt.like(pattern, escape=escape))
     if filters.start:
         conditions.append(tasks.c.created_at >= filters.start)
     if filters.end:
@@ -75,4 +100,6 @@ async def get_task_for_operator(database: Database, task_no: str) -> dict[str, A
     return dict(row._mapping)
 
 
+_NEWEST = (tasks.c.created_at.desc(), tasks.c.id.desc())
+_SHOWN = select(*PUBLIC_COLUMNS)
 _ONE = select(*PUBLIC_COLUMNS).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == bindparam("user"))

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, or_, select, update
 
-from app.database import Database, retry_on_conflict, utc_after, utc_now
+from app.database import Database, read_page, retry_on_conflict, utc_after, utc_now
 from app.errors import InvalidParameter, NotFound
 from app.tables import tasks
 from app.tables import webhook_deliveries as deliveries
@@ -18,17 +18,18 @@ PURGE_BATCH = 500
 async def list_deliveries(
     database: Database, user_id: int, *, status: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of deliveries, newest first, and the total number of deliveries."""
+    """One page of deliveries, newest first, and the number of all up to MAX_REACH (see `read_page`)."""
     conditions = [deliveries.c.user_id == user_id]
     if status:
         conditions.append(deliveries.c.status == status)
     if task_no:
         task = select(tasks.c.id).where(tasks.c.task_no == task_no, tasks.c.user_id == user_id)
         conditions.append(deliveries.c.task_id == task.scalar_subquery())
-    newest = _SHOWN.where(*conditions).order_by(deliveries.c.id.desc()).limit(size).offset((page - 1) * size)
-    async with database.read() as connection:
-        total = int(await connection.scalar(select(func.count()).select_from(deliveries).where(*conditions)) or 0)
-        return [dict(row._mapping) for row in await connection.execute(newest)], total
+    matching, order = select(deliveries.c.id).where(*conditions), (deliveries.c.id.desc(),)
+    async with database.read_list(user_id) as connection:
+        return await read_page(
+            connection, _SHOWN, deliveries.c.id, matching=matching, order=order, page=page, size=size
+        )
 
 
 @retry_on_conflict

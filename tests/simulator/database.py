@@ -238,6 +238,9 @@ class Line:
         if not self.is_detached:
             self._database.release(self, "ROLLBACK")
 
+    async def set_progress_handler(self, _handler: Callable[[], bool], _steps: int) -> None:
+        """A statement takes no time here."""
+
     async def close(self) -> None:
         self.stop()
 

@@ -54,7 +54,7 @@ async def up() -> None:
             servers.append((_server(sandbox), sandbox_socket))
         configure_logs(settings)
         serve_metrics(settings)
-        await asyncio.to_thread(migrate, settings.database_url)
+        await asyncio.to_thread(migrate, settings.full_database_url)
         async with open_runtime(settings) as runtime:
             await runtime.database.verify()
             servers.append((_server(create_app(settings, runtime)), api_socket))

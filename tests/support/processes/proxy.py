@@ -23,12 +23,15 @@ class Proxy:
 
     `lose` names texts of statements. The COMMIT after the next such statement is forwarded; when its answer arrives,
     the connection is closed. This happens once for each text, which then moves to `lost`.
+
+    `forget` is for the connections that are open now, as a balancer forgets what was idle. New ones pass.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._mode = "pass"
         self._open: set[asyncio.StreamWriter] = set()
+        self._forgotten: dict[asyncio.StreamWriter, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.lose: list[bytes] = []
         self.lost: list[bytes] = []
@@ -43,6 +46,10 @@ class Proxy:
         self._mode = mode
         if mode in {"refuse", "reset"}:
             self._loop.call_soon_threadsafe(self._reset_all)
+
+    def forget(self, how: str) -> None:
+        """From now on the open connections swallow what is sent ("blackhole"), or are reset at it ("reset")."""
+        self._forgotten |= dict.fromkeys(self._open, how)
 
     def _reset_all(self) -> None:
         for writer in list(self._open):
@@ -93,9 +100,10 @@ class Proxy:
         doomed: list[bytes] = []
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if self._mode == "blackhole":
+                mode = self._forgotten.get(here, self._mode)
+                if mode == "blackhole":
                     continue
-                if self._mode == "reset":
+                if mode == "reset":
                     _reset(here)
                     return
                 doomed += [text for text in self.lose if text in data]
