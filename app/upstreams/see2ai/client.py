@@ -74,11 +74,10 @@ class See2aiClient:
     async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
         """Sends one job. `may_send` is asked first, and again when the connection is open, which may take long.
 
-        A worker whose lease has ended sends nothing.
+        A worker whose lease has ended sends nothing. The caller logs the request before it commits the intent to send.
         """
         if not may_send():
             return UpstreamResult(ResultKind.NOT_SENT, "the lease ran out before sending")
-        log.info("see2ai_submit", action=action.name, payload=request)
         token = _may_send.set(may_send)
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
