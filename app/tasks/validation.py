@@ -13,7 +13,7 @@ import structlog
 from app.catalog.models import Model
 from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
-from app.files.references import parse_references, validate_link
+from app.files.references import parse_references, stored_image_url, validate_link
 from app.runtime import Runtime
 from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
@@ -47,10 +47,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTask:
-    """A valid submission: the request for the upstream, the price, and the callback URL."""
+    """A valid submission: the request for the upstream, `imageUrl` as it is stored, the price, and the callback URL."""
 
     action: Action
     request: dict[str, Any]
+    image_url: str | list[str] | None
     points_cost: int
     callback_url: str | None
 
@@ -78,7 +79,8 @@ def _prepare_task(runtime: Runtime, submission: Submission, model: Model) -> Pre
     _check_links(runtime, action, params)
     request = build_request(action, ActionInput(model.task_type, submission.prompt, references, params))
     points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
-    return PreparedTask(action, request, points_cost, _callback(runtime, submission.callback_url))
+    image_url = stored_image_url(submission.image_url, references)
+    return PreparedTask(action, request, image_url, points_cost, _callback(runtime, submission.callback_url))
 
 
 def base_price(runtime: Runtime, model: Model) -> int | None:
