@@ -1,4 +1,4 @@
-"""Middleware for every request: the request id, the limit of the body's size, and a handler for unexpected errors.
+"""Middleware for every request: its id, its path, the limits of what it sends and of what is sent, unexpected errors.
 
 The classes are plain ASGI because they run on every request.
 """
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from starlette.exceptions import HTTPException
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response, on_unhandled
-from app.errors import PayloadTooLarge
+from app.errors import GatewayError, PayloadTooLarge, UnsupportedMedia
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -43,14 +43,26 @@ class RequestId:
         await self.app(scope, receive, send_with_headers)
 
 
+class MergedSlashes:
+    """Reads repeated slashes of a path as one, because many callers join a base address and a path with two."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if b"//" in scope.get("raw_path", b""):  # an escaped slash (%2F) is part of a name
+            scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        await self.app(scope, receive, send)
+
+
 class BodySizeLimit:
     """Answers 413 when `Content-Length` is too large, or as soon as the received body is.
 
-    `overrides` gives some paths their own limit and message. FastAPI's `max_body_size` cannot replace this class: it
-    answers in plain text, outside all middleware.
+    `overrides` gives some paths their own limit and message. A compressed body is answered with 415, because its size
+    is unknown. FastAPI's `max_body_size` cannot replace this class: it answers in plain text, outside all middleware.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, overrides: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, overrides: Mapping[str, tuple[int, str | None]]) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.overrides = overrides
@@ -60,8 +72,9 @@ class BodySizeLimit:
             await self.app(scope, receive, send)
             return
         max_bytes, message_text = self.overrides.get(scope["path"], (self.max_bytes, None))
-        if _content_length(scope["headers"]) > max_bytes:
-            await error_response(Request(scope), PayloadTooLarge(message_text))(scope, receive, send)
+        refusal = _refuse_unread(Headers(scope=scope), max_bytes, message_text)
+        if refusal is not None:
+            await error_response(Request(scope), refusal)(scope, receive, send)
             return
         received_bytes = 0
 
@@ -70,7 +83,7 @@ class BodySizeLimit:
             message = await receive()
             received_bytes += len(message.get("body", b""))
             if received_bytes > max_bytes:
-                raise HTTPException(PayloadTooLarge.status)  # FastAPI passes on no other error while it reads a body
+                raise PayloadTooLarge(message_text)
             return message
 
         await self.app(scope, receive_counted, send)
@@ -102,11 +115,14 @@ class CatchAll:
             await response(scope, receive, send)
 
 
-def _content_length(headers: Any) -> int:
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value[:19]) if value.isdigit() else 0
-    return 0
+def _refuse_unread(headers: Headers, max_bytes: int, message_text: str | None) -> GatewayError | None:
+    """The error that the headers of a request already show; None where its body may be read."""
+    encoding = headers.get("content-encoding", "").strip()
+    if encoding.lower() not in {"", "identity"}:
+        return UnsupportedMedia(f"不支持 Content-Encoding: {encoding[:40]}，请发送未压缩的请求体")
+    length = headers.get("content-length", "")
+    is_too_long = length.isascii() and length.isdigit() and int(length[:19]) > max_bytes
+    return PayloadTooLarge(message_text) if is_too_long else None
 
 
 def _requested_id(headers: Any) -> str | None:
