@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import read_version
 from app.api.bodies import MAX_BODY_BYTES, MAX_SMALL_BODY_BYTES
 from app.api.errors import install_error_handlers
-from app.api.middleware import BodySizeLimit, CatchAll, MergedSlashes, RequestId
+from app.api.middleware import BodySizeLimit, CatchAll, MergedSlashes, RequestId, UnreadAnswers
 from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
 from app.api.rate_limits import RateLimiter
@@ -83,6 +83,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Adds the middleware, the innermost first."""
     app.add_middleware(CatchAll)
+    app.add_middleware(UnreadAnswers)
     limits = dict.fromkeys(tasks.SUBMIT_PATHS, (MAX_BODY_BYTES, None)) | uploads.BODY_LIMIT
     app.add_middleware(BodySizeLimit, max_bytes=MAX_SMALL_BODY_BYTES, overrides=limits)
     if settings.cors_allowed:

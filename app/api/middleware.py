@@ -5,7 +5,9 @@ The classes are plain ASGI because they run on every request.
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -13,9 +15,15 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.access import user_of
 from app.api.errors import error_response, on_unhandled
-from app.errors import GatewayError, PayloadTooLarge, UnsupportedMedia
+from app.errors import GatewayError, PayloadTooLarge, RateLimited, UnsupportedMedia
 
+PIECE_BYTES = 65_536
+"""A shorter answer is sent at once: the buffer of its connection holds it."""
+MAX_UNREAD_BYTES = 32_000_000
+"""Of one user in one process: two of the longest pages of tasks, or hundreds of usual ones."""
+UNREAD = "未读取的响应过多，请读取后再试"
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -89,6 +97,61 @@ class BodySizeLimit:
         await self.app(scope, receive_counted, send)
 
 
+class UnreadAnswers:
+    """Bounds what this process holds of answers that one user has requested and has not read yet.
+
+    A long answer is sent in pieces. The server takes a piece only when the caller has read most of the pieces before.
+    So an answer is held here as long as it is not read. One that would exceed the bound is replaced by a 429.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._held: Counter[int] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+        is_refused = False
+
+        async def send_in_pieces(message: Message) -> None:
+            nonlocal start, is_refused
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            user_id, size = user_of(scope), len(message.get("body", b""))
+            if user_id is not None and size > PIECE_BYTES and not is_refused:
+                held = self._held.get(user_id, 0)
+                is_refused = held > 0 and held + size > MAX_UNREAD_BYTES
+            if is_refused and start is not None:
+                start = None
+                await error_response(Request(scope), RateLimited(UNREAD, retry_after_seconds=2))(scope, receive, send)
+            if is_refused:
+                return
+            if start is not None:
+                begin, start = start, None
+                await send(begin)
+            if user_id is None or size <= PIECE_BYTES:
+                await send(message)
+                return
+            with self._holding(user_id, size):
+                for piece in _pieces(message):
+                    await send(piece)
+
+        await self.app(scope, receive, send_in_pieces)
+
+    @contextmanager
+    def _holding(self, user_id: int, size: int) -> Iterator[None]:
+        self._held[user_id] += size
+        try:
+            yield
+        finally:
+            self._held[user_id] -= size
+            if not self._held[user_id]:
+                del self._held[user_id]
+
+
 class CatchAll:
     """Answers 500 for an unexpected error, inside the other middleware.
 
@@ -123,6 +186,13 @@ def _refuse_unread(headers: Headers, max_bytes: int, message_text: str | None) -
     length = headers.get("content-length", "")
     is_too_long = length.isascii() and length.isdigit() and int(length[:19]) > max_bytes
     return PayloadTooLarge(message_text) if is_too_long else None
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    body, is_more = message["body"], message.get("more_body", False)
+    for start in range(0, len(body), PIECE_BYTES):
+        end = start + PIECE_BYTES
+        yield {"type": message["type"], "body": body[start:end], "more_body": is_more or end < len(body)}
 
 
 def _requested_id(headers: Any) -> str | None:
