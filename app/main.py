@@ -7,19 +7,21 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import read_version
+from app.api.bodies import MAX_BODY_BYTES, MAX_SMALL_BODY_BYTES
 from app.api.errors import install_error_handlers
-from app.api.middleware import BodySizeLimit, CatchAll, RequestId
+from app.api.middleware import BodySizeLimit, CatchAll, MergedSlashes, RequestId, UnreadAnswers
 from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
 from app.api.rate_limits import RateLimiter
 from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
-from app.api.schemas import ErrorResponse
+from app.api.schemas import ErrorResponse, mark_long_integers
 from app.known_secrets import DEVELOPMENT_JWT_SECRET
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
@@ -28,8 +30,16 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-MAX_BODY_BYTES = 1_000_000
 ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 429, 500, 503)
+
+
+class _Application(FastAPI):
+    """FastAPI, whose document says which integers are long."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            mark_long_integers(super().openapi())
+        return super().openapi()
 
 
 def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
@@ -53,7 +63,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
             with _forward_shutdown_signal(opened.pubsub.close_subscriptions):
                 yield
 
-    app = FastAPI(
+    app = _Application(
         title="1818ai 积分网关",
         version=read_version(),
         lifespan=lifespan,
@@ -73,7 +83,9 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Adds the middleware, the innermost first."""
     app.add_middleware(CatchAll)
-    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, overrides=uploads.BODY_LIMIT)
+    app.add_middleware(UnreadAnswers)
+    limits = dict.fromkeys(tasks.SUBMIT_PATHS, (MAX_BODY_BYTES, None)) | uploads.BODY_LIMIT
+    app.add_middleware(BodySizeLimit, max_bytes=MAX_SMALL_BODY_BYTES, overrides=limits)
     if settings.cors_allowed:
         app.add_middleware(
             CORSMiddleware,
@@ -83,6 +95,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
             max_age=600,
         )
+    app.add_middleware(MergedSlashes)
     app.add_middleware(RequestId)
 
 

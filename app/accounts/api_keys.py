@@ -6,9 +6,10 @@ from sqlalchemy import ColumnElement, insert, update
 
 from app.accounts.credentials import PREFIX_LENGTH, digest_key, new_api_key
 from app.database import Database, retry_on_conflict, utc_now
-from app.errors import NotFound
+from app.errors import InvalidParameter, NotFound
 from app.tables import api_keys
 
+MAX_NAME_LENGTH = 100
 ALL_SCOPES = ("tasks", "points")
 """`tasks` allows to submit and read tasks; `points` allows to read the balance and redeem codes."""
 ADMIN_SCOPE = "admin"
@@ -24,7 +25,9 @@ async def create_key(
     scopes: tuple[str, ...] = ALL_SCOPES,
     expires_at: datetime | None = None,
 ) -> str:
-    """Creates a key and returns it. The clear text cannot be read again."""
+    """Creates a key and returns it. The clear text cannot be read again. Raises InvalidParameter for a long name."""
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidParameter("name", f"最多 {MAX_NAME_LENGTH} 个字符")
     api_key = new_api_key()
     async with database.begin() as connection:
         await connection.execute(
@@ -32,7 +35,7 @@ async def create_key(
                 user_id=user_id,
                 digest=digest_key(api_key),
                 prefix=api_key[:PREFIX_LENGTH],
-                name=name[:100],
+                name=name,
                 scopes=list(scopes),
                 expires_at=expires_at,
                 created_at=utc_now(),

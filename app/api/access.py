@@ -3,8 +3,9 @@
 `Access` is async because FastAPI runs plain functions in a thread.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
@@ -16,6 +17,8 @@ from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 
 Scope = Literal["tasks", "points", "admin"]
+SCOPE_KEY = "gateway.access"
+"""In the ASGI scope of a request: the `Access` that let the caller in, and its context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,13 @@ class Access:
         self._accepts_ticket = accepts_ticket
 
     async def __call__(self, request: Request) -> RequestContext:
+        """Once for each request: `JsonRoute` calls it before it reads the body, and FastAPI afterwards."""
+        if request.scope.get(SCOPE_KEY, (None,))[0] is not self:
+            request.scope[SCOPE_KEY] = self, await self._check(request)
+        context: RequestContext = request.scope[SCOPE_KEY][1]
+        return context
+
+    async def _check(self, request: Request) -> RequestContext:
         runtime: Runtime = request.app.state.runtime
         caller = await self._authenticate(runtime, request)
         check_scope(caller, self._scope)
@@ -54,6 +64,12 @@ class Access:
         if ticket is not None:
             return await redeem_ticket(runtime, ticket)
         return await authenticate(runtime, _credential(request))
+
+
+def user_of(scope: Mapping[str, Any]) -> int | None:
+    """The user of a request that an `Access` has let in."""
+    _, context = scope.get(SCOPE_KEY, (None, None))
+    return None if context is None else context.user_id
 
 
 def check_scope(caller: Caller, scope: Scope) -> None:

@@ -8,24 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.api.schemas import error_body
-from app.errors import (
-    GatewayError,
-    Internal,
-    InvalidParameter,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    UnsupportedMedia,
-)
+from app.errors import GatewayError, Internal, InvalidParameter, MethodNotAllowed, NotFound
 
 log = structlog.get_logger()
 
-BY_STATUS: dict[int, type[GatewayError]] = {
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: PayloadTooLarge,
-    415: UnsupportedMedia,
-}
+BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -44,18 +31,15 @@ async def _on_gateway_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    first = error.errors()[0]
-    if first["loc"] == ("body",) and isinstance(first["input"], bytes):  # FastAPI parses JSON content types only
-        return error_response(request, UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json"))
-    return error_response(request, InvalidParameter(*describe_validation_error(first)))
+    return error_response(request, InvalidParameter(*describe_validation_error(error.errors()[0])))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     error_type = BY_STATUS.get(error.status_code)
-    if error_type is not None:
-        return error_response(request, error_type(), headers=dict(error.headers or {}))
-    return error_response(request, InvalidParameter("请求体", "不是有效的 JSON"))
+    if error_type is None:
+        return await on_unhandled(request, error)
+    return error_response(request, error_type(), headers=dict(error.headers or {}))
 
 
 async def on_unhandled(request: Request, error: Exception) -> Response:
@@ -82,11 +66,10 @@ def describe_validation_error(error: dict[str, Any]) -> tuple[str, str]:
     context = error.get("ctx", {})
     if "expected" in context:
         context = context | {"expected": str(context["expected"]).replace(" or ", ", ")}
-    return ("请求体" if error["type"] == "json_invalid" else field), problem.format(**context)
+    return field, problem.format(**context)
 
 
 MESSAGES = {
-    "json_invalid": "不是有效的 JSON",
     "missing": "不能为空",
     "model_attributes_type": "须为 JSON 对象",
     "dict_type": "须为 JSON 对象",

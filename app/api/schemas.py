@@ -1,6 +1,7 @@
 """Response bodies. Every JSON response is the envelope `{"code", "message", "data"}`."""
 
 import json
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse
 from app.tasks.view import TaskView
 
 T = TypeVar("T")
+MAX_INT32 = 2**31 - 1
 
 
 class Envelope(BaseModel, Generic[T]):
@@ -202,3 +204,16 @@ def error_body(
         "requestId": request_id,
     }
     return SafeJSONResponse(body, status_code=status, headers=headers)
+
+
+def mark_long_integers(document: Any) -> None:
+    """Adds `format: int64` to each integer of an OpenAPI document that may not fit into 32 bits.
+
+    Code generators take an integer without a format for one of 32 bits, and user ids and points are longer.
+    """
+    for item in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        mark_long_integers(item)
+    if isinstance(document, dict) and document.get("type") == "integer":
+        is_short = document.get("minimum", -inf) >= -MAX_INT32 and document.get("maximum", inf) <= MAX_INT32
+        if not is_short:
+            document.setdefault("format", "int64")

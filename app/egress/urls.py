@@ -12,6 +12,7 @@ MAX_URL_LENGTH = 2048
 """The limit for a URL that a caller submits."""
 MAX_REQUESTED_URL_LENGTH = 8192
 """The limit for any URL that is requested. Storage services sign results and redirects with long tokens."""
+MAX_HOST_LENGTH = 255  # as written; a DNS name has at most 253 characters
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)", re.IGNORECASE)
@@ -113,6 +114,8 @@ def _parse_authority(text: str, default_port: int) -> tuple[str, int]:
 
 def _parse_host_name(text: str) -> str:
     """The host name in ASCII. Full-width letters and ideographic full stops are converted as browsers do."""
+    if len(text) > MAX_HOST_LENGTH:  # sorting marks and encoding names take more than linear time
+        raise InvalidUrl("主机名或端口无效")
     name = unicodedata.normalize("NFKC", text).lower()
     if not name.isascii():
         name = idna.encode(name).decode("ascii")

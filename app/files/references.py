@@ -1,6 +1,7 @@
-"""Validates `imageUrl` in its three forms, and URLs in `params`. Nothing is fetched."""
+"""Validates `imageUrl` in its four forms, and URLs in `params`. Nothing is fetched."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from app.egress import validate_url
 from app.errors import InvalidParameter
 from app.upstreams.action import IMAGE_URL
+
+_COMMA_BEFORE_URL = re.compile(r",(?=\s*https?://)", re.IGNORECASE)
+"""A URL may contain commas, but not one before another URL: that has to be written as `%2C`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class LinkRules:
 
 
 def parse_references(image_url: Any, *, max_count: int, rules: LinkRules) -> tuple[str, ...]:
-    """The URLs in `imageUrl`: one URL, a JSON array inside a string (the guide's form), or a real array.
+    """The URLs in `imageUrl`: one URL, several joined by commas, a JSON array inside a string, or a real array.
 
     None, "" and [] mean no reference. Raises InvalidParameter with the field and, in a list, the index.
     """
@@ -32,6 +36,21 @@ def parse_references(image_url: Any, *, max_count: int, rules: LinkRules) -> tup
         field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{index}]"
         validate_link(field, url, rules)
     return tuple(urls)
+
+
+def stored_image_url(image_url: Any, urls: tuple[str, ...]) -> str | list[str] | None:
+    """What a task stores and shows of `imageUrl`, whose URLs are `urls`: a string or a list, as the caller wrote it.
+
+    A string that is longer than its URLs need, even indented and escaped, is written anew: it may be a million blanks.
+    """
+    if not urls:
+        return None
+    if not isinstance(image_url, str):
+        return list(urls)
+    longest = json.dumps(urls, indent=4) if _is_array(image_url) else ", ".join(urls)
+    if len(image_url) <= len(longest):
+        return image_url
+    return json.dumps(urls, ensure_ascii=False) if _is_array(image_url) else ",".join(urls)
 
 
 def validate_link(field: str, url: Any, rules: LinkRules) -> None:
@@ -48,10 +67,15 @@ def _parse_list(image_url: Any) -> list[Any]:
         return image_url
     if not isinstance(image_url, str):
         raise InvalidParameter(IMAGE_URL, "须为链接或链接数组")
-    if not image_url.lstrip().startswith("["):
-        return [image_url]
+    if not _is_array(image_url):
+        parts = _COMMA_BEFORE_URL.split(image_url)
+        return [part.strip() for part in parts] if len(parts) > 1 else parts
     try:
         urls = json.loads(image_url)
     except (ValueError, RecursionError):
         raise InvalidParameter(IMAGE_URL, "不是有效的 JSON 数组") from None
     return list(urls)
+
+
+def _is_array(image_url: str) -> bool:
+    return image_url.lstrip().startswith("[")

@@ -22,6 +22,7 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's Base32: 5 bits per 
 GROUP_COUNT, GROUP_LENGTH = 5, 5  # 125 random bits; lists show the first group, so 100 bits stay secret
 LOOKALIKES = str.maketrans("OIL", "011")
 MAX_BATCH_LENGTH = 64
+MAX_CODE_LENGTH = 100  # as a caller may write it, with separators
 INSERT_CHUNK = 500
 
 
@@ -35,6 +36,8 @@ def digest_code(code: str) -> str | None:
 
     Case, character width, grouping and look-alike letters make no difference.
     """
+    if len(code) > MAX_CODE_LENGTH:
+        return None
     characters = unicodedata.normalize("NFKC", code).upper()
     normalized = "".join(letter for letter in characters if letter.isalnum()).translate(LOOKALIKES)
     if len(normalized) != GROUP_COUNT * GROUP_LENGTH or not set(normalized) <= set(ALPHABET):

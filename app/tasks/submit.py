@@ -113,7 +113,7 @@ def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: 
         "task_type": model.task_type,
         "action": model.action,
         "prompt": submission.prompt,
-        "image_url": submission.image_url or None,
+        "image_url": prepared.image_url,
         "params": submission.params,
         "upstream_request": prepared.request,
         "points_cost": prepared.points_cost,

@@ -13,7 +13,7 @@ import structlog
 from app.catalog.models import Model
 from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
-from app.files.references import LinkRules, parse_references, validate_link
+from app.files.references import LinkRules, parse_references, stored_image_url, validate_link
 from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
 from app.webhooks.endpoints import validate_target
@@ -46,10 +46,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTask:
-    """A valid submission: the request for the upstream, the price, and the callback URL."""
+    """A valid submission: the request for the upstream, `imageUrl` as it is stored, the price, and the callback URL."""
 
     action: Action
     request: dict[str, Any]
+    image_url: str | list[str] | None
     points_cost: int
     callback_url: str | None
 
@@ -71,7 +72,8 @@ def _prepare_task(action: Action, submission: Submission, model: Model, links: L
     _check_links(action, params, links)
     request = build_request(action, ActionInput(model.task_type, submission.prompt, references, params))
     points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
-    return PreparedTask(action, request, points_cost, _callback(submission.callback_url, links.allowed))
+    image_url = stored_image_url(submission.image_url, references)
+    return PreparedTask(action, request, image_url, points_cost, _callback(submission.callback_url, links.allowed))
 
 
 def base_price(action: Action, model: Model) -> int | None:

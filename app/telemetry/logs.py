@@ -19,11 +19,17 @@ SECRET_NAMES = frozenset(
     {"authorization", "x-api-key", "token", "apikey", "api_key", "secret", "password", "ticket", "jwt"}
 )
 REDACTED = "***"
-_KEY = re.compile(r"\b(?:sk|whsec)[-_][A-Za-z0-9_\-+/=]{8,}")
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-_BEARER = re.compile(r"(?i)\bbearer\s+\S+")
-_QUERY = re.compile(r"(https?://[^\s\"'<>?#]+)\?[^\s\"'<>\\]*")
-_USERINFO = re.compile(r"(\w+://)[^\s/@:]*:[^\s/@]*@")
+# A caller may write a text against these patterns, so each of them takes time in proportion to the text's length: it
+# begins with a fixed text, which is found quickly, and reads no run of characters more than twice. Where such a run may
+# contain the beginning again (`eyJ`, `https://`), the pattern matches the run in any case, and a function decides.
+_KEYS = [
+    re.compile(r"sk[-_](?<![A-Za-z0-9_]sk.)[A-Za-z0-9_\-+/=]{8,}+"),
+    re.compile(r"whsec[-_](?<![A-Za-z0-9_]whsec.)[A-Za-z0-9_\-+/=]{8,}+"),
+]
+_JWT = re.compile(r"eyJ(?<![A-Za-z0-9_]eyJ)[A-Za-z0-9_-]*+(\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]*+)?")
+_BEARER = re.compile(r"(?i)bearer(?<![A-Za-z0-9_]bearer)\s++\S++")
+_URL = re.compile(r"(https?://[^\s\"'<>?#]++)(\?[^\s\"'<>\\]*+)?")
+_USERINFO = re.compile(r"://[^\s/@:]*+:[^\s/@]*+@")
 
 
 def configure_logs(settings: Settings) -> None:
@@ -107,8 +113,18 @@ def _redact_value(name: str, value: Any) -> Any:
 
 def redact_text(text: str) -> str:
     """`text` in which keys, tokens, passwords in URLs and query strings are replaced."""
-    text = _QUERY.sub(r"\1?" + REDACTED, text)
-    text = _USERINFO.sub(r"\1" + REDACTED + "@", text)
-    text = _BEARER.sub("Bearer " + REDACTED, text)
-    text = _JWT.sub(REDACTED, text)
-    return _KEY.sub(REDACTED, text)
+    text = _URL.sub(_redact_url, text)
+    text = _USERINFO.sub(f"://{REDACTED}@", text)
+    text = _BEARER.sub(f"Bearer {REDACTED}", text)
+    text = _JWT.sub(_redact_jwt, text)
+    for pattern in _KEYS:
+        text = pattern.sub(REDACTED, text)
+    return text
+
+
+def _redact_url(url: re.Match[str]) -> str:
+    return url[0] if url[2] is None else f"{url[1]}?{REDACTED}"
+
+
+def _redact_jwt(token: re.Match[str]) -> str:
+    return token[0] if token[1] is None else REDACTED

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from app.errors import InvalidParameter
 from app.settings import Settings
 
+MAX_PARAMS = 32  # that a caller may send, known or not; no action has as many
 MAX_FIELD_LENGTH = 100  # of a field's name said back to a caller, who made it up
 IMAGE_URL = "imageUrl"
 
@@ -89,6 +90,8 @@ def merge_params(
 
     Raises InvalidParameter naming `params.<field>` for a field that is unknown, fixed or wrong.
     """
+    if len(caller_params) > MAX_PARAMS:
+        raise InvalidParameter("params", f"最多 {MAX_PARAMS} 项")
     for name in caller_params:
         if name in fixed:
             raise InvalidParameter(f"params.{name}"[:MAX_FIELD_LENGTH], "由模型固定，不能修改")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.accounts.credentials import sign_token
-from app.main import MAX_BODY_BYTES
+from app.api.bodies import MAX_BODY_BYTES
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.support.makers import TEXT_MODEL, Maker
@@ -85,7 +85,7 @@ async def test_missing_files(api: httpx.AsyncClient, runtime: Runtime) -> None:
 
 @embedded
 async def test_head_has_the_headers_and_no_body(api: httpx.AsyncClient) -> None:
-    for path in (BALANCE, "/healthz", "/nope", "/files/results/none.jpg"):
+    for path in (BALANCE, MODELS, "/nope", "/files/results/none.jpg"):
         answer = await api.head(path)
         assert answer.status_code in {404, 405}
         assert answer.content == b""

@@ -270,11 +270,14 @@ async def test_bodies_that_are_no_object(make: Maker) -> None:
         "deep objects": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
         "deep inside": good.encode()[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "giant int": good.encode()[:-1] + b',"x":' + b"9" * 5_000 + b"}",
+    }
+    await refused_without_effect(make, user, broken, "参数错误: 请求体 不是有效的 JSON")
+    undecodable = {
         "latin-1": '{"prompt": "é"}'.encode("latin-1"),
         "half a character": good.encode()[:-3],
         "random": bytes(range(128, 256)),
     }
-    await refused_without_effect(make, user, broken, "参数错误: 请求体 不是有效的 JSON")
+    await refused_without_effect(make, user, undecodable, "参数错误: 请求体 不是有效的 JSON，编码须为 UTF-8")
     nan = {"prompt": b'{"modelName": "%s", "prompt": NaN}' % TEXT_MODEL.encode()}
     await refused_without_effect(make, user, nan, "参数错误: prompt 须为字符串")
 

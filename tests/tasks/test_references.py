@@ -1,4 +1,4 @@
-"""Reference images as SEE2AI gets them: in order, in all three forms, and as the source of an `auto` ratio."""
+"""Reference images as SEE2AI gets them: in order, in all forms, and as the source of an `auto` ratio."""
 
 import io
 import json
@@ -90,6 +90,7 @@ async def test_references_arrive_in_order_in_all_three_forms(make: Maker, upstre
         REFERENCES[0]: REFERENCES[:1],
         json.dumps(REFERENCES): REFERENCES,
         json.dumps(REFERENCES[::-1], ensure_ascii=False): REFERENCES[::-1],
+        ",".join(REFERENCES): REFERENCES,
     }
     for given, expected in forms.items():
         assert (await sent(make, upstream, model=IMAGE_MODEL, imageUrl=given))["image_input"] == expected

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidParameter
-from app.upstreams.action import ActionInput, build_request, merge_params, params_schema
+from app.upstreams.action import MAX_PARAMS, ActionInput, build_request, merge_params, params_schema
 from app.upstreams.see2ai.actions import Action, actions_of
 from tests.support.run import examples
 
@@ -281,3 +281,25 @@ def test_uniworld_results_are_found_in_all_three_places() -> None:
     assert read({"image_url": None, "result": {"final_url": B, "provider_final_url": C}}) == (B,)
     assert read({"image_url": "", "result": {"provider_final_url": C}}) == (C,)
     assert read({"result": "text"}) == read({"image_url": 5}) == read({}) == ()
+
+
+@pytest.mark.parametrize(("name", "task_type"), FAMILIES)
+def test_every_setting_has_an_end(name: str, task_type: str) -> None:
+    """A task keeps the settings as they came, so none of them may be longer than it says."""
+    for action in (SEED[name], NEW[name]):
+        properties = params_schema(action.params[task_type], {})["properties"]
+        assert len(properties) <= MAX_PARAMS
+        for setting, rule in properties.items():
+            for one in rule.get("anyOf", [rule]):
+                assert is_bounded(one, is_url=setting in action.url_params), setting
+
+
+def is_bounded(rule: dict[str, Any], *, is_url: bool) -> bool:
+    match rule.get("type"):
+        case "string":
+            return "enum" in rule or "const" in rule or "maxLength" in rule or is_url
+        case "integer":
+            return "enum" in rule or {"minimum", "maximum"} <= set(rule)
+        case "array":
+            return "maxItems" in rule and is_bounded(rule["items"], is_url=is_url)
+    return rule.get("type") in {"boolean", "null"}

@@ -37,11 +37,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["健康检查"], lifespan=lifespan)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="进程存活")
 async def healthz() -> Envelope[dict[str, str]]:
     return Envelope(data={"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="可否服务")
 async def readyz(request: Request, runtime: PublicRuntime) -> Envelope[dict[str, str]]:
     """503 while the database is unreachable or has another schema. Problems with Redis or SEE2AI are warnings.

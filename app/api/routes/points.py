@@ -7,12 +7,13 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.access import Access, RequestContext
+from app.api.bodies import JsonRoute
 from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
 from app.datetimes import format_local
 from app.points.balance import get_balance, list_records
-from app.points.redeem_codes import redeem_code
+from app.points.redeem_codes import MAX_CODE_LENGTH, redeem_code
 
-router = APIRouter(prefix="/user/points", tags=["积分"])
+router = APIRouter(prefix="/user/points", route_class=JsonRoute, tags=["积分"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="points", limit="read"))]
 Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
@@ -58,7 +59,7 @@ class RedeemBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    code: Annotated[str, Field(min_length=1, max_length=100, description="不区分大小写，分隔符可省略")]
+    code: Annotated[str, Field(min_length=1, max_length=MAX_CODE_LENGTH, description="不区分大小写，分隔符可省略")]
 
 
 @router.post("/redeem", summary="使用兑换码")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.access import Access, RequestContext
+from app.api.bodies import JsonRoute
 from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
@@ -22,7 +23,8 @@ from app.tasks.validation import Submission, base_price
 from app.tasks.view import TaskView, view_task
 from app.upstreams.action import params_schema
 
-router = APIRouter(prefix="/user/ai", tags=["AI 任务"])
+SUBMIT_PATHS = ("/user/ai/tasks/submit", "/user/ai/tasks/quote")
+router = APIRouter(prefix="/user/ai", route_class=JsonRoute, tags=["AI 任务"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
 SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
@@ -35,7 +37,7 @@ NO_NUL = r"^[^\x00]*$"  # SQLite's LIKE ends a pattern at a NUL, so `%\0` would 
 
 IMAGE_URL: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
-    "description": "图片链接，或 JSON 数组字符串，或数组",
+    "description": "图片链接，或用逗号连接的多个链接，或 JSON 数组字符串，或数组",
 }
 
 

@@ -8,12 +8,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.api.access import Access, RequestContext
+from app.api.bodies import codec_for
 from app.api.schemas import Envelope, UploadResponse
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
 from app.files.uploads import FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, store_upload
 
 PATH = "/user/files/upload"
-BODY_LIMIT = {PATH: (MAX_UPLOAD_BYTES + 100_000, TOO_LARGE)}
+BODY_LIMIT: dict[str, tuple[int, str | None]] = {PATH: (MAX_UPLOAD_BYTES + 100_000, TOO_LARGE)}
 """The limit includes the form around the file and extra fields."""
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_BYTES = 10_000
@@ -59,18 +60,17 @@ async def upload(
 
 async def _read_form(request: Request) -> FormData:
     """The form. Starlette writes the file to an unnamed temporary file, which disappears when it is closed."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "multipart/form-data":
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise UnsupportedMedia("请求体须为 multipart/form-data，文件放在 file 字段")
     try:
+        codec_for(content_type)
         return await request.form(max_files=1, max_fields=MAX_EXTRA_FIELDS, max_part_size=MAX_EXTRA_BYTES)
     except HTTPException as error:
-        if error.status_code == PayloadTooLarge.status:
-            raise PayloadTooLarge(TOO_LARGE) from None
         if error.detail.startswith("Too many files"):
             raise InvalidParameter(FIELD, "只能有一个文件") from None
         raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
-    except ValueError:  # the form is not in the charset that it declares
+    except (ValueError, UnsupportedMedia):  # the form is not in the charset that it declares, or in an unknown one
         raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
     except ClientDisconnect:  # nobody receives the response
         raise InvalidParameter(FIELD, "上传中断") from None

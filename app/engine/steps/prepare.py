@@ -137,6 +137,7 @@ async def _normalize(
     async with breaker.call() as call:
         if call.wait_seconds:
             return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
+        log.info("see2ai_submit", task_no=task.task_no, action=NORMALIZE.name, payload=request)
         if is_first:
             started = replace(task.upstream_state, is_normalize_started=True)
             update = TaskUpdate(attempts=task.attempts, upstream_state=started)

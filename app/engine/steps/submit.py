@@ -1,7 +1,10 @@
 """The step `submit`: commit the intent, then send the job once.
 
-Between the two nobody else may send, and after them nobody ever sends again.
+Between the two nobody else may send, and after them nobody ever sends again. So nothing that takes time stands between
+them: the request is logged before.
 """
+
+import structlog
 
 from app.engine import transitions
 from app.engine.state import ClaimedTask, TaskUpdate
@@ -11,6 +14,8 @@ from app.engine.transitions import Advance, Decision
 from app.failpoints import failpoint
 from app.runtime import Runtime
 
+log = structlog.get_logger()
+
 
 async def submit(runtime: Runtime, task: ClaimedTask, commit_intent: CommitIntent) -> Decision:
     action = runtime.actions[task.action]
@@ -19,6 +24,7 @@ async def submit(runtime: Runtime, task: ClaimedTask, commit_intent: CommitInten
     async with breaker.call() as call:
         if call.wait_seconds:
             return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
+        log.info("see2ai_submit", task_no=task.task_no, action=action.name, payload=task.upstream_request)
         failpoint("submit.before_intent")
         update = TaskUpdate(attempts=task.attempts)
         await commit_intent(Advance("submitting", f"sending to {action.provider}", update=update))

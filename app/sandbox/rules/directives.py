@@ -20,26 +20,28 @@ _DECODER = json.JSONDecoder()
 def parse_prompt(prompt: str) -> list[Rule]:
     """The rules of all directives, in their order. Raises RuleError."""
     rules: list[Rule] = []
-    for parsed, text in _directives(prompt):
+    for parsed, start, end in _directives(prompt):
         try:
             rules += parse_rules(parsed)
         except RuleError as error:
+            text = _quote(prompt[start:end])
             raise RuleError(
-                [{**one, "msg": f"sandbox directive {_quote(text)}: {describe(one)}"} for one in error.errors]
+                [{**one, "msg": f"sandbox directive {text}: {describe(one)}"} for one in error.errors]
             ) from None
     return rules
 
 
 def visible_text(prompt: str) -> str:
     """The prompt as an image shows it: without directives, unless nothing else is there. Raises RuleError."""
-    visible = prompt
-    for _, text in _directives(prompt):
-        visible = visible.replace(text, "", 1)
-    return visible.strip() or prompt.strip()
+    parts, position = [], 0
+    for _, start, end in _directives(prompt):
+        parts.append(prompt[position:start])
+        position = end
+    return "".join([*parts, prompt[position:]]).strip() or prompt.strip()
 
 
-def _directives(prompt: str) -> Iterator[tuple[Any, str]]:
-    """The JSON of each directive, and the whole directive as it stands there. Raises RuleError."""
+def _directives(prompt: str) -> Iterator[tuple[Any, int, int]]:
+    """The JSON of each directive, and where the directive starts and ends in the prompt. Raises RuleError."""
     position = 0
     while opening := OPENING.search(prompt, position):
         start = START.match(prompt, opening.start())
@@ -52,7 +54,7 @@ def _directives(prompt: str) -> Iterator[tuple[Any, str]]:
         end = END.match(prompt, json_end)
         if end is None:
             raise _not_understood(prompt, json_end, "expected ]] after the JSON")
-        yield parsed, prompt[opening.start() : end.end()]
+        yield parsed, opening.start(), end.end()
         position = end.end()
 
 

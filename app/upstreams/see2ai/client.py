@@ -101,13 +101,12 @@ class See2aiClient:
     async def submit(self, action: Action, request: dict[str, Any], *, may_send: Callable[[], bool]) -> UpstreamResult:
         """Sends one job. `may_send` is asked first, and again when the connection is open, which may take long.
 
-        A worker whose lease has ended sends nothing. It never raises: an error of any kind is NOT_SENT where certainly
-        no byte was sent, else UNKNOWN_OUTCOME.
+        A worker whose lease has ended sends nothing. The caller logs the request before it commits the intent to send.
+        It never raises: an error of any kind is NOT_SENT where certainly no byte was sent, else UNKNOWN_OUTCOME.
         """
         attempt = _Attempt(may_send)
         try:
             attempt.require_permission()
-            log.info("see2ai_submit", action=action.name, payload=request)
             async with asyncio.timeout(SUBMIT_SECONDS):
                 answer = await self._post(attempt, action.submit_path, json=request)
             result = read_submit(answer) if action.status_path else read_result(answer, action.read_urls)
