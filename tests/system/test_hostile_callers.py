@@ -1,6 +1,6 @@
 """One hostile caller, and what others notice of it: nothing fails, and little takes longer than in the calm before.
 
-Real processes: `gateway serve`, `gateway worker`, MariaDB, Redis, S3, the attacker. Each attack is one that worked once.
+Real processes: `gateway serve`, `gateway worker`, MariaDB, Redis, S3, the attacker. Each attack is one that succeeded.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +40,6 @@ MANY_TASKS = 8192  # of the hostile user, with long prompts
 # The attacker and the machine have two cores between them, so that some seconds more prove nothing.
 REQUESTS, TASKS = ("read", "submit"), ("upload", "task")
 LONGER, MORE_SECONDS = 3.0, {REQUESTS: 1.0, TASKS: 10.0}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A gateway, the innocent users' headers, and the hostile user's token."""
-
-    processes: Processes
-    api: Process
-    origin: str
-    receiver_port: int
-    users: list[dict[str, str]]
-    token: str
 
 
 @contextmanager

@@ -19,6 +19,8 @@ import httpx
 from aiohttp import web
 from PIL import Image
 
+from tests.support.processes.slow_names_node import HANGING
+
 SUBMIT, LIST, QUOTE, UPLOAD = (
     "/user/ai/tasks/submit",
     "/user/ai/tasks/list",
@@ -26,8 +28,6 @@ SUBMIT, LIST, QUOTE, UPLOAD = (
     "/user/files/upload",
 )
 MODEL, IMAGE_MODEL, AUTO_MODEL = "sc_soraimg_text_1x1", "sc_soraimg_img2img_1x1", "sc_soraimg_img2img_auto"
-HANGING = "hang.example"
-"""Names under it are never answered where `slow_names_node` runs."""
 WORD = "x" * 20_000
 LINE = b"X-Header: " + b"y" * 1000 + b"\r\n"
 MAX_HEAD_BYTES = 40_000_000
