@@ -27,6 +27,7 @@ SUBMIT, LIST, QUOTE, UPLOAD = (
     "/user/ai/tasks/quote",
     "/user/files/upload",
 )
+ENDPOINTS = "/user/webhooks/endpoints"
 MODEL, IMAGE_MODEL, AUTO_MODEL = "sc_soraimg_text_1x1", "sc_soraimg_img2img_1x1", "sc_soraimg_img2img_auto"
 WORD = "x" * 20_000
 LINE = b"X-Header: " + b"y" * 1000 + b"\r\n"
@@ -177,14 +178,19 @@ async def moves(me: Attacker) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", me.receiver_port).start()
     url = f"http://127.0.0.1:{me.receiver_port}"
-    endpoint = await me.send("POST", "/user/webhooks/endpoints", json={"url": f"{url}/0"})
+    endpoints = await me.send("GET", "/user/webhooks/endpoints")
+    endpoint = (
+        endpoints[0] if endpoints else await me.send("POST", "/user/webhooks/endpoints", json={"url": f"{url}/0"})
+    )
+    path = f"/user/webhooks/endpoints/{endpoint['id'] if endpoint else 0}"
+    await me.send("POST", path, json={"enabled": True})
     for n in range(PENDING):
         await me.submit_and_cancel(f"pending {n}")
     while len(posts) < PENDING and not me.is_over:
         await asyncio.sleep(0.1)
     began = time.monotonic()
     for n in range(1, MOVES):
-        await me.send("POST", f"/user/webhooks/endpoints/{endpoint['id']}", json={"url": f"{url}/{n % 2}"})
+        await me.send("POST", path, json={"url": f"{url}/{n % 2}"})
         await asyncio.sleep(0.2)
     await asyncio.sleep(1)
     me.facts["posts_per_move"] = sum(at >= began for at in posts) / MOVES
