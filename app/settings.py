@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     submit_rate_per_minute: int = Field(120, ge=1)
     read_rate_per_minute: int = Field(1200, ge=1)
     max_tasks_in_flight: int = Field(100, ge=1)
+    max_free_tasks_per_hour: int = Field(300, ge=1)
     refund_grace_days: int = Field(7, ge=0, le=3650)
 
     egress_allow: str = ""

@@ -31,6 +31,16 @@ def create_table(table: sa.Table) -> None:
             op.execute(CreateIndex(index))
 
 
+def create_index(name: str, table: str, columns: list[str]) -> None:
+    if name not in find_indexes(table):
+        op.create_index(name, table, columns)
+
+
+def drop_index(name: str, table: str) -> None:
+    if op.get_context().as_sql or name in find_indexes(table):
+        op.drop_index(name, table_name=table)
+
+
 def drop_tables(schema: sa.MetaData) -> None:
     for name in reversed(schema.tables):
         op.drop_table(name, if_exists=True)

@@ -41,8 +41,8 @@ class Access:
     """
 
     def __init__(self, *, scope: Scope, limit: Limit, accepts_ticket: bool = False) -> None:
-        self._scope = scope
-        self._limit = limit
+        self.scope = scope
+        self.limit = limit
         self._accepts_ticket = accepts_ticket
 
     async def __call__(self, request: Request) -> RequestContext:
@@ -55,8 +55,8 @@ class Access:
     async def _check(self, request: Request) -> RequestContext:
         runtime: Runtime = request.app.state.runtime
         caller = await self._authenticate(runtime, request)
-        check_scope(caller, self._scope)
-        await request.app.state.rate_limiter.check(self._limit, caller.user_id)
+        check_scope(caller, self.scope)
+        await request.app.state.rate_limiter.check(self.limit, caller.user_id)
         return RequestContext(runtime, caller)
 
     async def _authenticate(self, runtime: Runtime, request: Request) -> Caller:

@@ -1,6 +1,7 @@
-"""Limits how many requests a user makes in each minute. Processes share the counts through Redis.
+"""Limits how many requests a user makes in each minute or hour. Processes share the counts through Redis.
 
-While Redis is away, each process counts alone. The limits protect the machines; the database protects the points.
+While Redis is away, each process counts alone, so a user gets at most the limit in each process. The limits protect the
+machines; the database protects the points.
 """
 
 import asyncio
@@ -17,31 +18,44 @@ from app.settings import Settings
 
 log = structlog.get_logger()
 
-Limit = Literal["read", "submit", "upload", "redeem", "webhook-test", "admin"]
-MAX_REDEEMS_PER_MINUTE = 10  # a caller has few codes; somebody who guesses codes tries many
-MAX_WEBHOOK_TESTS_PER_MINUTE = 10  # each test makes the gateway call an address that the caller chose
+Limit = Literal["read", "submit", "upload", "redeem", "webhook-change", "webhook-replay", "webhook-test", "admin"]
 
-WINDOW_SECONDS = 60
+MINUTE, HOUR = 60, 3600
 REDIS_TIMEOUT_SECONDS = 0.1
 RETRY_DELAY_SECONDS = 2.0  # after a failure
 MAX_COUNTERS = 100_000
 
 
-def max_requests(limit: Limit, settings: Settings) -> int:
-    """How many requests a user may make in a minute. Uploads and submits have the same number, counted apart."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `maximum` requests of a user in each window of `seconds`."""
+
+    maximum: int
+    seconds: int
+
+
+FIXED_RATES: dict[Limit, Rate] = {
+    "redeem": Rate(10, MINUTE),  # a caller has few codes; somebody who guesses codes tries many
+    # Each of these makes the gateway call an address that the caller chose, and costs the caller nothing.
+    "webhook-change": Rate(100, HOUR),
+    "webhook-replay": Rate(600, HOUR),
+    "webhook-test": Rate(10, MINUTE),
+}
+"""Rates that no setting changes."""
+
+
+def rate_of(limit: Limit, settings: Settings) -> Rate:
+    """How many requests a user may make. Uploads and submits have the same rate, and are counted apart."""
     match limit:
         case "submit" | "upload":
-            return settings.submit_rate_per_minute
-        case "redeem":
-            return MAX_REDEEMS_PER_MINUTE
-        case "webhook-test":
-            return MAX_WEBHOOK_TESTS_PER_MINUTE
+            return Rate(settings.submit_rate_per_minute, MINUTE)
         case "read" | "admin":
-            return settings.read_rate_per_minute
+            return Rate(settings.read_rate_per_minute, MINUTE)
+    return FIXED_RATES[limit]
 
 
 class RateLimiter:
-    """One counter for each limit and user in the current minute.
+    """One counter for each limit and user in the current window of the limit.
 
     A process adds its count to Redis after every sixteenth of the limit. So most requests need no round trip, and the
     shared count lags by at most a sixteenth for each process.
@@ -51,33 +65,40 @@ class RateLimiter:
         self._redis = redis
         self._settings = settings
         self._retry_at = 0.0
-        self._window = 0
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[tuple[Limit, int], _Count] = {}
 
     async def check(self, limit: Limit, user_id: int) -> None:
         """Counts one request. Raises RateLimited, with the seconds until the next window, when it is one too many."""
-        maximum = max_requests(limit, self._settings)
+        rate = rate_of(limit, self._settings)
         now = time.time()
-        window = int(now // WINDOW_SECONDS)
-        if window != self._window or len(self._counts) > MAX_COUNTERS:
-            self._window, self._counts = window, {}
-        key = self._settings.redis_name("rate", limit, user_id, window)
-        count = self._counts.setdefault(key, _Count())
+        window = int(now // rate.seconds)
+        count = self._counts.get((limit, user_id))
+        if count is None or count.window != window:
+            self._make_room(now)
+            key = self._settings.redis_name("rate", limit, user_id, window)
+            count = self._counts[limit, user_id] = _Count(key, window, ends_at=(window + 1) * rate.seconds)
         count.pending += 1
-        if count.pending >= max(maximum // 16, 1):
-            await self._flush(key, count)
-        if count.confirmed + count.pending > maximum:
-            raise RateLimited(retry_after_seconds=max(int((window + 1) * WINDOW_SECONDS - now), 1))
+        if count.pending >= max(rate.maximum // 16, 1):
+            await self._flush(count, rate)
+        if count.confirmed + count.pending > rate.maximum:
+            raise RateLimited(retry_after_seconds=max(int(count.ends_at - now), 1))
 
-    async def _flush(self, key: str, count: "_Count") -> None:
+    def _make_room(self, now: float) -> None:
+        """Keeps the number of counters bounded. Redis still has most of what a lost counter knew."""
+        if len(self._counts) >= MAX_COUNTERS:
+            self._counts = {key: count for key, count in self._counts.items() if count.ends_at > now}
+        if len(self._counts) >= MAX_COUNTERS:
+            self._counts = {}
+
+    async def _flush(self, count: "_Count", rate: Rate) -> None:
         pending, count.pending = count.pending, 0
         count.confirmed += pending
         if time.monotonic() < self._retry_at:
             return
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_SECONDS), self._redis.pipeline(transaction=False) as pipe:
-                pipe.incrby(key, pending)
-                pipe.expire(key, 2 * WINDOW_SECONDS)
+                pipe.incrby(count.key, pending)
+                pipe.expire(count.key, 2 * rate.seconds)
                 count.confirmed = max(int((await pipe.execute())[0]), count.confirmed)
         except (RedisError, OSError) as error:
             if time.monotonic() >= self._retry_at:  # many requests may fail at once; the first one logs
@@ -89,5 +110,8 @@ class RateLimiter:
 class _Count:
     """Requests that were sent to Redis, or are counted here alone while it is away, and requests still to be sent."""
 
+    key: str
+    window: int
+    ends_at: float
     confirmed: int = 0
     pending: int = 0

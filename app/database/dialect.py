@@ -39,13 +39,13 @@ def _sqlite_now(_element: utc_now, _compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(utc_after, "mysql", "mariadb")
 def _mysql_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(UTC_TIMESTAMP(3) + INTERVAL {compiler.process(element.clauses, **kw)} * 1000000 MICROSECOND)"
+    return f"(UTC_TIMESTAMP(3) + INTERVAL ({compiler.process(element.clauses, **kw)}) * 1000000 MICROSECOND)"
 
 
 @compiles(utc_after, "sqlite")
 def _sqlite_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
-    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"
 
 
 def insert_ignore(dialect_name: str, table: Table, key: str) -> Insert:

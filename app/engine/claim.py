@@ -4,8 +4,9 @@ A claim raises `version`: a later write under an older version changes nothing. 
 was left by a process that crashed. After two crashes in a row a task is quarantined: it is claimed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, bindparam, case, literal, select, update
@@ -49,12 +50,21 @@ async def has_due(database: Database, filters: Sequence[TaskFilter]) -> list[boo
 
 
 @retry_on_conflict
-async def claim_due(database: Database, task_filter: TaskFilter, limit: int, lease_seconds: float) -> list[ClaimedTask]:
+async def claim_due(
+    database: Database,
+    task_filter: TaskFilter,
+    limit: int,
+    lease_seconds: float,
+    *,
+    excluded_users: Collection[int] = (),
+    admit: Callable[[Sequence[int]], Sequence[bool]] | None = None,
+) -> list[ClaimedTask]:
     """At most `limit` due tasks, the longest due first. No task is claimed by two processes.
 
+    Tasks of `excluded_users` are passed over. `admit` gets the user of each found task and says which to claim.
     Raises ClaimCommitUnknown.
     """
-    due, values = _is_due(task_filter), {"limit": limit}
+    due, values = _is_due(task_filter, excluded_users), {"limit": limit}
     async with database.read() as connection:
         ids = list(await connection.scalars(_DUE_IDS.where(due), values))
     if not ids:
@@ -69,6 +79,8 @@ async def claim_due(database: Database, task_filter: TaskFilter, limit: int, lea
                 row for row in await connection.execute(query, values | {"ids": ids}) if row.next_run_at is not None
             ]
             rows = [row for row in rows if row.next_run_at <= row.now and row.step in task_filter.steps]
+            if admit is not None:
+                rows = list(compress(rows, admit([row.user_id for row in rows])))
             if rows:
                 await connection.execute(_CLAIM, {"ids": [row.id for row in rows], "lease": lease_seconds})
     except CommitUnknown as error:
@@ -166,12 +178,14 @@ _crashes = tasks.c.crashes + case((tasks.c.lease_until.is_not(None), 1), else_=0
 _is_quarantined = _crashes >= QUARANTINE_CRASHES
 
 
-def _is_due(task_filter: TaskFilter) -> ColumnElement[bool]:
+def _is_due(task_filter: TaskFilter, excluded_users: Collection[int] = ()) -> ColumnElement[bool]:
     due = (tasks.c.next_run_at <= utc_now()) & tasks.c.step.in_(task_filter.steps)
     if task_filter.quarantined is not None:
         due &= _is_quarantined if task_filter.quarantined else ~_is_quarantined
     if task_filter.not_actions:
         due &= tasks.c.action.not_in(task_filter.not_actions)
+    if excluded_users:
+        due &= tasks.c.user_id.not_in(excluded_users)
     return due
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 import structlog
@@ -87,7 +88,7 @@ class TaskRunner:
                     await asyncio.wait_for(self._woken.wait(), idle_seconds)
 
     async def _claim_once(self) -> bool:
-        """Fills the free slots of each pool. True where there may be more: a batch was full and slots are left."""
+        """Fills the free slots of each pool. True where there may be more for them."""
         if len(self._releases) >= MAX_RELEASE_ROWS:
             return False  # more has ended than is written: a claimed task would wait here until its lease ends
         pools = [pool for pool in self._pools if pool.free > 0]
@@ -95,13 +96,21 @@ class TaskRunner:
         return any([await self._claim(pool) for pool, is_due in zip(pools, due, strict=True) if is_due])
 
     async def _claim(self, pool: Pool) -> bool:
-        limit = min(pool.free, MAX_CLAIM_ROWS)
+        limit, full_users = min(pool.free, MAX_CLAIM_ROWS), pool.full_users()
         if limit <= 0 or not pool.acquire(limit):
             return False  # running tasks have moved to this pool meanwhile
-        claimed: list[ClaimedTask] = []
+        found, claimed = 0, list[ClaimedTask]()
+
+        def admit(users: Sequence[int]) -> list[bool]:
+            nonlocal found
+            found = len(users)
+            return pool.admit(users, limit)
+
         try:
-            lease_seconds = self._runtime.settings.lease_seconds
-            claimed = await claim_due(self._runtime.database, pool.task_filter, limit, lease_seconds)
+            lease_seconds, database = self._runtime.settings.lease_seconds, self._runtime.database
+            claimed = await claim_due(
+                database, pool.task_filter, limit, lease_seconds, excluded_users=full_users, admit=admit
+            )
         except ClaimCommitUnknown as error:
             for task in error.claimed:
                 self._release(unchanged(task, 0.0))
@@ -109,12 +118,14 @@ class TaskRunner:
         finally:
             pool.release(limit - len(claimed))
         for task in claimed:
+            pool.enter(task.user_id)
             if task.version == 1:  # the first claim: `created` became `queued`
                 self._runtime.pubsub.publish(task.user_id, task.task_no)
             running = asyncio.create_task(_Run(self, task, pool).run())
             self._running[running] = task
             running.add_done_callback(self._running.pop)
-        return len(claimed) == limit and pool.free > 0
+        # Behind tasks that were not admitted there may be those of other users.
+        return pool.free > 0 and (len(claimed) == limit or 0 < len(claimed) < found)
 
     def pool_for(self, step: str, action: str) -> Pool:
         return next(pool for pool in self._pools if pool.task_filter.matches(step, action))
@@ -225,17 +236,18 @@ class _Run:
         """The next step needs a free slot of its own pool; without one the row waits in the queue."""
         if self._pool.task_filter.matches(step, self._task.action):
             return True
-        next_pool = self._runner.pool_for(step, self._task.action)
-        if not next_pool.acquire():
+        next_pool, user_id = self._runner.pool_for(step, self._task.action), self._task.user_id
+        if user_id in next_pool.full_users() or not next_pool.acquire():
             return False
+        next_pool.enter(user_id)
         self._leave(self._pool)
         self._pool = next_pool
         return True
 
     def _leave(self, pool: Pool) -> None:
-        if pool.free == 0:
+        if pool.is_scarce:
             self._runner.wake()
-        pool.release()
+        pool.leave(self._task.user_id)
 
     async def _after_exception(self, note: str) -> None:
         task = self._task

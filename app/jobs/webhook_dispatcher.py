@@ -1,7 +1,8 @@
 """Delivers webhooks: claims due rows of the outbox, sends each message, and records the outcome.
 
-It has its own concurrency limits, DNS threads and HTTP client, so a slow receiver delays no task. Limits for each host
-and each user keep one receiver from delaying others. It needs no Redis.
+It has its own concurrency limits, DNS threads and HTTP client, so a slow receiver delays no task. Limits for each host,
+for each user, and for each user on one host keep one receiver from delaying others, and one user from delaying others
+on a host that they share. It needs no Redis.
 """
 
 import asyncio
@@ -38,8 +39,10 @@ log = structlog.get_logger()
 MAX_CONCURRENCY = 64
 MAX_PER_HOST = 8
 MAX_PER_USER = 16
+MAX_PER_USER_ON_HOST = 4
 SLOW_SECONDS = 2.0  # a longer attempt makes its host and user slow, until an attempt is quick again
-MAX_PER_SLOW_HOST = 1
+MAX_PER_SLOW_HOST = 2
+MAX_PER_USER_ON_SLOW_HOST = 1
 MAX_PER_SLOW_USER = 4
 MAX_SLOW = 10_000  # remembered hosts and users
 EGRESS_HEALTHY_SECONDS = 300.0  # after a response our own network counts as working for this long
@@ -59,6 +62,7 @@ class WebhookDispatcher:
         self._deliveries: dict[asyncio.Task[None], Delivery] = {}
         self._active_by_host: Counter[str] = Counter()
         self._active_by_user: Counter[int] = Counter()
+        self._active_by_pair: Counter[tuple[str, int]] = Counter()
         self._slow: dict[str | int, None] = {}  # hosts and users, the oldest entry first
         self._answered_at = float("-inf")
         self._woken = asyncio.Event()
@@ -92,16 +96,22 @@ class WebhookDispatcher:
         while self._free_slots() > 0:
             full_hosts = [host for host in self._active_by_host if self._capacity_for_host(host) <= 0]
             full_users = [user for user in self._active_by_user if self._capacity_for_user(user) <= 0]
+            full_pairs = [pair for pair in self._active_by_pair if self._capacity_for_pair(pair) <= 0]
             due = await find_due(
-                self._runtime.database, MAX_QUERY_ROWS, excluded_hosts=full_hosts, excluded_users=full_users
+                self._runtime.database,
+                MAX_QUERY_ROWS,
+                excluded_hosts=full_hosts,
+                excluded_users=full_users,
+                excluded_pairs=full_pairs,
             )
             picked = self._pick_fairly(due)
-            self._is_behind = bool(full_hosts or full_users) or len(picked) < len(due)
+            self._is_behind = bool(full_hosts or full_users or full_pairs) or len(picked) < len(due)
             if not picked:
                 return
             for delivery in await claim(self._runtime.database, picked, self._lease_seconds):
                 self._active_by_host[delivery.host] += 1
                 self._active_by_user[delivery.user_id] += 1
+                self._active_by_pair[delivery.host, delivery.user_id] += 1
                 task = asyncio.create_task(self._deliver(delivery))
                 self._deliveries[task] = delivery
                 task.add_done_callback(self._on_done)
@@ -109,8 +119,8 @@ class WebhookDispatcher:
                 return
 
     def _pick_fairly(self, due: list[Due]) -> list[Due]:
-        """As many as have a free slot in all, for their host and for their user, the longest due first."""
-        hosts, users, picked = Counter[str](), Counter[int](), list[Due]()
+        """As many as have a free slot in all, for their host, their user and the two, the longest due first."""
+        hosts, users, pairs, picked = Counter[str](), Counter[int](), Counter[tuple[str, int]](), list[Due]()
         for delivery in due:
             if len(picked) == self._free_slots():
                 break
@@ -118,8 +128,12 @@ class WebhookDispatcher:
                 continue
             if users[delivery.user_id] >= self._capacity_for_user(delivery.user_id):
                 continue
+            pair = delivery.host, delivery.user_id
+            if pairs[pair] >= self._capacity_for_pair(pair):
+                continue
             hosts[delivery.host] += 1
             users[delivery.user_id] += 1
+            pairs[pair] += 1
             picked.append(delivery)
         return picked
 
@@ -132,12 +146,17 @@ class WebhookDispatcher:
     def _capacity_for_user(self, user: int) -> int:
         return (MAX_PER_SLOW_USER if user in self._slow else MAX_PER_USER) - self._active_by_user[user]
 
+    def _capacity_for_pair(self, pair: tuple[str, int]) -> int:
+        is_slow = pair[0] in self._slow
+        return (MAX_PER_USER_ON_SLOW_HOST if is_slow else MAX_PER_USER_ON_HOST) - self._active_by_pair[pair]
+
     def _on_done(self, task: "asyncio.Task[None]") -> None:
         delivery = self._deliveries.pop(task)
         if self._is_behind:
             self._woken.set()
         self._active_by_host -= Counter([delivery.host])  # removes a host whose count is 0
         self._active_by_user -= Counter([delivery.user_id])
+        self._active_by_pair -= Counter([(delivery.host, delivery.user_id)])
 
     async def _deliver(self, delivery: Delivery) -> None:
         started_at = time.monotonic()

@@ -51,7 +51,8 @@ tasks = Table(
     Index("ix_tasks_due", "next_run_at"),
     Index("ix_tasks_newest", "user_id", "created_at"),
     Index("ix_tasks_changed", "user_id", "updated_at"),  # finds a user's tasks changed since a time
-    Index("ix_tasks_live", "user_id", "completed_at"),  # counts a user's running tasks: completed_at is NULL
+    # Counts a user's running tasks, where the last two are NULL, and the newest tasks that ended with a code.
+    Index("ix_tasks_ended", "user_id", "error_code", "completed_at"),
     CheckConstraint("status IN ('created', 'queued', 'processing', 'completed', 'failed')", name="status"),
     CheckConstraint("step IN ('prepare', 'submit', 'submitting', 'poll', 'rehost', 'done')", name="step"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),

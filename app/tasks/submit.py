@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import BindParameter, bindparam, func, insert, select
 
 from app.catalog.models import Model, get_model
-from app.database import CommitUnknown, Connection, UniqueViolation, retry_on_conflict
+from app.database import CommitUnknown, Connection, UniqueViolation, retry_on_conflict, utc_after
 from app.engine.state import UpstreamState
 from app.engine.steps.prepare import needs_preparation
-from app.errors import TooManyTasks
+from app.errors import RateLimited, TaskFailure, TooManyTasks
 from app.failpoints import failpoint
 from app.files.references import LinkRules
 from app.points import ledger
@@ -26,6 +26,10 @@ from app.telemetry import metrics
 log = structlog.get_logger()
 
 MAX_NUMBER_ATTEMPTS = 5
+FREE_ENDS = (TaskFailure.CANCELLED, TaskFailure.UPSTREAM_REJECTED, TaskFailure.UPSTREAM_FAILED)
+"""The refunded ends that a caller can bring about: by a cancel, or by a prompt or picture that is refused."""
+FREE_TASKS_SECONDS = 3600.0
+FREE_TASKS_RETRY_SECONDS = 60
 _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 
@@ -39,7 +43,7 @@ class SubmitResult:
 
 
 async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
-    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks or IdempotencyConflict.
+    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks, RateLimited or IdempotencyConflict.
 
     After an error nothing is stored and nothing is deducted.
     """
@@ -81,15 +85,19 @@ async def _store(runtime: Runtime, user_id: int, submission: Submission, suffix:
 
 
 async def _charge(runtime: Runtime, connection: Connection, row: dict[str, Any], remark: str) -> int:
-    """Deducts the price and checks the bound of running tasks, both under the account's lock. Returns the balance."""
+    """Deducts the price and checks the bounds of tasks, all under the account's lock. Returns the balance."""
+    settings = runtime.settings
     user_id, cost = row["user_id"], row["points_cost"]
     if cost:
         await ledger.deduct(connection, user_id=user_id, task_id=row["id"], cost=cost, remark=remark)
     else:
         await ledger.lock_account(connection, user_id)
-    account = (await connection.execute(_BALANCE_AND_RUNNING, {"user": user_id})).one()
-    if account.running > runtime.settings.max_tasks_in_flight:
-        raise TooManyTasks(runtime.settings.max_tasks_in_flight)
+    account = (await connection.execute(_BALANCE_AND_COUNTS, {"user": user_id})).one()
+    if account.running > settings.max_tasks_in_flight:
+        raise TooManyTasks(settings.max_tasks_in_flight)
+    if account.free >= settings.max_free_tasks_per_hour:
+        text = f"最近一小时内取消或未成功的任务过多，最多 {settings.max_free_tasks_per_hour} 个，请稍后再试"
+        raise RateLimited(text, retry_after_seconds=FREE_TASKS_RETRY_SECONDS)
     # A deduction has expired all due lots; a free task has not.
     return int(account.balance) if cost else await ledger.balance_of(connection, user_id)
 
@@ -156,12 +164,21 @@ def task_number(local: datetime, suffix: str) -> str:
 
 _INSERT = insert(tasks)
 _user: BindParameter[int] = bindparam("user")
-# Read while the account row is locked: a user's submits run one after the other, so the count is exact.
-_BALANCE_AND_RUNNING = select(
+# Read while the account row is locked: a user's submits run one after the other, so the counts are exact.
+_BALANCE_AND_COUNTS = select(
     select(points_accounts.c.available).where(points_accounts.c.user_id == _user).scalar_subquery().label("balance"),
     select(func.count())
     .select_from(tasks)
-    .where(tasks.c.user_id == _user, tasks.c.completed_at.is_(None))
+    .where(tasks.c.user_id == _user, tasks.c.error_code.is_(None), tasks.c.completed_at.is_(None))
     .scalar_subquery()
     .label("running"),
+    select(func.count())
+    .select_from(tasks)
+    .where(
+        tasks.c.user_id == _user,
+        tasks.c.error_code.in_([reason.name for reason in FREE_ENDS]),
+        tasks.c.completed_at > utc_after(-FREE_TASKS_SECONDS),
+    )
+    .scalar_subquery()
+    .label("free"),
 )

@@ -35,7 +35,8 @@ from app.upstreams.protocol import ResultKind, UpstreamResult
 log = structlog.get_logger()
 
 JITTER_SECONDS = 1.0
-BACK_OF_LINE_SECONDS = 3.0  # a refused task waits this much longer than others, so one of them is the next probe
+BACK_OF_LINE_SECONDS = 3.0  # a refused task waits longer than others, its user's others half of that: not they probe
+MAX_REFUSED_USERS = 10_000
 PROBE_WAIT_SECONDS = 1.0  # how long others wait while a probe is under way: its answer decides soon
 PROBE_SECONDS = 70.0  # longer than a submit or a poll; then a lost probe is forgotten
 OVERDUE_SECONDS = 5.0  # then a worker probes, because no task does
@@ -57,6 +58,8 @@ class BreakerCall:
     wait_seconds: float
     probe: datetime | None = None
     """Set where this call is the probe: what `probe_until` says then."""
+    user_id: int | None = None
+    """Whose job it is, where it is one."""
 
 
 class CircuitBreaker:
@@ -78,6 +81,7 @@ class CircuitBreaker:
         self._has_row = False
         self._read_at = (datetime.fromtimestamp(0, UTC), clock())  # the database's clock, and this process's then
         self._throttled_until = 0.0
+        self._refused_users: dict[int, None] = {}  # whose newest job was refused, the oldest entry first
         metrics.BREAKER_OPEN.labels(provider).set(0)
 
     # ------------------------------------------------------------------ what the copy says
@@ -104,35 +108,45 @@ class CircuitBreaker:
         ends = [end for end in (self.state.open_until, self.state.probe_until) if end is not None]
         return (max(ends) - self.now()).total_seconds() if ends else 0.0
 
-    def wait_seconds(self, *, is_free: bool = False) -> float:
-        """0 where a call may be made, or may take the probe."""
+    def wait_seconds(self, *, is_free: bool = False, user_id: int | None = None) -> float:
+        """0 where a call may be made, or may take the probe. A user whose newest job was refused takes it later."""
         throttled_seconds = self._throttled_until - self._clock()
         if is_free and throttled_seconds > 0:
             return throttled_seconds + _jitter()
         state, now = self.state, self.now()
-        if not state.blocks(is_free=is_free) or state.probed(now, now, is_free=is_free) is not state:
+        if not state.blocks(is_free=is_free):
             return 0.0
-        if state.open_until is not None and now < state.open_until:
-            return (state.open_until - now).total_seconds() + _jitter()
-        return PROBE_WAIT_SECONDS + _jitter()
+        if state.open_until is not None:
+            back_of_line = BACK_OF_LINE_SECONDS / 2 if user_id in self._refused_users else 0.0
+            seconds = (state.open_until - now).total_seconds() + back_of_line
+            if seconds > 0:
+                return seconds + _jitter()
+        return 0.0 if state.probed(now, now, is_free=is_free) is not state else PROBE_WAIT_SECONDS + _jitter()
 
     # ------------------------------------------------------------------ calls
 
     @asynccontextmanager
     async def call(
-        self, *, is_free: bool = False, waits: bool = True, probe_seconds: float = PROBE_SECONDS
+        self,
+        *,
+        is_free: bool = False,
+        waits: bool = True,
+        probe_seconds: float = PROBE_SECONDS,
+        user_id: int | None = None,
     ) -> AsyncIterator[BreakerCall]:
         """Around one call: asks for permission, and gives the probe back where no result was recorded.
 
-        Without `waits` the call is made in any case. `probe_seconds` is how long a probe may take at most.
+        Without `waits` the call is made in any case. `probe_seconds` is how long a probe may take at most. `user_id`
+        says whose job it is.
         """
-        call = BreakerCall(is_free, self.wait_seconds(is_free=is_free) if waits else 0.0)
+        wait_seconds = self.wait_seconds(is_free=is_free, user_id=user_id) if waits else 0.0
+        call = BreakerCall(is_free, wait_seconds, user_id=user_id)
         if waits and not call.wait_seconds and self.state.blocks(is_free=is_free):
             probe = self.now() + timedelta(seconds=probe_seconds)
             if await self.change(lambda state, now: state.probed(now, probe, is_free=is_free)):
                 call.probe = probe
             elif self.state.blocks(is_free=is_free):
-                call.wait_seconds = self.wait_seconds(is_free=is_free) or PROBE_WAIT_SECONDS
+                call.wait_seconds = self.wait_seconds(is_free=is_free, user_id=user_id) or PROBE_WAIT_SECONDS
         try:
             yield call
         finally:
@@ -146,6 +160,7 @@ class CircuitBreaker:
         `successes_when_refused` is what `state.successes` was at the task's first refusal. A job that is refused again
         after two jobs of others were accepted is REJECTED, and opens nothing: the fault is the task's.
         """
+        self._remember_refusal(call, result)
         if result.kind is ResultKind.ACCOUNT_ERROR:
             if not call.is_free and self._accepts_others(successes_when_refused):
                 return replace(result, kind=ResultKind.REJECTED, detail=f"only this task is refused: {result.detail}")
@@ -161,6 +176,16 @@ class CircuitBreaker:
         is_accepted = not call.is_free and result.kind in ACCEPTED
         await self.change(lambda state, now: state.closed(now, is_free=call.is_free, is_accepted=is_accepted))
         return result
+
+    def _remember_refusal(self, call: BreakerCall, result: UpstreamResult) -> None:
+        if call.user_id is None:
+            return
+        if result.kind is ResultKind.ACCOUNT_ERROR:
+            self._refused_users[call.user_id] = None
+            if len(self._refused_users) > MAX_REFUSED_USERS:
+                del self._refused_users[next(iter(self._refused_users))]
+        elif result.kind in ACCEPTED:
+            self._refused_users.pop(call.user_id, None)
 
     def _accepts_others(self, successes_when_refused: int | None) -> bool:
         if self.is_open or successes_when_refused is None:

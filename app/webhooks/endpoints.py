@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, case, delete, func, insert, literal, select, update
 
-from app.database import Database, retry_on_conflict, utc_now
+from app.database import Connection, Database, retry_on_conflict, utc_after, utc_now
 from app.egress import InvalidUrl, normalize_url
 from app.errors import InvalidParameter, NotFound
 from app.runtime import Runtime
@@ -16,6 +16,8 @@ from app.webhooks.signing import new_secret
 from app.webhooks.signing_secrets import SigningSecrets, rotation, secrets_columns, secrets_from_row
 
 MAX_ENDPOINTS = 10
+MAX_SPREAD_SECONDS = 600
+"""The longest time over which a new URL spreads the pending deliveries."""
 MANUAL = "manual"
 _RESET_HEALTH = {"failing_since": None, "failed_at": None}
 
@@ -65,14 +67,13 @@ async def change_endpoint(
     events: list[str] | None = None,
     enabled: bool | None = None,
 ) -> dict[str, Any]:
-    """The changed endpoint. An argument of None changes nothing.
+    """The changed endpoint. An argument of None changes nothing, and neither does the URL that it has already.
 
-    A new URL resets the endpoint's health and makes its pending deliveries due now. It also fences attempts to the
-    old URL, because their outcome says nothing about the new one.
+    A new URL resets the endpoint's health and brings its pending deliveries forward, one in each second. It also fences
+    attempts to the old URL, because their outcome says nothing about the new one.
     """
+    target = None if url is None else validate_target("url", url, runtime.settings.egress_allowed)
     changes: dict[str, Any] = {"updated_at": utc_now()}
-    if url is not None:
-        changes |= {"url": validate_target("url", url, runtime.settings.egress_allowed), **_RESET_HEALTH}
     if events is not None:
         changes["events"] = events
     if enabled is True:
@@ -82,10 +83,13 @@ async def change_endpoint(
         changes["disabled_reason"] = func.coalesce(endpoints.c.disabled_reason, MANUAL)
     this = _mine(user_id, endpoint_id)
     async with runtime.database.begin() as connection:
-        if not (await connection.execute(update(endpoints).where(this).values(**changes))).rowcount:
+        current = await connection.scalar(select(endpoints.c.url).where(this).with_for_update())
+        if current is None:
             raise NotFound("推送端点不存在")
-        if url is not None:
-            await connection.execute(_retarget(endpoint_id, user_id))
+        if target is not None and target != current:
+            changes |= {"url": target, **_RESET_HEALTH}
+            await _retarget(connection, endpoint_id, user_id, target)
+        await connection.execute(update(endpoints).where(this).values(**changes))
         return dict((await connection.execute(select(*_SHOWN).where(this))).one()._mapping)
 
 
@@ -121,11 +125,20 @@ def _mine(user_id: int, endpoint_id: int) -> ColumnElement[bool]:
     return (endpoints.c.id == endpoint_id) & (endpoints.c.user_id == user_id)
 
 
-def _retarget(endpoint_id: int, user_id: int) -> Update:
-    host = select(host_of(endpoints.c.url)).where(endpoints.c.id == endpoint_id).scalar_subquery()
+async def _retarget(connection: Connection, endpoint_id: int, user_id: int, target: str) -> None:
+    """Sends the pending deliveries to `target`. They become due one in each second: the receiver is a stranger's.
+
+    None becomes due later than it was. More than MAX_SPREAD_SECONDS deliveries share these seconds evenly.
+    """
     pending = (deliveries.c.endpoint_id == endpoint_id) & (deliveries.c.status == "pending")
-    changes = {"host": host, "version": deliveries.c.version + 1, "lease_until": None, "next_run_at": utc_now()}
-    return update(deliveries).where(pending, deliveries.c.user_id == user_id).values(**changes)
+    pending &= deliveries.c.user_id == user_id
+    first, number = (await connection.execute(select(func.min(deliveries.c.id), func.count()).where(pending))).one()
+    if not number:
+        return
+    soon = utc_after((deliveries.c.id - first) % min(number, MAX_SPREAD_SECONDS))
+    next_run_at = case((soon < deliveries.c.next_run_at, soon), else_=deliveries.c.next_run_at)
+    changes = {"host": host_of(literal(target)), "version": deliveries.c.version + 1, "lease_until": None}
+    await connection.execute(update(deliveries).where(pending).values(**changes, next_run_at=next_run_at))
 
 
 _SHOWN = [endpoints.c[name] for name in ("id", "url", "events", "disabled_at", "disabled_reason", "created_at")]

@@ -7,7 +7,20 @@ runs out and another process sends the message again. So delivery is at least on
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Integer, String, bindparam, case, func, insert, literal, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 
 from app.database import Connection, Database, retry_on_conflict, utc_after, utc_now
 from app.tables import tasks, webhook_secrets
@@ -55,10 +68,19 @@ class Delivery:
 
 
 async def find_due(
-    database: Database, limit: int, *, excluded_hosts: Collection[str], excluded_users: Collection[int]
+    database: Database,
+    limit: int,
+    *,
+    excluded_hosts: Collection[str] = (),
+    excluded_users: Collection[int] = (),
+    excluded_pairs: Collection[tuple[str, int]] = (),
 ) -> list[Due]:
-    """Up to `limit` due deliveries, the longest due first, without those of the excluded hosts and users."""
+    """Up to `limit` due deliveries, the longest due first, without those of the excluded hosts, users, and pairs.
+
+    A pair is a host and a user.
+    """
     values = {"limit": limit, "hosts": list(excluded_hosts), "users": list(excluded_users)}
+    values["pairs"] = list(excluded_pairs)
     async with database.read() as connection:
         return [Due(*row) for row in await connection.execute(_DUE, values)]
 
@@ -210,6 +232,7 @@ _DUE = (
         deliveries.c.next_run_at <= utc_now(),
         deliveries.c.host.not_in(bindparam("hosts", expanding=True)),
         deliveries.c.user_id.not_in(bindparam("users", expanding=True)),
+        tuple_(deliveries.c.host, deliveries.c.user_id).not_in(bindparam("pairs", expanding=True)),
     )
     .order_by(deliveries.c.next_run_at)
     .limit(bindparam("limit"))

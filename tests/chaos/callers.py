@@ -51,6 +51,15 @@ class User:
     images: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """One submit or read: when it began, how long it took, and whether it was answered as it should be."""
+
+    began: float
+    seconds: float
+    is_answered: bool
+
+
 @dataclass
 class Diary:
     """The answers that the callers got."""
@@ -63,6 +72,7 @@ class Diary:
     cancelled: set[str] = field(default_factory=set)  # numbers of the tasks whose cancel was answered with 200
     accepted_at: list[float] = field(default_factory=list)
     alive_at: list[float] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
     @property
     def accepted(self) -> int:
@@ -143,15 +153,18 @@ class Callers:
     async def _send_request(self, user: User, word: str, body: dict[str, Any], is_keyed: bool) -> float | None:
         headers = user.headers | ({"Idempotency-Key": word} if is_keyed else {})
         patience = TOO_SHORT_SECONDS if is_keyed and self._chance.random() < 0.03 else TIMEOUT_SECONDS
-        url = self._chance.choice(self._origins) + SUBMIT
+        url, began = self._chance.choice(self._origins) + SUBMIT, time.monotonic()
         try:
             answer = await self._client.post(url, json=body, headers=headers, timeout=patience)
         except httpx.TransportError as error:
+            if patience == TIMEOUT_SECONDS:
+                self._time(began, is_answered=False)
             self.diary.answers[f"submit: {type(error).__name__}"] += 1
             if is_keyed or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 return self._chance.uniform(0.1, 1.0)
             self.diary.unknown += 1
             return None
+        self._time(began, is_answered=answer.status_code in {200, 402})
         self.diary.answers[f"submit: {answer.status_code}"] += 1
         if answer.status_code == 200:
             self._accepted(user, word, answer.json()["data"]["taskNo"])
@@ -163,6 +176,9 @@ class Callers:
             return min(float(answer.headers["retry-after"]), 3.0) * self._chance.uniform(0.5, 1.0)
         self.diary.answers[f"submit: {answer.status_code} {answer.text[:200]}"] += 1
         return None
+
+    def _time(self, began: float, *, is_answered: bool) -> None:
+        self.diary.timings.append(Timing(began, time.monotonic() - began, is_answered))
 
     def _accepted(self, user: User, word: str, task_no: str) -> None:
         self.diary.accepted_at.append(time.monotonic())
@@ -227,11 +243,12 @@ class Callers:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _probe_one(self, origin: str) -> None:
-        url = origin + "/user/points/consumption/balance"
+        url, began, is_answered = origin + "/user/points/consumption/balance", time.monotonic(), False
         with contextlib.suppress(httpx.TransportError, RuntimeError):
             answer = await self._client.get(url, headers=self._users[0].headers, timeout=2)
-            if answer.status_code == 200:
+            if is_answered := answer.status_code == 200:
                 self.diary.alive_at.append(time.monotonic())
+        self._time(began, is_answered=is_answered)
 
 
 def _with_word(body: dict[str, Any], word: str, job: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.books import CLOCKS_SECONDS, Story, after_the_end
+from tests.chaos.hostile import Notice
 from tests.chaos.weather import WEIGHTS
 
 Rows = list[tuple[str, Any]]
@@ -23,6 +24,8 @@ class Storm:
     trouble: Counter[str]  # outcomes at SEE2AI, by its request log
     starts: Counter[str]
     events: Counter[str]  # log lines of the gateway that are worth attention
+    notices: dict[str, Notice]  # what the other users noticed without and with the hostile user
+    hostile: Counter[str]  # the answers that the hostile user got
     differences: list[str] = field(default_factory=list)
 
 
@@ -32,6 +35,8 @@ def tables(storm: Storm, story: Story) -> list[tuple[str, Rows]]:
         ("Points", _points(story)),
         ("Jobs at SEE2AI", _jobs(story)),
         ("Callers", _callers(storm, story)),
+        ("What others noticed", _notices(storm)),
+        ("Answers to the hostile user", sorted(storm.hostile.items())),
         ("Answers of the API", sorted(story.diary.answers.items())),
         ("Faults that struck", [(fault, storm.struck[fault]) for fault in WEIGHTS]),
         ("Trouble made by SEE2AI", [("requests", storm.trouble.total()), *_by_number(storm.trouble)]),
@@ -95,6 +100,19 @@ def _callers(storm: Storm, story: Story) -> Rows:
         ("longest time in which no API answered, seconds", round(diary.longest_gap(diary.alive_at), 1)),
         ("longest time in which no submit was accepted, seconds", round(diary.longest_gap(diary.accepted_at), 1)),
     ]
+
+
+def _notices(storm: Storm) -> Rows:
+    rows: Rows = []
+    for name, one in storm.notices.items():
+        rows += [
+            (f"spells {name} the hostile user", one.spells),
+            (f"requests {name}", one.requests),
+            (f"answered as they should be {name}, median of spells", f"{one.success:.1%}"),
+            (f"p95 {name}, seconds, median of spells", round(one.p95_seconds, 3)),
+        ]
+    without, with_ = (one.p95_seconds for one in storm.notices.values())
+    return [*rows, ("ratio of the p95", round(with_ / without, 2) if without else "none")]
 
 
 def as_text(storm: Storm, story: Story) -> str:

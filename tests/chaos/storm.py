@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
+from app.aio import cancel_and_wait
 from app.cli.migrate import migrate
 from app.errors import Unavailable
 from app.runtime import Runtime, open_runtime
@@ -28,6 +29,7 @@ from tests.chaos.bank import Bank
 from tests.chaos.books import Story, differences, read_story
 from tests.chaos.callers import Callers, User
 from tests.chaos.fleet import Fleet, Quiet
+from tests.chaos.hostile import HostileUser, complaints, notice
 from tests.chaos.report import Storm
 from tests.chaos.servers import (
     Server,
@@ -45,6 +47,7 @@ from tests.support.sql import run_sql
 
 API_KEY, DATABASE = "sk-of-the-storm", "gateway_chaos"
 USERS, FIRST_POINTS = 12, 600
+HOSTILE_POINTS = 1_000_000
 LEASE_SECONDS, TASK_SECONDS, VIDEO_SECONDS, HOSTING_SECONDS = 5, 75, 120, 60
 GRACE_SECONDS = 60.0
 CALM_SECONDS = VIDEO_SECONDS + HOSTING_SECONDS + GRACE_SECONDS  # after the last fault everything has ended
@@ -69,7 +72,8 @@ async def run_storm(plan: Plan, folder: Path) -> tuple[Storm, Story]:
     settings: dict[str, Any] = {}
     with Quiet(folder, settings) as processes:
         servers = await asyncio.to_thread(_start_servers, processes, folder)
-        settings = _settings(*servers)
+        receiver_port = free_port()
+        settings = _settings(*servers, receiver_port)
         processes.environment |= {name.upper(): str(value) for name, value in settings.items()}
         await run_sql(f"mysql+asyncmy://root:@127.0.0.1:{servers[0].port}/", f"CREATE DATABASE `{DATABASE}`")
         await asyncio.to_thread(migrate, settings["database_url"])
@@ -81,7 +85,7 @@ async def run_storm(plan: Plan, folder: Path) -> tuple[Storm, Story]:
             headers = {"Authorization": f"Bearer {API_KEY}"}
             control = opened.enter_context(httpx.Client(base_url=upstream, headers=headers, timeout=60))
             world = World(fleet, *servers, control)
-            return await _storm(plan, folder, runtime, world, processes)
+            return await _storm(plan, folder, runtime, world, processes, receiver_port)
 
 
 def _start_servers(processes: Processes, folder: Path) -> tuple[Server, Server, Server, Server]:
@@ -99,13 +103,13 @@ def _start_servers(processes: Processes, folder: Path) -> tuple[Server, Server, 
     return servers
 
 
-def _settings(database: Server, redis: Server, storage: Server, upstream: Server) -> dict[str, Any]:
+def _settings(database: Server, redis: Server, storage: Server, upstream: Server, receiver_port: int) -> dict[str, Any]:
     return storage_settings(storage) | {
         "database_url": f"mysql+asyncmy://root:@127.0.0.1:{database.port}/{DATABASE}",
         "redis_url": f"redis://127.0.0.1:{redis.port}/0",
         "see2ai_base_url": f"http://127.0.0.1:{upstream.port}",
         "see2ai_api_key": API_KEY,
-        "egress_allow": f"127.0.0.1:{upstream.port}",
+        "egress_allow": f"127.0.0.1:{upstream.port},127.0.0.1:{receiver_port}",
         "jwt_secret": "a-secret-of-the-storm-and-of-nothing-else",
         "lease_seconds": LEASE_SECONDS,
         "task_deadline_seconds": TASK_SECONDS,
@@ -117,23 +121,30 @@ def _settings(database: Server, redis: Server, storage: Server, upstream: Server
     }
 
 
-async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, processes: Processes) -> tuple[Storm, Story]:
+async def _storm(
+    plan: Plan, folder: Path, runtime: Runtime, world: World, processes: Processes, receiver_port: int
+) -> tuple[Storm, Story]:
     run = f"s{plan.seed}"
     began = datetime.now(UTC)
     bank = Bank(runtime, seed=plan.seed, run=run)
     users = await _open_accounts(runtime, bank, world.fleet.apis[0].origin)
     origins = [post.origin for post in world.fleet.apis]
     callers = Callers(origins, users, seed=plan.seed, run=run, poor=bank.order)
+    hostile_id = await create_user(runtime.database, username="hostile")
+    await bank.grant(hostile_id, HOSTILE_POINTS)
+    hostile = HostileUser(processes, origins, sign_token(runtime.settings, hostile_id), receiver_port)
     world.set_trouble()
     striker = Striker(world)
     schedule = draw(plan.seed, 2 * plan.seconds, gap_seconds=plan.gap_seconds, lease_seconds=LEASE_SECONDS)
     started = time.monotonic()
     storming = asyncio.create_task(asyncio.to_thread(striker.run, schedule))
-    telling = asyncio.create_task(_report(callers, striker))
+    beside = [asyncio.create_task(work) for work in (_report(callers, striker), hostile.run())]
     await callers.run(plan.target, plan.seconds)
     striker.is_over.set()
     await storming
-    telling.cancel()
+    await cancel_and_wait(*beside)
+    striker.failures += [f"beside the storm: {one.exception()!r}" for one in beside if not one.cancelled()]
+    striker.failures += [] if hostile.answers else ["the hostile user did nothing"]
     await asyncio.to_thread(world.set_trouble, storming=False)
     await bank.close()
     storm_seconds, calm = time.monotonic() - started, time.monotonic()
@@ -142,7 +153,11 @@ async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, proce
     calm_seconds = time.monotonic() - calm
     journal = await asyncio.to_thread(lambda: world.control.get("/journal").json())
     await asyncio.to_thread(world.fleet.settle)
-    story = await read_story(runtime, journal, callers.diary, orders=bank.orders, run=run)
+    story = await read_story(runtime, journal, callers.diary, orders=bank.orders, run=run, hostile_id=hostile_id)
+    notices = {
+        name: notice(callers.diary.timings, hostile.spells, is_hostile=is_hostile)
+        for name, is_hostile in (("without", False), ("with", True))
+    }
     storm = Storm(
         command=plan.command,
         seed=plan.seed,
@@ -153,8 +168,11 @@ async def _storm(plan: Plan, folder: Path, runtime: Runtime, world: World, proce
         trouble=Counter(entry["fault"] for entry in journal),
         starts=world.fleet.starts(),
         events=_events(folder),
+        notices=notices,
+        hostile=hostile.answers,
     )
     storm.differences = differences(story, is_stored=lambda key: stored_file(folder, key).is_file())
+    storm.differences += complaints(*notices.values())
     storm.differences += world.fleet.unexpected() + striker.failures + _too_few(plan, story)
     storm.differences += await asyncio.to_thread(_audit_by_command, processes)
     storm.differences += [f"log: {storm.events[bug]} × {bug}" for bug in BUGS if storm.events[bug]]

@@ -9,7 +9,8 @@ import pytest
 
 from tests.chaos.bank import ActionInput
 from tests.chaos.books import Story, differences
-from tests.chaos.callers import Diary
+from tests.chaos.callers import Diary, Timing
+from tests.chaos.hostile import Spell, complaints, notice
 from tests.chaos.weather import TROUBLE, WEIGHTS, draw, rules
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -18,6 +19,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def task(number: int, status: str, **columns: Any) -> dict[str, Any]:
     return {
         "id": number,
+        "user_id": 1,
         "task_no": f"T-{number}",
         "prompt": f"s1-{number:05d}. 一只柴犬",
         "image_url": None,
@@ -121,3 +123,45 @@ def test_thirty_percent_of_the_answers_fail(where: str) -> None:
         if rule["where"] == where:
             calm *= 1 - float(str(rule["probability"]))
     assert 1 - calm == pytest.approx(0.3, abs=0.011)
+
+
+# ------------------------------------------------------------------ the hostile user
+
+
+SPELLS = [Spell(n * 10.0, n * 10.0 + 10, is_hostile=n % 2 == 1) for n in range(20)]
+
+
+def timings(hostile_seconds: float, hostile_share: float = 1.0) -> list[Timing]:
+    """Twenty requests in each spell; in one calm spell an outage struck."""
+    found = []
+    for spell in SPELLS:
+        seconds, share = (hostile_seconds, hostile_share) if spell.is_hostile else (0.2, 1.0)
+        if spell.began == 40.0:
+            seconds, share = 10.0, 0.0
+        found += [Timing(spell.began + n / 2, seconds, is_answered=n < 20 * share) for n in range(20)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hostile_seconds", "share", "words"),
+    [(0.3, 1.0, []), (0.5, 1.0, ["p95 of others"]), (0.2, 0.9, ["answered to others"])],
+)
+def test_what_others_noticed_of_the_hostile_user_is_judged_by_spells(
+    hostile_seconds: float, share: float, words: list[str]
+) -> None:
+    seen = timings(hostile_seconds, share)
+    notices = [notice(seen, SPELLS, is_hostile=is_hostile) for is_hostile in (False, True)]
+    assert [one.spells for one in notices] == [10, 10]
+    assert [line.partition(":")[0] for line in complaints(*notices)] == words
+    few = [notice(seen, SPELLS[:6], is_hostile=is_hostile) for is_hostile in (False, True)]
+    assert complaints(*few) == [], "too few spells to say"
+
+
+def test_tasks_of_the_hostile_user_need_no_job_but_must_end() -> None:
+    def add(one: Story) -> None:
+        one.hostile_id = 9
+        one.tasks.append(task(5, "completed", user_id=9, prompt="x", results=[]))
+        one.ledger += [entry(5, "deduct", 30), entry(5, "settle", -30)]
+
+    assert payload(add) == []
+    assert any("T-5 has not ended" in line for line in payload(lambda s: (add(s), s.tasks[-1].update(status="queued"))))

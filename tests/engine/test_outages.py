@@ -181,6 +181,22 @@ async def test_a_refused_task_lets_others_probe_and_is_rejected_after_the_second
     assert await make.balance(user) == (PRICE, 0)
 
 
+async def test_a_user_with_many_refused_tasks_holds_up_nobody_else(
+    make: Maker, runtime: Runtime, hurry: None, upstream: Server
+) -> None:
+    """Each of them would double the pause of all, if it were the probe."""
+    many, other = await make.user(points=PRICE * 12), await make.user(points=PRICE)
+    async with workers(runtime):
+        for _ in range(12):
+            await make.task_no(many, REFUSED_PROMPT)
+        await until("refused", lambda: breaker_of(runtime).is_open and len(submits(upstream, REFUSED_PROMPT)) > 1)
+        good = await make.task_no(other, prompt := directive({"take_seconds": 0}) + " good")
+        refused = len(submits(upstream, REFUSED_PROMPT))
+        await until("sent", lambda: submits(upstream, prompt))
+        assert len(submits(upstream, REFUSED_PROMPT)) <= refused + 1, "one of them was on its way"
+        assert (await make.ended(other, good))["status"] == "completed"
+
+
 # ------------------------------------------------------------------ another provider
 
 

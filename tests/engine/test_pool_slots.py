@@ -130,7 +130,7 @@ async def test_a_claim_whose_commit_is_unknown_keeps_no_slot(
 ) -> None:
     (task,) = await claim_due(runtime.database, slots.submit.task_filter, 9, 30)
 
-    async def unknown(*_: object) -> list[ClaimedTask]:
+    async def unknown(*_: object, **_options: object) -> list[ClaimedTask]:
         assert slots.submit.used == runner_module.MAX_CLAIM_ROWS
         raise ClaimCommitUnknown([task])
 

@@ -8,9 +8,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.catalog.models import set_model
+from app.database import utc_after
 from app.engine.claim import TaskFilter, claim_due
 from app.engine.execute import LostLease, run_steps
+from app.engine.finish import finish_task
+from app.engine.transitions import Fail
+from app.errors import TaskFailure
 from app.runtime import Runtime
+from app.tables import tasks
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
 from tests.support.sandbox_server import Server
@@ -223,3 +228,41 @@ async def test_after_a_refused_normalize_call_a_task_can_be_cancelled(
     assert normalize_calls(upstream)
     assert data(await cancel(make, user, task_no))["errorCode"] == "CANCELLED"
     assert await make.balance(user) == (35, 0)
+
+
+# ------------------------------------------------------------------ what costs nothing is counted
+
+
+async def end_all(make: Maker, code: str) -> None:
+    """As a worker ends tasks, but at once."""
+    for task in await claim_due(make.runtime.database, TaskFilter(("submit",)), 9, 60):
+        assert await finish_task(make.runtime, task, Fail(TaskFailure[code]), task.history)
+
+
+@pytest.mark.settings(max_free_tasks_per_hour=3)
+async def test_so_many_free_tasks_an_hour_and_no_more(make: Maker, runtime: Runtime) -> None:
+    user, other = await make.user(points=60), await make.user(points=30)
+    data(await cancel(make, user, await make.task_no(user)))
+    for code in ("UPSTREAM_REJECTED", "UPSTREAM_FAILED"):
+        await make.task_no(user)
+        await end_all(make, code)
+    refused = await make.submit(user)
+    text = "最近一小时内取消或未成功的任务过多，最多 3 个，请稍后再试"
+    assert (refusal(refused), refused.headers["retry-after"]) == ((429, "RATE_LIMITED", text), "60")
+    assert await make.balance(user) == (60, 0)
+    assert (await execute(runtime, "SELECT COUNT(*) FROM tasks")).scalar() == 3
+    assert await make.task_no(other)
+    async with runtime.database.begin() as connection:
+        ended = tasks.update().where(tasks.c.step == "done")
+        await connection.execute(ended.values(completed_at=utc_after(-3601)))
+    assert await make.task_no(user), "an hour later"
+
+
+@pytest.mark.settings(max_free_tasks_per_hour=1)
+async def test_ends_that_the_user_cannot_bring_about_are_not_counted(make: Maker) -> None:
+    user = await make.user(points=30)
+    for code in ("UPSTREAM_UNAVAILABLE", "UPSTREAM_UNCERTAIN", "TIMED_OUT", "RESULT_LOST", "INTERNAL"):
+        await make.task_no(user)
+        await end_all(make, code)
+    data(await cancel(make, user, await make.task_no(user)))
+    assert refusal(await make.submit(user))[1] == "RATE_LIMITED"

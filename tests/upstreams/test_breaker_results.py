@@ -46,6 +46,33 @@ async def test_a_refused_task_waits_longer_than_the_others(runtime: Runtime) -> 
     assert result.retry_after_seconds > longest_wait
 
 
+async def test_the_next_probe_is_another_users(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tasks of the refused user wait: first other users', then the user's others, then the refused."""
+    monkeypatch.setattr(breaker_module, "BACK_OF_LINE_SECONDS", 60.0)
+    breaker = breaker_of(runtime)
+    refused = await breaker.record_result(BreakerCall(False, 0.0, user_id=1), REFUSED)
+    assert refused.retry_after_seconds is not None
+    assert refused.retry_after_seconds > 60 > breaker.wait_seconds(user_id=1) > 30 > breaker.wait_seconds(user_id=2) > 0
+    await end_pause(runtime)
+    async with breaker.call(user_id=1) as call:
+        assert (call.wait_seconds > 20, call.probe) == (True, None)
+    async with breaker.call(user_id=2) as call:
+        assert (call.wait_seconds, call.probe is None) == (0.0, False)
+        await breaker.record_result(call, ACCEPTED)
+    async with breaker.call(user_id=1) as call:
+        assert call.wait_seconds == 0.0, "a closed breaker lets all in"
+        await breaker.record_result(call, ACCEPTED)
+    await breaker.record_result(BreakerCall(False, 0.0, user_id=2), REFUSED)
+    assert breaker.wait_seconds(user_id=1) < 10, "an accepted job ends it"
+
+
+async def test_the_refused_users_remembered_are_bounded(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker_module, "MAX_REFUSED_USERS", 2)
+    for user_id in (1, 2, 3):
+        await breaker_of(runtime).record_result(BreakerCall(False, 0.0, user_id=user_id), REFUSED)
+    assert list(breaker_of(runtime)._refused_users) == [2, 3]
+
+
 async def test_a_job_refused_again_after_two_accepted_jobs_is_rejected(runtime: Runtime, other: Runtime) -> None:
     """It does not matter which process the other jobs were accepted in."""
     call = BreakerCall(False, 0.0)

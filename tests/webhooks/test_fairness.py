@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from app.database import utc_after
 from app.egress import Egress, EgressConnectError
 from app.jobs import webhook_dispatcher as dispatcher_module
 from app.tables import webhook_deliveries, webhook_endpoints
+from app.webhooks import endpoints as endpoints_module
 from app.webhooks import outbox as outbox_module
 from app.webhooks import sender as send_module
 from tests.support.makers import Maker
@@ -184,6 +186,73 @@ async def test_a_user_of_many_slow_hosts_leaves_slots_for_others(
         await reported_of_a_cancel(make, await make.user(points=100), receivers[3])
         await receivers[3].receives()
         assert len(receivers[0].received) < 20, "the slow deliveries must still be waiting"
+
+
+async def test_one_user_does_not_keep_others_from_a_slow_host_that_they_share(
+    make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "MAX_QUERY_ROWS", 5)
+    monkeypatch.setattr(dispatcher_module, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(send_module, "TIMEOUT_SECONDS", 0.4)
+    receiver.always = HANG
+    bad, good = await make.user(points=480), await make.user(points=100)
+    await reported_of_a_cancel(make, bad, *[receiver] * 16)
+    async with couriers(make.runtime) as (one,):
+        await until("the host is slow", lambda: receiver.origin in one._slow)
+        (number,) = await reported_of_a_cancel(make, good, receiver)
+        await until("told", lambda: f"msg_{number}" in {received.id for received in receiver.received})
+    tried = {received.id for received in receiver.received} - {f"msg_{number}"}
+    assert len(tried) < 16, "before theirs were all through"
+    assert receiver.most_at_once <= dispatcher_module.MAX_PER_USER_ON_HOST
+
+
+# ------------------------------------------------------------------ a new address
+
+
+async def test_a_new_address_is_not_called_for_all_at_once(make: Maker, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user)
+    for _ in range(12):
+        await end_a_task(make, user)
+    await shift(make.runtime, webhook_deliveries, 3600, "next_run_at")
+    await shift_last(make, 4.5)
+    data(await post(make, user, f"endpoints/{made['id']}", url=receiver.url))
+    rows = await outbox(make.runtime)
+    seconds = [(row["next_run_at"] - row["now"]).total_seconds() for row in rows]
+    assert seconds == pytest.approx([*range(11), 4.5], abs=1.5), "one in each second, and none later than it was"
+    assert {row["host"] for row in rows} == {receiver.origin}
+
+
+async def shift_last(make: Maker, seconds: float) -> None:
+    last = (await outbox(make.runtime))[-1]["id"]
+    changed = webhook_deliveries.update().where(webhook_deliveries.c.id == last)
+    async with make.runtime.database.begin() as connection:
+        await connection.execute(changed.values(next_run_at=utc_after(seconds)))
+
+
+async def test_many_share_ten_minutes(make: Maker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints_module, "MAX_SPREAD_SECONDS", 3)
+    user = await make.user(points=100)
+    made = await endpoint(make, user)
+    for _ in range(7):
+        await end_a_task(make, user)
+    await shift(make.runtime, webhook_deliveries, 3600, "next_run_at")
+    data(await post(make, user, f"endpoints/{made['id']}", url=receiver.url))
+    seconds = [(row["next_run_at"] - row["now"]).total_seconds() for row in await outbox(make.runtime)]
+    assert seconds == pytest.approx([0, 1, 2, 0, 1, 2, 0], abs=0.9)
+
+
+async def test_the_address_that_it_has_changes_nothing(make: Maker, patient: None, receiver: Receiver) -> None:
+    user = await make.user(points=100)
+    made = await endpoint(make, user, receiver.url)
+    receiver.always = 500
+    await failing(make, user, receiver, 1)
+    before, health = await outbox(make.runtime), await disabled_and_since(make)
+    for url in (receiver.url, receiver.url.replace("http", "HTTP")):
+        data(await post(make, user, f"endpoints/{made['id']}", url=url))
+    after = await outbox(make.runtime)
+    assert [(row["version"], row["next_run_at"]) for row in after] == [(r["version"], r["next_run_at"]) for r in before]
+    assert await disabled_and_since(make) == health != [(None, None)]
 
 
 async def test_a_slow_dns_lookup_counts_as_slow(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

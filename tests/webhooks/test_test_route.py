@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "MAX_WEBHOOK_TESTS_PER_MINUTE", 1000)
+    monkeypatch.setitem(rate_limits.FIXED_RATES, "webhook-test", rate_limits.Rate(1000, rate_limits.MINUTE))
 
 
 async def sent(make: Maker, user: User, **body: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ async def test_what_is_wrong_is_named(make: Maker, body: dict[str, Any], field: 
 async def test_it_is_limited_to_ten_a_minute(
     make: Maker, receiver: Receiver, endless_minute: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limits, "MAX_WEBHOOK_TESTS_PER_MINUTE", 10)
+    monkeypatch.setitem(rate_limits.FIXED_RATES, "webhook-test", rate_limits.Rate(10, rate_limits.MINUTE))
     user, other = await make.user(), await make.user()
     answers = [await post(make, user, "test", url=receiver.url) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.rate_limits import FIXED_RATES, HOUR
 from app.jobs import webhook_dispatcher as dispatcher
 from app.main import create_app
 from tests.support.makers import Maker
@@ -62,17 +63,29 @@ async def test_the_javascript_works(received: tuple[str, Received]) -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     assert dispatcher.RETRY_DELAYS == (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
-    limits = re.search(r"up to (\d+) webhooks at once, at most (\d+) to one host and (\d+) for one user", PAGE)
-    slow = re.search(r"more than (\d+) s, the limits are 1 for that host and (\d+) for that user", PAGE)
+    limits = re.search(
+        r"up to (\d+) webhooks at once, at most (\d+) to one host, (\d+) for one user, and (\d+) for one user to", PAGE
+    )
+    slow = re.search(
+        r"more than (\d+) s, the limits are (\d+) for that host, (\d+) for that user, and (\d+) for each", PAGE
+    )
+    rates = re.search(r"replay (\d+) deliveries in an hour.*change webhooks (\d+) times in an hour", PAGE, re.DOTALL)
     assert limits is not None
     assert slow is not None
-    assert [int(number) for number in (*limits.groups(), *slow.groups())] == [
+    assert rates is not None
+    assert [int(number) for number in (*limits.groups(), *slow.groups(), *rates.groups())] == [
         dispatcher.MAX_CONCURRENCY,
         dispatcher.MAX_PER_HOST,
         dispatcher.MAX_PER_USER,
+        dispatcher.MAX_PER_USER_ON_HOST,
         dispatcher.SLOW_SECONDS,
+        dispatcher.MAX_PER_SLOW_HOST,
         dispatcher.MAX_PER_SLOW_USER,
+        dispatcher.MAX_PER_USER_ON_SLOW_HOST,
+        FIXED_RATES["webhook-replay"].maximum,
+        FIXED_RATES["webhook-change"].maximum,
     ]
+    assert {FIXED_RATES[limit].seconds for limit in ("webhook-replay", "webhook-change")} == {HOUR}
 
 
 @pytest.mark.worlds("embedded")

@@ -30,6 +30,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         monitor.start_polling()
     breakers = asyncio.create_task(refresh_breakers(runtime.database, runtime.breakers))
     durations = asyncio.create_task(refresh_durations(runtime))
+    app.state.readiness = None
     yield
     await asyncio.gather(cancel_and_wait(breakers, durations), monitor.close())
 
@@ -49,12 +50,22 @@ async def readyz(request: Request, runtime: PublicRuntime) -> Envelope[dict[str,
     """503 while the database is unreachable or has another schema. Problems with Redis or SEE2AI are warnings.
 
     Without Redis submits and tasks still work. Tasks wait for SEE2AI, and are refunded when their deadline passes.
+    The route needs no credential, so all requests of a moment share one check.
     """
+    state = request.app.state
+    if state.readiness is None or state.readiness.done():
+        state.readiness = asyncio.create_task(_check(request, runtime))
+        # Its callers may be gone; without this, asyncio would report an error that nobody has read.
+        state.readiness.add_done_callback(lambda check: check.cancelled() or check.exception())
+    return Envelope(data=await asyncio.shield(state.readiness))
+
+
+async def _check(request: Request, runtime: Runtime) -> dict[str, str]:
     await runtime.database.verify()
     await ping(runtime.database)
     redis, see2ai = await asyncio.gather(_check_redis(runtime), _check_see2ai(runtime, request))
     breakers = _check_breakers(runtime)
-    return Envelope(data={"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": breakers})
+    return {"status": "ok", "database": "ok", "redis": redis, "see2ai": see2ai, "circuit": breakers}
 
 
 def _check_breakers(runtime: Runtime) -> str:

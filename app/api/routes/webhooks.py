@@ -43,7 +43,9 @@ from app.webhooks.signing_secrets import SigningSecrets, get_secrets, rotate_sec
 router = APIRouter(prefix="/user/webhooks", route_class=JsonRoute, tags=["推送"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
-SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
+ChangeAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-change"))]
+ReplayAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-replay"))]
+TestAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-test"))]
 Id = Annotated[int, Path(ge=1, le=2**53)]
 Event = Literal["task.completed", "task.failed"]
 MIN_FAILURE_SECONDS = 2.0
@@ -86,7 +88,7 @@ async def secret(context: ReadAccess) -> Envelope[SecretResponse]:
 
 
 @router.post("/secret/rotate", summary="更换签名密钥，旧密钥继续签名 24 小时")
-async def rotate(context: SubmitAccess) -> Envelope[SecretResponse]:
+async def rotate(context: ChangeAccess) -> Envelope[SecretResponse]:
     return _secret(context.runtime, await rotate_secrets(context.runtime.database, context.user_id))
 
 
@@ -97,13 +99,13 @@ async def endpoints(context: ReadAccess) -> Envelope[list[EndpointResponse]]:
 
 
 @router.post("/endpoints", summary="添加推送端点，密钥仅此时返回")
-async def create(body: EndpointBody, context: SubmitAccess) -> Envelope[NewEndpointResponse]:
+async def create(body: EndpointBody, context: ChangeAccess) -> Envelope[NewEndpointResponse]:
     row = await create_endpoint(context.runtime, context.user_id, body.url, list(dict.fromkeys(body.events)))
     return Envelope(data=NewEndpointResponse(**endpoint_view(context.runtime, row), secret=row["secret"]))
 
 
 @router.post("/endpoints/{endpoint_id}", summary="修改、停用或重新启用推送端点")
-async def change(endpoint_id: Id, body: EndpointChange, context: SubmitAccess) -> Envelope[EndpointResponse]:
+async def change(endpoint_id: Id, body: EndpointChange, context: ChangeAccess) -> Envelope[EndpointResponse]:
     row = await change_endpoint(
         context.runtime,
         context.user_id,
@@ -116,12 +118,12 @@ async def change(endpoint_id: Id, body: EndpointChange, context: SubmitAccess) -
 
 
 @router.post("/endpoints/{endpoint_id}/rotate", summary="更换推送端点的密钥，旧密钥继续签名 24 小时")
-async def rotate_endpoint_secret(endpoint_id: Id, context: SubmitAccess) -> Envelope[SecretResponse]:
+async def rotate_endpoint_secret(endpoint_id: Id, context: ChangeAccess) -> Envelope[SecretResponse]:
     return _secret(context.runtime, await rotate_endpoint(context.runtime.database, context.user_id, endpoint_id))
 
 
 @router.post("/endpoints/{endpoint_id}/delete", summary="删除推送端点")
-async def delete(endpoint_id: Id, context: SubmitAccess) -> Envelope[None]:
+async def delete(endpoint_id: Id, context: ChangeAccess) -> Envelope[None]:
     await delete_endpoint(context.runtime.database, context.user_id, endpoint_id)
     return Envelope(data=None)
 
@@ -142,16 +144,14 @@ async def deliveries(
 
 
 @router.post("/deliveries/{delivery_id}/replay", summary="重新推送")
-async def replay_delivery(delivery_id: Id, context: SubmitAccess) -> Envelope[DeliveryResponse]:
+async def replay_delivery(delivery_id: Id, context: ReplayAccess) -> Envelope[DeliveryResponse]:
     return Envelope(
         data=delivery_view(context.runtime, await replay(context.runtime.database, context.user_id, delivery_id))
     )
 
 
 @router.post("/test", summary="立即发送一条 webhook.test 并返回结果")
-async def test(
-    body: TestBody, context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-test"))]
-) -> Envelope[WebhookTestResponse]:
+async def test(body: TestBody, context: TestAccess) -> Envelope[WebhookTestResponse]:
     """Sends to `url`, signed with the user's secret, or to an endpoint, signed with the endpoint's secret."""
     if (body.url is None) == (body.endpointId is None):
         raise InvalidParameter("url", "与 endpointId 须且只能填写一个")

@@ -134,7 +134,7 @@ async def _normalize(
     upstream, breaker = runtime.upstreams[NORMALIZE.provider], runtime.breakers[NORMALIZE.provider]
     request = {"image_url": url, "profile": action.normalize_profile}
     is_first = not task.upstream_state.is_normalize_started
-    async with breaker.call() as call:
+    async with breaker.call(user_id=task.user_id) as call:
         if call.wait_seconds:
             return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
         log.info("see2ai_submit", task_no=task.task_no, action=NORMALIZE.name, payload=request)

@@ -21,7 +21,7 @@ async def submit(runtime: Runtime, task: ClaimedTask, commit_intent: CommitInten
     action = runtime.actions[task.action]
     # Found before the intent: what raises after it leaves a task that may have been sent.
     upstream, breaker = runtime.upstreams[action.provider], runtime.breakers[action.provider]
-    async with breaker.call() as call:
+    async with breaker.call(user_id=task.user_id) as call:
         if call.wait_seconds:
             return transitions.wait_for_upstream(task, call.wait_seconds, f"breaker open: {breaker.reason}")
         log.info("see2ai_submit", task_no=task.task_no, action=action.name, payload=task.upstream_request)
