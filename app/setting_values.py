@@ -62,11 +62,13 @@ def clean_value(text: str) -> str:
         text = cut
 
 
-def find_control_character(text: str, *, is_multiline: bool) -> str | None:
+def find_text_problem(text: str, *, is_multiline: bool) -> str | None:
     """Why the text cannot be right as any setting. None: it can."""
     allowed = "\r\n\t" if is_multiline else ""
     if any(unicodedata.category(letter) == "Cc" and letter not in allowed for letter in text):
         return "holds a line break or another control character"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # so Python reads bytes that are not UTF-8
+        return "is not UTF-8"
     return None
 
 

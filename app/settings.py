@@ -15,9 +15,9 @@ from app.setting_values import (
     REDIS_PREFIX,
     clean_value,
     derive_redis_prefix,
-    find_control_character,
     find_key_problem,
     find_redis_problem,
+    find_text_problem,
     find_url_problem,
 )
 
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 continue
-            problem = find_control_character(value, is_multiline=name == "jwt_public_key")
+            problem = find_text_problem(value, is_multiline=name == "jwt_public_key")
             if problem is None and name in KEYS:
                 problem = find_key_problem(value)
             if problem is None and name in BASE_URLS:

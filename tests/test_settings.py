@@ -63,7 +63,7 @@ WRONG: dict[str, list[str]] = {
     "see2ai_api_key": [f"{SECRET}\nx", f"{SECRET}\x00", f"{SECRET} x", f"{SECRET}密", f"“{SECRET}”", f"{SECRET}\x7f"],
     "storage_access_key_id": [f"{SECRET}\rx", f"{SECRET}é"],
     "storage_secret_access_key": [f"{SECRET}\tx", f"{SECRET}é"],
-    "jwt_secret": [f"{SECRET}\n{'x' * 40}", f"{SECRET}"],
+    "jwt_secret": [f"{SECRET}\n{'x' * 40}", f"{SECRET}", f"{SECRET}\udcff{'x' * 40}"],
     "jwt_public_key": [f"{SECRET}\x00{PEM}"],
     "see2ai_base_url": [
         f"ftp://{SECRET}",
