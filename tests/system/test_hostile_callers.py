@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 INNOCENTS, POINTS = 4, 1_000_000
 CALM_SECONDS, ATTACK_SECONDS = 6.0, 10.0
 FEW_FILES = 300  # as many distributions give a process; what we need beyond it the gateway has to ask for
-MAX_GROWTH_MB = 300
+MAX_GROWTH_MB = 200
 MANY_TASKS = 8192  # of the hostile user, with long prompts
 # The attacker and the machine have two cores between them, so that some seconds more prove nothing.
 REQUESTS, TASKS = ("read", "submit"), ("upload", "task")
@@ -129,5 +129,6 @@ async def _prove(
     growth_mb = memory_mb(api, "VmHWM") - before_mb
     print(f"{attack}: the API grew by {growth_mb:.0f} MB")
     assert growth_mb < MAX_GROWTH_MB
-    assert story["facts"].get("posts_per_move", 0) < 5, "a move makes few deliveries due"
+    assert story["facts"].get("posts_per_move", 0) < 10, "a move makes few deliveries due"
     assert story["facts"].get("largest_head", 0) < 10_000_000, "a head has an end"
+    assert story["facts"].get("largest_task", 0) < 100_000, "a task is no larger than what it says"

@@ -118,8 +118,10 @@ async def head_flood(me: Attacker) -> None:
 async def padded_links(me: Attacker) -> None:
     """Fields that are mostly blanks, then lists of them that nobody reads."""
     padded = "[" + " " * 970_000 + '"https://example.com/a.jpg"]'
-    for _ in range(10):
-        await me.submit_and_cancel("padded", model=IMAGE_MODEL, imageUrl=padded)
+    for _ in range(30):
+        task = await me.send("POST", SUBMIT, json={"modelName": IMAGE_MODEL, "prompt": "padded", "imageUrl": padded})
+        me.facts["largest_task"] = max(me.facts.get("largest_task", 0), len(json.dumps(task)))
+        await me.cancel(task and task["taskNo"])
     credentials = "".join(f"{name}: {value}\r\n" for name, value in me.headers.items())
     request = f"GET {LIST}?size=100 HTTP/1.1\r\nHost: x\r\n{credentials}\r\n".encode()
     opened = [one for one in [await me.connect() for _ in range(10)] if one]
