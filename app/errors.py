@@ -9,9 +9,11 @@
     ├── NotFound · MethodNotAllowed                      404 405
     ├── IdempotencyConflict · NotCancellable             409
     ├── GrantConflict                                    409
+    ├── RequestTimeout                                   408
     ├── PayloadTooLarge · UnsupportedMedia               413 415
     ├── RangeNotSatisfiable                              416
     ├── RateLimited · TooManyTasks                       429
+    ├── HeadersTooLarge                                  431
     ├── Internal                                         500
     └── Unavailable                                      503
 
@@ -95,6 +97,14 @@ class MethodNotAllowed(GatewayError):
     text = "请求方法不支持"
 
 
+class RequestTimeout(GatewayError):
+    """The rest of the request did not arrive in time. The connection is closed after the response."""
+
+    status = 408
+    error_code = "REQUEST_TIMEOUT"
+    text = "请求未在时限内发送完毕"
+
+
 class IdempotencyConflict(GatewayError):
     status = 409
     error_code = "IDEMPOTENCY_CONFLICT"
@@ -145,6 +155,14 @@ class TooManyTasks(GatewayError):
 
     def __init__(self, max_tasks: int) -> None:
         super().__init__(f"进行中的任务过多，最多 {max_tasks} 个，请等待任务完成", retry_after_seconds=5)
+
+
+class HeadersTooLarge(GatewayError):
+    """The request line or the headers are too long, or too many. The connection is closed after the response."""
+
+    status = 431
+    error_code = "HEADERS_TOO_LARGE"
+    text = "请求行或请求头过大"
 
 
 class Internal(GatewayError):

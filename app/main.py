@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app import read_version
 from app.api.bodies import MAX_BODY_BYTES, MAX_SMALL_BODY_BYTES
@@ -22,6 +23,8 @@ from app.api.push.connections import ConnectionLimiter
 from app.api.rate_limits import RateLimiter
 from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
 from app.api.schemas import ErrorResponse, mark_long_integers
+from app.api.server.options import limit_server
+from app.api.server.refusals import on_loop_error
 from app.known_secrets import DEVELOPMENT_JWT_SECRET
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings, load_settings
@@ -30,11 +33,16 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 429, 500, 503)
+ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503)
 
 
-class _Application(FastAPI):
-    """FastAPI, whose document says which integers are long."""
+class Application(FastAPI):
+    """FastAPI that bounds the connections of its server, and whose document says which integers are long."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            limit_server(receive)
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -52,6 +60,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(on_loop_error)
         shared: Runtime | None = app.state.shared_runtime
         if shared is not None:
             _attach_state(app, shared)
@@ -63,7 +72,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
             with _forward_shutdown_signal(opened.pubsub.close_subscriptions):
                 yield
 
-    app = _Application(
+    app = Application(
         title="1818ai 积分网关",
         version=read_version(),
         lifespan=lifespan,
@@ -91,7 +100,9 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_allowed,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-Id"],
+            # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: a credential
+            # is never sent by the browser alone.
+            allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
             max_age=600,
         )

@@ -1,10 +1,13 @@
 """Opens what a process needs, once, and closes it in order. API, worker and commands use it."""
 
+import contextlib
+import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import structlog
 from arq.connections import ArqRedis
 
 from app.database import Database, open_database
@@ -18,6 +21,30 @@ from app.upstreams.action import Action
 from app.upstreams.breaker import CircuitBreaker
 from app.upstreams.protocol import Upstream
 from app.upstreams.registry import actions_for, open_upstreams
+
+log = structlog.get_logger()
+
+MAX_FILES = 65_536
+
+
+def raise_file_limit() -> None:
+    """Raises this process's limit of open files as far as it may, and logs it. Connections are files, too."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if _file_limit() < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS has a further limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    log.info("file_limit", files=_file_limit(), connections=max_connections())
+
+
+def _file_limit() -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def max_connections() -> int:
+    """How many files may be connections of callers. The rest is for the database, uploads and the like."""
+    return _file_limit() * 3 // 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,7 @@ class Runtime:
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Opens no connection yet: an absent service shows at its first use."""
+    raise_file_limit()
     async with AsyncExitStack() as stack:
         database = open_database(settings)
         stack.push_async_callback(database.close)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import idna
+
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # byte order mark, zero-width spaces and joiners
 QUOTES = "\"'"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 MYSQL_PORT = 3306
 SENTINEL_PORT = 26379
 SENTINEL_SCHEME = "redis+sentinel"
@@ -167,3 +170,31 @@ def derive_redis_prefix(database_url: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9_-]", "", name)[:32]
     digest = hashlib.sha256(location.encode()).hexdigest()[:10]
     return "-".join(filter(None, ("gateway", readable, digest)))
+
+
+def find_origin(url: str) -> str | None:
+    """The origin of a URL as a browser writes it: in lower case, the host in ASCII, without the scheme's own port.
+
+    None where the URL has no scheme or no host.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if not host.isascii():
+            host = idna.encode(host, uts46=True).decode()
+    except ValueError:  # idna's errors are ValueErrors, too
+        return None
+    if not parts.scheme or not host:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    is_default = port is None or DEFAULT_PORTS.get(parts.scheme) == port
+    return f"{parts.scheme}://{host}" if is_default else f"{parts.scheme}://{host}:{port}"
+
+
+def is_origin(text: str) -> bool:
+    """Whether the text is an origin and nothing more, but for a slash at its end."""
+    origin = find_origin(text)
+    if origin is None or not set(origin).isdisjoint(" *"):
+        return False
+    parts = urlsplit(text)
+    return parts.path in {"", "/"} and not parts.query and not parts.fragment and "@" not in parts.netloc

@@ -16,9 +16,11 @@ from app.setting_values import (
     clean_value,
     derive_redis_prefix,
     find_key_problem,
+    find_origin,
     find_redis_problem,
     find_text_problem,
     find_url_problem,
+    is_origin,
 )
 
 MIN_SECRET_LENGTH = 32
@@ -138,7 +140,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def cors_allowed(self) -> tuple[str, ...]:
-        return split_list(self.cors_origins)
+        """The origins as browsers write them; `*` and `null` as they are."""
+        return tuple(find_origin(entry) or entry for entry in split_list(self.cors_origins))
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +191,11 @@ class Settings(BaseSettings):
             problems.append("REDIS_PREFIX: at most 64 letters, digits and the signs . _ : - are allowed")
         if not self.storage_location.startswith(("file:///", "s3://")):
             problems.append("STORAGE_URL: must start with file:/// or s3://")
+        problems += [
+            f"CORS_ORIGINS: {entry!r} is not an origin; write https://host or https://host:port"
+            for entry in split_list(self.cors_origins)
+            if entry not in {"*", "null"} and not is_origin(entry)
+        ]
         if self.jwt_algorithm == "HS256":
             if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
                 problems.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")

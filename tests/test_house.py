@@ -78,6 +78,7 @@ def test_error_codes_are_unique_and_have_their_status() -> None:
         "FORBIDDEN": 403,
         "NOT_FOUND": 404,
         "METHOD_NOT_ALLOWED": 405,
+        "REQUEST_TIMEOUT": 408,
         "IDEMPOTENCY_CONFLICT": 409,
         "NOT_CANCELLABLE": 409,
         "GRANT_CONFLICT": 409,
@@ -86,6 +87,7 @@ def test_error_codes_are_unique_and_have_their_status() -> None:
         "UNSUPPORTED_MEDIA": 415,
         "RATE_LIMITED": 429,
         "TOO_MANY_TASKS": 429,
+        "HEADERS_TOO_LARGE": 431,
         "INTERNAL": 500,
         "UNAVAILABLE": 503,
     }

@@ -1,5 +1,6 @@
 """Turns every error into the envelope, with a Chinese message and no internal details."""
 
+import errno
 from typing import Any
 
 import structlog
@@ -8,10 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.api.schemas import error_body
-from app.errors import GatewayError, Internal, InvalidParameter, MethodNotAllowed, NotFound
+from app.errors import GatewayError, Internal, InvalidParameter, MethodNotAllowed, NotFound, Unavailable
 
 log = structlog.get_logger()
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
+"""Too many open files, a full disk, no memory: nothing that the caller or our code has done wrong."""
 BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
@@ -43,6 +46,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_unhandled(request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:
+        log.error("machine_exhausted", path=request.url.path, error=str(error))
+        return error_response(request, Unavailable())
     log.error("request_failed", path=request.url.path, exc_info=error)
     return error_response(request, Internal())
 

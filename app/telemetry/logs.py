@@ -55,7 +55,9 @@ def configure_logs(settings: Settings) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared_processors))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("uvicorn.access", "uvicorn.error"):
-        logging.getLogger(name).addFilter(_REDACT_QUERIES)
+        logging.getLogger(name).addFilter(_SERVER_LINES)
+    # It describes each broken form in several lines. `upload_refused` is one.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class _Stderr:
@@ -73,10 +75,15 @@ class _Stderr:
 _STDERR: Any = _Stderr()  # one object: structlog keeps a lock for each
 
 
-class _RedactQueries(logging.Filter):
-    """Redacts the query of each path that Uvicorn logs, because a query may contain a ticket."""
+class _ServerLines(logging.Filter):
+    """Redacts the query of each path that Uvicorn logs, because a query may contain a ticket.
+
+    Drops what Uvicorn says about a caller's mistake: the gateway says it in a line of its own.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg == "Invalid UTF-8 sequence received from client.":
+            return False
         if isinstance(record.args, tuple):
             record.args = tuple(_redact_query(arg) for arg in record.args)
         return True
@@ -87,7 +94,7 @@ def _redact_query(arg: object) -> object:
     return f"{str(arg).partition('?')[0]}?{REDACTED}" if is_path else arg
 
 
-_REDACT_QUERIES = _RedactQueries()
+_SERVER_LINES = _ServerLines()
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

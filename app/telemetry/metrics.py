@@ -27,6 +27,7 @@ SEE2AI_BALANCE = Gauge("gateway_see2ai_balance_tokens", "Our balance; 50000 toke
 OPEN_STREAMS = Gauge("gateway_streams_open", "Open WebSocket and SSE streams", ["kind"])
 EVENTS = Counter("gateway_stream_events_total", "Task events sent to streams", ["kind"])
 SLOW_CONSUMERS = Counter("gateway_stream_slow_consumers_total", "Streams closed for slow reading", ["kind"])
+CONNECTIONS_REFUSED = Counter("gateway_connections_refused_total", "Connections that the server ended", ["reason"])
 WEBHOOKS = Counter("gateway_webhooks_total", "Webhook delivery attempts", ["outcome"])
 WEBHOOKS_DISABLED = Counter("gateway_webhooks_disabled_total", "Webhook endpoints disabled", ["reason"])
 WEBHOOKS_OVERDUE = Gauge("gateway_webhooks_overdue_seconds", "Age of the oldest due webhook attempt")

@@ -1,7 +1,9 @@
 """Every answer is the envelope, also for unknown paths and for faults of the gateway."""
 
+import errno
 import io
 import json
+import os
 from collections.abc import AsyncIterator
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 
 from app.accounts.credentials import sign_token
 from app.api.bodies import MAX_BODY_BYTES
+from app.api.routes import points
 from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.support.makers import TEXT_MODEL, Maker
@@ -162,6 +165,23 @@ async def test_an_internal_error_shows_only_its_request_id(
     finally:
         await execute(runtime, "ALTER TABLE points_accounts_away RENAME TO points_accounts")
     assert await make.balance(user) == (100, 0)
+
+
+@embedded
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+async def test_a_machine_without_files_or_disk_is_a_503_and_one_line(
+    log: io.StringIO, make: Maker, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    user = await make.user()
+
+    async def exhausted(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(points, "get_balance", exhausted)
+    answer = await make.api.get(BALANCE, headers=user.headers)
+    assert refusal(answer) == (503, "UNAVAILABLE", "服务暂时不可用，请稍后重试")
+    assert log.getvalue().count("machine_exhausted") == 1
+    assert "Traceback" not in log.getvalue()
 
 
 @embedded

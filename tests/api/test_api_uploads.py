@@ -453,9 +453,40 @@ async def test_storage_that_is_away_is_a_503(make: Maker, runtime: Runtime, tmp_
 
 
 @EMBEDDED
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"nonsense", FORM_TYPE["Content-Type"]),
+        (b"--boundary\r\nno colon\r\n\r\n", FORM_TYPE["Content-Type"]),
+        (b"--boundary\r\nX: " + b"y" * 100_000 + b"\r\n\r\nx\r\n--boundary--", FORM_TYPE["Content-Type"]),
+        (form(part(b"x")), "multipart/form-data"),
+        (form(part(b"x")), "multipart/form-data; boundary=boundary; charset=undefined"),
+    ],
+)
+async def test_a_broken_form_leaves_one_line_of_ours(
+    log: io.StringIO, make: Maker, body: bytes, content_type: str
+) -> None:
+    user = await make.user()
+    answer = await make.api.post(UPLOAD, content=body, headers=user.headers | {"Content-Type": content_type})
+    assert refusal(answer)[:2] == (400, "INVALID_PARAMETER")
+    said = [line for line in log.getvalue().splitlines() if "file_limit" not in line]
+    assert len(said) == 1, said
+    assert "upload_refused" in said[0]
+    assert answer.headers["x-request-id"] in said[0]
+
+
+@EMBEDDED
+async def test_what_follows_a_form_is_ignored_without_a_line(log: io.StringIO, make: Maker) -> None:
+    user = await make.user()
+    body = form(part(image("PNG"))) + b"\r\nwhat follows the end"
+    assert data(await make.api.post(UPLOAD, content=body, headers=user.headers | FORM_TYPE))["kind"] == "image"
+    assert [line for line in log.getvalue().splitlines() if "file_limit" not in line] == []
+
+
+@EMBEDDED
 @pytest.mark.parametrize("size_bytes", [1000, 2_000_000])
 async def test_an_unwritable_disk_is_a_503(
-    make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+    log: io.StringIO, make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     """Small files are stored from memory. Larger ones are written to disk while they arrive."""
     user = await make.user()
@@ -463,6 +494,7 @@ async def test_an_unwritable_disk_is_a_503(
     answer = await send(make, user, silence(size_bytes))
     assert refusal(answer)[:2] == (503, "UNAVAILABLE")
     assert int(answer.headers["retry-after"]) >= 1
+    assert log.getvalue().count("storage_failed") == 1
 
 
 @EMBEDDED

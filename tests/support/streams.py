@@ -12,7 +12,8 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.cli.run.server import OPTIONS, bind_socket
+from app.api.server.options import OPTIONS
+from app.cli.run.server import bind_socket
 from app.cli.run.up import ServerWithoutSignals
 from app.main import create_app
 from app.runtime import Runtime

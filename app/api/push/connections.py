@@ -1,4 +1,4 @@
-"""What both kinds of stream share: the limit of open streams, the origin check, and the events of tasks.
+"""What both kinds of stream share: the limits of open streams, the origin check, and the events of tasks.
 
 `app/tasks/stream.py` finds the changes. This package decides who receives them, and for how long.
 """
@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from app.accounts.authentication import Caller, reauthenticate
 from app.errors import RateLimited, Unavailable
 from app.runtime import Runtime
+from app.setting_values import find_origin
 from app.settings import Settings
 from app.tasks.stream import TaskStream, event_id
 from app.tasks.view import view_task
@@ -25,6 +26,7 @@ from app.telemetry import metrics
 log = structlog.get_logger()
 
 MAX_STREAMS = 20  # of one user in one process
+MAX_WAITS = 100  # requests with `?wait=`, likewise; a user needs one for each running task
 REAUTHENTICATE_SECONDS = 60.0
 SEND_TIMEOUT_SECONDS = 20.0
 
@@ -32,25 +34,40 @@ Transport = Literal["sse", "websocket"]
 
 
 class ConnectionLimiter:
-    """Counts the open streams of each user in this process."""
+    """Counts the open streams and the waiting requests of each user in this process."""
 
     def __init__(self) -> None:
         self._open: Counter[int] = Counter()
+        self._waiting: Counter[int] = Counter()
 
     @contextmanager
     def acquire(self, user_id: int, transport: Transport) -> Iterator[None]:
         """Counts one stream while the block runs. Raises RateLimited where the user has MAX_STREAMS already."""
-        if self._open[user_id] >= MAX_STREAMS:
-            raise RateLimited(f"同时打开的推送连接过多，最多 {MAX_STREAMS} 个", retry_after_seconds=5)
-        self._open[user_id] += 1
-        metrics.OPEN_STREAMS.labels(transport).inc()
-        try:
+        with _count(self._open, user_id, MAX_STREAMS, "同时打开的推送连接过多"):
+            metrics.OPEN_STREAMS.labels(transport).inc()
+            try:
+                yield
+            finally:
+                metrics.OPEN_STREAMS.labels(transport).dec()
+
+    @contextmanager
+    def acquire_wait(self, user_id: int) -> Iterator[None]:
+        """Counts one request with `?wait=` in the same way, up to MAX_WAITS."""
+        with _count(self._waiting, user_id, MAX_WAITS, "同时等待的请求过多"):
             yield
-        finally:
-            metrics.OPEN_STREAMS.labels(transport).dec()
-            self._open[user_id] -= 1
-            if not self._open[user_id]:
-                del self._open[user_id]
+
+
+@contextmanager
+def _count(counts: Counter[int], user_id: int, maximum: int, problem: str) -> Iterator[None]:
+    if counts[user_id] >= maximum:
+        raise RateLimited(f"{problem}，最多 {maximum} 个", retry_after_seconds=5)
+    counts[user_id] += 1
+    try:
+        yield
+    finally:
+        counts[user_id] -= 1
+        if not counts[user_id]:
+            del counts[user_id]
 
 
 def is_origin_allowed(settings: Settings, headers: Headers) -> bool:
@@ -62,10 +79,9 @@ def is_origin_allowed(settings: Settings, headers: Headers) -> bool:
         page = urlsplit(origin)
     except ValueError:  # "http://["
         return False
-    return page.scheme in {"http", "https"} and page.netloc in {
-        headers.get("host"),
-        urlsplit(settings.own_url).netloc,
-    }
+    if page.scheme not in {"http", "https"}:
+        return False
+    return page.netloc == headers.get("host") or origin == find_origin(settings.own_url)
 
 
 async def task_events(

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.access import Access, RequestContext
@@ -14,7 +14,6 @@ from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
 from app.egress import MAX_URL_LENGTH
 from app.messaging.pubsub import Subscription
-from app.runtime import Runtime
 from app.tasks.cancel import cancel_task
 from app.tasks.idempotency import FIELD, check_key
 from app.tasks.queries import Filters, get_task, list_tasks
@@ -114,24 +113,26 @@ async def list_(
 
 @router.get("/tasks/{task_no}", summary="查询单个任务")
 async def get(
+    request: Request,
     task_no: str,
     context: ReadAccess,
     wait: Annotated[int, Query(ge=0, le=60, description="最多等待多少秒，任务结束即返回")] = 0,
 ) -> Envelope[TaskView]:
     row = await get_task(context.runtime.database, context.user_id, task_no)
     if wait and row["status"] not in ENDED:
-        row = await _wait_for_end(context.runtime, context.user_id, task_no, wait)
+        with request.app.state.connection_limiter.acquire_wait(context.user_id):
+            row = await _wait_for_end(request, context, task_no, wait)
     return Envelope(data=view_task(context.runtime, row))
 
 
-async def _wait_for_end(runtime: Runtime, user_id: int, task_no: str, seconds: int) -> Any:
-    """The task's row when it ends, or after `seconds`."""
+async def _wait_for_end(request: Request, context: RequestContext, task_no: str, seconds: int) -> Any:
+    """The task's row when it ends, or after `seconds`, or when the caller has hung up."""
     deadline = time.monotonic() + seconds
-    async with runtime.pubsub.subscribe(user_id) as subscription:
+    async with context.runtime.pubsub.subscribe(context.user_id) as subscription:
         while True:
-            row = await get_task(runtime.database, user_id, task_no)
+            row = await get_task(context.runtime.database, context.user_id, task_no)
             now = time.monotonic()
-            if row["status"] in ENDED or now >= deadline or subscription.is_closed:
+            if row["status"] in ENDED or now >= deadline or subscription.is_closed or await request.is_disconnected():
                 return row
             await _wait_for_change(subscription, task_no, min(deadline - now, RECHECK_SECONDS))
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -12,6 +13,8 @@ from app.api.bodies import codec_for
 from app.api.schemas import Envelope, UploadResponse
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
 from app.files.uploads import FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, store_upload
+
+log = structlog.get_logger()
 
 PATH = "/user/files/upload"
 BODY_LIMIT: dict[str, tuple[int, str | None]] = {PATH: (MAX_UPLOAD_BYTES + 100_000, TOO_LARGE)}
@@ -69,13 +72,19 @@ async def _read_form(request: Request) -> FormData:
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
             raise InvalidParameter(FIELD, "只能有一个文件") from None
-        raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
-    except (ValueError, UnsupportedMedia):  # the form is not in the charset that it declares, or in an unknown one
-        raise InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单") from None
+        raise _broken_form(error.detail) from None
+    except (ValueError, UnsupportedMedia) as error:  # not in the charset that it declares, or in an unknown one
+        raise _broken_form(str(error)) from None
     except ClientDisconnect:  # nobody receives the response
         raise InvalidParameter(FIELD, "上传中断") from None
-    except OSError as error:  # the disk is full
+    except OSError as error:  # the disk of the temporary file, or too many open files
+        log.warning("storage_failed", error=str(error))
         raise Unavailable from error
+
+
+def _broken_form(reason: str) -> InvalidParameter:
+    log.info("upload_refused", reason=f"form: {reason[:200]}")
+    return InvalidParameter(FIELD, "不是有效的 multipart/form-data 表单")
 
 
 def _get_single_file(form: FormData) -> UploadFile:

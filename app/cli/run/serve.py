@@ -2,9 +2,10 @@
 
 import uvicorn
 
+from app.api.server.options import OPTIONS
 from app.cli.output import fail, settings_or_exit
 from app.cli.run.process import exit_zero_on_sigterm, prepare_process
-from app.cli.run.server import OPTIONS, bind_socket, run_server
+from app.cli.run.server import bind_socket, run_server
 
 SHUTDOWN_TIMEOUT_SECONDS = 20  # for requests after SIGTERM; streams and waiting requests end at once
 

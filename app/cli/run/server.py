@@ -1,26 +1,15 @@
-"""The API's socket and uvicorn options, the same for `serve` and `up`."""
+"""The API's socket, the same for `serve` and `up`."""
 
 import contextlib
 import socket
-from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from app.api.push.websocket import MAX_MESSAGE_BYTES
 from app.cli.output import fail
 
 UNREAD_SECONDS = 60
 BACKLOG = 2048
-OPTIONS: dict[str, Any] = {
-    "access_log": False,
-    "log_config": None,
-    "server_header": False,
-    "ws_ping_interval": 30.0,
-    "ws_ping_timeout": 20.0,
-    "ws_max_size": MAX_MESSAGE_BYTES,
-    "ws_per_message_deflate": False,  # compression needs memory for each connection, and messages are small
-}
 
 
 def bind_socket(host: str, port: int, *, or_any_port: bool = False) -> socket.socket:

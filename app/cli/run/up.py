@@ -14,9 +14,10 @@ import uvicorn
 from app.accounts.api_keys import create_key, revoke_named
 from app.accounts.credentials import sign_token
 from app.accounts.users import create_user, find_user_id
+from app.api.server.options import OPTIONS
 from app.cli.migrate import migrate
 from app.cli.output import fail, settings_or_exit
-from app.cli.run.server import OPTIONS, bind_socket
+from app.cli.run.server import bind_socket
 from app.known_secrets import SANDBOX_API_KEY
 from app.main import create_app
 from app.points import ledger
