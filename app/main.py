@@ -147,3 +147,4 @@ def _attach_state(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
     app.state.rate_limiter = RateLimiter(runtime.redis, runtime.settings)
     app.state.connection_limiter = ConnectionLimiter()
+    app.state.upload_places = uploads.UploadPlaces()

@@ -58,6 +58,8 @@ class Runtime:
     pubsub: TaskPubSub
     store: ObjectStore
     egress: Egress
+    """For results of SEE2AI. Links of callers have their own, so their slow servers delay no result."""
+    caller_egress: Egress
     upstreams: Mapping[str, Upstream]
     """The clients by provider: `upstreams[action.provider]`."""
     actions: Mapping[str, Action]
@@ -87,8 +89,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(wakeup.close)
         pubsub = TaskPubSub(redis, settings.redis_name("task-changes"))
         stack.push_async_callback(pubsub.close)
-        egress = Egress(settings.egress_allowed)
+        egress, caller_egress = Egress(settings.egress_allowed), Egress(settings.egress_allowed)
         stack.push_async_callback(egress.close)
+        stack.push_async_callback(caller_egress.close)
         upstreams = open_upstreams(settings)
         for upstream in upstreams.values():
             stack.push_async_callback(upstream.close)
@@ -100,6 +103,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             pubsub=pubsub,
             store=open_object_store(settings),
             egress=egress,
+            caller_egress=caller_egress,
             upstreams=upstreams,
             actions=actions_for(settings),
             breakers={

@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     storage_secret_access_key: str = ""
     storage_public_url: str = ""
     storage_virtual_hosted_style: bool = False
+    storage_reserve_mb: int = Field(2000, ge=0)
+    upload_keep_days: int = Field(30, ge=0, le=3650)
 
     jwt_secret: str = DEVELOPMENT_JWT_SECRET
     jwt_algorithm: Literal["HS256", "RS256", "ES256"] = "HS256"
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
     audit_every_seconds: int = Field(3600, ge=0)
     submit_rate_per_minute: int = Field(120, ge=1)
     read_rate_per_minute: int = Field(1200, ge=1)
+    upload_mb_per_day: int = Field(2000, ge=1)
     max_tasks_in_flight: int = Field(100, ge=1)
     max_free_tasks_per_hour: int = Field(300, ge=1)
     refund_grace_days: int = Field(7, ge=0, le=3650)

@@ -6,6 +6,7 @@ It refuses keys that could leave the store's directory. Every failure of the sto
 import asyncio
 import atexit
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -86,14 +87,15 @@ def open_object_store(settings: Settings) -> "ObjectStore":
         directory = LocalStore(url2pathname(location.path), mkdir=True)
     except (BaseError, OSError) as error:
         raise StorageError(f"open: {type(error).__name__}") from None
-    return ObjectStore(directory, public_base=f"{settings.own_url}/files")
+    return ObjectStore(directory, public_base=f"{settings.own_url}/files", folder=Path(url2pathname(location.path)))
 
 
 class ObjectStore:
     """Objects by key. A key is a path of letters, digits, `_`, `-` and `.`. A put replaces the object atomically."""
 
-    def __init__(self, store: LocalStore | S3Store, *, public_base: str) -> None:
+    def __init__(self, store: LocalStore | S3Store, *, public_base: str, folder: Path | None = None) -> None:
         self._store = store
+        self._folder = folder
         self._public_base = public_base
         self._large_puts = asyncio.Semaphore(MAX_CONCURRENT_LARGE_PUTS)
 
@@ -140,14 +142,27 @@ class ObjectStore:
             return await self._open_range(key, None)
         return await self._open_range(key, (start, end))
 
-    async def exists(self, key: str) -> bool:
-        return _is_key(key) and await self._head(key) is not None
-
     async def delete(self, key: str) -> None:
-        """Deletes the object. No error if there is none."""
+        """Deletes the object, if there is one. Raises StorageError."""
         with suppress(_ObjectNotFound):
             async with _as_storage_error("delete", TIMEOUT_SECONDS):
                 await obstore.delete_async(self._store, _require_key(key))
+
+    async def has_space(self, size_bytes: int, reserve_bytes: int) -> bool:
+        """Whether the disk of a directory keeps its reserve after so many more bytes. A bucket has no such limit.
+
+        The reserve is at most a tenth of the disk.
+        """
+        if self._folder is None:
+            return True
+        try:
+            disk = await asyncio.to_thread(shutil.disk_usage, self._folder)
+        except OSError:
+            return True  # the put itself reports what is wrong
+        return disk.free - size_bytes >= min(reserve_bytes, disk.total // 10)
+
+    async def exists(self, key: str) -> bool:
+        return _is_key(key) and await self._head(key) is not None
 
     async def check(self) -> None:
         """One cheap request, for readiness. Raises StorageError. The first call writes a small object."""

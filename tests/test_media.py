@@ -1,11 +1,16 @@
 import io
+import struct
+import time
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from app.files import media
-from app.files.media import ImageInfo, MediaError, inspect_image, make_thumbnail, read_size
+from app.files.media import ImageInfo, MediaError, inspect_image, make_thumbnail, read_header, read_size
+from app.files.media.header import read_file_size
 from tests.support.media_files import png_claiming
 
 SIZE = (300, 200)
@@ -133,6 +138,58 @@ async def test_the_size_follows_the_orientation(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_the_size_in_the_first_bytes_follows_the_orientation(kind: str) -> None:
     assert read_size(draw(kind, exif=turned(ON_ITS_SIDE))[:4096]) == (200, 300)
+
+
+def with_metadata(kind: str, size_bytes: int) -> bytes:
+    """An image of SIZE that stands on its side, behind so many bytes of metadata."""
+    whole = draw(kind, exif=turned(ON_ITS_SIDE)) if kind == "JPEG" else b""
+    if kind == "JPEG":
+        segment = b"\xff\xe2" + struct.pack(">H", 60_002) + bytes(60_000)
+        return whole[:2] + segment * (size_bytes // len(segment) + 1) + whole[2:]
+    if kind == "PNG":
+        text = PngInfo()
+        text.add_text("Comment", "x" * size_bytes)
+        return draw(kind, pnginfo=text, exif=turned(ON_ITS_SIDE))
+    pillow_heif.register_heif_opener()
+    return draw(kind, SIZE, exif=turned(ON_ITS_SIDE), icc_profile=bytes(size_bytes))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF", "HEIF"])
+@pytest.mark.parametrize("size_bytes", [100, 100_000, 1_500_000])
+def test_the_size_is_found_behind_long_metadata(tmp_path: Path, kind: str, size_bytes: int) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(with_metadata(kind, size_bytes))
+    assert read_file_size(path) == SIZE[::-1]
+    early = read_header(path.read_bytes()[:4096])
+    if size_bytes > 4096:
+        assert not early.is_final
+        assert early.size == (SIZE if kind == "PNG" else None)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF"])
+def test_a_part_of_a_header_gives_no_wrong_size(kind: str) -> None:
+    pillow_heif.register_heif_opener()
+    whole = draw(kind)
+    sizes = [read_header(whole[:length]) for length in range(min(len(whole), 1500))]
+    assert {one.size for one in sizes} == {None, SIZE}
+    assert {one.size for one in sizes if one.is_final} == {SIZE}
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"\xff\xd8\xff" + b"\xff" * 4_000_000,
+        b"\xff\xd8" + b"\xff\xfe\x00\x02" * 1_000_000,
+        b"\xff\xd8\xff" + b"\xff\x00" * 2_000_000,
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 300, 200) + bytes(4_000_000),
+        b"\0\0\0\x14ftypavif\0\0\0\0avif" + b"\0\0\0\x08free" * 500_000,
+        b"\0\0\0\x14ftypavif\0\0\0\0avif\0\0\0\0meta\0\0\0\0" + b"\0\0\0\x08free" * 500_000,
+    ],
+)
+def test_a_hostile_header_costs_little(hostile: bytes) -> None:
+    began = time.process_time()
+    assert read_size(hostile) in {None, SIZE}
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.anyio

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from app.accounts.api_keys import ADMIN_SCOPE
 from app.accounts.authentication import Caller, authenticate
 from app.accounts.tickets import redeem_ticket
+from app.aio import acting_user
 from app.api.rate_limits import Limit
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
@@ -55,6 +56,7 @@ class Access:
     async def _check(self, request: Request) -> RequestContext:
         runtime: Runtime = request.app.state.runtime
         caller = await self._authenticate(runtime, request)
+        acting_user.set(caller.user_id)
         check_scope(caller, self.scope)
         await request.app.state.rate_limiter.check(self.limit, caller.user_id)
         return RequestContext(runtime, caller)

@@ -7,7 +7,7 @@ resolve to another address after the check.
 
 from app.egress.client import Download, Egress, PostResult
 from app.egress.errors import EgressConnectError, EgressError, EgressFailed, EgressForbidden, EgressTimeout
-from app.egress.urls import MAX_URL_LENGTH, InvalidUrl, normalize_url, validate_url
+from app.egress.urls import MAX_URL_LENGTH, InvalidUrl, escape_url, normalize_url, validate_url
 
 __all__ = [
     "MAX_URL_LENGTH",
@@ -20,6 +20,7 @@ __all__ = [
     "EgressTimeout",
     "InvalidUrl",
     "PostResult",
+    "escape_url",
     "normalize_url",
     "validate_url",
 ]

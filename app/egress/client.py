@@ -1,6 +1,11 @@
-"""The HTTP client for foreign URLs. It bounds bytes, time and slowness, and uses no cookies and no proxies."""
+"""The HTTP client for foreign URLs. It bounds bytes, time and slowness, and uses no cookies and no proxies.
+
+What a server says about a body is not trusted: neither its type nor its encoding. The bytes decide.
+"""
 
 import asyncio
+import re
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,14 +23,18 @@ from app.egress.urls import MAX_REQUESTED_URL_LENGTH, InvalidUrl, parse_url
 
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+FILE_STATUSES = frozenset({HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION})
 CONNECT_SECONDS = 10
 MIN_RATE_SECONDS = 20
 """A body must bring MIN_RATE_BYTES in every period of this length. A slower server would only block us."""
 MIN_RATE_BYTES = 16 * 1024
 READ_BUFFER_BYTES = 256 * 1024
+MAX_HEADER_LINE_BYTES = 32 * 1024  # some servers send long policies and signed redirects
+GZIP_SIGNATURE = b"\x1f\x8b"  # no image, video or audio file begins with it
 DRAIN_BYTES = 4096
 DRAIN_SECONDS = 1.0
 
+_RAW_BYTES = re.compile("[\udc80-\udcff]")  # as aiohttp decodes them
 HEADERS = {"User-Agent": "points-gateway", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
@@ -83,7 +92,7 @@ class Egress:
         async with (
             _limited(timeout_seconds),
             self._open_response(url, range_header) as response,
-            aclosing(_chunks(response)) as chunks,
+            aclosing(_decompressed(response)) as chunks,
         ):
             async for chunk in chunks:
                 start += chunk
@@ -122,7 +131,7 @@ class Egress:
             response = await session.get(target, headers=headers, allow_redirects=False)
             try:
                 if response.status not in REDIRECT_STATUSES:
-                    _require_plain_body(response, is_ranged="Range" in headers)
+                    _require_file(response, is_ranged="Range" in headers)
                     yield response
                     return
                 url = _redirect_target(target, response)
@@ -144,9 +153,10 @@ class Egress:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=MIN_RATE_SECONDS),
                 headers=HEADERS,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a compressed body is refused by its header, before it is decompressed
+                auto_decompress=False,  # the bytes tell whether a body is compressed, see `_decompressed`
                 trust_env=False,
                 read_bufsize=READ_BUFFER_BYTES,
+                max_field_size=MAX_HEADER_LINE_BYTES,
             )
         return self._session
 
@@ -174,19 +184,19 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
             await response.content.read(DRAIN_BYTES)
 
 
-def _require_plain_body(response: aiohttp.ClientResponse, *, is_ranged: bool) -> None:
+def _require_file(response: aiohttp.ClientResponse, *, is_ranged: bool) -> None:
     is_partial = is_ranged and response.status == HTTPStatus.PARTIAL_CONTENT
-    if response.status != HTTPStatus.OK and not is_partial:
+    if response.status not in FILE_STATUSES and not is_partial:
         raise EgressFailed(f"HTTP {response.status}", response.status)
     if is_partial and not response.headers.get("Content-Range", "").lower().startswith("bytes 0-"):
         raise EgressFailed("wrong Content-Range", response.status)
-    if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise EgressFailed("the body is compressed", response.status)
 
 
 def _redirect_target(target: URL, response: aiohttp.ClientResponse) -> str:
+    """Bytes of Location that are not UTF-8 are escaped as they are."""
     try:
-        return urljoin(str(target), response.headers["Location"])
+        location = _RAW_BYTES.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", response.headers["Location"])
+        return urljoin(str(target), location)
     except (KeyError, ValueError):
         raise EgressFailed("redirect without a usable Location", response.status) from None
 
@@ -196,7 +206,7 @@ async def _write_to(response: aiohttp.ClientResponse, to: Path, max_bytes: int) 
     if content_length is not None and content_length > max_bytes:
         raise EgressFailed("too large", response.status)
     size_bytes = 0
-    async with aclosing(_chunks(response)) as chunks, await anyio.open_file(to, "wb") as file:
+    async with aclosing(_decompressed(response)) as chunks, await anyio.open_file(to, "wb") as file:
         async for chunk in chunks:
             size_bytes += len(chunk)
             if size_bytes > max_bytes:
@@ -223,3 +233,29 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         if received_bytes >= MIN_RATE_BYTES:
             deadline, received_bytes = loop.time() + MIN_RATE_SECONDS, 0
         yield chunk
+
+
+async def _decompressed(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """The body in chunks, decompressed if it is gzip. A chunk has at most READ_BUFFER_BYTES more than it received."""
+    start = b""
+    async with aclosing(_chunks(response)) as chunks:
+        async for chunk in chunks:
+            start += chunk
+            if len(start) >= len(GZIP_SIGNATURE):
+                break
+        if not start.startswith(GZIP_SIGNATURE):
+            if start:
+                yield start
+            async for chunk in chunks:
+                yield chunk
+            return
+        gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            while start and not gzip.eof:
+                if piece := gzip.decompress(start, READ_BUFFER_BYTES):
+                    yield piece
+                start = gzip.unconsumed_tail or await anext(chunks, b"")
+        except zlib.error:
+            raise EgressFailed("broken compression", response.status) from None
+    if not gzip.eof:
+        raise EgressFailed("the compressed body ends too early", response.status)

@@ -20,7 +20,8 @@ _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::(?P<port>[0-
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _NUMERIC_LABEL = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _UNESCAPED = "%/?:@!$&'()*+,;=-._~[]"
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zs", "Zl", "Zp"})  # controls, lone surrogates, all spaces
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, separators of lines
+_SURROUNDING_BLANKS = " \t\r\n\f\u3000"
 
 # The lists are IANA's special-purpose registries, because Python's `is_global` changed between patch releases.
 # 168.63.129.16 is Azure's host service, which looks public and is not.
@@ -60,11 +61,22 @@ def normalize_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
     return normalized
 
 
+def escape_url(url: str, allowed: frozenset[str] = frozenset()) -> str:
+    """A caller's URL as others receive it: unchanged if it has legal characters only, else in its normal form.
+
+    Raises InvalidUrl.
+    """
+    normalized = normalize_url(url, allowed)
+    return url if quote(url, safe=f"#{_UNESCAPED}") == url else normalized
+
+
 def parse_url(url: str, allowed: frozenset[str], *, max_length: int) -> URL:
     """The URL with its host in lower-case ASCII, exactly as aiohttp receives it. Raises InvalidUrl.
 
-    The path and the query may be signed, so the parser escapes forbidden characters and rewrites nothing else.
+    As in browsers, blanks around the URL do not count, and blanks and other characters in the path and the query are
+    escaped. Nothing else there is rewritten, because it may be signed.
     """
+    url = url.strip(_SURROUNDING_BLANKS)
     if len(url) > max_length:
         raise InvalidUrl(f"不能超过 {max_length} 个字符")
     if "\\" in url or any(unicodedata.category(c) in _FORBIDDEN_CATEGORIES for c in url):
@@ -72,6 +84,8 @@ def parse_url(url: str, allowed: frozenset[str], *, max_length: int) -> URL:
     parts = _URL.match(url)
     if parts is None:
         raise InvalidUrl("必须是 http 或 https 地址")
+    if any(character.isspace() for character in parts["authority"]):
+        raise InvalidUrl("含有空格或非法字符")
     if "@" in parts["authority"]:
         raise InvalidUrl("不能包含用户名或密码")
     scheme = parts["scheme"].lower()
@@ -116,10 +130,9 @@ def _parse_host_name(text: str) -> str:
     """The host name in ASCII. Full-width letters and ideographic full stops are converted as browsers do."""
     if len(text) > MAX_HOST_LENGTH:  # sorting marks and encoding names take more than linear time
         raise InvalidUrl("主机名或端口无效")
-    name = unicodedata.normalize("NFKC", text).lower()
-    if not name.isascii():
-        name = idna.encode(name).decode("ascii")
-    name = name.removesuffix(".")
+    name = unicodedata.normalize("NFKC", text).lower().replace("。", ".").removesuffix(".")
+    # Each label for itself, because IDNA forbids ASCII labels that DNS has, such as `a_b`.
+    name = ".".join(one if one.isascii() else idna.encode(one).decode("ascii") for one in name.split("."))
     if not _HOST_NAME.fullmatch(name):
         raise InvalidUrl("主机名或端口无效")
     return name

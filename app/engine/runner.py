@@ -12,7 +12,7 @@ from itertools import islice
 
 import structlog
 
-from app.aio import cancel_and_wait
+from app.aio import acting_user, cancel_and_wait
 from app.engine.claim import ClaimCommitUnknown, claim_due, has_due, release, renew_leases
 from app.engine.execute import LostLease, record_lost_lease, run_steps
 from app.engine.finish import finish_task
@@ -211,6 +211,7 @@ class _Run:
         """Runs the steps and releases the row. Every log line has the task's number."""
         task, runner = self._task, self._runner
         structlog.contextvars.bind_contextvars(task_no=task.task_no)
+        acting_user.set(task.user_id)
         try:
             decision = await run_steps(self._runtime, task, self._can_continue)
             if decision is not None:

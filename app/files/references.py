@@ -1,4 +1,4 @@
-"""Validates `imageUrl` in its four forms, and URLs in `params`. Nothing is fetched."""
+"""Reads `imageUrl` in its four forms, and URLs in `params`. Nothing is fetched."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app.egress import validate_url
+from app.egress import InvalidUrl, escape_url
 from app.errors import InvalidParameter
 from app.upstreams.action import IMAGE_URL
 
@@ -23,19 +23,19 @@ class LinkRules:
 
 
 def parse_references(image_url: Any, *, max_count: int, rules: LinkRules) -> tuple[str, ...]:
-    """The URLs in `imageUrl`: one URL, several joined by commas, a JSON array inside a string, or a real array.
+    """The URLs in `imageUrl`, as SEE2AI gets them. None, "" and [] mean no reference.
 
-    None, "" and [] mean no reference. Raises InvalidParameter with the field and, in a list, the index.
+    `imageUrl` is one URL, several joined by commas, a JSON array inside a string, or a real array. Raises
+    InvalidParameter with the field and, in a list, the index.
     """
     if image_url is None or image_url in ("", []):
         return ()
     urls = _parse_list(image_url)
     if len(urls) > max_count:
         raise InvalidParameter(IMAGE_URL, f"最多 {max_count} 张参考图" if max_count else "不适用于该模型")
-    for index, url in enumerate(urls):
-        field = IMAGE_URL if isinstance(image_url, str) and len(urls) == 1 else f"{IMAGE_URL}[{index}]"
-        validate_link(field, url, rules)
-    return tuple(urls)
+    is_single = isinstance(image_url, str) and len(urls) == 1
+    fields = [IMAGE_URL] if is_single else [f"{IMAGE_URL}[{index}]" for index in range(len(urls))]
+    return tuple(read_link(field, url, rules) for field, url in zip(fields, urls, strict=True))
 
 
 def stored_image_url(image_url: Any, urls: tuple[str, ...]) -> str | list[str] | None:
@@ -53,13 +53,19 @@ def stored_image_url(image_url: Any, urls: tuple[str, ...]) -> str | list[str] |
     return json.dumps(urls, ensure_ascii=False) if _is_array(image_url) else ",".join(urls)
 
 
-def validate_link(field: str, url: Any, rules: LinkRules) -> None:
-    """Raises InvalidParameter for a link that breaks the rules."""
+def read_link(field: str, url: Any, rules: LinkRules) -> str:
+    """The URL as SEE2AI gets it: blanks and letters outside ASCII are escaped, as browsers do.
+
+    Raises InvalidParameter for a link that breaks the rules.
+    """
     if not isinstance(url, str) or not url:
         raise InvalidParameter(field, "须为链接")
-    problem = validate_url(url, rules.allowed)
-    if problem and not rules.is_local_url(url):
-        raise InvalidParameter(field, problem)
+    if rules.is_local_url(url):
+        return url
+    try:
+        return escape_url(url, rules.allowed)
+    except InvalidUrl as problem:
+        raise InvalidParameter(field, str(problem)) from None
 
 
 def _parse_list(image_url: Any) -> list[Any]:

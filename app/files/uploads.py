@@ -4,6 +4,8 @@ The bytes decide the type of the file; the caller's claims are ignored. GIF, Web
 or PNG, which SEE2AI accepts. Every other file is stored unchanged, with the EXIF data of a JPEG.
 """
 
+import asyncio
+import contextlib
 import secrets
 import shutil
 import tempfile
@@ -18,6 +20,7 @@ import structlog
 from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
 from app.files import media
 from app.files.media import AudioInfo, ImageInfo, MediaError, OversizedError, VideoInfo
+from app.files.upload_records import KEY_DIGITS, MEGABYTE, check_allowance, forget_upload, record_upload
 from app.runtime import Runtime
 from app.storage import StorageError
 
@@ -39,7 +42,10 @@ AUDIO_VIDEO = frozenset(
     {"video/mp4", "video/quicktime", "video/webm", "audio/mpeg", "audio/mp4", "audio/wav", "audio/aac"}
 )
 KINDS = {ImageInfo: "image", VideoInfo: "video", AudioInfo: "audio"}
-KEY_BYTES = 20  # 160 random bits, because anyone who knows the URL may read the file
+MAX_INSPECTION_SECONDS = 60.0
+"""For the wait for a slot and the work itself. Most proxies wait as long for an answer."""
+BUSY = "服务繁忙: 正在处理的文件过多，请稍后重试"
+NO_SPACE = "存储空间不足，暂时不能上传，请稍后重试"
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,35 @@ class Upload:
     duration_seconds: float | None
 
 
-async def store_upload(runtime: Runtime, file: IO[bytes]) -> Upload:
+async def check_upload(runtime: Runtime, user_id: int, size_bytes: int = 0) -> None:
+    """Raises RateLimited if the user has uploaded enough for a day. Raises Unavailable if the disk is almost full."""
+    await check_allowance(runtime.database, user_id, size_bytes, runtime.settings.upload_mb_per_day)
+    if not await runtime.store.has_space(size_bytes, runtime.settings.storage_reserve_mb * MEGABYTE):
+        log.warning("storage_almost_full", reserve_mb=runtime.settings.storage_reserve_mb)
+        raise Unavailable(NO_SPACE, retry_after_seconds=300)
+
+
+async def store_upload(runtime: Runtime, user_id: int, file: IO[bytes], size_bytes: int) -> Upload:
     """Inspects the file, converts it if needed, and stores it.
 
-    Raises InvalidParameter, UnsupportedMedia or PayloadTooLarge. Raises Unavailable if the storage or our disk fails.
+    Raises InvalidParameter, UnsupportedMedia, PayloadTooLarge or RateLimited. Raises Unavailable if the storage or our
+    disk fails, or if too many files are inspected.
     """
+    await check_upload(runtime, user_id, size_bytes)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-") as directory:
             path = Path(directory) / "original"
             await anyio.to_thread.run_sync(_copy, file, path)
-            info, path = await _inspect_or_convert(path)
+            try:
+                async with asyncio.timeout(MAX_INSPECTION_SECONDS):
+                    info, path = await _inspect_or_convert(path)
+            except TimeoutError:
+                raise Unavailable(BUSY, retry_after_seconds=10) from None
             size_bytes = path.stat().st_size
             if size_bytes > MAX_UPLOAD_BYTES:
                 raise PayloadTooLarge(CONVERTED_TOO_LARGE)
-            key = f"uploads/{datetime.now(UTC):%Y/%m}/{secrets.token_hex(KEY_BYTES)}.{info.ext}"
-            await runtime.store.put_file(key, path, info.mime)
+            key = f"uploads/{datetime.now(UTC):%Y/%m}/{secrets.token_hex(KEY_DIGITS // 2)}.{info.ext}"
+            await _store(runtime, user_id, key, path, size_bytes, info.mime)
     except (StorageError, OSError) as error:  # OSError: the disk with the temporary directory
         log.warning("storage_failed", error=str(error))
         raise Unavailable from error
@@ -82,6 +102,16 @@ async def store_upload(runtime: Runtime, file: IO[bytes]) -> Upload:
         height=getattr(info, "height", None),
         duration_seconds=getattr(info, "duration_seconds", None),
     )
+
+
+async def _store(runtime: Runtime, user_id: int, key: str, path: Path, size_bytes: int, mime: str) -> None:
+    await record_upload(runtime.database, user_id, key, size_bytes, runtime.settings.upload_mb_per_day)
+    try:
+        await runtime.store.put_file(key, path, mime)
+    except (StorageError, OSError):
+        with contextlib.suppress(Unavailable):  # the row expires
+            await forget_upload(runtime.database, key)
+        raise
 
 
 async def _inspect_or_convert(path: Path) -> tuple[ImageInfo | VideoInfo | AudioInfo, Path]:

@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 from app.aio import cancel_and_wait
 from app.catalog.durations import update_durations
 from app.errors import Unavailable
+from app.files.upload_records import expire_uploads
 from app.jobs.state import acquire_job, complete_job, list_job_states, release_job, renew_job
 from app.points.audit.checks import audit
 from app.points.expiry import expire_lots
@@ -51,6 +52,7 @@ def periodic_jobs(settings: Settings) -> list[PeriodicJob]:
         PeriodicJob("expire", EXPIRE_SECONDS, expire_points),
         PeriodicJob("durations", DURATIONS_SECONDS, update_model_durations),
         PeriodicJob("webhooks", PURGE_SECONDS, purge_deliveries),
+        PeriodicJob("uploads", EXPIRE_SECONDS if settings.upload_keep_days else 0.0, expire_uploads),
         PeriodicJob("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
     ]
     return [job for job in jobs if job.period_seconds]

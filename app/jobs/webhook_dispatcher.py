@@ -13,7 +13,7 @@ from collections import Counter
 
 import structlog
 
-from app.aio import cancel_and_wait
+from app.aio import acting_user, cancel_and_wait
 from app.egress import Egress
 from app.errors import Unavailable
 from app.failpoints import failpoint
@@ -159,6 +159,7 @@ class WebhookDispatcher:
         self._active_by_pair -= Counter([(delivery.host, delivery.user_id)])
 
     async def _deliver(self, delivery: Delivery) -> None:
+        acting_user.set(delivery.user_id)
         started_at = time.monotonic()
         try:
             outcome = await self._attempt(delivery)

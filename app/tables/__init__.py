@@ -9,7 +9,7 @@ from app.tables.models import points_config
 from app.tables.points import points_accounts, points_ledger, points_lot_uses, points_lots, redeem_codes
 from app.tables.tasks import tasks
 from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
-from app.tables.users import api_keys, users
+from app.tables.users import api_keys, uploads, users
 from app.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "redeem_codes",
     "scheduled_jobs",
     "tasks",
+    "uploads",
     "users",
     "webhook_deliveries",
     "webhook_endpoints",

@@ -1,4 +1,4 @@
-"""The tables of users and their API keys."""
+"""The tables of users, their API keys and their uploads."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table, UniqueConstraint
 
@@ -34,5 +34,23 @@ api_keys = Table(
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("digest"),
     Index(None, "user_id"),
+    **MYSQL,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("object_key", binary_string(120), nullable=False),  # in the storage
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("used_at", UtcTime, nullable=True),  # by the first task; NULL: it expires
+    Column("expired_at", UtcTime, nullable=True),  # no task can use it any more, and the file is being deleted
+    UniqueConstraint("object_key"),
+    Index("ix_uploads_counted", "user_id", "created_at", "size_bytes"),
+    Index("ix_uploads_unused", "used_at", "created_at"),
+    CheckConstraint("size_bytes > 0", name="size_bytes"),
+    CheckConstraint("used_at IS NULL OR expired_at IS NULL", name="expired"),
     **MYSQL,
 )

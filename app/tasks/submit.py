@@ -15,12 +15,13 @@ from app.engine.steps.prepare import needs_preparation
 from app.errors import RateLimited, TaskFailure, TooManyTasks
 from app.failpoints import failpoint
 from app.files.references import LinkRules
+from app.files.upload_records import find_missing, mark_used
 from app.points import ledger
 from app.points.balance import get_balance
 from app.runtime import Runtime
 from app.tables import points_accounts, tasks
 from app.tasks.idempotency import find_replay
-from app.tasks.validation import PreparedTask, Submission, prepare_task
+from app.tasks.validation import PreparedTask, Submission, find_uploads, prepare_task, require_uploads
 from app.telemetry import metrics
 
 log = structlog.get_logger()
@@ -71,6 +72,9 @@ async def _store(runtime: Runtime, user_id: int, submission: Submission, suffix:
         async with runtime.database.begin() as connection:
             model = await get_model(connection, submission.model_name)
             row = new_task_row(runtime, user_id, submission, model, suffix)
+            uploads = find_uploads(runtime.store, submission, runtime.actions[model.action], row["upstream_request"])
+            if uploads:
+                require_uploads(uploads, await mark_used(connection, uploads))
             inserted = await connection.execute(_INSERT, row)
             row["id"] = inserted.lastrowid
             result = SubmitResult(row, await _charge(runtime, connection, row, model.description))
@@ -147,7 +151,9 @@ async def quote_task(runtime: Runtime, user_id: int, submission: Submission) -> 
     """
     async with runtime.database.read() as connection:
         model = await get_model(connection, submission.model_name)
-    prepared = _prepare(runtime, submission, model)
+        prepared = _prepare(runtime, submission, model)
+        if uploads := find_uploads(runtime.store, submission, prepared.action, prepared.request):
+            require_uploads(uploads, await find_missing(connection, uploads))
     return {"points_cost": prepared.points_cost, "balance": (await get_balance(runtime.database, user_id)).available}
 
 

@@ -13,8 +13,10 @@ import structlog
 from app.catalog.models import Model
 from app.catalog.pricing import compute_price
 from app.errors import InvalidParameter, ModelNotFound
-from app.files.references import LinkRules, parse_references, stored_image_url, validate_link
-from app.upstreams.action import ActionInput, CallerParams, build_request, merge_params, urls_in
+from app.files.references import LinkRules, parse_references, read_link, stored_image_url
+from app.files.upload_records import is_recorded
+from app.storage import ObjectStore
+from app.upstreams.action import IMAGE_URL, ActionInput, CallerParams, build_request, merge_params, urls_in
 from app.upstreams.see2ai.actions import Action
 from app.webhooks.endpoints import validate_target
 
@@ -69,7 +71,7 @@ def _prepare_task(action: Action, submission: Submission, model: Model, links: L
     references = parse_references(submission.image_url, max_count=action.max_references, rules=links)
     _check_prompt(action, submission.prompt)
     params = merge_params(action, model.task_type, model.fixed, model.defaults, submission.params)
-    _check_links(action, params, links)
+    params = _escape_links(action, params, links)
     request = build_request(action, ActionInput(model.task_type, submission.prompt, references, params))
     points_cost = _price(model, params, len(urls_in(request, action.image_url_fields)))
     image_url = stored_image_url(submission.image_url, references)
@@ -106,13 +108,30 @@ def _check_prompt(action: Action, prompt: str) -> None:
         raise InvalidParameter("prompt", f"不能超过 {action.max_prompt_length} 个字符")
 
 
-def _check_links(action: Action, params: CallerParams, links: LinkRules) -> None:
-    if not action.url_params:
-        return
-    settings = params.model_dump(by_alias=True)
-    for name in action.url_params:
-        value = settings.get(name)
-        urls = {f"params.{name}[{index}]": url for index, url in enumerate(value)} if isinstance(value, list) else {}
-        for field_name, url in (urls or {f"params.{name}": value}).items():
-            if url not in (None, []):
-                validate_link(field_name, url, links)
+def _escape_links(action: Action, params: CallerParams, links: LinkRules) -> CallerParams:
+    """The params with their links as SEE2AI gets them. Raises InvalidParameter."""
+    changes: dict[str, Any] = {}
+    for name, info in type(params).model_fields.items():
+        value, label = getattr(params, name), f"params.{info.alias}"
+        if info.alias not in action.url_params or value in (None, []):
+            continue
+        if isinstance(value, list):
+            changes[name] = [read_link(f"{label}[{index}]", url, links) for index, url in enumerate(value)]
+        else:
+            changes[name] = read_link(label, value, links)
+    return params.model_copy(update=changes) if changes else params
+
+
+def find_uploads(store: ObjectStore, submission: Submission, action: Action, request: dict[str, Any]) -> dict[str, str]:
+    """The recorded uploads among the links of a request: the caller's field by key."""
+    params = {url: f"params.{name}" for name in action.url_params for url in urls_in(submission.params, (name,))}
+    urls = urls_in(request, (*action.image_url_fields, *action.av_url_fields))
+    keys = {url: store.key_from_url(url) for url in urls}
+    return {key: params.get(url, IMAGE_URL) for url, key in keys.items() if key is not None and is_recorded(key)}
+
+
+def require_uploads(fields: dict[str, str], missing: set[str]) -> None:
+    """Raises InvalidParameter that names the caller's field of the first missing upload."""
+    for key, field_name in fields.items():
+        if key in missing:
+            raise InvalidParameter(field_name, "上传的文件已过期或不存在，请重新上传")

@@ -151,9 +151,9 @@ def params_schema(params: type[CallerParams], fixed: dict[str, Any]) -> dict[str
 
 
 def as_urls(value: Any) -> tuple[str, ...]:
-    """The URLs in a value that should be one URL or a list of them. Other items are left out."""
+    """The URLs in a value that should be one URL or a list of them, as they are spelled. Other items are left out."""
     values = value if isinstance(value, list) else [value]
-    return tuple(url for url in values if isinstance(url, str) and url and url.isprintable())
+    return tuple(url for url in values if isinstance(url, str) and url.strip())
 
 
 def urls_in(request: dict[str, Any], fields: Iterable[str]) -> list[str]:

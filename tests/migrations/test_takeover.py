@@ -58,7 +58,8 @@ def test_every_row_is_kept(old_url: str) -> None:
     migrate(old_url)
     after = read_rows(old_url)
     assert after.pop("alembic_version") != before.pop("alembic_version")
-    assert after == renamed(before)
+    expected = renamed(before)
+    assert {name: rows for name, rows in after.items() if rows or name in expected} == expected
 
 
 def test_the_structure_is_that_of_a_new_database(old_url: str, new_database: Callable[[], Any]) -> None:

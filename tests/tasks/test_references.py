@@ -18,7 +18,9 @@ from tests.support.task_rows import ended, shorten_delays, submits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working"), pytest.mark.both_worlds]
 AUTO_MODEL = "sc_soraimg_img2img_auto"
-REFERENCES = ["https://example.com/b.png", "https://example.com/a.jpg?x=1", "https://example.org/参考.webp"]
+REFERENCES = ["https://example.com/b.png", "https://EXAMPLE.com/a.jpg?x=1", "https://例子.测试/参考 图.webp"]
+SENT = [*REFERENCES[:2], "https://xn--fsqu00a.xn--0zwm56d/%E5%8F%82%E8%80%83%20%E5%9B%BE.webp"]
+"""Only what is no legal URL is escaped: a link may be signed."""
 
 
 @dataclass
@@ -88,16 +90,16 @@ async def sent(make: Maker, upstream: Server, **fields: Any) -> dict[str, Any]:
 async def test_references_arrive_in_order_in_all_three_forms(make: Maker, upstream: Server) -> None:
     forms = {
         REFERENCES[0]: REFERENCES[:1],
-        json.dumps(REFERENCES): REFERENCES,
-        json.dumps(REFERENCES[::-1], ensure_ascii=False): REFERENCES[::-1],
-        ",".join(REFERENCES): REFERENCES,
+        json.dumps(REFERENCES): SENT,
+        json.dumps(REFERENCES[::-1], ensure_ascii=False): SENT[::-1],
+        ",".join(REFERENCES): SENT,
     }
     for given, expected in forms.items():
         assert (await sent(make, upstream, model=IMAGE_MODEL, imageUrl=given))["image_input"] == expected
     got = await sent(make, upstream, model=IMAGE_MODEL, imageUrl=REFERENCES)
     assert got == {
         "prompt": '[[sandbox: {"take_seconds": 0}]]',
-        "image_input": REFERENCES,
+        "image_input": SENT,
         "aspect_ratio": "1:1",
         "resolution": "1K",
         "output_format": "jpg",
@@ -124,12 +126,23 @@ async def test_auto_becomes_the_ratio_nearest_to_the_first_reference(
         images.add("turned.jpg", (900, 600), "JPEG", exif=on_its_side): "2:3",
         images.add("endless.png", (4000, 10)): "8:1",
         images.add("large.png", (3000, 4000)): "3:4",
+        images.add("wide.avif", (1600, 900), "AVIF"): "16:9",
+        images.add("profile.avif", (900, 1600), "AVIF", icc_profile=bytes(200_000)): "9:16",
+        images.add("profile.jpg", (1600, 900), "JPEG", icc_profile=bytes(800_000)): "16:9",
     }
     other = images.add("other.png", (300, 900))
     for first, ratio in expected.items():
         got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=[first, other])
         assert (got["aspect_ratio"], got["image_input"]) == (ratio, [first, other]), first
     assert "/other.png" not in images.seen, "only the first is read"
+
+
+async def test_a_reference_with_blanks_is_fetched_and_sent_escaped(
+    make: Maker, upstream: Server, images: Images
+) -> None:
+    escaped = images.add("%E5%9B%BE%20%E7%89%87.png?a=b%20c", (1600, 900))
+    got = await sent(make, upstream, model=AUTO_MODEL, imageUrl=f"{images.origin}/图 片.png?a=b c")
+    assert (got["aspect_ratio"], got["image_input"]) == ("16:9", [escaped])
 
 
 async def test_an_unreadable_reference_gives_a_square(make: Maker, upstream: Server, images: Images) -> None:

@@ -95,6 +95,12 @@ def test_success_without_a_usable_url_has_no_urls(urls: Any) -> None:
     assert (result.kind, result.urls) == (ResultKind.SUCCEEDED, ())
 
 
+def test_a_url_is_taken_however_it_is_spelled() -> None:
+    """The egress escapes it, or refuses it."""
+    urls = ["https://x/a b.png", "https://x/图\u3000片.png", "HTTPS://X/1\n"]
+    assert poll({"state": "success", "result_urls": [*urls, " ", None]}).urls == tuple(urls)
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

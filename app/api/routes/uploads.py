@@ -1,5 +1,8 @@
 """`POST /user/files/upload`: stores an image, video or audio file and answers its link, for `imageUrl` and others."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import structlog
@@ -11,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from app.api.access import Access, RequestContext
 from app.api.bodies import codec_for
 from app.api.schemas import Envelope, UploadResponse
-from app.errors import InvalidParameter, PayloadTooLarge, Unavailable, UnsupportedMedia
-from app.files.uploads import FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, store_upload
+from app.errors import InvalidParameter, PayloadTooLarge, RateLimited, Unavailable, UnsupportedMedia
+from app.files.uploads import BUSY, FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, check_upload, store_upload
 
 log = structlog.get_logger()
 
@@ -21,6 +24,32 @@ BODY_LIMIT: dict[str, tuple[int, str | None]] = {PATH: (MAX_UPLOAD_BYTES + 100_0
 """The limit includes the form around the file and extra fields."""
 MAX_EXTRA_FIELDS = 20
 MAX_EXTRA_BYTES = 10_000
+
+MAX_UPLOADS = 64
+MAX_UPLOADS_PER_USER = 16  # a task may have 14 references, and a page may upload all of them at once
+
+
+class UploadPlaces:
+    """Bounds the uploads at the same time in this process, from the first byte of the body to the answer."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[int] = Counter()
+
+    @contextmanager
+    def take(self, user_id: int) -> Iterator[None]:
+        """Takes one place while the block runs. Raises RateLimited or Unavailable."""
+        if self._taken[user_id] >= MAX_UPLOADS_PER_USER:
+            raise RateLimited(f"同时上传的文件过多，最多 {MAX_UPLOADS_PER_USER} 个", retry_after_seconds=5)
+        if self._taken.total() >= MAX_UPLOADS:
+            raise Unavailable(BUSY, retry_after_seconds=10)
+        self._taken[user_id] += 1
+        try:
+            yield
+        finally:
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]
+
 
 router = APIRouter(tags=["文件"])
 
@@ -43,11 +72,14 @@ async def upload(
     request: Request, context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="upload"))]
 ) -> Envelope[UploadResponse]:
     """Reads the form itself, because FastAPI's errors name neither the field nor the limit."""
-    form = await _read_form(request)
-    try:
-        stored = await store_upload(context.runtime, _get_single_file(form).file)
-    finally:
-        await form.close()
+    with request.app.state.upload_places.take(context.user_id):
+        await check_upload(context.runtime, context.user_id)
+        form = await _read_form(request)
+        try:
+            file = _get_single_file(form)
+            stored = await store_upload(context.runtime, context.user_id, file.file, file.size or 0)
+        finally:
+            await form.close()
     return Envelope(
         data=UploadResponse(
             url=stored.url,

@@ -163,7 +163,7 @@ async def test(body: TestBody, context: TestAccess) -> Envelope[WebhookTestRespo
         signing_secrets = await get_secrets(database, context.user_id)
     message = write_message(f"msg_test_{secrets.token_hex(12)}", "webhook.test", datetime.now(UTC), {"test": True})
     started_at = asyncio.get_running_loop().time()
-    outcome = await send(runtime.egress, url, signing_secrets, message)
+    outcome = await send(runtime.caller_egress, url, signing_secrets, message)
     if outcome.status is None:
         await asyncio.sleep(started_at + MIN_FAILURE_SECONDS - asyncio.get_running_loop().time())
     return Envelope(

@@ -9,6 +9,7 @@ image, so the intent is committed before the first one. From then on the task ca
 """
 
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from app.engine.steps.refusal import record_result
 from app.engine.transitions import Advance, Decision, Fail
 from app.errors import TaskFailure
 from app.failpoints import failpoint
-from app.files.media import MediaError, convert_image, read_size
+from app.files.media import MAX_HEADER_BYTES, MediaError, convert_image, read_header
 from app.runtime import Runtime
 from app.storage import ObjectStore, StorageError
-from app.upstreams.action import Action, SizeRule, urls_in
+from app.upstreams.action import Action, Size, SizeRule, urls_in
 from app.upstreams.protocol import ResultKind, UpstreamResult
 from app.upstreams.see2ai.actions import NORMALIZE
 from app.upstreams.see2ai.client import UPLOAD_SECONDS
@@ -38,9 +39,16 @@ log = structlog.get_logger()
 NOT_ACCEPTED = frozenset(
     {ResultKind.NOT_SENT, ResultKind.RATE_LIMITED, ResultKind.ACCOUNT_ERROR, ResultKind.SERVER_ERROR}
 )
-START_BYTES = 65_536
+START_BYTES = (65_536, 500_000, MAX_HEADER_BYTES)
+"""The size of most images is in the first bytes. Long metadata may precede it, so more is read then."""
 START_SECONDS = 10.0
+MAX_READS_PER_USER = 8  # in one process; slow servers of one user then leave most slots of the pool to others
+READ_RETRY_SECONDS = 2.0
 MAX_REFERENCE_BYTES = 50_000_000
+
+
+_reads: Counter[int] = Counter()
+"""The references that are being read, by user."""
 
 
 def needs_preparation(runtime: Runtime, action: Action, request: dict[str, Any], model: Model) -> bool:
@@ -68,19 +76,38 @@ async def prepare(runtime: Runtime, task: ClaimedTask, commit_intent: CommitInte
 
 
 async def _complete_by_size(runtime: Runtime, task: ClaimedTask, rule: SizeRule) -> Decision:
+    if _reads[task.user_id] >= MAX_READS_PER_USER:
+        return transitions.unchanged(task, READ_RETRY_SECONDS)
+    _reads[task.user_id] += 1
     try:
-        size = read_size(await _read_start(runtime, task.upstream_request[rule.reference_field][0]))
+        size = await _read_size(runtime, task.upstream_request[rule.reference_field][0])
     except (EgressError, StorageError) as error:
         log.info("reference_unreadable", task_no=task.task_no, error=str(error))
         size = None
+    finally:
+        _reads[task.user_id] -= 1
+        if not _reads[task.user_id]:
+            del _reads[task.user_id]
     return _prepared(task, f"size of the first reference: {size}", rule.apply(task.upstream_request, size))
 
 
-async def _read_start(runtime: Runtime, url: str) -> bytes:
+async def _read_size(runtime: Runtime, url: str) -> Size | None:
+    """Reads more of the image until its size is known. Raises EgressError or StorageError."""
+    size = None
+    for max_bytes in START_BYTES:
+        start = await _read_start(runtime, url, max_bytes)
+        header = read_header(start)
+        size = header.size
+        if header.is_final or len(start) < max_bytes:
+            break
+    return size
+
+
+async def _read_start(runtime: Runtime, url: str, max_bytes: int) -> bytes:
     key = runtime.store.key_from_url(url)
     if key is None:
-        return await runtime.egress.read_start(url, max_bytes=START_BYTES, timeout_seconds=START_SECONDS)
-    stored = await runtime.store.open(key, end=START_BYTES)
+        return await runtime.caller_egress.read_start(url, max_bytes=max_bytes, timeout_seconds=START_SECONDS)
+    stored = await runtime.store.open(key, end=max_bytes)
     return b"" if stored is None else b"".join([chunk async for chunk in stored.content])
 
 

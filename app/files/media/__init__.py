@@ -5,19 +5,11 @@ The bytes decide the type; file names and headers do not count. A broken, incomp
 
 from app.files.media.audio_video import AudioInfo, VideoInfo, inspect_audio, inspect_audio_video, inspect_video
 from app.files.media.conversion import convert_image
-from app.files.media.images import (
-    MAX_PIXELS,
-    ORIENTATION_TAG,
-    ImageInfo,
-    MediaError,
-    OversizedError,
-    inspect_image,
-    make_thumbnail,
-    read_size,
-)
-from app.files.media.sniff import START_BYTES, sniff
+from app.files.media.header import MAX_HEADER_BYTES, ORIENTATION_TAG, START_BYTES, read_header, read_size, sniff
+from app.files.media.images import MAX_PIXELS, ImageInfo, MediaError, OversizedError, inspect_image, make_thumbnail
 
 __all__ = [
+    "MAX_HEADER_BYTES",
     "MAX_PIXELS",
     "ORIENTATION_TAG",
     "START_BYTES",
@@ -32,6 +24,7 @@ __all__ = [
     "inspect_image",
     "inspect_video",
     "make_thumbnail",
+    "read_header",
     "read_size",
     "sniff",
 ]

@@ -3,15 +3,16 @@
 The first frame is decoded, and the packets are counted. An MP3 or AAC declares no length, so it is never truncated.
 """
 
+import asyncio
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.files.media.completeness import require_complete
+from app.files.media.header import START_BYTES, sniff
 from app.files.media.images import MAX_PIXELS, MediaError, OversizedError
 from app.files.media.isolation import run_isolated
-from app.files.media.sniff import START_BYTES, sniff
 
 if TYPE_CHECKING:  # only the isolated process loads it
     from av.audio.stream import AudioStream
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # only the isolated process loads it
 
 MAX_DURATION_SECONDS = 4 * 3600
 MAX_EDGE = 8192
+MAX_SMALL_BYTES = 1_000_000
+"""A larger file is a large job, because each byte may be a packet."""
 DEMUXERS = {
     "video/mp4": "mov",
     "video/quicktime": "mov",
@@ -84,15 +87,16 @@ async def inspect_audio(path: Path) -> AudioInfo:
 
 async def inspect_audio_video(path: Path) -> VideoInfo | AudioInfo:
     """Inspects either kind, because only the streams of an MP4 tell whether it is a video. Raises MediaError."""
-    result = await run_isolated("probe", path)
+    size_bytes = (await asyncio.to_thread(path.stat)).st_size
+    result = await run_isolated("probe", path, is_large=size_bytes > MAX_SMALL_BYTES)
     return VideoInfo(**result) if "width" in result else AudioInfo(**result)
 
 
-def probe(path: Path) -> dict[str, Any]:
+def probe(path: str) -> dict[str, Any]:
     """The job of the isolated process. Returns the fields of VideoInfo or AudioInfo."""
     import av  # only the isolated process loads its libraries
 
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         mime = sniff(file.read(START_BYTES)) or ""
         if mime not in DEMUXERS:
             raise MediaError("neither video nor audio")

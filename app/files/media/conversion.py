@@ -5,7 +5,17 @@ from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
-from app.files.media.images import FORMATS, ImageInfo, as_media_error, orientation, require_size, to_rgb, upright
+from app.files.media.images import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageInfo,
+    as_media_error,
+    find_max_pixels,
+    orientation,
+    require_size,
+    to_rgb,
+    upright,
+)
 from app.files.media.isolation import run_isolated
 
 CONVERTED_FORMATS = ("GIF", "WEBP", "AVIF", "HEIF")
@@ -20,29 +30,32 @@ async def convert_image(path: Path, to: Path) -> ImageInfo:
     The result is a PNG if the image has transparency or is a GIF, whose flat colours JPEG would blur. Otherwise it is
     a JPEG.
     """
-    return ImageInfo(**await run_isolated("convert", path, to))
+    with as_media_error():
+        max_pixels = await find_max_pixels(path)
+    is_large = max_pixels == MAX_PIXELS
+    return ImageInfo(**await run_isolated("convert", path, to, max_pixels, is_large=is_large))
 
 
-def convert(path: Path, to: Path) -> dict[str, Any]:
+def convert(path: str, to: str, max_pixels: str) -> dict[str, Any]:
     """The job of the isolated process. Returns the fields of ImageInfo."""
     from pillow_heif import register_heif_opener  # only the isolated process loads its libraries
 
     register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # more threads would need more of the limited memory
     with as_media_error():
-        image, is_gif = _read(path)
+        image, is_gif = _read(Path(path), int(max_pixels))
         format_name = "PNG" if is_gif or image.mode == "RGBA" else "JPEG"
         image.save(to, format_name, quality=JPEG_QUALITY, icc_profile=image.info.get("icc_profile"))
     mime, ext = FORMATS[format_name]
     return {"mime": mime, "ext": ext, "width": image.width, "height": image.height}
 
 
-def _read(path: Path) -> tuple[Image.Image, bool]:
+def _read(path: Path, max_pixels: int) -> tuple[Image.Image, bool]:
     """The decoded and upright image, and whether it is a GIF. The mode is RGBA only if a pixel is transparent."""
     with Image.open(path, formats=CONVERTED_FORMATS) as source:
-        require_size(source)
+        require_size(source.width, source.height, max_pixels)
         source.load()
-        require_size(source)  # a HEIC may be larger than its header says
+        require_size(source.width, source.height, max_pixels)  # a HEIC may be larger than its header says
         source_orientation, is_gif, info = orientation(source), source.format == "GIF", _profile_info(source)
         image = to_rgb(source)
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (OPAQUE, OPAQUE):

@@ -4,19 +4,25 @@ At most two images are decoded at the same time, because the largest image needs
 """
 
 import io
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 from PIL import Image
 
+from app.aio import FairLimiter, acting_user
+from app.files.media.header import ROTATED, exif_orientation, read_file_size
+
+T = TypeVar("T")
+
 MAX_PIXELS = 64_000_000
+MAX_SMALL_PIXELS = 4096 * 4096
+"""A larger image is a large job: it takes seconds."""
 THUMBNAIL_EDGE = 512
 THUMBNAIL_QUALITY = 85
-ORIENTATION_TAG = 0x0112
 EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,8 +36,6 @@ EXIF_TRANSPOSE = {
 
 Pillow's `ImageOps.exif_transpose` raises for broken EXIF and decodes a whole PNG to find the orientation.
 """
-ROTATED = frozenset({5, 6, 7, 8})
-VP8L_SIGNATURE = 0x2F
 
 FORMATS = {
     "JPEG": ("image/jpeg", "jpg"),
@@ -43,7 +47,8 @@ FORMATS = {
 """MIME type and file extension by Pillow's name of the format."""
 OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
-_threads = anyio.CapacityLimiter(2)
+MAX_JOBS = 2
+_threads = anyio.CapacityLimiter(MAX_JOBS)
 
 
 class MediaError(Exception):
@@ -68,41 +73,73 @@ class ImageInfo:
     height: int
 
 
+class MediaSlots:
+    """At most MAX_JOBS jobs at a time, of which one may be large. Users take turns.
+
+    So a small file waits for other small files at most, however many large ones are there.
+    """
+
+    def __init__(self) -> None:
+        self._all = FairLimiter(MAX_JOBS)
+        self._large = FairLimiter(MAX_JOBS - 1)
+
+    @asynccontextmanager
+    async def slot(self, *, is_large: bool) -> AsyncIterator[None]:
+        """Holds a slot of the acting user while the block runs."""
+        user = acting_user.get()
+        async with AsyncExitStack() as stack:
+            if is_large:
+                await stack.enter_async_context(self._large.slot(user))
+            await stack.enter_async_context(self._all.slot(user))
+            yield
+
+
+_slots = MediaSlots()
+
+
 async def inspect_image(path: Path) -> ImageInfo:
     """Raises MediaError unless the file is a complete JPEG, PNG, WebP or GIF of at most 64 megapixels."""
-    return await anyio.to_thread.run_sync(_inspect, path, limiter=_threads)
+    return await _decode(_inspect, path)
 
 
 async def make_thumbnail(path: Path) -> bytes:
     """A JPEG with a long edge of at most 512 pixels, upright and on white. Raises MediaError."""
-    return await anyio.to_thread.run_sync(_make_thumbnail, path, limiter=_threads)
+    return await _decode(_make_thumbnail, path)
 
 
-def read_size(start: bytes) -> tuple[int, int] | None:
-    """Width and height after the EXIF orientation, from an image's first bytes; None if they are not enough."""
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return _read_webp_size(start)  # Pillow needs the whole file of a WebP
-    try:
-        with Image.open(io.BytesIO(start), formats=OPENED_FORMATS) as image:
-            return display_size(image)
-    except Exception:  # see as_media_error
-        return None
+async def find_max_pixels(path: Path) -> int:
+    """How many pixels the image may have by its header: MAX_SMALL_PIXELS, or MAX_PIXELS for a large job.
+
+    Raises OversizedError if the header says that the image is larger than MAX_PIXELS.
+    """
+    size = await anyio.to_thread.run_sync(read_file_size, path)
+    if size is None:
+        return MAX_PIXELS
+    require_size(*size)
+    return MAX_SMALL_PIXELS if size[0] * size[1] <= MAX_SMALL_PIXELS else MAX_PIXELS
 
 
-def _inspect(path: Path) -> ImageInfo:
+async def _decode(work: Callable[[Path, int], T], path: Path) -> T:
+    with as_media_error():
+        max_pixels = await find_max_pixels(path)
+    async with _slots.slot(is_large=max_pixels == MAX_PIXELS):
+        return await anyio.to_thread.run_sync(work, path, max_pixels, limiter=_threads)
+
+
+def _inspect(path: Path, max_pixels: int) -> ImageInfo:
     with as_media_error(), Image.open(path, formats=OPENED_FORMATS) as image:
         mime, ext = FORMATS[image.format or ""]
-        require_size(image)
+        require_size(image.width, image.height, max_pixels)
         width, height = display_size(image)
         image.draft(None, (1, 1))  # a JPEG decodes at an eighth of its size, which needs less memory
         image.load()
     return ImageInfo(mime, ext, width, height)
 
 
-def _make_thumbnail(path: Path) -> bytes:
+def _make_thumbnail(path: Path, max_pixels: int) -> bytes:
     box = (THUMBNAIL_EDGE, THUMBNAIL_EDGE)
     with as_media_error(), Image.open(path, formats=OPENED_FORMATS) as source:
-        require_size(source)
+        require_size(source.width, source.height, max_pixels)
         source_orientation = orientation(source)
         source.draft("RGB", box)
         if source.mode in {"RGB", "RGBA", "L", "LA"} and "transparency" not in source.info:
@@ -132,9 +169,12 @@ def as_media_error() -> Iterator[None]:
         raise MediaError(f"not a readable image ({type(error).__name__})") from error
 
 
-def require_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise OversizedError(f"too large ({image.width}x{image.height})")
+def require_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises OversizedError above MAX_PIXELS. Raises MediaError above `max_pixels`: the header promised less work."""
+    if width * height > MAX_PIXELS:
+        raise OversizedError(f"too large ({width}x{height})")
+    if width * height > max_pixels:
+        raise MediaError(f"larger than its header says ({width}x{height})")
 
 
 def display_size(image: Image.Image) -> tuple[int, int]:
@@ -144,14 +184,7 @@ def display_size(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8. It is 1 for broken EXIF, which is common in good images."""
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))  # image.getexif() would decode a whole PNG
-        value = exif.get(ORIENTATION_TAG)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) else 1
+    return exif_orientation(image.info.get("exif", b""))  # image.getexif() would decode a whole PNG
 
 
 def upright(image: Image.Image, exif_orientation: int) -> Image.Image:
@@ -166,20 +199,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = image.point(lambda value: value / 256, "L")
     return image.convert("RGB")
-
-
-def _read_webp_size(start: bytes) -> tuple[int, int] | None:
-    """The size in the first chunk (RFC 9649): extended, lossless or lossy."""
-    kind, body = start[12:16], start[20:30]
-    try:
-        if kind == b"VP8X":
-            return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-        if kind == b"VP8L" and body[0] == VP8L_SIGNATURE:
-            (bits,) = struct.unpack_from("<I", body, 1)
-            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
-            width, height = struct.unpack_from("<HH", body, 6)
-            return width & 0x3FFF, height & 0x3FFF
-    except (IndexError, struct.error):
-        return None  # too few bytes
-    return None

@@ -12,25 +12,25 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 from typing import Any
 
-import anyio
-
-from app.files.media.images import MediaError, OversizedError
+from app.files.media.images import MediaError, MediaSlots, OversizedError
 
 TIMEOUT_SECONDS = 120.0
 PROJECT_ROOT = Path(__file__).parents[3]  # the folder of the package `app`, installed or not
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # the process gets no other variables, because they hold secrets
 
-_processes = anyio.CapacityLimiter(2)
+_slots = MediaSlots()
 
 
-async def run_isolated(job: str, *paths: Path) -> dict[str, Any]:
-    """Runs a job of `isolated_main.py` and returns its result.
+async def run_isolated(job: str, *arguments: Path | int, is_large: bool) -> dict[str, Any]:
+    """Runs a job of `isolated_main.py` and returns its result. A job that is not large gets less time.
 
     Raises MediaError if the job refuses the file, crashes or takes too long.
     """
-    command = [sys.executable, "-m", "app.files.media.isolated_main", job, *(str(path.absolute()) for path in paths)]
+    texts = [str(one.absolute() if isinstance(one, Path) else one) for one in arguments]
+    size = "large" if is_large else "small"
+    command = [sys.executable, "-m", "app.files.media.isolated_main", size, job, *texts]
     env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    async with _processes:
+    async with _slots.slot(is_large=is_large):
         process = await asyncio.create_subprocess_exec(
             *command, cwd=PROJECT_ROOT, env=env, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
         )

@@ -2,11 +2,13 @@
 
 import asyncio
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from app.egress import Egress
 from app.engine import pools, runner
 from app.engine.runner import TaskRunner
 from app.engine.steps import prepare, rehost
@@ -16,9 +18,11 @@ from tests.support.breakers import end_pause, trip
 from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, submits
+from tests.support.waiting import until
 from tests.support.workers import stepping
 
 pytestmark = [pytest.mark.anyio, pytest.mark.settings(see2ai_uploads="always")]
+AUTO_MODEL = "sc_soraimg_img2img_auto"
 UPLOADED = "uploads/2026/01/0123456789abcdef0123456789abcdef.png"
 
 
@@ -81,6 +85,32 @@ async def test_a_missing_file_does_not_use_up_the_breakers_probe(make: Maker, mo
     one = await ended(make, user, await make.task_no(user, model=IMAGE_MODEL, imageUrl=gone))
     assert one.outcome == "UPSTREAM_REJECTED"
     assert (breaker.is_open, breaker.wait_seconds(is_free=True)) == (True, 0.0)
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_references_whose_names_hang_delay_no_other_user(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more of them than slots."""
+    monkeypatch.setattr(pools, "SLOW_CONCURRENCY", 4)
+    monkeypatch.setattr(prepare, "MAX_READS_PER_USER", 2)
+    monkeypatch.setattr(runner, "OTHERS_GRACE_SECONDS", 0.1)
+    names: list[str] = []
+
+    async def hang(host: str, _port: int) -> list[str]:
+        names.append(host)
+        await asyncio.Event().wait()
+        return []
+
+    runtime = replace(make.runtime, caller_egress=Egress(frozenset(), lookup=hang))
+    user, other = await make.user(points=1000), await make.user(points=100)
+    slow = [await make.task_no(user, model=AUTO_MODEL, imageUrl=f"http://hangs{n}.example/") for n in range(8)]
+    async with stepping(runtime):
+        await until("the user's share is taken", lambda: len(names) == 2)
+        url = await put_image(make.runtime, UPLOADED)
+        task = await make.ended(other, await make.task_no(other, model=AUTO_MODEL, imageUrl=url))
+        assert task["status"] == "completed"
+        assert len(names) == 2
+        assert {(await make.task(user, task_no))["status"] for task_no in slow} <= {"created", "queued"}
+    await runtime.caller_egress.close()
 
 
 @pytest.mark.usefixtures("hurry")
