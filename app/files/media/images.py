@@ -110,13 +110,11 @@ async def make_thumbnail(path: Path) -> bytes:
 async def find_max_pixels(path: Path) -> int:
     """How many pixels the image may have by its header: MAX_SMALL_PIXELS, or MAX_PIXELS for a large job.
 
-    Raises OversizedError if the header says that the image is larger than MAX_PIXELS.
+    An image that is too large is a small job, because it is refused before it is decoded.
     """
     size = await anyio.to_thread.run_sync(read_file_size, path)
-    if size is None:
-        return MAX_PIXELS
-    require_size(*size)
-    return MAX_SMALL_PIXELS if size[0] * size[1] <= MAX_SMALL_PIXELS else MAX_PIXELS
+    is_large = size is None or MAX_SMALL_PIXELS < size[0] * size[1] <= MAX_PIXELS
+    return MAX_PIXELS if is_large else MAX_SMALL_PIXELS
 
 
 async def _decode(work: Callable[[Path, int], T], path: Path) -> T:
