@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.database_url import SslMode, normalize_database_url
 from app.errors import SettingsError
 from app.known_secrets import DEVELOPMENT_JWT_SECRET, SANDBOX_API_KEY
-from app.setting_values import (
+from app.setting_values.database_url import SslMode, normalize_database_url
+from app.setting_values.text import (
     REDIS_PREFIX,
     clean_value,
     derive_redis_prefix,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import SettingsError
-from app.setting_values import clean_value, derive_redis_prefix, parse_sentinel_url
+from app.setting_values.text import clean_value, derive_redis_prefix, parse_sentinel_url
 from app.settings import Settings, load_settings
 
 STRINGS = sorted(name for name, field in Settings.model_fields.items() if field.annotation is str)
@@ -19,6 +19,7 @@ GOOD: dict[str, str] = {
     "timezone": "UTC",
     "jwt_secret": "s" * 40,
     "jwt_public_key": PEM,
+    "cors_origins": "https://a.example",
 }
 """A value for each setting that not every text fits; for the others `https://a.example`."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.constraints_check import UnsafeDatabase
-from app.database_url import normalize_database_url
+from app.setting_values.database_url import normalize_database_url
 
 CONNECT_SECONDS = 5
 """For the TCP connection, and again for the handshake with TLS and the log-in."""

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ReadOnlyError
 
-from app.setting_values import SENTINEL_SCHEME, parse_sentinel_url
+from app.setting_values.text import SENTINEL_SCHEME, parse_sentinel_url
 from app.settings import Settings
 
 SENTINEL_SECONDS = 0.3  # for each sentinel: a dead one must not use up the second that a ticket may take

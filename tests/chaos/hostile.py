@@ -1,4 +1,4 @@
-"""The hostile user of a storm: attacks in every other spell, so that one run shows what the others notice of it."""
+"""The hostile user of a storm: attacks in every other period, so that one run shows what the others notice of it."""
 
 import asyncio
 import json
@@ -15,14 +15,14 @@ from tests.support.processes.process import Process, Processes
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = ("churn", "long_words", "head_flood", "bombs", "moves")
-SPELL_SECONDS = 15.0
-MIN_SPELLS = 8  # of each kind; fewer say nothing amid all the other faults
-MIN_TIMINGS = 10  # in a spell
+PERIOD_SECONDS = 15.0
+MIN_PERIODS = 8  # of each kind; fewer say nothing amid all the other faults
+MIN_TIMINGS = 10  # in a period
 MAX_RATIO, SLACK_SECONDS = 1.5, 0.1
 
 
 @dataclass(frozen=True)
-class Spell:
+class Period:
     """From when to when, and whether the hostile user attacked."""
 
     began: float
@@ -32,19 +32,19 @@ class Spell:
 
 @dataclass(frozen=True)
 class Notice:
-    """What the others noticed in the spells of one kind: medians over the spells."""
+    """What the others noticed in the periods of one kind: medians over the periods."""
 
-    spells: int
+    periods: int
     requests: int
     success: float
     p95_seconds: float
 
 
 class HostileUser:
-    """`run` until it is cancelled; calm and hostile spells take turns."""
+    """`run` until it is cancelled; calm and hostile periods take turns."""
 
     def __init__(self, processes: Processes, origins: list[str], token: str, receiver_port: int) -> None:
-        self.spells: list[Spell] = []
+        self.periods: list[Period] = []
         self.answers: Counter[str] = Counter()
         self._processes = processes
         self._origins = origins
@@ -57,21 +57,21 @@ class HostileUser:
                 for is_hostile in (False, True):
                     began = time.monotonic()
                     process = self._start() if is_hostile else None
-                    await asyncio.sleep(SPELL_SECONDS)
+                    await asyncio.sleep(PERIOD_SECONDS)
                     if process is not None:
                         await asyncio.to_thread(process.kill)
                         self._count_answers(process)
-                    self.spells.append(Spell(began, time.monotonic(), is_hostile))
+                    self.periods.append(Period(began, time.monotonic(), is_hostile))
         finally:
             if process is not None:
                 process.kill()
 
     def _start(self) -> Process:
-        """Another attack first and another API process in each spell, so that each has its turn in a short storm."""
-        turn = len(self.spells) // 2
+        """Another attack first and another API process in each period, so that each has its turn in a short storm."""
+        turn = len(self.periods) // 2
         attacks = [ATTACKS[(turn + n) % len(ATTACKS)] for n in range(len(ATTACKS))]
         options = ["--origin", self._origins[turn % len(self._origins)], *self._options]
-        options += ["--seconds", str(SPELL_SECONDS / len(ATTACKS)), *attacks]
+        options += ["--seconds", str(PERIOD_SECONDS / len(ATTACKS)), *attacks]
         return self._processes.start(sys.executable, "-m", "tests.support.hostile", *options, cwd=ROOT, name="hostile")
 
     def _count_answers(self, process: Process) -> None:
@@ -82,27 +82,27 @@ class HostileUser:
                     self.answers[f"{attack['attack']}: {answer}"] += number
 
 
-def notice(timings: list[Timing], spells: list[Spell], *, is_hostile: bool) -> Notice:
-    """Medians over spells: an outage that struck in one of them does not decide."""
-    found = [list(_timings_in(timings, one)) for one in spells if one.is_hostile is is_hostile]
+def notice(timings: list[Timing], periods: list[Period], *, is_hostile: bool) -> Notice:
+    """Medians over periods: an outage that struck in one of them does not decide."""
+    found = [list(_timings_in(timings, one)) for one in periods if one.is_hostile is is_hostile]
     found = [those for those in found if len(those) >= MIN_TIMINGS]
     if not found:
         return Notice(0, 0, 0.0, 0.0)
     return Notice(
-        spells=len(found),
+        periods=len(found),
         requests=sum(len(those) for those in found),
         success=statistics.median(sum(one.is_answered for one in those) / len(those) for those in found),
         p95_seconds=statistics.median(statistics.quantiles([o.seconds for o in those], n=20)[-1] for those in found),
     )
 
 
-def _timings_in(timings: list[Timing], spell: Spell) -> Iterator[Timing]:
-    return (one for one in timings if spell.began <= one.began < spell.ended)
+def _timings_in(timings: list[Timing], period: Period) -> Iterator[Timing]:
+    return (one for one in timings if period.began <= one.began < period.ended)
 
 
 def complaints(without: Notice, with_: Notice) -> list[str]:
-    """What the others noticed and should not have. A short storm has too few spells to say."""
-    if min(without.spells, with_.spells) < MIN_SPELLS:
+    """What the others noticed and should not have. A short storm has too few periods to say."""
+    if min(without.periods, with_.periods) < MIN_PERIODS:
         return []
     found = []
     if with_.p95_seconds > MAX_RATIO * without.p95_seconds + SLACK_SECONDS:

@@ -106,10 +106,10 @@ def _notices(storm: Storm) -> Rows:
     rows: Rows = []
     for name, one in storm.notices.items():
         rows += [
-            (f"spells {name} the hostile user", one.spells),
+            (f"periods {name} the hostile user", one.periods),
             (f"requests {name}", one.requests),
-            (f"answered as they should be {name}, median of spells", f"{one.success:.1%}"),
-            (f"p95 {name}, seconds, median of spells", round(one.p95_seconds, 3)),
+            (f"answered as they should be {name}, median of periods", f"{one.success:.1%}"),
+            (f"p95 {name}, seconds, median of periods", round(one.p95_seconds, 3)),
         ]
     without, with_ = (one.p95_seconds for one in storm.notices.values())
     return [*rows, ("ratio of the p95", round(with_ / without, 2) if without else "none")]

@@ -155,7 +155,7 @@ async def _storm(
     await asyncio.to_thread(world.fleet.settle)
     story = await read_story(runtime, journal, callers.diary, orders=bank.orders, run=run, hostile_id=hostile_id)
     notices = {
-        name: notice(callers.diary.timings, hostile.spells, is_hostile=is_hostile)
+        name: notice(callers.diary.timings, hostile.periods, is_hostile=is_hostile)
         for name, is_hostile in (("without", False), ("with", True))
     }
     storm = Storm(

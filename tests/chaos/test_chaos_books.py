@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.bank import ActionInput
 from tests.chaos.books import Story, differences
 from tests.chaos.callers import Diary, Timing
-from tests.chaos.hostile import Spell, complaints, notice
+from tests.chaos.hostile import Period, complaints, notice
 from tests.chaos.weather import TROUBLE, WEIGHTS, draw, rules
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -128,17 +128,17 @@ def test_thirty_percent_of_the_answers_fail(where: str) -> None:
 # ------------------------------------------------------------------ the hostile user
 
 
-SPELLS = [Spell(n * 10.0, n * 10.0 + 10, is_hostile=n % 2 == 1) for n in range(20)]
+PERIODS = [Period(n * 10.0, n * 10.0 + 10, is_hostile=n % 2 == 1) for n in range(20)]
 
 
 def timings(hostile_seconds: float, hostile_share: float = 1.0) -> list[Timing]:
-    """Twenty requests in each spell; in one calm spell an outage struck."""
+    """Twenty requests in each period; in one calm period an outage struck."""
     found = []
-    for spell in SPELLS:
-        seconds, share = (hostile_seconds, hostile_share) if spell.is_hostile else (0.2, 1.0)
-        if spell.began == 40.0:
+    for period in PERIODS:
+        seconds, share = (hostile_seconds, hostile_share) if period.is_hostile else (0.2, 1.0)
+        if period.began == 40.0:
             seconds, share = 10.0, 0.0
-        found += [Timing(spell.began + n / 2, seconds, is_answered=n < 20 * share) for n in range(20)]
+        found += [Timing(period.began + n / 2, seconds, is_answered=n < 20 * share) for n in range(20)]
     return found
 
 
@@ -150,11 +150,11 @@ def test_what_others_noticed_of_the_hostile_user_is_judged_by_spells(
     hostile_seconds: float, share: float, words: list[str]
 ) -> None:
     seen = timings(hostile_seconds, share)
-    notices = [notice(seen, SPELLS, is_hostile=is_hostile) for is_hostile in (False, True)]
-    assert [one.spells for one in notices] == [10, 10]
+    notices = [notice(seen, PERIODS, is_hostile=is_hostile) for is_hostile in (False, True)]
+    assert [one.periods for one in notices] == [10, 10]
     assert [line.partition(":")[0] for line in complaints(*notices)] == words
-    few = [notice(seen, SPELLS[:6], is_hostile=is_hostile) for is_hostile in (False, True)]
-    assert complaints(*few) == [], "too few spells to say"
+    few = [notice(seen, PERIODS[:6], is_hostile=is_hostile) for is_hostile in (False, True)]
+    assert complaints(*few) == [], "too few periods to say"
 
 
 def test_tasks_of_the_hostile_user_need_no_job_but_must_end() -> None:

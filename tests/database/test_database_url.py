@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.database_url import normalize_database_url
 from app.errors import SettingsError
+from app.setting_values.database_url import normalize_database_url
 from app.settings import load_settings
 
 START = "mysql+asyncmy://gateway:secret@db:3306/1818ai"

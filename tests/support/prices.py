@@ -15,7 +15,8 @@ TEST_PRICES = {"sc_soraimg_text": 30, "sc_soraimg_img2img": 35, "sc_uniworld_tex
 def set_test_prices(url: str) -> None:
     """Writes the prices into the migrated database at `url`."""
     statements = [
-        f"UPDATE points_config SET points_cost = {points}, price_rules = NULL WHERE model_name LIKE '{start}%'"
+        f"UPDATE points_config SET points_cost = {points}, price_rules = NULL"
+        f" WHERE SUBSTR(model_name, 1, {len(start)}) = '{start}'"
         for start, points in TEST_PRICES.items()
     ]
     asyncio.run(run_sql(url, *statements))

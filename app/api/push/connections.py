@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from app.accounts.authentication import Caller, reauthenticate
 from app.errors import RateLimited, Unavailable
 from app.runtime import Runtime
-from app.setting_values import find_origin
+from app.setting_values.text import find_origin
 from app.settings import Settings
 from app.tasks.stream import TaskStream, event_id
 from app.tasks.view import view_task

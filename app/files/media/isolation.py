@@ -15,6 +15,7 @@ from typing import Any
 from app.files.media.images import MediaError, MediaSlots, OversizedError
 
 TIMEOUT_SECONDS = 120.0
+SMALL = "--small"
 PROJECT_ROOT = Path(__file__).parents[3]  # the folder of the package `app`, installed or not
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # the process gets no other variables, because they hold secrets
 
@@ -27,8 +28,7 @@ async def run_isolated(job: str, *arguments: Path | int, is_large: bool) -> dict
     Raises MediaError if the job refuses the file, crashes or takes too long.
     """
     texts = [str(one.absolute() if isinstance(one, Path) else one) for one in arguments]
-    size = "large" if is_large else "small"
-    command = [sys.executable, "-m", "app.files.media.isolated_main", size, job, *texts]
+    command = [sys.executable, "-m", "app.files.media.isolated_main", job, *texts, *([] if is_large else [SMALL])]
     env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     async with _slots.slot(is_large=is_large):
         process = await asyncio.create_subprocess_exec(

@@ -5,8 +5,8 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, Index, MetaData, Tab
 from migrations.ddl import create_tables, drop_tables
 from migrations.types import ID, TABLE_OPTIONS, UTC_TIME, binary_string
 
-revision = "v2_uploads"
-down_revision = "v1_models"
+revision = "v1_uploads"
+down_revision = "v1_free_tasks"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,1 @@
+"""Reads the text of settings and finds what cannot be right."""
