@@ -124,7 +124,7 @@ def with_real_names(body: bytes, path: str) -> bytes:
             fields["callbackUrl"] = HOOK
         if len(body) % 3 == 0:  # the most frequent mistake
             fields = {name: value for name, value in fields.items() if name not in {"imageUrl", "params"}}
-            fields["modelName"] = TEXT_MODEL
+            fields |= {"modelName": TEXT_MODEL, "prompt": fields.get("prompt") or "猫"}
         return json.dumps(fields).encode()
     if isinstance(fields, dict) and isinstance(fields.get("url"), str) and "/endpoints" in path and len(body) % 4:
         return json.dumps(fields | {"url": HOOK}).encode()

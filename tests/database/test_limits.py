@@ -60,7 +60,7 @@ async def test_a_statement_that_takes_too_long_is_ended(database: Database, worl
         with pytest.raises(StatementTimeout):
             async with opened() as connection:
                 await connection.scalar(text(ENDLESS))
-        assert not await is_running(world)
+        await until("the server has ended it", lambda: is_running_no_more(world))
         async with opened() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
     assert time.monotonic() - began < MAX_SECONDS
