@@ -154,6 +154,7 @@ async def test_an_upload_that_is_refused_does_not_count(make: Maker, runtime: Ru
     assert await rows(runtime) == []
 
 
+@pytest.mark.worlds("embedded")  # a bucket has no disk of its own
 @pytest.mark.settings(storage_reserve_mb=500)
 async def test_the_last_of_the_disk_is_for_results(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reserve is at most a tenth of the disk."""

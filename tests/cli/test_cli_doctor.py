@@ -149,17 +149,17 @@ def test_for_people_each_line_has_its_remedy_below(gateway: Run, monkeypatch: py
 
 @pytest.mark.worlds("real")
 def test_with_real_services_nothing_fails(
-    examine: Any, real_services: RealServices, make_redis: Callable[..., int]
+    examine: Any, world: World, real_services: RealServices, make_redis: Callable[..., int]
 ) -> None:
-    folder = run_folder() / f"s3-real-{worker_number()}"
+    folder = run_folder() / f"s3-{world.name}-{worker_number()}"
     url = f"redis://127.0.0.1:{make_redis('--maxmemory-policy', 'volatile-lru')}/0"
     with showing(folder) as cdn, answering(200, HEALTHY) as api:
         code, found = examine(storage_public_url=f"{cdn}/{real_services.s3.bucket}", public_url=api, redis_url=url)
         assert (code, failed(found)) == (0, set())
         assert {name for name, one in found.items() if one["status"] == "warning"} == {"settings", "worker"}
-        assert "MariaDB" in found["database version"]["text"]
+        assert {"real": "MariaDB", "mysql97": "MySQL 9"}[world.name] in found["database version"]["text"]
         assert list(folder.rglob("doctor-*")) == []
-        name = Settings(_env_file=None, database_url=real_services.database_url).redis_name("tasks:health-check")
+        name = Settings(_env_file=None, database_url=world.settings["database_url"]).redis_name("tasks:health-check")
         with redis.Redis.from_url(url) as client:
             assert client.keys() == []
             client.set(name, "1", ex=60)

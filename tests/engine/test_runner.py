@@ -310,7 +310,7 @@ async def test_stopping_ends_although_a_library_swallows_the_cancellation(
 
 
 async def test_rows_are_released_once_the_database_is_back(
-    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, advance_sandbox: Callable[[float], None]
 ) -> None:
     """An outage shorter than the lease costs no crash."""
     away, tried = True, 0
@@ -325,10 +325,11 @@ async def test_rows_are_released_once_the_database_is_back(
 
     monkeypatch.setattr(runner_module, "release", flaky)
     user = await make.user(points=30)
-    task_no = await make.task_no(user, '长 [[sandbox: {"take_seconds": 1}]]')
+    task_no = await make.task_no(user, '长 [[sandbox: {"take_seconds": 600}]]')
     async with stepping(runtime):
         await until("several releases have failed", lambda: tried > 2)
         away = False
+        advance_sandbox(600)
         assert (await make.ended(user, task_no))["status"] == "completed"
     assert (await execute(runtime, "SELECT crashes FROM tasks")).scalar() == 0
 

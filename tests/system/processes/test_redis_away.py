@@ -27,6 +27,7 @@ from tests.support.services import RealServices, own_database
 from tests.support.waiting import wait_until
 
 SUBMITS = 8
+REFUSES = "warning: refuses writes"
 MAX_SUBMIT_SECONDS = 3.0  # less than the timeout of any Redis client of ours
 
 
@@ -177,7 +178,7 @@ def test_without_redis_submits_answer_and_tasks_end(
     with fault(gateway):
         timed = [gateway.timed_submit() for _ in range(SUBMITS)]
         assert statistics.median(seconds for _, seconds in timed) < MAX_SUBMIT_SECONDS
-        payload = "warning: unreachable" if fault in {killed, frozen} else "ok"
+        payload = {killed: "warning: unreachable", frozen: "warning: unreachable", full: REFUSES}.get(fault, "ok")
         wait_until(f"/readyz says {payload}", lambda: gateway.readiness() == payload)
         gateway.all_complete(running + [number for number, _ in timed])
     # ARQ retries after five seconds if Redis is silent, and after one second if it is dead.
