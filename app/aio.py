@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,6 +30,18 @@ async def run_until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+@contextmanager
+def counted(counts: Counter[int], user_id: int, amount: int = 1) -> Iterator[None]:
+    """Adds `amount` to the user's count while the block runs. No count of 0 is kept."""
+    counts[user_id] += amount
+    try:
+        yield
+    finally:
+        counts[user_id] -= amount
+        if not counts[user_id]:
+            del counts[user_id]
 
 
 class FairLimiter:

@@ -552,22 +552,27 @@ async def test_a_crooked_location_is_followed_as_browsers_do(location: bytes, pa
     assert requested == ["/first", path]
 
 
+class HangingNames:
+    """The lookup of a name that starts with `hangs` lasts until `end`. All others are of this machine."""
+
+    def __init__(self) -> None:
+        self.end, self.lookups = threading.Event(), 0
+
+    def getaddrinfo(self, host: str, *_: object, **__: object) -> list[object]:
+        if host.startswith("hangs"):
+            self.lookups += 1
+            self.end.wait(60)
+        return [(0, 0, 0, "", ("127.0.0.1", 80))]
+
+
 @pytest.mark.anyio
 @pytest.mark.worlds("embedded")
 async def test_links_of_callers_leave_the_way_of_results_free(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names of many users hang, so that none of the threads for links of callers is free."""
-    end, hanging = threading.Event(), 0
-
-    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
-        nonlocal hanging
-        if host.startswith("hangs"):
-            hanging += 1
-            end.wait(60)
-        return [(0, 0, 0, "", ("127.0.0.1", 80))]
-
-    monkeypatch.setattr(resolver.socket, "getaddrinfo", getaddrinfo)
+    names = HangingNames()
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", names.getaddrinfo)
 
     async def read(user: int) -> None:
         acting_user.set(user)
@@ -575,11 +580,11 @@ async def test_links_of_callers_leave_the_way_of_results_free(
 
     reads = [asyncio.create_task(read(user)) for user in range(2 * resolver.DNS_THREADS)]
     try:
-        await until("no thread is free", lambda: hanging == resolver.DNS_THREADS)
+        await until("no thread is free", lambda: names.lookups == resolver.DNS_THREADS)
         with pytest.raises(EgressForbidden):  # its name resolves at once, to an address that is not public
             await runtime.egress.read_start("http://result.example/", max_bytes=9, timeout_seconds=30)
     finally:
-        end.set()
+        names.end.set()
         await asyncio.gather(*reads, return_exceptions=True)
 
 
@@ -588,16 +593,8 @@ async def test_names_that_hang_take_a_share_of_the_threads_even_when_nobody_wait
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The lookup of libc goes on in its thread when the request has long failed."""
-    end, started = threading.Event(), 0
-
-    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
-        nonlocal started
-        if host.startswith("hangs"):
-            started += 1
-            end.wait(60)
-        return [(0, 0, 0, "", ("127.0.0.1", 80))]
-
-    monkeypatch.setattr(resolver.socket, "getaddrinfo", getaddrinfo)
+    names = HangingNames()
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", names.getaddrinfo)
 
     async def get(user: int, host: str, seconds: float) -> None:
         acting_user.set(user)
@@ -609,11 +606,11 @@ async def test_names_that_hang_take_a_share_of_the_threads_even_when_nobody_wait
                 hanging = [asyncio.create_task(get(1, f"hangs{wave}-{n}", 0.2)) for n in range(20)]
                 failures = await asyncio.gather(*hanging, return_exceptions=True)
                 assert {type(one) for one in failures} == {EgressTimeout}
-            assert started == resolver.DNS_THREADS // 4
+            assert names.lookups == resolver.DNS_THREADS // 4
             with pytest.raises(EgressForbidden):  # its name resolves at once, to an address that is not public
                 await get(2, "quick", 5)
         finally:
-            end.set()
+            names.end.set()
 
 
 @pytest.mark.anyio

@@ -7,7 +7,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.aio import counted
 from app.api.access import user_of
 from app.api.errors import error_response, on_unhandled
 from app.errors import GatewayError, PayloadTooLarge, RateLimited, UnsupportedMedia
@@ -135,21 +135,11 @@ class UnreadAnswers:
             if user_id is None or size <= PIECE_BYTES:
                 await send(message)
                 return
-            with self._holding(user_id, size):
+            with counted(self._held, user_id, size):
                 for piece in _pieces(message):
                     await send(piece)
 
         await self.app(scope, receive, send_in_pieces)
-
-    @contextmanager
-    def _holding(self, user_id: int, size: int) -> Iterator[None]:
-        self._held[user_id] += size
-        try:
-            yield
-        finally:
-            self._held[user_id] -= size
-            if not self._held[user_id]:
-                del self._held[user_id]
 
 
 class CatchAll:

@@ -15,6 +15,7 @@ import structlog
 from starlette.datastructures import Headers
 
 from app.accounts.authentication import Caller, reauthenticate
+from app.aio import counted
 from app.errors import RateLimited, Unavailable
 from app.runtime import Runtime
 from app.setting_values.text import find_origin
@@ -61,13 +62,8 @@ class ConnectionLimiter:
 def _count(counts: Counter[int], user_id: int, maximum: int, problem: str) -> Iterator[None]:
     if counts[user_id] >= maximum:
         raise RateLimited(f"{problem}，最多 {maximum} 个", retry_after_seconds=5)
-    counts[user_id] += 1
-    try:
+    with counted(counts, user_id):
         yield
-    finally:
-        counts[user_id] -= 1
-        if not counts[user_id]:
-            del counts[user_id]
 
 
 def is_origin_allowed(settings: Settings, headers: Headers) -> bool:

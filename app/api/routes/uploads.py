@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.aio import counted
 from app.api.access import Access, RequestContext
 from app.api.bodies import codec_for
 from app.api.schemas import Envelope, UploadResponse
@@ -42,13 +43,8 @@ class UploadPlaces:
             raise RateLimited(f"同时上传的文件过多，最多 {MAX_UPLOADS_PER_USER} 个", retry_after_seconds=5)
         if self._taken.total() >= MAX_UPLOADS:
             raise Unavailable(BUSY, retry_after_seconds=10)
-        self._taken[user_id] += 1
-        try:
+        with counted(self._taken, user_id):
             yield
-        finally:
-            self._taken[user_id] -= 1
-            if not self._taken[user_id]:
-                del self._taken[user_id]
 
 
 router = APIRouter(tags=["文件"])
