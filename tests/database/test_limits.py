@@ -213,7 +213,7 @@ async def test_sixty_searches_in_long_prompts_hold_up_nobody(make: Maker, runtim
             assert time.monotonic() - began < MAX_SECONDS
     answers = [search.result() for search in searching]
     assert {answer.status_code for answer in answers} <= {200, 429, 503}
-    assert any(answer.status_code == 200 for answer in answers)
+    assert any(answer.status_code != 429 for answer in answers), "no search ran"
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code != 200)
     if "mysql" in runtime.settings.database_url:
         running = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT tasks.id%%柴犬%%'"
