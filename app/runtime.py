@@ -25,16 +25,20 @@ from app.upstreams.registry import actions_for, open_upstreams
 log = structlog.get_logger()
 
 MAX_FILES = 65_536
+MAX_BACKLOG = 2048
 
 
 def raise_file_limit() -> None:
     """Raises this process's limit of open files as far as it may, and logs it. Connections are files, too."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
-    if _file_limit() < wanted:
+    if _file_limit() < _wanted_files():
         with contextlib.suppress(ValueError, OSError):  # macOS has a further limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     log.info("file_limit", files=_file_limit(), connections=max_connections())
+
+
+def _wanted_files() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
 
 
 def _file_limit() -> int:
@@ -45,6 +49,14 @@ def _file_limit() -> int:
 def max_connections() -> int:
     """How many files may be connections of callers. The rest is for the database, uploads and the like."""
     return _file_limit() * 3 // 4
+
+
+def max_backlog() -> int:
+    """How many connections may wait until they are accepted. All of them are accepted at once, before one is replaced.
+
+    So they must fit into the part of the files that is not for connections.
+    """
+    return max(min(_wanted_files() // 16, MAX_BACKLOG), 16)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from starlette.types import Receive
 from app.api.push.websocket import MAX_MESSAGE_BYTES
 from app.api.server.http_protocol import BoundedHttpProtocol
 from app.api.server.websocket_protocol import BoundedWebSocketProtocol
+from app.runtime import max_backlog
 
 log = structlog.get_logger()
 
@@ -36,6 +37,6 @@ def limit_server(receive: Receive) -> None:
     """
     config = getattr(getattr(receive, "__self__", None), "config", None)
     if hasattr(config, "http_protocol_class"):
-        vars(config).update(ATTRIBUTES)
+        vars(config).update(ATTRIBUTES, backlog=max_backlog())
     else:
         log.warning("server_without_limits")

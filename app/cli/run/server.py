@@ -7,9 +7,9 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from app.cli.output import fail
+from app.runtime import max_backlog
 
 UNREAD_SECONDS = 60
-BACKLOG = 2048
 
 
 def bind_socket(host: str, port: int, *, or_any_port: bool = False) -> socket.socket:
@@ -29,7 +29,7 @@ def bind_socket(host: str, port: int, *, or_any_port: bool = False) -> socket.so
         if not or_any_port:
             fail(f"port {port} is not available ({error.strerror}): try PORT={port + 1}")
         sock.bind((host, 0))
-    sock.listen(BACKLOG)
+    sock.listen(max_backlog())
     return sock
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-import resource
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -44,6 +44,17 @@ class Attacked:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def connect_often(self, first: bytes) -> list[socket.socket]:
+        """Many connections that send this. The kernel delays by a second what exceeds the queue of the listener."""
+        opened = []
+        for number in range(CONNECTIONS):
+            opened.append(self.connect())
+            with contextlib.suppress(OSError):
+                opened[-1].sendall(first)
+            if number % 16 == 15:
+                time.sleep(0.01)
+        return opened
 
     def send(self, *parts: bytes) -> tuple[int, bytes]:
         """How many bytes it took before it closed the connection, and what it answered."""
@@ -89,14 +100,11 @@ def attacked(world: World, tmp_path: Path, command: str) -> Iterator[Attacked]:
     with Processes(tmp_path / "processes", world.settings | {"port": port}) as processes:
         user_id = json.loads(processes.command("users", "create", "--json"))["userId"]
         api_key = json.loads(processes.command("keys", "create", str(user_id), "--json"))["apiKey"]
-        if command == "serve":
-            process = processes.gateway("serve")
-        else:
-            name, *arguments = COMMANDS[command]
-            own = ["--port", str(port)] if name == "uvicorn" else []
-            process = processes.start(script(name), *arguments, *own)
+        name, *arguments = COMMANDS[command]
+        own = ["--port", str(port)] if name == "uvicorn" else []
+        start = shlex.join([str(script(name)), *arguments, *own])
+        process = processes.start("bash", "-c", f"ulimit -n {FILES}; exec {start}")
         process.answers(f"http://127.0.0.1:{port}/healthz")
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
         yield Attacked(process, port, api_key)
         assert "Traceback" not in process.log()
 
@@ -114,7 +122,7 @@ def test_headers_without_an_end_cost_nothing(world: World, tmp_path: Path) -> No
             assert time.monotonic() - began < 10
         assert api.peak_bytes() - before < 5 * MEGABYTE
         assert api.reasons() == {"head_too_large"}
-        silent = [api.connect() for _ in range(CONNECTIONS)]
+        silent = api.connect_often(b"")
         api.serves()
         assert api.open_files() < FILES * 7 // 8
         assert "replaced" in api.reasons()
@@ -136,11 +144,7 @@ ATTACKS = {
 def test_many_connections_leave_others_served(world: World, tmp_path: Path, command: str) -> None:
     with attacked(world, tmp_path, command) as api:
         for name, begin in ATTACKS.items():
-            opened = []
-            for _ in range(CONNECTIONS):
-                opened.append(api.connect())
-                with contextlib.suppress(OSError):
-                    opened[-1].sendall(begin)
+            opened = api.connect_often(begin)
             api.serves()
             assert api.open_files() < FILES * 7 // 8, name
             for connection in opened:
