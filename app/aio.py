@@ -1,11 +1,14 @@
-"""How background tasks run and end, and how work is shared between users."""
+"""How background tasks run and end, how slots are shared between users, and how callers share a batch."""
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
-from typing import Any
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 acting_user: ContextVar[int | None] = ContextVar("acting_user", default=None)
 """The user for whom the current asyncio task works. Shared resources are divided by it."""
@@ -113,3 +116,117 @@ class FairLimiter:
             del self._waiting[user]
             if not self._held[user]:
                 self._last_turn.pop(user, None)
+
+
+class Batcher(Generic[Item, Answer]):
+    """Shares one call of `work` among all who wait in the same moment.
+
+    `work` gets up to `max_size` items and returns an answer for each, in their order. An answer that is an exception is
+    raised for its caller alone; an exception of `work` itself is raised for each of them. A caller joins the next
+    batch, never one that has begun, so an answer is never older than its question. Nobody waits for a batch to fill up.
+
+    At most `max_running` batches run at once. A batch takes one item of each user in turn, so a user with many items
+    delays the others by few. A user's items are never in two running batches; items without a user (None) may be. With
+    `one_user` a batch has the items of one user only. All methods run on one event loop.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        max_size: int,
+        max_running: int,
+        one_user: bool = False,
+        context: Context,
+    ) -> None:
+        self._work = work
+        self._max_size = max_size
+        self._max_running = max_running
+        self._one_user = one_user
+        self._waiting: dict[Hashable, deque[tuple[Item, asyncio.Future[Answer]]]] = {}
+        self._busy_users: set[Hashable] = set()
+        self._running = 0
+        self._runs: set[asyncio.Task[None]] = set()  # a task that nobody refers to may be collected
+        self._context = context
+
+    async def ask(self, item: Item, user: Hashable) -> Answer:
+        """The answer for this item. If the caller is cancelled, an item that waits is dropped; a batch goes on."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.setdefault(user, deque()).append((item, answer))
+        if self._running < self._max_running:
+            self._running += 1
+            run = loop.create_task(self._run(), context=self._context.copy())
+            self._runs.add(run)
+            run.add_done_callback(self._runs.discard)
+        return await answer
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(0)  # those who are ready in this moment join
+            while batch := self._take():
+                users = {user for user, _, _ in batch if user is not None}
+                self._busy_users |= users
+                try:
+                    await self._answer([(item, answer) for _, item, answer in batch])
+                finally:
+                    self._busy_users -= users
+        finally:
+            self._running -= 1
+
+    def _take(self) -> list[tuple[Hashable, Item, "asyncio.Future[Answer]"]]:
+        """The next batch: one item of each user who is not busy, in turn. Those who are left come first next time."""
+        batch: list[tuple[Hashable, Item, asyncio.Future[Answer]]] = []
+        users = deque(user for user in self._waiting if user not in self._busy_users)
+        while users and len(batch) < self._max_size:
+            user = users.popleft()
+            waiting = self._waiting.pop(user)
+            item, answer = waiting.popleft()
+            if waiting:
+                self._waiting[user] = waiting  # behind the others
+                users.appendleft(user) if self._one_user else users.append(user)
+            if not answer.done():
+                batch.append((user, item, answer))
+            if self._one_user and batch and not waiting:
+                break
+        return batch
+
+    async def _answer(self, batch: list[tuple[Item, "asyncio.Future[Answer]"]]) -> None:
+        try:
+            answers = await self._work([item for item, _ in batch])
+        except Exception as error:
+            answers = [error] * len(batch)
+        except BaseException:
+            for _, answer in batch:
+                answer.cancel()
+            raise
+        for (_, waiting), found in zip(batch, answers, strict=True):
+            if waiting.done():
+                continue
+            if isinstance(found, Exception):
+                waiting.set_exception(found)
+            else:
+                waiting.set_result(found)
+
+
+class Batchers:
+    """The batchers of one process, by name. Their runs have the context in which this object was made.
+
+    So a line that a batch logs has no request id, in place of that of the caller whose item began the run.
+    """
+
+    def __init__(self) -> None:
+        self._batchers: dict[Hashable, Any] = {}
+        self._context = copy_context()
+
+    def get(
+        self,
+        name: Hashable,
+        work: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception]]],
+        **options: Any,
+    ) -> Batcher[Item, Answer]:
+        """The batcher of this name. The first call makes it."""
+        batcher: Batcher[Item, Answer] | None = self._batchers.get(name)
+        if batcher is None:
+            batcher = self._batchers[name] = Batcher(work, context=self._context, **options)
+        return batcher

@@ -1,15 +1,18 @@
-"""Authenticates a JWT or an API key. Every refusal is the same `Unauthenticated`, after the same single query."""
+"""Authenticates a JWT or an API key. Every refusal is the same `Unauthenticated`, after the same single query.
+
+Callers who come in the same moment share the query. Nothing is remembered.
+"""
 
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, select, update
+from sqlalchemy import Row, bindparam, select, update
 
 from app.accounts import users
 from app.accounts.credentials import KEY_PREFIX, MAX_CREDENTIAL_LENGTH, Claims, check_expiry, digest_key, read_token
-from app.database import utc_now
+from app.database import Connection, utc_now
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.tables import api_keys
@@ -43,7 +46,7 @@ async def authenticate(runtime: Runtime, credential: str) -> Caller:
     if not credential or len(credential) > MAX_CREDENTIAL_LENGTH:
         raise Unauthenticated
     if credential.startswith(KEY_PREFIX):
-        return await _from_api_key(runtime, _KEY_BY_DIGEST, {"digest": digest_key(credential)})
+        return await _from_api_key(runtime, await runtime.database.load(_read_keys, digest_key(credential)))
     return await _from_claims(runtime, read_token(runtime.settings, credential))
 
 
@@ -52,15 +55,16 @@ async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
 
     Raises Unauthenticated if the credential is revoked or expired, or the user is banned.
     """
+    if caller.key_id is not None:
+        return await _from_api_key(runtime, await runtime.database.load(_read_keys_by_id, caller.key_id))
     if caller.claims is None:
-        return await _from_api_key(runtime, _KEY_BY_ID, {"id": caller.key_id})
+        raise Unauthenticated
     check_expiry(caller.claims)
     return await _from_claims(runtime, caller.claims)
 
 
 async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
-    async with runtime.database.read() as connection:
-        user = (await connection.execute(_USER, {"user_id": claims.user_id})).one_or_none()
+    user = await runtime.database.load(_read_users, claims.user_id)
     if user is None and runtime.settings.jwt_auto_provision:
         await users.provision(runtime.database, claims.user_id)
         return Caller(claims.user_id, "user", claims=claims)
@@ -72,9 +76,7 @@ async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
     return Caller(claims.user_id, user.role, claims=claims)
 
 
-async def _from_api_key(runtime: Runtime, query: Select[Any], values: dict[str, Any]) -> Caller:
-    async with runtime.database.read() as connection:
-        key = (await connection.execute(query, values)).one_or_none()
+async def _from_api_key(runtime: Runtime, key: Row[*tuple[Any, ...]] | None) -> Caller:
     if key is None or key.revoked_at or key.status != "active" or (key.expires_at and key.expires_at <= key.now):
         raise Unauthenticated
     if key.last_used_at is None or key.now - key.last_used_at > LAST_USED_RESOLUTION:
@@ -82,18 +84,31 @@ async def _from_api_key(runtime: Runtime, query: Select[Any], values: dict[str, 
     return Caller(key.user_id, key.role, key.id, tuple(key.scopes))
 
 
-async def _touch_last_used(runtime: Runtime, key: Row[Any]) -> None:
+async def _touch_last_used(runtime: Runtime, key: Row[*tuple[Any, ...]]) -> None:
     """Best effort: a failed write must not refuse a valid request."""
     with suppress(Unavailable):
         async with runtime.database.begin() as connection:
             await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
 
 
-_USER = select(users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
-    users_table.c.id == bindparam("user_id")
+async def _read_users(connection: Connection, user_ids: set[int]) -> dict[int, Row[*tuple[Any, ...]]]:
+    return {row.id: row for row in await connection.execute(_USERS, {"user_ids": sorted(user_ids)})}
+
+
+async def _read_keys(connection: Connection, digests: set[str]) -> dict[str, Row[*tuple[Any, ...]]]:
+    return {row.digest: row for row in await connection.execute(_KEYS_BY_DIGEST, {"digests": sorted(digests)})}
+
+
+async def _read_keys_by_id(connection: Connection, ids: set[int]) -> dict[int, Row[*tuple[Any, ...]]]:
+    return {row.id: row for row in await connection.execute(_KEYS_BY_ID, {"ids": sorted(ids)})}
+
+
+_USERS = select(users_table.c.id, users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
+    users_table.c.id.in_(bindparam("user_ids", expanding=True))
 )
 _KEY = select(
     api_keys.c.id,
+    api_keys.c.digest,
     api_keys.c.user_id,
     api_keys.c.scopes,
     api_keys.c.expires_at,
@@ -103,5 +118,5 @@ _KEY = select(
     users_table.c.status,
     utc_now().label("now"),
 ).join(users_table, users_table.c.id == api_keys.c.user_id)
-_KEY_BY_DIGEST = _KEY.where(api_keys.c.digest == bindparam("digest"))
-_KEY_BY_ID = _KEY.where(api_keys.c.id == bindparam("id"))
+_KEYS_BY_DIGEST = _KEY.where(api_keys.c.digest.in_(bindparam("digests", expanding=True)))
+_KEYS_BY_ID = _KEY.where(api_keys.c.id.in_(bindparam("ids", expanding=True)))

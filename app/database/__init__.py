@@ -3,19 +3,21 @@
 from app.database.connections import (
     COMMIT_TIMEOUT_SECONDS,
     TRANSACTION_TIMEOUT_SECONDS,
-    CommitUnknown,
     Connection,
     Database,
+    ping,
+)
+from app.database.dialect import insert_ignore, like_contains, upsert, utc_after, utc_now
+from app.database.engines import open_database
+from app.database.errors import (
+    CommitUnknown,
     StatementTimeout,
     TransactionConflict,
     UniqueViolation,
-    ping,
     retry_on_conflict,
 )
-from app.database.constraints_check import UnsafeDatabase
-from app.database.dialect import insert_ignore, like_contains, upsert, utc_after, utc_now
-from app.database.engines import open_database
 from app.database.paging import read_page
+from app.database.schema.constraints import UnsafeDatabase
 
 __all__ = [
     "COMMIT_TIMEOUT_SECONDS",

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.constraints_check import UnsafeDatabase
+from app.database.schema.constraints import UnsafeDatabase
 from app.setting_values.database_url import normalize_database_url
 
 CONNECT_SECONDS = 5

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, bindparam, select
 
-from app.database import Database, read_page
+from app.database import Connection, Database, read_page
 from app.points.lots import next_expiry, spendable_points
 from app.tables import points_accounts, tasks
 from app.tables import points_ledger as ledger
@@ -26,9 +26,12 @@ class Balance:
 
 async def get_balance(database: Database, user_id: int) -> Balance:
     """The newest committed balance. It is zero for a user who never had points."""
-    async with database.read() as connection:
-        row = (await connection.execute(_ACCOUNT, {"user": user_id})).one_or_none()
-    return Balance(0, 0) if row is None else Balance(row.available, row.held, row.expires)
+    return await database.load(_read_balances, user_id) or Balance(0, 0)
+
+
+async def _read_balances(connection: Connection, user_ids: set[int]) -> dict[int, Balance]:
+    rows = await connection.execute(_ACCOUNTS, {"users": sorted(user_ids)})
+    return {row.user_id: Balance(row.available, row.held, row.expires) for row in rows}
 
 
 async def list_records(
@@ -54,10 +57,13 @@ async def list_records(
         )
 
 
-_user: BindParameter[int] = bindparam("user")
-_ACCOUNT = select(
-    spendable_points(_user).label("available"), points_accounts.c.held, next_expiry(_user).label("expires")
-).where(points_accounts.c.user_id == _user)
+_account = points_accounts.alias()
+_ACCOUNTS = select(
+    _account.c.user_id,
+    spendable_points(_account.c.user_id).label("available"),
+    _account.c.held,
+    next_expiry(_account.c.user_id).label("expires"),
+).where(_account.c.user_id.in_(bindparam("users", expanding=True)))
 _ENTRIES = ledger.outerjoin(tasks, tasks.c.id == ledger.c.task_id)
 _RECORD = (
     ledger.c.id,

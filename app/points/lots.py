@@ -79,7 +79,7 @@ async def refresh_next_expiry(connection: Connection, user_id: int) -> None:
     await connection.execute(_REFRESH_NEXT_EXPIRY, {"user": user_id})
 
 
-def spendable_points(user: BindParameter[int]) -> ScalarSelect[int]:
+def spendable_points(user: ColumnElement[int]) -> ScalarSelect[int]:
     """The user's `available` minus the points of lots that are due but not yet expired. NULL without an account."""
     due_points = (
         select(cast(func.coalesce(func.sum(lots.c.remaining), 0), BigInteger))
@@ -91,7 +91,7 @@ def spendable_points(user: BindParameter[int]) -> ScalarSelect[int]:
     return select(points).where(accounts.c.user_id == user).scalar_subquery()
 
 
-def next_expiry(user: BindParameter[int]) -> ScalarSelect[datetime]:
+def next_expiry(user: ColumnElement[int]) -> ScalarSelect[datetime]:
     """The earliest expiry of the user's spendable points. NULL if none of them expires."""
     is_live = (lots.c.user_id == user) & (lots.c.remaining > 0) & (lots.c.expires_at > utc_now())
     return select(func.min(lots.c.expires_at)).where(is_live).scalar_subquery()

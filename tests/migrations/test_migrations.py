@@ -12,7 +12,7 @@ from sqlalchemy import CheckConstraint, create_engine, inspect
 
 import migrations
 from app.cli.migrate import migrate
-from app.database.revision import find_revisions
+from app.database.schema.revision import find_revisions
 from app.errors import GatewayError
 from app.tables import metadata
 from migrations import connections

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 
 import migrations
 from app.cli.migrate import migrate
-from app.database.revision import find_revisions
+from app.database.schema.revision import find_revisions
 from app.runtime import Runtime, open_runtime
 from tests.support.apps import open_app
 from tests.support.makers import TEXT_MODEL, Maker

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from app.accounts.credentials import CLOCK_LEEWAY_SECONDS
 from app.cli.doctor.checks import Check, Group, Outcome, close_quietly, run_blocking
 from app.database import Connection, Database, open_database, utc_now
-from app.database.constraints_check import verify_constraints
-from app.database.revision import find_revisions, verify_revision
+from app.database.schema.constraints import verify_constraints
+from app.database.schema.revision import find_revisions, verify_revision
 from app.errors import GatewayError
 from app.settings import Settings
 

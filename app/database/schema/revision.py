@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
-from app.database.constraints_check import UnsafeDatabase
+from app.database.schema.constraints import UnsafeDatabase
 
 NO_SUCH_TABLE = 1146  # MySQL and MariaDB
 _ASSIGNMENT = re.compile(r"^(revision|down_revision)\b[^=\n]*= *(.+)$", re.MULTILINE)
