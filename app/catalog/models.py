@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,15 +60,25 @@ class Model:
 
 async def get_model(connection: Connection, model_name: str) -> Model:
     """An enabled model by its exact name. Raises ModelNotFound, also if its row is not valid."""
-    row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
-    # The names are compared again, because MySQL ignores trailing blanks.
-    if row is None or row.model_name != model_name or not _is_offered(row):
+    model = (await get_models(connection, {model_name})).get(model_name)
+    if model is None:
         raise ModelNotFound
-    try:
-        return _load(row)
-    except InvalidParameter as error:
-        log.error("model_invalid", model=model_name, error=error.message)
-        raise ModelNotFound from error
+    return model
+
+
+async def get_models(connection: Connection, model_names: Collection[str]) -> dict[str, Model]:
+    """The enabled models with these names. One that does not exist, or whose row is not valid, is left out."""
+    models = {}
+    ascii_names = sorted(name for name in model_names if name.isascii())
+    for row in await connection.execute(_BY_NAMES, {"model_names": ascii_names}):
+        # The names are compared again, because MySQL ignores trailing blanks.
+        if row.model_name not in model_names or not _is_offered(row):
+            continue
+        try:
+            models[row.model_name] = _load(row)
+        except InvalidParameter as error:
+            log.error("model_invalid", model=row.model_name, error=error.message)
+    return models
 
 
 async def list_models(database: Database, *, only_enabled: bool = True) -> list[Model]:
@@ -212,4 +223,7 @@ _COLUMNS = [
     for name in ("model_name", *_WRITABLE)
 ]
 _BY_NAME = select(*_COLUMNS, utc_now().label("now")).where(points_config.c.model_name == bindparam("model_name"))
+_BY_NAMES = select(*_COLUMNS, utc_now().label("now")).where(
+    points_config.c.model_name.in_(bindparam("model_names", expanding=True))
+)
 _ALL = select(*_COLUMNS, utc_now().label("now")).order_by(points_config.c.sort, points_config.c.id)

@@ -17,7 +17,7 @@ from app.database import CommitUnknown
 from app.main import create_app
 from app.runtime import Runtime
 from app.tables import tasks
-from app.tasks import submit as submit_module
+from app.tasks.submit import batch
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import SUBMIT, data, door, refusal
 from tests.support.worlds import execute
@@ -217,13 +217,13 @@ async def test_a_lost_answer_and_a_retry_are_one_task(
 
         return Lossy()
 
-    async def unanswered(*_: Any) -> bool:
+    async def unanswered(*_: Any) -> set[str]:
         raise CommitUnknown
 
     user = await make.user(points=100)
     with monkeypatch.context() as patched:
         patched.setattr(type(runtime.database), "begin", lambda _: begin())
-        patched.setattr(submit_module, "_exists", unanswered)
+        patched.setattr(batch, "find_stored", unanswered)
         assert (await send_request(make.api, user, "k")).status_code == 503
     answer = await send_request(make.api, user, "k")
     assert answer.status_code == 200

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from app import aio
 from app.engine import claim, execute, finish, state, transitions
 from app.engine.steps import prepare, submit
+from app.points import group_deduct
 from app.tasks import cancel
-from app.tasks import submit as submit_task
+from app.tasks.submit import batch
+from app.tasks.submit import submit as submit_task
 from app.upstreams.see2ai import client, responses
 from tests.simulator.surgery import Edit, mutated
 from tests.simulator.world import simulate
@@ -178,9 +181,10 @@ MUTANTS = (
         "an unheard COMMIT of a submit is believed",
         (
             (
-                submit_task,
+                batch,
                 "_store",
-                'if result is None or not await _exists(runtime, result.row["task_no"]):\n            raise',
+                'if accepted and not await find_stored(runtime, [one.row["task_no"] for one in accepted]):\n'
+                "            raise",
                 "pass",
             ),
         ),
@@ -204,10 +208,10 @@ MUTANTS = (
         "the deduction in a transaction of its own",
         (
             (
-                submit_task,
+                batch,
                 "_store",
-                "            result = SubmitResult(row,",
-                "        async with runtime.database.begin() as connection:\n            result = SubmitResult(row,",
+                "            await write_deductions(",
+                "        async with runtime.database.begin() as connection:\n            await write_deductions(",
             ),
         ),
         BOOKS,
@@ -218,6 +222,51 @@ MUTANTS = (
         ((submit_task, "submit_task", "if submission.key is not None and", "if False and"),),
         ("I7", "bug"),
         storm={"point.kill": 0.3},
+    ),
+    Mutant(
+        "an entry of one submit is missing from a batch",
+        ((group_deduct, "write_deductions", "_INSERT_ENTRIES, entries)", "_INSERT_ENTRIES, entries[:1])"),),
+        BOOKS,
+    ),
+    Mutant(
+        "a refused submit of a batch is charged",
+        (
+            (
+                batch,
+                "_accept",
+                "    check_bounds(runtime.settings, counts)\n",
+                "    account.deduct(cost, candidate.remark)\n    check_bounds(runtime.settings, counts)\n",
+            ),
+        ),
+        BOOKS,
+    ),
+    Mutant(
+        "two submits of one user decide on the same balance",
+        ((group_deduct, "LockedAccount.deduct", "        self.available -= cost\n", ""),),
+        ("bug", *BOOKS),
+    ),
+    Mutant(
+        "an answer before the COMMIT",
+        (
+            (
+                batch,
+                "_store",
+                "        async with runtime.database.begin() as connection:\n",
+                "        import asyncio\n"
+                "        opened = runtime.database.begin()\n"
+                "        connection = await opened.__aenter__()\n"
+                "        loop = asyncio.get_running_loop()\n"
+                "        loop.call_later(1, lambda: loop.create_task(opened.__aexit__(None, None, None)))\n"
+                "        if True:\n",
+            ),
+        ),
+        ("I7",),
+        storm=CRASHES,
+    ),
+    Mutant(
+        "the answer of one caller is given to another",
+        ((aio, "Batcher._answer", "zip(batch, answers, strict=True)", "zip(batch, answers[::-1], strict=True)"),),
+        ("I7",),
     ),
     Mutant(
         "no last look: a poll never ends at the deadline",

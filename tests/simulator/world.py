@@ -145,7 +145,7 @@ class World:
         if self.weather.is_turn:  # every model and host, with enough points
             user, model, host = 1, MODELS[number % len(MODELS)], HOSTS[number // 2 % len(HOSTS)]
         key = f"key-{number}" if rng.random() < 0.6 else None
-        await asyncio.sleep(rng.uniform(0, 20))
+        await asyncio.sleep(rng.choice([rng.uniform(0, 20), 5.0]))  # some of them in the same moment
         for attempt in range(6 if key else 2):
             requested = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
             self.requests[requested.prompt] = user
