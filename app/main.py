@@ -11,17 +11,17 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from app import read_version
 from app.api.bodies import MAX_BODY_BYTES, MAX_SMALL_BODY_BYTES
 from app.api.errors import install_error_handlers
-from app.api.middleware import BodySizeLimit, CatchAll, MergedSlashes, RequestId, UnreadAnswers
+from app.api.middleware import RequestMiddleware
 from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
 from app.api.rate_limits import RateLimiter
 from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
+from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import ErrorResponse, mark_long_integers
 from app.api.server.options import limit_server
 from app.api.server.refusals import on_loop_error
@@ -33,6 +33,8 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+ROUTES = (sse, websocket, tasks, points, uploads, webhooks, admin, health, files)
+"""`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""
 ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503)
 
 
@@ -76,13 +78,13 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         title="1818ai 积分网关",
         version=read_version(),
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it looks for OpenTelemetry at each request
         redirect_slashes=False,  # a redirect would lack the envelope
         # `default` keeps FastAPI's own 422, which never occurs, out of the document.
         responses={code: {"model": ErrorResponse} for code in (*ERRORS, "default")},
     )
     app.state.shared_runtime = runtime
-    # `sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events.
-    for module in (sse, websocket, tasks, points, uploads, webhooks, admin, health, files):
+    for module in ROUTES:
         app.include_router(module.router)
     install_error_handlers(app)
     _add_middleware(app, settings)
@@ -90,24 +92,24 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
-    """Adds the middleware, the innermost first."""
-    app.add_middleware(CatchAll)
-    app.add_middleware(UnreadAnswers)
-    limits = dict.fromkeys(tasks.SUBMIT_PATHS, (MAX_BODY_BYTES, None)) | uploads.BODY_LIMIT
-    app.add_middleware(BodySizeLimit, max_bytes=MAX_SMALL_BODY_BYTES, overrides=limits)
-    if settings.cors_allowed:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_allowed,
-            allow_methods=["GET", "POST"],
-            # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: a credential
-            # is never sent by the browser alone.
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
-            max_age=600,
-        )
-    app.add_middleware(MergedSlashes)
-    app.add_middleware(RequestId)
+    """Adds what runs before FastAPI's routing, the innermost first."""
+    routes = [route for module in ROUTES for route in module.router.routes if isinstance(route, DirectRoute)]
+    app.add_middleware(DirectRouting, routes=routes)
+    cors = {
+        "allow_origins": settings.cors_allowed,
+        "allow_methods": ["GET", "POST"],
+        # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: a credential is
+        # never sent by the browser alone.
+        "allow_headers": ["*"],
+        "expose_headers": ["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
+        "max_age": 600,
+    }
+    app.add_middleware(
+        RequestMiddleware,
+        body_limit=MAX_SMALL_BODY_BYTES,
+        body_limits=dict.fromkeys(tasks.SUBMIT_PATHS, (MAX_BODY_BYTES, None)) | uploads.BODY_LIMIT,
+        cors=cors if settings.cors_allowed else None,
+    )
 
 
 @contextmanager

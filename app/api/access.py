@@ -1,9 +1,6 @@
-"""Access checks of routes: each route depends on one `Access`, which gives it a `RequestContext` or refuses.
+"""Access checks of routes: each route depends on one `Access`, which gives it a `RequestContext` or refuses."""
 
-`Access` is async because FastAPI runs plain functions in a thread.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,8 +15,10 @@ from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 
 Scope = Literal["tasks", "points", "admin"]
-SCOPE_KEY = "gateway.access"
-"""In the ASGI scope of a request: the `Access` that let the caller in, and its context."""
+CONTEXT = "gateway.context"
+"""In the ASGI scope of a request: the `RequestContext`, once an `Access` has let the caller in."""
+HEADERS = "gateway.headers"
+"""In the ASGI scope of a request: what `first_headers` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +46,36 @@ class Access:
         self._accepts_ticket = accepts_ticket
 
     async def __call__(self, request: Request) -> RequestContext:
-        """Once for each request: `JsonRoute` calls it before it reads the body, and FastAPI afterwards."""
-        if request.scope.get(SCOPE_KEY, (None,))[0] is not self:
-            request.scope[SCOPE_KEY] = self, await self._check(request)
-        context: RequestContext = request.scope[SCOPE_KEY][1]
-        return context
-
-    async def _check(self, request: Request) -> RequestContext:
-        runtime: Runtime = request.app.state.runtime
+        """Once for each request, before its body is read (`DirectRoute`)."""
+        state = request.app.state
+        runtime: Runtime = state.runtime
         caller = await self._authenticate(runtime, request)
         acting_user.set(caller.user_id)
         check_scope(caller, self.scope)
-        await request.app.state.rate_limiter.check(self.limit, caller.user_id)
-        return RequestContext(runtime, caller)
+        await state.rate_limiter.check(self.limit, caller.user_id)
+        context = request.scope[CONTEXT] = RequestContext(runtime, caller)
+        return context
 
     async def _authenticate(self, runtime: Runtime, request: Request) -> Caller:
         ticket = request.query_params.get("ticket") if self._accepts_ticket else None
         if ticket is not None:
             return await redeem_ticket(runtime, ticket)
-        return await authenticate(runtime, _credential(request))
+        return await authenticate(runtime, _credential(first_headers(request.scope)))
 
 
 def user_of(scope: Mapping[str, Any]) -> int | None:
     """The user of a request that an `Access` has let in."""
-    _, context = scope.get(SCOPE_KEY, (None, None))
+    context: RequestContext | None = scope.get(CONTEXT)
     return None if context is None else context.user_id
+
+
+def first_headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
+    """The first value of each header, by its name in lower case. Starlette searches all headers for each name."""
+    headers: dict[str, str] | None = scope.get(HEADERS)
+    if headers is None:
+        pairs = reversed(scope["headers"])
+        headers = scope[HEADERS] = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return headers
 
 
 def check_scope(caller: Caller, scope: Scope) -> None:
@@ -82,16 +86,16 @@ def check_scope(caller: Caller, scope: Scope) -> None:
         raise Forbidden("该密钥无权访问此接口")
 
 
-def _credential(request: Request) -> str:
+def _credential(headers: Mapping[str, str]) -> str:
     """From `Authorization: Bearer <JWT or sk-…>` or `X-API-Key: sk-…`. Raises Unauthenticated where the two differ."""
-    header, key = request.headers.get("authorization"), request.headers.get("x-api-key")
-    scheme, _, credential = (header or "").strip().partition(" ")
+    header, key = headers.get("authorization", ""), headers.get("x-api-key", "")
+    scheme, _, credential = header.strip().partition(" ")
     if header and scheme.lower() != "bearer":
         raise Unauthenticated
     credential = credential.strip()
     if key and credential and key != credential:
         raise Unauthenticated
-    return credential or key or ""
+    return credential or key
 
 
 async def get_runtime(request: Request) -> Runtime:

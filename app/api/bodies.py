@@ -1,19 +1,13 @@
-"""JSON bodies of requests: who may send one, how long it may be, and how it is decoded and parsed.
-
-FastAPI alone reads and parses a body before it asks for the credential. A route of the class `JsonRoute` asks first.
-"""
+"""JSON bodies of requests: how long one may be, and how it is read, decoded and parsed."""
 
 import json
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Request
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
 
-from app.api.access import Access
+from app.api.access import first_headers
 from app.egress import MAX_URL_LENGTH
 from app.errors import InvalidParameter, UnsupportedMedia
 from app.upstreams.see2ai.actions import ACTIONS
@@ -31,6 +25,8 @@ MAX_SMALL_BODY_BYTES = 16_384
 MAX_DEPTH = 32  # of arrays and objects in one another; a submit needs three
 
 BODY = "请求体"
+MISSING: Final = object()
+"""Of an empty body; None is the JSON text `null`."""
 _JSON_TYPE = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 _UNICODE = ("utf-8", "utf8", "us-ascii", "ascii", "utf-16", "utf-16le", "utf-16be", "utf-32")
@@ -39,43 +35,19 @@ _CODECS = dict.fromkeys(_UNICODE) | dict.fromkeys(_CHINESE, "gb18030")
 """By the charset's name in lower case. None: the bytes show which Unicode encoding it is. GB18030 includes GBK."""
 
 
-class JsonRoute(APIRoute):
-    """A route whose body is read only after its `Access` has let the caller in, and is JSON in a known charset."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
-        (access,) = [one.call for one in self.dependant.dependencies if isinstance(one.call, Access)]
-
-        async def handle_body(request: Request) -> Response:
-            await access(request)
-            content_type = request.headers.get("content-type", "")
-            codec = codec_for(content_type)
-            try:
-                body = await request.body()
-            except ClientDisconnect:  # nobody receives the response
-                raise InvalidParameter(BODY, "传输中断") from None
-            if body and _JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()) is None:
-                raise UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json")
-            parsed = parse_json(body, codec) if body else None
-            return await handle(_ParsedRequest(request.scope, request.receive, body, parsed))
-
-        return handle_body
-
-
-class _ParsedRequest(Request):
-    """A request whose body is parsed already."""
-
-    def __init__(self, scope: Scope, receive: Receive, body: bytes, parsed: Any) -> None:
-        super().__init__(scope, receive)
-        self._bytes, self._parsed = body, parsed
-
-    async def body(self) -> bytes:
-        return self._bytes
-
-    async def json(self) -> Any:
-        return self._parsed
+async def read_json(request: Request) -> Any:
+    """The value in the body; MISSING for an empty body. Raises UnsupportedMedia and InvalidParameter."""
+    content_type = first_headers(request.scope).get("content-type", "")
+    codec = codec_for(content_type)
+    try:
+        body = await request.body()
+    except ClientDisconnect:  # nobody receives the response
+        raise InvalidParameter(BODY, "传输中断") from None
+    if not body:
+        return MISSING
+    if _JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()) is None:
+        raise UnsupportedMedia("请求体须为 JSON，请设置 Content-Type: application/json")
+    return parse_json(body, codec)
 
 
 def codec_for(content_type: str) -> str | None:

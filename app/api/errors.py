@@ -19,30 +19,21 @@ BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(GatewayError, _on_gateway_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    """For what FastAPI answers itself. Errors of a `DirectRoute` reach `RequestMiddleware`, which calls `on_error`."""
+    for error_type in (GatewayError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error_type, on_error)
     app.add_exception_handler(Exception, on_unhandled)
 
 
-async def _on_gateway_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, GatewayError)  # noqa: S101 (Starlette's signature is wider than the errors it passes)
-    if type(error).status >= Internal.status and error.status != 503:  # noqa: PLR2004
-        return await on_unhandled(request, error)
-    return error_response(request, error)
-
-
-async def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
-    return error_response(request, InvalidParameter(*describe_validation_error(error.errors()[0])))
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    error_type = BY_STATUS.get(error.status_code)
-    if error_type is None:
-        return await on_unhandled(request, error)
-    return error_response(request, error_type(), headers=dict(error.headers or {}))
+async def on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, GatewayError):
+        is_fault = type(error).status >= Internal.status and error.status != Unavailable.status
+        return await on_unhandled(request, error) if is_fault else error_response(request, error)
+    if isinstance(error, RequestValidationError):
+        return error_response(request, InvalidParameter(*describe_validation_error(error.errors()[0])))
+    if isinstance(error, HTTPException) and error.status_code in BY_STATUS:
+        return error_response(request, BY_STATUS[error.status_code](), headers=dict(error.headers or {}))
+    return await on_unhandled(request, error)
 
 
 async def on_unhandled(request: Request, error: Exception) -> Response:

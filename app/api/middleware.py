@@ -1,6 +1,6 @@
-"""Middleware for every request: its id, its path, the limits of what it sends and of what is sent, unexpected errors.
+"""What surrounds every request: its id, its path, the bounds of what it sends and of what is sent, unexpected errors.
 
-The classes are plain ASGI because they run on every request.
+It is one class of plain ASGI, because each layer costs further calls for each message of each request.
 """
 
 import re
@@ -10,36 +10,52 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.aio import counted
-from app.api.access import user_of
-from app.api.errors import error_response, on_unhandled
-from app.errors import GatewayError, PayloadTooLarge, RateLimited, UnsupportedMedia
+from app.api.access import first_headers, user_of
+from app.api.errors import error_response, on_error
+from app.errors import PayloadTooLarge, RateLimited, UnsupportedMedia
 
 PIECE_BYTES = 65_536
 """A shorter answer is sent at once: the buffer of its connection holds it."""
 MAX_UNREAD_BYTES = 32_000_000
 """Of one user in one process: two of the longest pages of tasks, or hundreds of usual ones."""
 UNREAD = "未读取的响应过多，请读取后再试"
+BodyLimit = tuple[int, str | None]
+"""The most bytes of a body, and what a caller who sends more is told; None for the usual text."""
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class RequestId:
-    """Sets `X-Request-Id` on every response and log line: the caller's own id where it is valid, else a new one."""
+class RequestMiddleware:
+    """Sets `X-Request-Id` on every answer and log line, bounds the body, and answers every error.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    The id is the caller's own where it is valid, else a new one. Repeated slashes of a path are read as one, because
+    many callers join a base address and a path with two. `body_limits` gives some paths their own limit, `cors` the
+    options of Starlette's CORSMiddleware. That stands inside, so that its answers have an id, and around the errors,
+    so that pages of other origins may read them.
+    """
+
+    def __init__(
+        self, app: ASGIApp, body_limit: int, body_limits: Mapping[str, BodyLimit], cors: Mapping[str, Any] | None = None
+    ) -> None:
+        self._app = app
+        self._handle: ASGIApp = self._answer if cors is None else CORSMiddleware(self._answer, **cors)
+        self._body_limit: BodyLimit = (body_limit, None)
+        self._body_limits = body_limits
+        self._unread: Counter[int] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        request_id = _requested_id(scope["headers"]) or secrets.token_hex(8)
+        request_id = _requested_id(first_headers(scope)) or secrets.token_hex(8)
         scope["request_id"] = request_id
-        added = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        if b"//" in scope.get("raw_path", b""):  # an escaped slash (%2F) is part of a name
+            scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        added = ((b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff"))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.accept"}:
@@ -48,134 +64,90 @@ class RequestId:
 
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        await self.app(scope, receive, send_with_headers)
+        await self._handle(scope, receive, send_with_headers)
 
-
-class MergedSlashes:
-    """Reads repeated slashes of a path as one, because many callers join a base address and a path with two."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if b"//" in scope.get("raw_path", b""):  # an escaped slash (%2F) is part of a name
-            scope["path"] = re.sub("/{2,}", "/", scope["path"])
-        await self.app(scope, receive, send)
-
-
-class BodySizeLimit:
-    """Answers 413 when `Content-Length` is too large, or as soon as the received body is.
-
-    `overrides` gives some paths their own limit and message. A compressed body is answered with 415, because its size
-    is unknown. FastAPI's `max_body_size` cannot replace this class: it answers in plain text, outside all middleware.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int, overrides: Mapping[str, tuple[int, str | None]]) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-        self.overrides = overrides
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        max_bytes, message_text = self.overrides.get(scope["path"], (self.max_bytes, None))
-        refusal = _refuse_unread(Headers(scope=scope), max_bytes, message_text)
-        if refusal is not None:
-            await error_response(Request(scope), refusal)(scope, receive, send)
-            return
-        received_bytes = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            if received_bytes > max_bytes:
-                raise PayloadTooLarge(message_text)
-            return message
-
-        await self.app(scope, receive_counted, send)
-
-
-class UnreadAnswers:
-    """Bounds what this process holds of answers that one user has requested and has not read yet.
-
-    A long answer is sent in pieces. The server takes a piece only when the caller has read most of the pieces before.
-    So an answer is held here as long as it is not read. One that would exceed the bound is replaced by a 429.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._held: Counter[int] = Counter()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start: Message | None = None
-        is_refused = False
-
-        async def send_in_pieces(message: Message) -> None:
-            nonlocal start, is_refused
-            if message["type"] == "http.response.start":
-                start = message
-                return
-            user_id, size = user_of(scope), len(message.get("body", b""))
-            if user_id is not None and size > PIECE_BYTES and not is_refused:
-                held = self._held.get(user_id, 0)
-                is_refused = held > 0 and held + size > MAX_UNREAD_BYTES
-            if is_refused and start is not None:
-                start = None
-                await error_response(Request(scope), RateLimited(UNREAD, retry_after_seconds=2))(scope, receive, send)
-            if is_refused:
-                return
-            if start is not None:
-                begin, start = start, None
-                await send(begin)
-            if user_id is None or size <= PIECE_BYTES:
-                await send(message)
-                return
-            with counted(self._held, user_id, size):
-                for piece in _pieces(message):
-                    await send(piece)
-
-        await self.app(scope, receive, send_in_pieces)
-
-
-class CatchAll:
-    """Answers 500 for an unexpected error, inside the other middleware.
-
-    Starlette's own handler runs outside them. Its response would lack the request id and the CORS headers.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_started = scope["type"] != "http"
-
-        async def send_recorded(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
+        limit = self._body_limits.get(scope["path"], self._body_limit)
+        exchange = _Exchange(scope, receive, send, limit, self._unread)
         try:
-            await self.app(scope, receive, send_recorded)
+            _refuse_unread(first_headers(scope), *limit)
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
-            if has_started:
+            if exchange.is_started:
                 raise
-            response = await on_unhandled(Request(scope), error)
+            response = await on_error(Request(scope), error)
             await response(scope, receive, send)
 
 
-def _refuse_unread(headers: Headers, max_bytes: int, message_text: str | None) -> GatewayError | None:
-    """The error that the headers of a request already show; None where its body may be read."""
+class _Exchange:
+    """One request and its answer, with a bound on the bytes of both.
+
+    A body is counted as it is read, because `Content-Length` may be missing or wrong. FastAPI's `max_body_size` cannot
+    do this: it answers in plain text.
+
+    A long answer is sent in pieces. The server takes a piece only when the caller has read most of the pieces before.
+    So an answer is held as long as it is not read. One that would exceed the user's bound is replaced by a 429.
+    """
+
+    __slots__ = ("_is_refused", "_limit", "_receive", "_received", "_scope", "_send", "_start", "_unread", "is_started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: BodyLimit, unread: Counter[int]) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._limit, self._received = limit, 0
+        self._unread = unread  # bytes that are held, of each user
+        self._start: Message | None = None  # waits for the first bytes, which decide whether it is sent
+        self._is_refused = False
+        self.is_started = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        max_bytes, text = self._limit
+        if self._received > max_bytes:
+            raise PayloadTooLarge(text)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        size = len(message.get("body", b""))
+        user_id = user_of(self._scope) if size > PIECE_BYTES else None
+        if user_id is not None and not self._is_refused:
+            held = self._unread.get(user_id, 0)
+            self._is_refused = held > 0 and held + size > MAX_UNREAD_BYTES
+        if self._is_refused:
+            await self._refuse()
+            return
+        if self._start is not None:
+            start, self._start, self.is_started = self._start, None, True
+            await self._send(start)
+        if user_id is None:
+            await self._send(message)
+            return
+        with counted(self._unread, user_id, size):
+            for piece in _pieces(message):
+                await self._send(piece)
+
+    async def _refuse(self) -> None:
+        """Answers 429 once, unless an answer has begun. The refused answer's other messages are dropped."""
+        if self._start is not None:
+            self._start, self.is_started = None, True
+            response = error_response(Request(self._scope), RateLimited(UNREAD, retry_after_seconds=2))
+            await response(self._scope, self._receive, self._send)
+
+
+def _refuse_unread(headers: Mapping[str, str], max_bytes: int, text: str | None) -> None:
+    """Raises the error that the headers of a request already show. A compressed body has an unknown size."""
     encoding = headers.get("content-encoding", "").strip()
     if encoding.lower() not in {"", "identity"}:
-        return UnsupportedMedia(f"不支持 Content-Encoding: {encoding[:40]}，请发送未压缩的请求体")
+        raise UnsupportedMedia(f"不支持 Content-Encoding: {encoding[:40]}，请发送未压缩的请求体")
     length = headers.get("content-length", "")
-    is_too_long = length.isascii() and length.isdigit() and int(length[:19]) > max_bytes
-    return PayloadTooLarge(message_text) if is_too_long else None
+    if length.isascii() and length.isdigit() and int(length[:19]) > max_bytes:
+        raise PayloadTooLarge(text)
 
 
 def _pieces(message: Message) -> Iterator[Message]:
@@ -185,9 +157,6 @@ def _pieces(message: Message) -> Iterator[Message]:
         yield {"type": message["type"], "body": body[start:end], "more_body": is_more or end < len(body)}
 
 
-def _requested_id(headers: Any) -> str | None:
-    for name, value in headers:
-        if name == b"x-request-id":
-            text = str(value.decode("latin-1"))
-            return text if _VALID_ID.fullmatch(text) else None
-    return None
+def _requested_id(headers: Mapping[str, str]) -> str | None:
+    text = headers.get("x-request-id", "")
+    return text if _VALID_ID.fullmatch(text) else None

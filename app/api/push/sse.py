@@ -20,6 +20,7 @@ from app.api.push.connections import (
     record_slow_consumer,
     task_events,
 )
+from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, TicketResponse
 from app.errors import Forbidden, Unauthenticated
 from app.tasks.stream import TaskStream, read_since
@@ -27,7 +28,7 @@ from app.tasks.stream import TaskStream, read_since
 RECONNECT_MILLISECONDS = 3000
 REVOKED, RESTARTING = 4401, 1012  # the WebSocket's close codes in the same cases
 
-router = APIRouter(prefix="/user/ai/tasks", tags=["推送"])
+router = APIRouter(prefix="/user/ai/tasks", route_class=DirectRoute, tags=["推送"])
 
 
 @router.post("/ws-ticket", summary="换取一次性推送凭证（30 秒内有效）")

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.users import user_exists
 from app.api.access import Access, RequestContext
-from app.api.bodies import JsonRoute
+from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, GrantResponse
 from app.datetimes import parse_datetime
 from app.errors import NotFound
 from app.points import ledger
 
-router = APIRouter(prefix="/admin", route_class=JsonRoute, tags=["管理"])
+router = APIRouter(prefix="/admin", route_class=DirectRoute, tags=["管理"])
 
 NO_NUL = r"^[^\x00]*$"
 

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.access import Access, RequestContext
-from app.api.bodies import JsonRoute
+from app.api.routing import DirectRoute
 from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
 from app.datetimes import format_local
 from app.points.balance import get_balance, list_records
 from app.points.redeem_codes import MAX_CODE_LENGTH, redeem_code
 
-router = APIRouter(prefix="/user/points", route_class=JsonRoute, tags=["积分"])
+router = APIRouter(prefix="/user/points", route_class=DirectRoute, tags=["积分"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="points", limit="read"))]
 Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.access import Access, RequestContext
-from app.api.bodies import JsonRoute
+from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
@@ -23,7 +23,7 @@ from app.tasks.view import TaskView, view_task
 from app.upstreams.action import params_schema
 
 SUBMIT_PATHS = ("/user/ai/tasks/submit", "/user/ai/tasks/quote")
-router = APIRouter(prefix="/user/ai", route_class=JsonRoute, tags=["AI 任务"])
+router = APIRouter(prefix="/user/ai", route_class=DirectRoute, tags=["AI 任务"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
 SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from app.aio import counted
 from app.api.access import Access, RequestContext
 from app.api.bodies import codec_for
+from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, UploadResponse
 from app.errors import InvalidParameter, PayloadTooLarge, RateLimited, Unavailable, UnsupportedMedia
 from app.files.uploads import BUSY, FIELD, MAX_UPLOAD_BYTES, TOO_LARGE, check_upload, store_upload
@@ -47,7 +48,7 @@ class UploadPlaces:
             yield
 
 
-router = APIRouter(tags=["文件"])
+router = APIRouter(route_class=DirectRoute, tags=["文件"])
 
 FORM: dict[str, Any] = {
     "required": True,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.access import Access, RequestContext
-from app.api.bodies import JsonRoute
+from app.api.routing import DirectRoute
 from app.api.schemas import (
     DeliveryResponse,
     EndpointResponse,
@@ -40,7 +40,7 @@ from app.webhooks.sender import send
 from app.webhooks.signing import write_message
 from app.webhooks.signing_secrets import SigningSecrets, get_secrets, rotate_secrets
 
-router = APIRouter(prefix="/user/webhooks", route_class=JsonRoute, tags=["推送"])
+router = APIRouter(prefix="/user/webhooks", route_class=DirectRoute, tags=["推送"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
 ChangeAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-change"))]
