@@ -11,7 +11,8 @@ from app.errors import InvalidParameter
 
 def format_local(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """The moment as a local ISO time without an offset, such as `2025-10-26T15:30:45`."""
-    return None if moment is None else moment.astimezone(zone).isoformat(timespec="seconds")[:19]
+    # A zone's time computes its offset again for its text.
+    return None if moment is None else moment.astimezone(zone).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def parse_datetime(field: str, text: str | None, zone: ZoneInfo) -> datetime | None:

@@ -47,7 +47,7 @@ CHECK_KEY = "health/check.txt"
 MAX_KEY_LENGTH = 512
 PUBLIC_PREFIXES = ("results/", "uploads/")
 """Callers may name and read objects under these prefixes only."""
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199})*")
 
 _CLIENT: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=5),
@@ -233,7 +233,7 @@ def _bucket_url(settings: Settings, endpoint: str, bucket: str) -> str:
 
 def _is_key(key: str) -> bool:
     """Whether no segment is empty or begins with a dot (as `..` does), and no character needs URL escaping."""
-    return len(key) <= MAX_KEY_LENGTH and all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
+    return len(key) <= MAX_KEY_LENGTH and _KEY.fullmatch(key) is not None
 
 
 def _require_key(key: str) -> str:
