@@ -137,7 +137,7 @@ class DirectRouting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
-        if found is None or scope.get("root_path"):
+        if found is None:
             await self._app(scope, receive, send)
             return
         route, scope["path_params"] = found

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from starlette.routing import Match
 
 from app.api import access
-from app.api.access import Access, RequestContext
+from app.api.access import Access, PublicRuntime, RequestContext
 from app.api.routes import tasks as task_routes
 from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import Envelope
@@ -201,6 +201,10 @@ async def with_two_accesses(one: AnyAccess, two: AnyAccess, body: Body) -> Envel
     return Envelope(data=None)
 
 
+async def with_another_dependency(context: AnyAccess, runtime: PublicRuntime) -> Envelope[None]:
+    return Envelope(data=None)
+
+
 async def with_two_bodies(context: AnyAccess, one: Body, two: Body) -> Envelope[None]:
     return Envelope(data=None)
 
@@ -219,7 +223,15 @@ async def with_a_list(context: AnyAccess, one: Annotated[list[str], Query()]) ->
 
 @pytest.mark.parametrize(
     "endpoint",
-    [without_access, with_two_accesses, with_two_bodies, with_a_cookie, with_a_background_task, with_a_list],
+    [
+        without_access,
+        with_two_accesses,
+        with_another_dependency,
+        with_two_bodies,
+        with_a_cookie,
+        with_a_background_task,
+        with_a_list,
+    ],
 )
 def test_what_it_would_not_read_is_refused_when_it_is_declared(endpoint: Any) -> None:
     with pytest.raises(TypeError, match="DirectRoute"):

@@ -113,6 +113,11 @@ async def test_a_body_is_bounded_whatever_its_headers_say() -> None:
     assert (refused(sent), raised) == ((415, "UNSUPPORTED_MEDIA"), None)
 
 
+async def test_the_first_of_several_headers_counts() -> None:
+    sent, _ = await call(guarded(read_all), b"", headers=[(b"x-request-id", b"one"), (b"x-request-id", b"two")])
+    assert [value for name, value in sent[0]["headers"] if name == b"x-request-id"] == [b"one"]
+
+
 async def test_an_error_before_the_first_byte_is_answered_and_a_later_one_is_raised() -> None:
     async def fail(_: Scope, __: Receive, send: Send) -> None:
         raise NotFound
