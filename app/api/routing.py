@@ -27,7 +27,7 @@ class DirectRoute(APIRoute):
 
     An endpoint may have parameters of the path, the query and the headers, one JSON body, the `Request`, and a
     `Response` for headers of its answer. It returns an `Envelope` or a whole `Response`. An envelope is encoded as it
-    is: nothing validates it.
+    is: only the tests compare it with its documented model.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -58,12 +58,15 @@ class DirectRoute(APIRoute):
         if self._request_name is not None:
             arguments[self._request_name] = request
         if self._response_name is None:
-            return _encode(await self.endpoint(**arguments))
+            return self.encode(await self.endpoint(**arguments))
         added = arguments[self._response_name] = Response()
         del added.headers["content-length"]
-        answer = _encode(await self.endpoint(**arguments))
+        answer = self.encode(await self.endpoint(**arguments))
         answer.raw_headers.extend(added.raw_headers)
         return answer
+
+    def encode(self, result: Any) -> Response:
+        return result if isinstance(result, Response) else Response(to_json(result), media_type="application/json")
 
 
 class _Parameters:
@@ -101,10 +104,6 @@ def _validate(field: ModelField, sent: Any, location: tuple[str, ...]) -> Any:
     if errors:
         raise InvalidParameter(*describe_validation_error(errors[0]))
     return value
-
-
-def _encode(result: Any) -> Response:
-    return result if isinstance(result, Response) else Response(to_json(result), media_type="application/json")
 
 
 class DirectRouting:

@@ -100,7 +100,7 @@ def sample_paths(known: Iterable[str]) -> set[str]:
 
 @pytest.mark.usefixtures("working")
 async def test_an_answer_is_what_its_documented_model_encodes(make: Maker, runtime: Runtime) -> None:
-    """No model validates an envelope before it is sent. So here FastAPI's own model reads it and encodes it again."""
+    """No model validates an envelope before it is sent, so FastAPI's own model reads it here and encodes it again."""
     user = await make.user(points=1000)
     ended = await make.task_no(user, prompt="一只猫，在看月亮" * 5)
     assert (await make.ended(user, ended))["status"] == "completed"
