@@ -16,24 +16,26 @@ from app.database.errors import (
     UniqueViolation,
     retry_on_conflict,
 )
-from app.database.paging import read_page
+from app.database.paging import START, PageQuery, count_up_to_reach
 from app.database.schema.constraints import UnsafeDatabase
 
 __all__ = [
     "COMMIT_TIMEOUT_SECONDS",
+    "START",
     "TRANSACTION_TIMEOUT_SECONDS",
     "CommitUnknown",
     "Connection",
     "Database",
+    "PageQuery",
     "StatementTimeout",
     "TransactionConflict",
     "UniqueViolation",
     "UnsafeDatabase",
+    "count_up_to_reach",
     "insert_ignore",
     "like_contains",
     "open_database",
     "ping",
-    "read_page",
     "retry_on_conflict",
     "upsert",
     "utc_after",

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.aio import Batcher, Batchers, acting_user
 from app.database.dialect import limit_statements
 from app.database.errors import CommitUnknown, is_away, translate_errors
-from app.database.paging import ReadShares
+from app.database.paging import ReadShares, SettledCounts
 from app.database.schema.constraints import verify_constraints
 from app.database.schema.revision import verify_revision
 
@@ -73,6 +73,7 @@ class Database:
         self.writers = writers
         self.readers = readers
         self._drop_idle = drop_idle
+        self.task_counts = SettledCounts()
         self._shares = ReadShares(max_readers)
         self.batchers = Batchers()
         self._is_verified = False

@@ -1,12 +1,13 @@
 """Queries for a user's points: the balance and the ledger records."""
 
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, bindparam, func, select
 
-from app.database import Connection, Database, read_page
+from app.database import START, Connection, Database, PageQuery
 from app.points.lots import next_expiry, spendable_points
 from app.tables import points_accounts, tasks
 from app.tables import points_ledger as ledger
@@ -38,25 +39,13 @@ async def list_records(
     database: Database, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """One page of the user's ledger entries, newest first, and their number up to MAX_RECORDS. Pages count from 1."""
-    conditions: list[ColumnElement[bool]] = [ledger.c.user_id == user_id]
-    if kind:
-        conditions.append(ledger.c.kind == kind)
-    if task_no:
-        conditions.append(tasks.c.task_no == task_no)
-    matching = select(ledger.c.id).select_from(_ENTRIES if task_no else ledger).where(*conditions)
+    values = {"user": user_id, "kind": kind, "task_no": task_no}
     async with database.read_list(user_id) as connection:
-        return await read_page(
-            connection,
-            select(*_RECORD).select_from(_ENTRIES),
-            ledger.c.id,
-            matching=matching,
-            order=(ledger.c.seq.desc(),),
-            page=page,
-            size=size,
-            reach=MAX_RECORDS,
-        )
+        query = _filtered(bool(kind), bool(task_no)) if kind or task_no else _ALL
+        return await query.read(connection, values, page=page, size=size, reach=MAX_RECORDS)
 
 
+_user: BindParameter[int] = bindparam("user")
 _account = points_accounts.alias()
 _ACCOUNTS = select(
     _account.c.user_id,
@@ -73,4 +62,31 @@ _RECORD = (
     tasks.c.task_no,
     ledger.c.remark,
     ledger.c.created_at,
+)
+
+
+@functools.cache
+def _filtered(by_kind: bool, by_task: bool) -> PageQuery:
+    conditions: list[ColumnElement[bool]] = [ledger.c.user_id == _user]
+    if by_kind:
+        conditions.append(ledger.c.kind == bindparam("kind"))
+    if by_task:
+        conditions.append(tasks.c.task_no == bindparam("task_no"))
+    matching = select(ledger.c.id).select_from(_ENTRIES if by_task else ledger).where(*conditions)
+    return PageQuery(_SHOWN, ledger.c.id, matching=matching, order=_NEWEST)
+
+
+_SHOWN = select(*_RECORD).select_from(_ENTRIES)
+_NEWEST = (ledger.c.seq.desc(),)
+# The entries of an account are numbered from 1 without a gap, so the newest number is their count, and a page begins
+# at a number. However deep it is, no more than its own entries are read.
+_newest = ledger.alias("newest")
+_COUNT = select(func.coalesce(func.max(_newest.c.seq), 0)).where(_newest.c.user_id == _user)
+_ALL = PageQuery(
+    _SHOWN,
+    ledger.c.id,
+    matching=select(ledger.c.id).where(ledger.c.user_id == _user, ledger.c.seq <= _COUNT.scalar_subquery() - START),
+    order=_NEWEST,
+    counted=_COUNT,
+    skips=True,
 )

@@ -1,12 +1,13 @@
 """Queries of tasks. Each has the caller's user id: another user's task is not found, with the same message."""
 
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, select
 
-from app.database import Connection, Database, StatementTimeout, like_contains, read_page
+from app.database import Connection, Database, PageQuery, StatementTimeout, count_up_to_reach, like_contains
 from app.errors import NotFound
 from app.tables import tasks
 from app.tasks.view import PUBLIC_COLUMNS
@@ -51,20 +52,39 @@ async def list_tasks(
     A keyword is searched in the newest MAX_SEARCHED tasks that match the other filters. Raises InvalidParameter for a
     page beyond MAX_REACH, RateLimited, and Unavailable if the query takes too long.
     """
-    matching = select(tasks.c.id).where(*_conditions(user_id, filters))
+    names = frozenset(name for name in _CONDITIONS if getattr(filters, name))
+    values = {name: getattr(filters, name) for name in names} | {"user": user_id}
+    if filters.end:
+        values["end"] = filters.end.replace(microsecond=999_999)
     try:
         async with database.read_list(user_id) as connection:
             if filters.keyword:
-                return await _search(connection, matching, filters.keyword, page, size)
-            return await read_page(
-                connection, _SHOWN, tasks.c.id, matching=matching, order=_NEWEST, page=page, size=size
-            )
+                return await _search(connection, _matching(names), values, filters.keyword, page, size)
+            if names:
+                return await _page_query(names).read(connection, values, page=page, size=size)
+            return await _list_all(database, connection, user_id, page, size)
     except StatementTimeout as error:
         raise StatementTimeout("查询时间过长，请用 startTime 和 endTime 缩小范围") from error
 
 
+async def _list_all(
+    database: Database, connection: Connection, user_id: int, page: int, size: int
+) -> tuple[list[dict[str, Any]], int]:
+    """A page without filters. Old tasks of a user with many are counted once a minute, not for every page."""
+    counts, values = database.task_counts, {"user": user_id}
+    if known := counts.get(user_id):
+        since, number = known
+        return await _SINCE.read(connection, values | {"since": since}, page=page, size=size, counted_before=number)
+    rows, total = await _page_query(frozenset()).read(connection, values, page=page, size=size)
+    if rows and total > counts.MIN_ROWS:
+        until = counts.settled_at(rows[0]["now"])
+        number = await connection.scalar(_COUNT_SETTLED, values | {"until": until, "page_reach": total})
+        counts.put(user_id, until, int(number or 0))
+    return rows, total
+
+
 async def _search(
-    connection: Connection, matching: Select[Any], keyword: str, page: int, size: int
+    connection: Connection, matching: Select[Any], values: dict[str, Any], keyword: str, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Reads each prompt once: all ids that are found come in one answer."""
     searched = matching.order_by(*_NEWEST).limit(MAX_SEARCHED).subquery()
@@ -75,25 +95,10 @@ async def _search(
         .where(tasks.c.prompt.like(pattern, escape=escape))
         .order_by(*_NEWEST)
     )
-    ids = list(await connection.scalars(found))
+    ids = list(await connection.scalars(found, values))
     shown = ids[(page - 1) * size : page * size]
     rows = await connection.execute(_SHOWN.where(tasks.c.id.in_(shown)).order_by(*_NEWEST)) if shown else ()
     return [dict(row._mapping) for row in rows], len(ids)
-
-
-def _conditions(user_id: int, filters: Filters) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [tasks.c.user_id == user_id]
-    if filters.task_type:
-        conditions.append(tasks.c.task_type == filters.task_type)
-    if filters.status:
-        conditions.append(tasks.c.status == filters.status)
-    if filters.model_name:
-        conditions.append(tasks.c.model_name == filters.model_name)
-    if filters.start:
-        conditions.append(tasks.c.created_at >= filters.start)
-    if filters.end:
-        conditions.append(tasks.c.created_at <= filters.end.replace(microsecond=999_999))
-    return conditions
 
 
 async def get_task_for_operator(database: Database, task_no: str) -> dict[str, Any]:
@@ -107,6 +112,38 @@ async def get_task_for_operator(database: Database, task_no: str) -> dict[str, A
 
 _NEWEST = (tasks.c.created_at.desc(), tasks.c.id.desc())
 _SHOWN = select(*PUBLIC_COLUMNS)
+_user: BindParameter[int] = bindparam("user")
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "task_type": tasks.c.task_type == bindparam("task_type"),
+    "status": tasks.c.status == bindparam("status"),
+    "model_name": tasks.c.model_name == bindparam("model_name"),
+    "start": tasks.c.created_at >= bindparam("start"),
+    "end": tasks.c.created_at <= bindparam("end"),
+}
+
+
+def _matching(names: frozenset[str]) -> Select[Any]:
+    """The ids of a user's tasks that match the filters of these names."""
+    return select(tasks.c.id).where(tasks.c.user_id == _user, *(_CONDITIONS[name] for name in sorted(names)))
+
+
+@functools.cache
+def _page_query(names: frozenset[str]) -> PageQuery:
+    return PageQuery(_SHOWN, tasks.c.id, matching=_matching(names), order=_NEWEST)
+
+
+_ALL = _matching(frozenset())
+_SINCE = PageQuery(
+    _SHOWN,
+    tasks.c.id,
+    matching=_ALL,
+    order=_NEWEST,
+    counted=count_up_to_reach(_ALL.where(tasks.c.created_at > bindparam("since"))),
+)
+# Without the hint MySQL may take another index of the user's tasks and read every row for its time.
+_COUNT_SETTLED = count_up_to_reach(
+    _ALL.where(tasks.c.created_at <= bindparam("until")).with_hint(tasks, "FORCE INDEX (ix_tasks_newest)", "mysql")
+)
 _BY_NUMBER = select(*PUBLIC_COLUMNS, tasks.c.user_id).where(
     tasks.c.task_no.in_(bindparam("task_numbers", expanding=True))
 )

@@ -1,10 +1,11 @@
 """The delivery log: lists deliveries, replays them on request, and purges them after a month."""
 
+import functools
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, or_, select, update
 
-from app.database import Database, read_page, retry_on_conflict, utc_after, utc_now
+from app.database import Database, PageQuery, retry_on_conflict, utc_after, utc_now
 from app.errors import InvalidParameter, NotFound
 from app.tables import tasks
 from app.tables import webhook_deliveries as deliveries
@@ -18,18 +19,23 @@ PURGE_BATCH = 500
 async def list_deliveries(
     database: Database, user_id: int, *, status: str | None, task_no: str | None, page: int, size: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of deliveries, newest first, and the number of all up to MAX_REACH (see `read_page`)."""
-    conditions = [deliveries.c.user_id == user_id]
-    if status:
-        conditions.append(deliveries.c.status == status)
-    if task_no:
-        task = select(tasks.c.id).where(tasks.c.task_no == task_no, tasks.c.user_id == user_id)
-        conditions.append(deliveries.c.task_id == task.scalar_subquery())
-    matching, order = select(deliveries.c.id).where(*conditions), (deliveries.c.id.desc(),)
+    """One page of deliveries, newest first, and the number of all up to MAX_REACH (see `PageQuery`)."""
+    values = {"user": user_id, "status": status, "task_no": task_no}
     async with database.read_list(user_id) as connection:
-        return await read_page(
-            connection, _SHOWN, deliveries.c.id, matching=matching, order=order, page=page, size=size
-        )
+        return await _page_query(bool(status), bool(task_no)).read(connection, values, page=page, size=size)
+
+
+@functools.cache
+def _page_query(by_status: bool, by_task: bool) -> PageQuery:
+    user: BindParameter[int] = bindparam("user")
+    conditions = [deliveries.c.user_id == user]
+    if by_status:
+        conditions.append(deliveries.c.status == bindparam("status"))
+    if by_task:
+        task = select(tasks.c.id).where(tasks.c.task_no == bindparam("task_no"), tasks.c.user_id == user)
+        conditions.append(deliveries.c.task_id == task.scalar_subquery())
+    matching = select(deliveries.c.id).where(*conditions)
+    return PageQuery(_SHOWN, deliveries.c.id, matching=matching, order=(deliveries.c.id.desc(),))
 
 
 @retry_on_conflict

@@ -178,7 +178,7 @@ async def make_tasks(runtime: Runtime, user: User, prompts: list[str]) -> None:
 async def test_pages_and_searches_reach_so_far(make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((queries, "MAX_SEARCHED"), (balance, "MAX_RECORDS")):
         monkeypatch.setattr(module, name, 5)
-    monkeypatch.setitem(paging.read_page.__kwdefaults__, "reach", 5)
+    monkeypatch.setattr(paging, "MAX_REACH", 5)
     user = await make.user()
     await make_tasks(runtime, user, [f"猫 {number}" for number in range(8)])
 
