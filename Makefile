@@ -36,11 +36,10 @@ lint: $(DEV) ## ruff, mypy --strict and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV) ## benchmarks; needs MariaDB and Redis
-	$(BIN)/python -m bench.submit
-	$(BIN)/python -m bench.poll
+ARGS ?=
+bench: $(DEV) ## benchmarks in one table; needs MariaDB and Redis (ARGS=--litellm)
+	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python -m bench.memory
-	$(BIN)/python -m bench.push
 
 MINUTES ?= 10
 chaos: $(DEV) ## faults at random on servers of its own (MINUTES=10)

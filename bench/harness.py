@@ -41,7 +41,11 @@ class Harness:
 
     @asynccontextmanager
     async def process(
-        self, *command: str, stderr: int | None = None, **environment: str
+        self,
+        *command: str,
+        stderr: int | None = None,
+        stdout: int = asyncio.subprocess.PIPE,
+        **environment: str,
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """A child process that is stopped when the block ends. By default its standard error is ours."""
         child = await asyncio.create_subprocess_exec(
@@ -49,7 +53,7 @@ class Harness:
             env=self.environment | environment,
             cwd=self.directory,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             limit=2**26,
         )
@@ -119,8 +123,8 @@ def _empty_redis() -> int:
     raise SystemExit("no Redis database is empty")
 
 
-async def wait_for_port(port: int) -> None:
-    until = time.monotonic() + START_SECONDS
+async def wait_for_port(port: int, seconds: float = START_SECONDS) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -129,7 +133,7 @@ async def wait_for_port(port: int) -> None:
         else:
             writer.close()
             return
-    raise SystemExit(f"nothing listens on port {port} after {START_SECONDS} s")
+    raise SystemExit(f"nothing listens on port {port} after {seconds:.0f} s")
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:
@@ -147,3 +151,9 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def core_seconds() -> float:
+    """The time that all cores of the machine were busy so far."""
+    fields = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")

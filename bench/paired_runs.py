@@ -15,7 +15,7 @@ from statistics import median
 
 import uvloop
 
-from bench.harness import Harness
+from bench.harness import Harness, cpu_seconds
 
 GRACE_SECONDS = 30
 
@@ -63,12 +63,51 @@ async def drive(harness: Harness, module: str, *arguments: str) -> AsyncIterator
         yield Driver(child)
 
 
-def obey(work: Callable[[float], Awaitable[Slice]]) -> None:
+Work = Callable[[float], Awaitable[Slice]]
+"""Works for so many seconds."""
+
+
+def on_cpu_of(work: Work, *pids: int) -> Work:
+    """The same work; its slices have the CPU time of these processes."""
+
+    async def measured(seconds: float) -> Slice:
+        before = [cpu_seconds(pid) for pid in pids]
+        done = await work(seconds)
+        done.cpu = sum(cpu_seconds(pid) - earlier for pid, earlier in zip(pids, before, strict=True))
+        return done
+
+    return measured
+
+
+def together(*works: Work) -> Work:
+    """Several works at the same time, as one."""
+
+    async def measured(seconds: float) -> Slice:
+        slices = await asyncio.gather(*(work(seconds) for work in works))
+        done, cpu = sum(one.done for one in slices), sum(one.cpu for one in slices)
+        latencies = [latency for one in slices for latency in one.latencies]
+        return Slice(done, sum(one.seconds for one in slices) / len(slices), cpu, latencies)
+
+    return measured
+
+
+async def in_turns(number: int, seconds: float, *works: Work) -> list[list[Slice]]:
+    """`number` slices of each work, one work after the other. A half slice of each comes first: it fills pools."""
+    for work in works:
+        await work(seconds / 2)
+    slices: list[list[Slice]] = [[] for _ in works]
+    for _ in range(number):
+        for work, done in zip(works, slices, strict=True):
+            done.append(await work(seconds))
+    return slices
+
+
+def obey(work: Work) -> None:
     """The child's side: works for each given time until standard input ends."""
     uvloop.run(_obey(work))
 
 
-async def _obey(work: Callable[[float], Awaitable[Slice]]) -> None:
+async def _obey(work: Work) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         before = time.process_time()
         done = await work(float(line))

@@ -1,6 +1,6 @@
 """The time from the commit of a task's end to its message on a WebSocket, and that of a bare hop in the same run.
 
-    python -m bench.push [--ends 200] [--pairs 4] [--streams 1]
+    python -m bench.push [--ends 200] [--pairs 6] [--streams 1]
 
 This process ends the tasks with the worker's own code. The API is a separate process. The bare hop is a process that
 forwards what Redis publishes to WebSockets and reads no database. Both are timed from and to this process.
@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from statistics import median
 
 from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
@@ -27,23 +26,23 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.telemetry.logs import configure_logs
 from bench.harness import Harness, open_harness, wait_for_port
+from bench.limits.push import CHANNEL
 from bench.paired_runs import percentile
-from bench.push_bare import CHANNEL
-from bench.report import show
 from bench.seed_tasks import SeededTasks
+from bench.table import Row, audit, parser, run_alone
 from tests.support.ports import free_port
 
 USER = 1  # the first user of an empty database
 PAUSE_SECONDS = 0.01  # between two ends
 PATIENCE = 30
+LIMIT = "a process that forwards what Redis publishes to a WebSocket"
 RESULT = {"key": "results/bench.jpg", "type": "image/jpeg", "width": 1024, "height": 1024, "bytes": 100_000}
 
 Make = Callable[[], Awaitable[tuple[str, float]]]
 """Makes one message: its name on the wire, and the time when it was made."""
 
 
-async def main() -> None:
-    options = arguments()
+async def rows(options: argparse.Namespace) -> list[Row]:
     async with open_harness() as harness:
         reach = {"database_url": harness.database_url, "redis_url": harness.environment["REDIS_URL"]}
         settings = Settings(_env_file=None, log_level="WARNING", **reach)
@@ -54,33 +53,18 @@ async def main() -> None:
         async with open_runtime(settings) as runtime, harness.api() as (_, port), bare_hop(harness) as bare_port:
             ours, bare = await measure(runtime, port, bare_port, options)
         await seeded.close()
-        violations = await harness.violations()
-    ratio = median(percentile(a, 0.5) / percentile(b, 0.5) for a, b in zip(ours, bare, strict=True))
-    show(
-        f"push: from the commit to the client, {len(ours) * options.ends} ends, {options.streams} stream(s)",
-        {
-            "gateway / bare": f"{ratio:.1f}   (p50 in ms, pairs: {shown_pairs(ours, bare)})",
-            "gateway": distribution(ours),
-            "bare hop": distribution(bare),
-            "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
-        },
-    )
-    if violations:
-        raise SystemExit(1)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ends", type=int, default=200, help="of one slice")
-    parser.add_argument("--pairs", type=int, default=4, help="slices of each kind")
-    parser.add_argument("--streams", type=int, default=1, help="of the one user whose tasks end")
-    return parser.parse_args()
+        books = await audit(harness)
+    medians = [[percentile(one, 0.5) for one in slices] for slices in (ours, bare)]
+    row = Row("end's commit to its WebSocket message, p50", LIMIT, "ms", *medians, at_most=3, audit=books)
+    row.notes += [f"{len(ours) * options.ends} ends, {options.streams} stream(s): {distribution(ours)}"]
+    row.notes += [f"the bare hop: {distribution(bare)}"]
+    return [row]
 
 
 @asynccontextmanager
 async def bare_hop(harness: Harness) -> AsyncIterator[int]:
     port = free_port()
-    async with harness.process(sys.executable, "-m", "bench.push_bare", str(port)):
+    async with harness.process(sys.executable, "-m", "bench.limits.push", str(port)):
         await wait_for_port(port)
         yield port
 
@@ -154,12 +138,15 @@ async def one_slice(streams: list[ClientConnection], make: Make, number: int) ->
 
 def distribution(slices: list[list[float]]) -> str:
     times = [time for one in slices for time in one]
-    return "   ".join(f"p{share} {percentile(times, share / 100):.1f} ms" for share in (50, 95, 99))
+    return ", ".join(f"p{share} {percentile(times, share / 100):.1f} ms" for share in (50, 95, 99))
 
 
-def shown_pairs(ours: list[list[float]], bare: list[list[float]]) -> str:
-    return " ".join(f"{percentile(a, 0.5):.1f}/{percentile(b, 0.5):.1f}" for a, b in zip(ours, bare, strict=True))
+def arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--ends", type=int, default=200, help="of one slice")
+    made.add_argument("--streams", type=int, default=1, help="of the one user whose tasks end")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    _parser = parser(__doc__)
+    arguments(_parser)
+    run_alone(rows, _parser.parse_args())

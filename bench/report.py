@@ -8,13 +8,13 @@ from pathlib import Path
 def show(title: str, rows: dict[str, str]) -> None:
     """Compare ratios and counts between machines, but rates and times only within this table."""
     width = max(len(name) for name in rows)
-    print(f"\n{title}   ({datetime.now(UTC):%Y-%m-%d}, {_processor()})")
+    print(f"\n{title}   ({datetime.now(UTC):%Y-%m-%d}, {processor()})")
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
     print(flush=True)
 
 
-def _processor() -> str:
+def processor() -> str:
     cores, name = 0, platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

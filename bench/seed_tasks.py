@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.tables import points_accounts, points_ledger, tasks
 from app.tasks.submit import new_task_row
 from app.tasks.validation import Submission
-from bench.submit_callers import PROMPT
+from bench.callers import PROMPT
 
 OLD = timedelta(minutes=5)  # old enough for the longest pause between polls
 FAR = timedelta(days=1)

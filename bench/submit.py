@@ -1,4 +1,4 @@
-"""How many submits a second one API process takes, and a bare loop of the same transaction in the same run.
+"""Submits of one API process, of one hot user and of two API processes, each beside its limit in the same run.
 
     python -m bench.submit [--seconds 3] [--pairs 6] [--users 1000] [--connections 32]
 
@@ -7,6 +7,10 @@ The audit must find nothing afterwards: speed with wrong books is worth nothing.
 
 import argparse
 import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import median
 
 import aiohttp
@@ -16,85 +20,103 @@ from app.accounts.users import create_user
 from app.database import Database, open_database
 from app.points import ledger
 from app.settings import Settings
-from bench.harness import Harness, cpu_seconds, open_harness
-from bench.paired_runs import Driver, Slice, cpu_milliseconds, drive, median_ratio, pairs, percentile
-from bench.report import show
-from bench.round_trips import CountedConnection, count_commands
-from bench.submit_callers import BODY
+from bench.callers import BODY, SUBMIT, call, request
+from bench.harness import Harness, core_seconds, open_harness
+from bench.paired_runs import Slice, drive, in_turns, on_cpu_of, percentile, together
+from bench.round_trips import count_commands
+from bench.table import Row, audit, parser, row_of_rates, run_alone
 
-TARGET = 0.2
 POINTS = 10**9
-LIMITED_TO = 120_000  # submits a minute of all users together: the default limit times a thousand users
+UNLIMITED = {"SUBMIT_RATE_PER_MINUTE": str(10**8), "READ_RATE_PER_MINUTE": str(10**8), "MAX_TASKS_IN_FLIGHT": "1000000"}
+HOT_CONNECTIONS = 64
 COUNTED = 100
+BARE = "the same transaction in a bare asyncmy loop"
 
 
-async def main() -> None:
-    options = arguments()
-    limit = str(max(LIMITED_TO // options.users, 1))
-    async with open_harness(SUBMIT_RATE_PER_MINUTE=limit, MAX_TASKS_IN_FLIGHT=str(10**6)) as harness:
-        settings = Settings(_env_file=None, database_url=harness.database_url)
-        await make_users(settings, 2 * options.users)
-        ours, bare = await measure(harness, options)
+async def rows(options: argparse.Namespace) -> list[Row]:
+    return [*await one_process(options), await hot_user(options), await two_processes(options)]
+
+
+async def one_process(options: argparse.Namespace) -> list[Row]:
+    """The rate, and the CPU time, of one API process beside the bare loop."""
+    async with open_users(2 * options.users) as (harness, settings):
+        ours, bare = await against_bare_loop(harness, settings, options, options.users, options.connections)
         trips = await count_round_trips(harness, settings)
-        violations = await harness.violations()
+        books = await audit(harness)
     latencies = [latency for one in ours for latency in one.latencies]
-    ratio = median_ratio(ours, bare)
-    show(
-        f"submits: one API process, {options.connections} connections, {options.users} users",
-        {
-            "gateway / bare": f"{ratio:.2f}   (mark: {TARGET}; pairs: {pairs(ours, bare)})",
-            "gateway": f"{median(one.rate for one in ours):.0f} /s",
-            "bare asyncmy loop": f"{median(one.rate for one in bare):.0f} /s",
-            "latency p50 p95 p99": " ".join(f"{percentile(latencies, p):.0f}" for p in (0.5, 0.95, 0.99)) + " ms",
-            "CPU a submit": f"{cpu_milliseconds(ours):.2f} ms API, {cpu_milliseconds(bare):.2f} ms bare loop",
-            "round trips a submit": trips,
-            "audit": "clean" if not violations else f"{len(violations)} violations: {violations[0]}",
-        },
-    )
-    if violations:
-        raise SystemExit(1)
+    shown = ", ".join(f"p{share * 100:.0f} {percentile(latencies, share):.0f} ms" for share in (0.5, 0.95, 0.99))
+    where = f"{options.connections} connections, {options.users:,} users"
+    rate = row_of_rates(f"submit, {where}", BARE, ours, bare, at_least=0.7, audit=books)
+    rate.notes += [f"latency {shown}", f"round trips a submit: {trips}"]
+    cpu = Row("CPU of a submit", f"the client of {BARE}", "ms", *cpu_figures(ours, bare), at_most=1.8, audit=books)
+    return [rate, cpu]
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="of one slice")
-    parser.add_argument("--pairs", type=int, default=6, help="slices of each kind")
-    parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--connections", type=int, default=32)
-    return parser.parse_args()
+def cpu_figures(*kinds: list[Slice]) -> list[list[float]]:
+    return [[1000 * one.cpu / one.done for one in slices] for slices in kinds]
 
 
-async def measure(harness: Harness, options: argparse.Namespace) -> tuple[list[Slice], list[Slice]]:
-    """Slices of the gateway and of the bare loop in turns."""
-    connections, users = str(options.connections), str(options.users)
-    ours, bare = [], []
+async def hot_user(options: argparse.Namespace) -> Row:
+    """All submits are of one user, so they want the same account row. The bare loop has one user, too."""
+    async with open_users(2) as (harness, settings):
+        ours, bare = await against_bare_loop(harness, settings, options, 1, HOT_CONNECTIONS)
+        books = await audit(harness)
+    name = f"submit of one user, {HOT_CONNECTIONS} connections"
+    return row_of_rates(name, f"{BARE} on one account row", ours, bare, at_least=2.0, audit=books)
+
+
+async def two_processes(options: argparse.Namespace) -> Row:
+    """Each process has the same number of connections."""
+    async with open_users(options.users) as (harness, settings), AsyncExitStack() as stack:
+        works, requests = [], submits(settings, range(1, options.users + 1))
+        for _ in range(2):
+            pid, port = await stack.enter_async_context(harness.api())
+            callers = await stack.enter_async_context(call(harness, port, options.connections, requests))
+            works.append(on_cpu_of(callers, pid))
+        busy: list[float] = []
+
+        async def both(seconds: float) -> Slice:
+            before, began = core_seconds(), time.perf_counter()
+            done = await together(*works)(seconds)
+            busy.append((core_seconds() - before) / (time.perf_counter() - began))
+            return done
+
+        two, one = await in_turns(options.pairs, options.seconds, both, works[0])
+        books = await audit(harness)
+    row = row_of_rates("submits of two API processes", "one API process", two, one, at_least=1.6, audit=books)
+    row.notes.append(f"with two, {median(busy):.1f} of {os.cpu_count()} cores were busy")
+    return row
+
+
+async def against_bare_loop(
+    harness: Harness, settings: Settings, options: argparse.Namespace, users: int, connections: int
+) -> tuple[list[Slice], list[Slice]]:
+    """Slices of one API process with users from 1 on, and of the bare loop with the users after them."""
+    requests = submits(settings, range(1, users + 1))
     async with (
         harness.api() as (pid, port),
-        drive(harness, "bench.submit_callers", str(port), connections, users) as callers,
-        drive(harness, "bench.submit_bare", connections, users) as loop,
+        call(harness, port, connections, requests) as callers,
+        drive(harness, "bench.limits.submit", str(connections), str(users)) as loop,
     ):
-        await warm_up(callers, loop, options.seconds / 2)
-        for _ in range(options.pairs):
-            before = cpu_seconds(pid)
-            ours.append(await callers.run(options.seconds))
-            ours[-1].cpu = cpu_seconds(pid) - before
-            bare.append(await loop.run(options.seconds))
+        ours, bare = await in_turns(options.pairs, options.seconds, on_cpu_of(callers, pid), loop.run)
     return ours, bare
 
 
-async def warm_up(callers: Driver, loop: Driver, seconds: float) -> None:
-    """Fills pools, caches and buffers."""
-    await callers.run(seconds)
-    await loop.run(seconds)
+def submits(settings: Settings, users: Sequence[int]) -> list[str]:
+    return [request("POST", SUBMIT, sign_token(settings, user_id), BODY) for user_id in users]
 
 
-async def make_users(settings: Settings, number: int) -> None:
-    """Users 1 to `number`, with points that never expire."""
-    database, busy = open_database(settings), asyncio.Semaphore(16)
-    try:
-        await asyncio.gather(*(_make_user(database, busy, user_id) for user_id in range(1, number + 1)))
-    finally:
-        await database.close()
+@asynccontextmanager
+async def open_users(number: int) -> AsyncIterator[tuple[Harness, Settings]]:
+    """A harness with users 1 to `number`, who have points that never expire."""
+    async with open_harness(**UNLIMITED) as harness:
+        settings = Settings(_env_file=None, database_url=harness.database_url)
+        database, busy = open_database(settings), asyncio.Semaphore(16)
+        try:
+            await asyncio.gather(*(_make_user(database, busy, user_id) for user_id in range(1, number + 1)))
+        finally:
+            await database.close()
+        yield harness, settings
 
 
 async def _make_user(database: Database, busy: asyncio.Semaphore, user_id: int) -> None:
@@ -111,20 +133,23 @@ async def count_round_trips(harness: Harness, settings: Settings) -> str:
             await _submit(caller, 5)
             counted.counts.clear()
             await _submit(caller, COUNTED)
-            return output(counted, COUNTED)
+            total, kinds = counted.per(COUNTED)
+    return f"{total:.2f} ({kinds})"
 
 
 async def _submit(caller: aiohttp.ClientSession, times: int) -> None:
     for _ in range(times):
-        async with caller.post("/user/ai/tasks/submit", data=BODY) as answer:
+        async with caller.post(SUBMIT, data=BODY) as answer:
             if answer.status != 200:
                 raise SystemExit(f"the benchmark's submit failed: {await answer.text()}")
 
 
-def output(counted: CountedConnection, number: int) -> str:
-    total, kinds = counted.per(number)
-    return f"{total:.2f}   ({kinds})"
+def arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--users", type=int, default=1000)
+    made.add_argument("--connections", type=int, default=32)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    _parser = parser(__doc__)
+    arguments(_parser)
+    run_alone(rows, _parser.parse_args())

@@ -1,21 +1,27 @@
-"""Callers that submit again as soon as they have an answer. Raw HTTP on kept connections needs little CPU.
+"""Callers that send the next request as soon as they have an answer. Raw HTTP on kept connections needs little CPU.
 
-python -m bench.submit_callers PORT CONNECTIONS USERS < seconds
+    python -m bench.callers PORT CONNECTIONS FILE < seconds
+
+FILE holds whole requests as a JSON list of texts; each caller takes one at random. The answers must be 200.
 """
 
 import asyncio
 import json
 import random
+import secrets
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from app.accounts.credentials import sign_token
-from app.settings import load_settings
-from bench.paired_runs import Slice, obey
+from bench.harness import Harness
+from bench.paired_runs import Slice, Work, drive, obey
 
 PROMPT = "一个可爱的橘猫在窗台上晒太阳,温馨的室内场景,柔和的光线"
-BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT}).encode()
+BODY = json.dumps({"modelName": "sc_soraimg_text_1x1", "prompt": PROMPT})
+SUBMIT = "/user/ai/tasks/submit"
 
 
 class Caller(asyncio.Protocol):
@@ -66,15 +72,15 @@ def _content_length(head: bytes) -> int:
     return int(head[start : start + 12].split(b"\r\n", 1)[0])
 
 
-def request(token: str) -> bytes:
-    """A whole submit as bytes."""
-    return (
-        b"POST /user/ai/tasks/submit HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
-    )
+def request(method: str, path: str, credential: str, body: str = "") -> str:
+    """A whole request. Its body is JSON in ASCII."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {credential}\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}\r\n{body}"
 
 
-async def submit_for(seconds: float, port: int, connections: int, requests: list[bytes]) -> Slice:
+async def call_for(seconds: float, port: int, connections: int, requests: list[bytes]) -> Slice:
     """Opens new connections for each slice, because the server closes idle ones between slices."""
     loop, tally, began = asyncio.get_running_loop(), Slice(), time.perf_counter()
     callers = [
@@ -86,11 +92,19 @@ async def submit_for(seconds: float, port: int, connections: int, requests: list
     return tally
 
 
+@asynccontextmanager
+async def call(harness: Harness, port: int, connections: int, requests: list[str]) -> AsyncIterator[Work]:
+    """A process of callers that send these requests."""
+    file = Path(harness.directory, f"requests-{secrets.token_hex(4)}.json")
+    file.write_text(json.dumps(requests))
+    async with drive(harness, "bench.callers", str(port), str(connections), str(file)) as callers:
+        yield callers.run
+
+
 def main() -> None:
-    port, connections, users = map(int, sys.argv[1:])
-    settings = load_settings()
-    requests = [request(sign_token(settings, user_id)) for user_id in range(1, users + 1)]
-    obey(lambda seconds: submit_for(seconds, port, connections, requests))
+    port, connections = map(int, sys.argv[1:3])
+    requests = [one.encode() for one in json.loads(Path(sys.argv[3]).read_text())]
+    obey(lambda seconds: call_for(seconds, port, connections, requests))
 
 
 if __name__ == "__main__":

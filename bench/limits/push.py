@@ -1,6 +1,6 @@
 """The baseline of a push without a gateway: each message that Redis publishes goes to every WebSocket.
 
-python -m bench.push_bare PORT
+python -m bench.limits.push PORT
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The baseline of a submit: the same transaction in a bare asyncmy loop.
 
-    python -m bench.submit_bare CONNECTIONS USERS < seconds
+    python -m bench.limits.submit CONNECTIONS USERS < seconds
 
 It writes what the gateway writes, so the same audit checks it. It has its own users, those after the first USERS.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import asyncmy
 from sqlalchemy.engine import make_url
 
+from bench.callers import PROMPT
 from bench.paired_runs import Slice, obey
-from bench.submit_callers import PROMPT
 
 AUTH_CONNECTIONS = 8
 
