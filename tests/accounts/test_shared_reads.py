@@ -51,7 +51,7 @@ async def test_a_ban_counts_at_once(make: Maker, runtime: Runtime) -> None:
         headers = getattr(user, kind)
         before, after = await race(
             partial(make.api.get, BALANCE, headers=headers),
-            partial(set_status, runtime.database, user.id, "disabled"),
+            partial(set_status, runtime.database, user.id, "banned"),
         )
         assert 200 in before
         assert after == {401}

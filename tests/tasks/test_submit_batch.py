@@ -64,7 +64,7 @@ async def test_each_of_a_full_batch_gets_its_own_answer(make: Maker, runtime: Ru
     answers = await at_once(runtime, *requested)
     assert max(sizes) > 50, "they did not share a transaction"
     for (user, submission), answer in zip(requested, answers, strict=True):
-        if isinstance(answer, SubmitResult):
+        if isinstance(answer, SubmitResult) and not answer.is_replay:
             assert (answer.row["user_id"], answer.row["prompt"]) == (user.id, submission.prompt)
     kinds = [type(answer) for answer in answers]
     assert kinds[:25] == [SubmitResult] * 25
