@@ -242,7 +242,7 @@ MUTANTS = (
     ),
     Mutant(
         "two submits of one user decide on the same balance",
-        ((group_deduct, "LockedAccount.deduct", "        self.available -= cost\n", ""),),
+        ((group_deduct, "LockedAccount.deduct", "    self.available -= cost\n", ""),),
         ("bug", *BOOKS),
     ),
     Mutant(
