@@ -42,22 +42,22 @@ async def test_a_batch_that_has_begun_takes_nobody_more_and_few_run_at_once() ->
     work = Work()
     shared = batcher(work)
     work.go.clear()
-    asked = [asyncio.create_task(shared.ask(1, "a"))]
+    waiting = [asyncio.create_task(shared.ask(1, "a"))]
     await asyncio.sleep(0.01)
-    asked += [asyncio.create_task(shared.ask(n, n)) for n in range(2, 9)]
+    waiting += [asyncio.create_task(shared.ask(n, n)) for n in range(2, 9)]
     await asyncio.sleep(0.01)
     assert work.batches == [[1], [2, 3, 4, 5]], "two run, and the others wait"
     work.go.set()
-    assert await asyncio.gather(*asked) == [2 * n for n in range(1, 9)]
+    assert await asyncio.gather(*waiting) == [2 * n for n in range(1, 9)]
     assert work.batches[2:] == [[6, 7, 8]]
 
 
 async def test_one_with_many_items_delays_the_others_by_one_turn() -> None:
     work = Work()
     shared = batcher(work)
-    asked = [asyncio.create_task(shared.ask(n, "hot")) for n in range(20)]
-    asked += [asyncio.create_task(shared.ask(100 + n, n)) for n in range(3)]
-    await asyncio.gather(*asked)
+    waiting = [asyncio.create_task(shared.ask(n, "hot")) for n in range(20)]
+    waiting += [asyncio.create_task(shared.ask(100 + n, n)) for n in range(3)]
+    await asyncio.gather(*waiting)
     assert work.batches[0] == [0, 100, 101, 102]
 
 
@@ -65,14 +65,14 @@ async def test_the_items_of_a_user_are_never_in_two_running_batches() -> None:
     work = Work()
     shared = batcher(work)
     work.go.clear()
-    asked = [asyncio.create_task(shared.ask(n, "hot")) for n in range(6)]
+    waiting = [asyncio.create_task(shared.ask(n, "hot")) for n in range(6)]
     await asyncio.sleep(0.01)
     assert work.batches == [[0, 1, 2, 3]]
-    asked.append(asyncio.create_task(shared.ask(9, "other")))
+    waiting.append(asyncio.create_task(shared.ask(9, "other")))
     await asyncio.sleep(0.01)
     assert work.batches == [[0, 1, 2, 3], [9]]
     work.go.set()
-    await asyncio.gather(*asked)
+    await asyncio.gather(*waiting)
     assert work.batches[2:] == [[4, 5]]
 
 
@@ -80,11 +80,11 @@ async def test_items_without_a_user_may_be_in_two_running_batches() -> None:
     work = Work()
     shared = batcher(work)
     work.go.clear()
-    asked = [asyncio.create_task(shared.ask(n, None)) for n in range(6)]
+    waiting = [asyncio.create_task(shared.ask(n, None)) for n in range(6)]
     await asyncio.sleep(0.01)
     assert work.batches == [[0, 1, 2, 3], [4, 5]]
     work.go.set()
-    await asyncio.gather(*asked)
+    await asyncio.gather(*waiting)
 
 
 async def test_a_batch_may_be_of_one_user() -> None:
@@ -97,10 +97,10 @@ async def test_a_batch_may_be_of_one_user() -> None:
 async def test_who_is_cancelled_while_waiting_is_left_out() -> None:
     work = Work()
     shared = batcher(work)
-    asked = [asyncio.create_task(shared.ask(n, n)) for n in range(3)]
+    waiting = [asyncio.create_task(shared.ask(n, n)) for n in range(3)]
     await asyncio.sleep(0)
-    asked[1].cancel()
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    waiting[1].cancel()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(answer).__name__ for answer in answers] == ["int", "CancelledError", "int"]
     assert work.batches == [[0, 2]]
 

@@ -46,13 +46,12 @@ async def list_records(
 
 
 _user: BindParameter[int] = bindparam("user")
-_account = points_accounts.alias()
 _ACCOUNTS = select(
-    _account.c.user_id,
-    spendable_points(_account.c.user_id).label("available"),
-    _account.c.held,
-    next_expiry(_account.c.user_id).label("expires"),
-).where(_account.c.user_id.in_(bindparam("users", expanding=True)))
+    points_accounts.c.user_id,
+    spendable_points().label("available"),
+    points_accounts.c.held,
+    next_expiry().label("expires"),
+).where(points_accounts.c.user_id.in_(bindparam("users", expanding=True)))
 _ENTRIES = ledger.outerjoin(tasks, tasks.c.id == ledger.c.task_id)
 _RECORD = (
     ledger.c.id,

@@ -235,7 +235,7 @@ _GRANT = (
 )
 _LOCK = select(accounts.c.available, accounts.c.next_expiry, utc_now().label("now")).where(_mine).with_for_update()
 _NOW = select(utc_now())
-_BALANCE = select(lots.spendable_points(_user))
+_BALANCE = select(lots.spendable_points()).where(_mine)
 _BY_REF = select(ledger.c.id).where(ledger.c.ref == bindparam("ref"))
 _SAME_GRANT = (
     select(ledger.c.id)

@@ -79,22 +79,22 @@ async def refresh_next_expiry(connection: Connection, user_id: int) -> None:
     await connection.execute(_REFRESH_NEXT_EXPIRY, {"user": user_id})
 
 
-def spendable_points(user: ColumnElement[int]) -> ScalarSelect[int]:
-    """The user's `available` minus the points of lots that are due but not yet expired. NULL without an account."""
+def spendable_points() -> ColumnElement[int]:
+    """Of an account in the query: `available` minus the points of lots that are due but not yet expired."""
     due_points = (
         select(cast(func.coalesce(func.sum(lots.c.remaining), 0), BigInteger))
-        .where(lots.c.user_id == user, lots.c.remaining > 0, lots.c.expires_at <= utc_now())
+        .where(lots.c.user_id == accounts.c.user_id, lots.c.remaining > 0, lots.c.expires_at <= utc_now())
+        .correlate(accounts)
         .scalar_subquery()
     )
     is_up_to_date = accounts.c.next_expiry.is_(None) | (accounts.c.next_expiry > utc_now())
-    points = case((is_up_to_date, accounts.c.available), else_=accounts.c.available - due_points)
-    return select(points).where(accounts.c.user_id == user).scalar_subquery()
+    return case((is_up_to_date, accounts.c.available), else_=accounts.c.available - due_points)
 
 
-def next_expiry(user: ColumnElement[int]) -> ScalarSelect[datetime]:
-    """The earliest expiry of the user's spendable points. NULL if none of them expires."""
-    is_live = (lots.c.user_id == user) & (lots.c.remaining > 0) & (lots.c.expires_at > utc_now())
-    return select(func.min(lots.c.expires_at)).where(is_live).scalar_subquery()
+def next_expiry() -> ScalarSelect[datetime]:
+    """Of an account in the query: the earliest expiry of its spendable points. NULL if none of them expires."""
+    is_live = (lots.c.user_id == accounts.c.user_id) & (lots.c.remaining > 0) & (lots.c.expires_at > utc_now())
+    return select(func.min(lots.c.expires_at)).where(is_live).correlate(accounts).scalar_subquery()
 
 
 _user: BindParameter[int] = bindparam("user")

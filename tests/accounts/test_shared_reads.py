@@ -14,6 +14,7 @@ from app.accounts.users import set_status
 from app.database import Connection
 from app.points import ledger
 from app.runtime import Runtime
+from tests.support.lots import later, lot
 from tests.support.makers import Maker, User
 from tests.support.responses import BALANCE, data
 from tests.support.worlds import execute
@@ -129,3 +130,13 @@ async def test_the_database_still_answers_after_a_failed_read(make: Maker, runti
         answers = await asyncio.gather(*(runtime.database.load(broken, n) for n in range(5)), return_exceptions=True)
         assert all(isinstance(answer, Exception) for answer in answers)
     assert await make.balance(await make.user(points=5)) == (5, 0)
+
+
+async def test_points_that_are_due_are_subtracted_from_their_own_account(make: Maker, runtime: Runtime) -> None:
+    """Also in a query for many accounts, and while the lots of others are due."""
+    users = [await make.user(points=number + 1) for number in range(6)]
+    for number, user in enumerate(users):
+        await lot(runtime.database, user.id, 10 * (number + 1), 1 if number % 2 else 48, f"lot {number}")
+    await later(runtime.database, 2)
+    balances = await asyncio.gather(*(make.balance(user) for user in users))
+    assert balances == [(11, 0), (2, 0), (33, 0), (4, 0), (55, 0), (6, 0)]
