@@ -310,7 +310,8 @@ def endless_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses of the worker. Their order and number stay."""
-    monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 0.05),))
+    monkeypatch.setattr(transitions, "MIN_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(transitions, "MAX_POLL_SECONDS", 0.05)
     monkeypatch.setattr(transitions, "MAX_BACKOFF_SECONDS", 0.1)
     monkeypatch.setattr(transitions, "MAX_POLL_BACKOFF_SECONDS", 0.1)
 

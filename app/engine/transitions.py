@@ -19,13 +19,9 @@ MAX_SUBMIT_ATTEMPTS = 3  # of a submit that the upstream answers with 500, 502 o
 MAX_EMPTY_RESULTS = 5  # polls that report success without a result URL
 MIN_NOT_FOUND_POLLS = 3
 NOT_FOUND_SECONDS = 60.0
-POLL_SCHEDULE = (
-    (2.0, 2.0),
-    (5.0, 3.0),
-    (15.0, 5.0),
-    (40.0, 8.0),
-)  # (age of the job below, seconds to the next poll)
-MAX_POLL_SECONDS = 10.0
+MIN_POLL_SECONDS = 0.5
+MAX_POLL_SECONDS = 5.0
+POLLS_PER_AGE = 5  # a poll comes after a fifth of the job's age: an end is seen that much later at most
 MAX_BACKOFF_SECONDS = 60.0
 MAX_POLL_BACKOFF_SECONDS = 20.0
 
@@ -124,7 +120,7 @@ def _accepted(task: ClaimedTask, result: UpstreamResult) -> Advance:
         accepted_age_seconds=round(task.age_seconds(), 1), is_awaiting_approval=result.is_awaiting_approval
     )
     update = TaskUpdate(status="processing", upstream_task_id=result.task_id, upstream_state=state)
-    delay = clamp_to_deadline(POLL_SCHEDULE[0][1], task.seconds_left())
+    delay = clamp_to_deadline(MIN_POLL_SECONDS, task.seconds_left())
     return Advance("poll", f"accepted as {result.task_id}", delay, update)
 
 
@@ -213,16 +209,20 @@ def _still_running(task: ClaimedTask, result: UpstreamResult) -> Release:
         task,
         clamp_to_deadline(poll_delay_seconds(job_seconds(task)), task.seconds_left()),
         progress=max(task.progress, min(result.progress or 0, PROGRESS_CEILING)),
-        upstream_state=replace(
-            _without_404s(task.upstream_state),
-            has_own_progress=result.progress is not None,
-            is_awaiting_approval=result.is_awaiting_approval,
-        ),
+        upstream_state=_running_state(_without_404s(task.upstream_state), result),
     )
 
 
+def _running_state(state: UpstreamState, result: UpstreamResult) -> UpstreamState:
+    """Most polls change nothing, and a copy is not free."""
+    has_own, is_awaiting = result.progress is not None, result.is_awaiting_approval
+    if (state.has_own_progress, state.is_awaiting_approval) == (has_own, is_awaiting):
+        return state
+    return replace(state, has_own_progress=has_own, is_awaiting_approval=is_awaiting)
+
+
 def _without_404s(state: UpstreamState) -> UpstreamState:
-    return replace(state, not_found_polls=0, not_found_since="")
+    return replace(state, not_found_polls=0, not_found_since="") if state.not_found_polls else state
 
 
 def after_rehost_error(task: ClaimedTask, note: str, *, is_our_storage: bool) -> Decision:
@@ -249,7 +249,8 @@ def with_estimate(task: ClaimedTask, release: Release, typical_seconds: float) -
     """While the upstream works and reports no progress, the gateway estimates it."""
     if task.step != "poll" or release.upstream_state.has_own_progress:
         return release
-    return replace(release, progress=max(release.progress, estimate_progress(job_seconds(task), typical_seconds)))
+    estimate = estimate_progress(job_seconds(task), typical_seconds)
+    return replace(release, progress=estimate) if estimate > release.progress else release
 
 
 def job_seconds(task: ClaimedTask) -> float:
@@ -258,11 +259,9 @@ def job_seconds(task: ClaimedTask) -> float:
 
 
 def poll_delay_seconds(age_seconds: float) -> float:
-    """2, 3, 5, 8, then 10 seconds, jittered, by the age of the job."""
-    for below, delay in POLL_SCHEDULE:
-        if age_seconds < below:
-            return delay * random.uniform(0.85, 1.15)  # noqa: S311
-    return MAX_POLL_SECONDS * random.uniform(0.85, 1.15)  # noqa: S311
+    """A fifth of the job's age, from 0.5 to 5 seconds, jittered. A short job is seen soon, a long one asked seldom."""
+    delay = min(max(age_seconds / POLLS_PER_AGE, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
+    return delay * random.uniform(0.85, 1.15)  # noqa: S311
 
 
 def backoff_seconds(attempts: int, max_seconds: float) -> float:

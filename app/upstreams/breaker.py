@@ -199,6 +199,8 @@ class CircuitBreaker:
             log.error("circuit_open", provider=self.provider, reason=reason, pause_seconds=self.state.pause_seconds)
 
     async def _end_unanswered(self, call: BreakerCall) -> None:
+        if call.probe is None:
+            return
         await self.change(lambda state, now: state.unanswered(now, call.probe))
 
     # ------------------------------------------------------------------ new submits

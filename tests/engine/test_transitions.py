@@ -215,11 +215,42 @@ def test_the_estimate_grows_and_stays_below_its_limit(one: float, two: float, us
 
 
 @pytest.mark.parametrize(
-    ("age", "delay"), [(-5, 2), (0, 2), (1.9, 2), (2, 3), (4.9, 3), (5, 5), (15, 8), (39, 8), (40, 10), (4000, 10)]
+    ("age", "delay"), [(-5, 0.5), (0, 0.5), (2.5, 0.5), (3, 0.6), (10, 2), (24, 4.8), (25, 5), (4000, 5)]
 )
-def test_the_poll_schedule(age: float, delay: float) -> None:
+def test_a_poll_comes_after_a_fifth_of_the_age(age: float, delay: float) -> None:
     for _ in range(20):
         assert delay * 0.85 <= transitions.poll_delay_seconds(age) <= delay * 1.15
+
+
+def seen_after(ends_after: float) -> tuple[float, int]:
+    """When the end of such a job is seen, and with how many polls."""
+    age, polls = transitions.MIN_POLL_SECONDS, 1
+    while age < ends_after:
+        age, polls = age + transitions.poll_delay_seconds(age), polls + 1
+    return age, polls
+
+
+@given(st.floats(0.01, 2000))
+def test_an_end_is_seen_after_a_quarter_more_of_the_age_or_six_seconds(ends_after: float) -> None:
+    seen, _ = seen_after(ends_after)
+    assert seen - ends_after <= min(max(ends_after / 4, transitions.MIN_POLL_SECONDS * 1.15), 6)
+
+
+@pytest.mark.parametrize(("ends_after", "most"), [(3.3, 8), (20, 20), (60, 30), (240, 74), (600, 156)])
+def test_a_job_costs_a_bounded_number_of_polls(ends_after: float, most: int) -> None:
+    """docs/upstream.md says how many on average."""
+    assert max(seen_after(ends_after)[1] for _ in range(50)) <= most
+
+
+def test_a_poll_that_tells_nothing_new_copies_no_state() -> None:
+    state = UpstreamState(accepted_age_seconds=1.5, has_own_progress=True)
+    running = UpstreamResult(ResultKind.RUNNING, progress=40)
+    release = after_poll(make_task(upstream_state=state), running)
+    assert isinstance(release, Release)
+    assert release.upstream_state is state
+    news = after_poll(make_task(upstream_state=replace(state, not_found_polls=2, not_found_since="x")), running)
+    assert isinstance(news, Release)
+    assert news.upstream_state == state
 
 
 def test_decisions_before_a_step() -> None:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import httpx
@@ -227,8 +227,17 @@ def see2ai_of(upstream: Upstream) -> type[See2aiClient]:
             self._fresh = self._kept = None  # type: ignore[assignment]
             self._logged_states: set[str] = set()
 
-        async def _request(self, _client: Any, method: str, path: str, **body: Any) -> HttpResponse:
-            return await upstream.exchange(method, path, body)
+        async def _send(self, path: str, **body: Any) -> HttpResponse:
+            return await upstream.exchange("POST", path, body)
+
+        async def _get(self, path: str) -> HttpResponse:
+            """aiohttp's errors, which a GET raises: httpx would wrap the same ones."""
+            try:
+                return await upstream.exchange("GET", path, {})
+            except httpx.ConnectError as error:
+                raise cast(aiohttp.ClientConnectorError, error.__cause__) from None
+            except httpx.ReadError as error:
+                raise aiohttp.ClientPayloadError(str(error)) from error
 
         async def close(self) -> None: ...
 

@@ -14,5 +14,6 @@ async def record_result(
     refused = task.upstream_state.successes_when_refused
     result = await breaker.record_result(call, result, refused)
     if result.kind is ResultKind.ACCOUNT_ERROR and refused is None:
-        task.upstream_state = replace(task.upstream_state, successes_when_refused=breaker.state.successes)
+        # As the refusal found it: jobs of others may have been accepted while the refusal was written.
+        task.upstream_state = replace(task.upstream_state, successes_when_refused=breaker.state.successes_at_open)
     return result

@@ -73,7 +73,7 @@ def see2ai_client(upstreams: Mapping[str, Upstream]) -> See2aiClient:
 async def get_account(see2ai: See2aiClient) -> UpstreamAccount:
     """One call. It never raises for an answer."""
     try:
-        answer = await see2ai.request("GET", PATH)
+        answer = await see2ai.get(PATH)
     except UpstreamUnreachable as error:
         return UpstreamAccount(AccountStatus.UNREACHABLE, detail=str(error))
     return parse_account(answer)

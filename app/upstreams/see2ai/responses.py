@@ -39,7 +39,7 @@ def read_submit(answer: HttpResponse) -> UpstreamResult:
     """The result of a submit, by the table "answer to a submit"."""
     if 200 <= answer.status < 300:  # noqa: PLR2004
         return _accepted(answer)
-    detail = f"HTTP {answer.status}: {error_text(answer.body)}"
+    detail = _error_detail(answer)
     match answer.status:
         case 401 | 402 | 403:
             return UpstreamResult(ResultKind.ACCOUNT_ERROR, detail)
@@ -84,18 +84,18 @@ def _accepted(answer: HttpResponse) -> UpstreamResult:
 
 def read_poll(answer: HttpResponse, task_id: str, read_urls: ReadUrls) -> UpstreamResult:
     """The result of a poll of `task_id`, by the table "answer to a poll"."""
-    detail = f"HTTP {answer.status}: {error_text(answer.body)}"
+    body = _json_object(answer.body)
     match answer.status:
         case 401 | 402 | 403:
-            return UpstreamResult(ResultKind.ACCOUNT_ERROR, detail)
+            return UpstreamResult(ResultKind.ACCOUNT_ERROR, _error_detail(answer))
         case 404:
-            return UpstreamResult(ResultKind.NOT_FOUND, detail)
+            return UpstreamResult(ResultKind.NOT_FOUND, _error_detail(answer))
         case 429:
-            return UpstreamResult(ResultKind.RATE_LIMITED, detail, retry_after_seconds=answer.retry_after_seconds)
-    body = _json_object(answer.body)
+            pause = answer.retry_after_seconds
+            return UpstreamResult(ResultKind.RATE_LIMITED, _error_detail(answer), retry_after_seconds=pause)
     # `needs_repair` comes with a 422.
     if body is None or not _state(body) or not (200 <= answer.status < 300 or answer.status == 422):  # noqa: PLR2004
-        return UpstreamResult(ResultKind.SERVER_ERROR, detail)
+        return UpstreamResult(ResultKind.SERVER_ERROR, _error_detail(answer))
     other_id = body.get("task_id")
     if other_id is not None and str(other_id) != task_id:
         return UpstreamResult(
@@ -149,6 +149,10 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     if isinstance(value, dict) and set(value) == {"data"} and isinstance(value["data"], dict):
         value = value["data"]
     return value if isinstance(value, dict) else None
+
+
+def _error_detail(answer: HttpResponse) -> str:
+    return f"HTTP {answer.status}: {error_text(answer.body)}"
 
 
 def error_text(body: bytes) -> str:

@@ -241,7 +241,8 @@ async def test_progress_is_see2ais_own_never_falls_and_keeps_100_for_the_end(
 async def test_at_the_deadline_there_is_one_last_poll(
     make: Maker, upstream: Server, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transitions, "POLL_SCHEDULE", ((1e9, 1000.0),))
+    monkeypatch.setattr(transitions, "MIN_POLL_SECONDS", 1000.0)
+    monkeypatch.setattr(transitions, "MAX_POLL_SECONDS", 1000.0)
     monkeypatch.setattr(breaker_state, "FIRST_PAUSE_SECONDS", 50.0)
     monkeypatch.setattr(client, "POLL_SECONDS", 5.0)
     user = await make.user(points=150)
