@@ -124,8 +124,10 @@ def find_redis_problem(url: str) -> str | None:
 
 def parse_sentinel_url(url: str) -> SentinelAddress:
     """The parts of `redis+sentinel://[user:password@]host:port,host:port/master/database`. Raises ValueError."""
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
+    rest = url.partition("://")[2]
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    parts = urlsplit("//host" + rest.removeprefix(netloc))  # many versions of Python refuse `a,[::1]` as a host
+    login, _, hosts = netloc.rpartition("@")
     username, _, password = login.partition(":")
     master, _, database = parts.path.strip("/").partition("/")
     options = parse_qs(parts.query, keep_blank_values=True)

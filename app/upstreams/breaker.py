@@ -72,8 +72,7 @@ class CircuitBreaker:
         max_pause_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.provider = provider
-        self.state = BreakerState()
+        self.provider, self.state = provider, BreakerState()
         self._database = database
         self._max_pause_seconds = max_pause_seconds
         self._clock = clock
@@ -173,8 +172,8 @@ class CircuitBreaker:
         if call.is_free and result.kind is ResultKind.RATE_LIMITED:
             seconds = min(result.retry_after_seconds or THROTTLE_SECONDS, self._max_pause_seconds)
             self._throttled_until = self._clock() + seconds
-        is_accepted = not call.is_free and result.kind in ACCEPTED
-        await self.change(lambda state, now: state.closed(now, is_free=call.is_free, is_accepted=is_accepted))
+        accepted = not call.is_free and result.kind in ACCEPTED
+        await self.change(lambda state, now: state.closed(now, is_free=call.is_free, is_accepted=accepted))
         return result
 
     def _remember_refusal(self, call: BreakerCall, result: UpstreamResult) -> None:
@@ -199,9 +198,8 @@ class CircuitBreaker:
             log.error("circuit_open", provider=self.provider, reason=reason, pause_seconds=self.state.pause_seconds)
 
     async def _end_unanswered(self, call: BreakerCall) -> None:
-        if call.probe is None:
-            return
-        await self.change(lambda state, now: state.unanswered(now, call.probe))
+        if call.probe is not None:
+            await self.change(lambda state, now: state.unanswered(now, call.probe))
 
     # ------------------------------------------------------------------ new submits
 
@@ -226,8 +224,8 @@ class CircuitBreaker:
 
     def _reject(self) -> None:
         metrics.SUBMITS_REFUSED.labels(self.provider).inc()
-        wait_seconds = max(self.seconds_until_probe(), 0.0) + OVERDUE_SECONDS
-        raise Unavailable(UNAVAILABLE_TEXT, retry_after_seconds=math.ceil(wait_seconds))
+        seconds = max(self.seconds_until_probe(), 0.0) + OVERDUE_SECONDS
+        raise Unavailable(UNAVAILABLE_TEXT, retry_after_seconds=math.ceil(seconds))
 
     # ------------------------------------------------------------------ the row
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.chaos.report import as_page, as_text
 from tests.chaos.storm import Plan, run_storm
+from tests.support.run import begin_run, end_run
 
 
 def main() -> int:
@@ -26,12 +27,16 @@ def main() -> int:
     command = shlex.join(["python", "-m", "tests.chaos", *words])
     plan = Plan(requested.seed, requested.minutes * 60, requested.tasks, requested.gap, command)
     print(f"seed {requested.seed}: {requested.minutes:g} minutes, at least {requested.tasks} tasks", flush=True)
-    if requested.keep:
-        requested.keep.mkdir(parents=True)
-        storm, story = asyncio.run(run_storm(plan, requested.keep))
-    else:
-        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            storm, story = asyncio.run(run_storm(plan, Path(folder)))
+    begin_run(full_size=True)
+    try:
+        if requested.keep:
+            requested.keep.mkdir(parents=True)
+            storm, story = asyncio.run(run_storm(plan, requested.keep))
+        else:
+            with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+                storm, story = asyncio.run(run_storm(plan, Path(folder)))
+    finally:
+        end_run()
     print(as_text(storm, story))
     if requested.report:
         requested.report.write_text(as_page(storm, story), "utf-8")

@@ -138,6 +138,7 @@ def _serve(handler: Any) -> Iterator[str]:
 def test_for_people_each_line_has_its_remedy_below(gateway: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEE2AI_BASE_URL", f"http://127.0.0.1:{dead_port()}")
     monkeypatch.setenv("SEE2AI_API_KEY", SECRETS[0])
+    monkeypatch.setenv("PUBLIC_URL", f"http://127.0.0.1:{dead_port()}")  # another gateway may run at the default one
     result = gateway("doctor")
     lines = result.stdout.splitlines()
     place = next(n for n, line in enumerate(lines) if line.startswith("failed   see2ai "))
