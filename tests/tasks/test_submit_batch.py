@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from app.catalog.models import set_model
+from app.database import TransactionConflict
 from app.errors import InsufficientPoints, InvalidParameter, ModelNotFound, TooManyTasks
 from app.points import ledger
 from app.points.balance import get_balance
 from app.runtime import Runtime
 from app.tables import points_ledger, tasks
-from app.tasks.submit import SubmitResult, submit_task
+from app.tasks.submit import SubmitResult, batch, submit_task
 from app.tasks.submit import submit as submit_module
 from app.tasks.validation import Submission
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
@@ -140,3 +141,28 @@ async def test_two_numbers_of_one_batch_are_never_the_same(
     answers = await at_once(runtime, *[(user, cat(number)) for number in range(3)])
     assert sizes == [3]
     assert len({answer.row["task_no"] for answer in answers}) == 3
+
+
+async def test_a_batch_that_is_repeated_writes_new_rows(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try of each kind fails after its tasks were inserted, and is rolled back."""
+    failures = {"shared": 1, "waiting": 1}
+    real = batch.write_deductions
+
+    async def write_deductions(*args: Any) -> None:
+        await real(*args)
+        for kind, left in failures.items():
+            if left:
+                failures[kind] -= 1
+                raise TransactionConflict
+
+    monkeypatch.setattr(batch, "write_deductions", write_deductions)
+    user = await make.user(points=300)
+    answers = await at_once(runtime, *[(user, cat(number)) for number in range(3)])
+    assert [type(answer) for answer in answers] == [SubmitResult] * 3
+    assert failures == {"shared": 0, "waiting": 0}
+    async with runtime.database.read() as connection:
+        rows = (await connection.execute(select(tasks.c.id, tasks.c.task_no).order_by(tasks.c.id))).all()
+    assert sorted((answer.row["id"], answer.row["task_no"]) for answer in answers) == [tuple(row) for row in rows]
+    assert await make.balance(user) == (210, 90)

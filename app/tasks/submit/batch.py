@@ -198,6 +198,8 @@ async def _insert_tasks(connection: Connection, accepted: list[_Candidate]) -> N
     if not accepted:
         return
     rows = [one.row for one in accepted]
+    for row in rows:
+        row.pop("id", None)  # of an earlier try, which was rolled back
     if len(rows) == 1:
         rows[0]["id"] = (await connection.execute(_INSERT, rows[0])).lastrowid
         return
