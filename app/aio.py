@@ -1,6 +1,7 @@
-"""How background tasks run and end, how slots are shared between users, and how callers share a batch."""
+"""How background tasks run, wake and end, how slots are shared between users, and how callers share a batch."""
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -33,6 +34,28 @@ async def run_until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+class Alarm:
+    """Calls `ring` at many moments. The moments within one tick share a timer and a call."""
+
+    TICK_SECONDS = 0.05
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._ticks: set[int] = set()
+
+    def ring_after(self, seconds: float) -> None:
+        """At most one tick later than in so many seconds."""
+        loop = asyncio.get_running_loop()
+        tick = math.ceil((loop.time() + seconds) / self.TICK_SECONDS)
+        if tick not in self._ticks:
+            self._ticks.add(tick)
+            loop.call_at(tick * self.TICK_SECONDS, self._on_tick, tick)
+
+    def _on_tick(self, tick: int) -> None:
+        self._ticks.discard(tick)
+        self._ring()
 
 
 @contextmanager

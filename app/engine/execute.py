@@ -51,10 +51,11 @@ def any_step(_step: str) -> bool:
 
 async def run_steps(
     runtime: Runtime, task: ClaimedTask, can_continue: Callable[[str], bool] = any_step
-) -> Release | None:
+) -> Release | Advance | None:
     """Runs the task's step, and the next ones while they are due at once and `can_continue` allows them.
 
-    Returns a Release for the caller to write in a batch; None where everything is written. Raises LostLease.
+    Returns a Release for the caller to write in a batch, the written Advance that ends in a pause, or None where the
+    task has ended. Raises LostLease.
     """
     while True:
         failpoint("task.claimed")
@@ -71,7 +72,7 @@ async def run_steps(
         failpoint("advance.after_commit")
         runtime.pubsub.publish(task.user_id, task.task_no)
         if decision.delay_seconds > 0:
-            return None
+            return decision
 
 
 async def _run_step(runtime: Runtime, task: ClaimedTask) -> Decision:

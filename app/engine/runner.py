@@ -12,7 +12,7 @@ from itertools import islice
 
 import structlog
 
-from app.aio import acting_user, cancel_and_wait
+from app.aio import Alarm, acting_user, cancel_and_wait
 from app.engine.claim import ClaimCommitUnknown, claim_due, has_due, release, renew_leases
 from app.engine.execute import LostLease, record_lost_lease, run_steps
 from app.engine.finish import finish_task
@@ -44,6 +44,7 @@ class TaskRunner:
         self._releases: deque[Release] = deque()
         self._has_releases = asyncio.Event()
         self._woken = asyncio.Event()
+        self._alarm = Alarm(self.wake)
         self._is_stopping = False
 
     def wake(self) -> None:
@@ -154,7 +155,7 @@ class TaskRunner:
             batch = list(islice(self._releases, MAX_RELEASE_ROWS))
             try:
                 await release(self._runtime.database, batch)
-                self._publish(batch)
+                self._on_released(batch)
             except Exception as error:
                 log.warning("release_failed", tasks=len(batch), error=repr(error)[:300])
                 is_worth_waiting = isinstance(error, Unavailable) and not self._is_stopping
@@ -165,9 +166,10 @@ class TaskRunner:
             for one in batch:
                 self._releases.remove(one)
 
-    def _publish(self, released: list[Release]) -> None:
-        """Only changes of progress: most rows are released as they were claimed."""
+    def _on_released(self, released: list[Release]) -> None:
+        """Wakes this worker when they are due. Publishes changes of progress only: most rows have none."""
         for one in released:
+            self._alarm.ring_after(one.delay_seconds)
             if one.progress != one.task.progress:
                 self._runtime.pubsub.publish(one.task.user_id, one.task.task_no)
 
@@ -214,8 +216,10 @@ class _Run:
         acting_user.set(task.user_id)
         try:
             decision = await run_steps(self._runtime, task, self._can_continue)
-            if decision is not None:
+            if isinstance(decision, Release):
                 runner._release(decision)
+            elif decision is not None:
+                runner._alarm.ring_after(decision.delay_seconds)
             elif task.step == "rehost":
                 runner.wake()
         except LostLease:
