@@ -8,8 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Generic, TypeVar
 
+from app.errors import Unavailable
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_Question = tuple[Item, "asyncio.Future[Answer]", asyncio.TimerHandle]
+"""An item that waits for its batch, its answer, and the end of its patience."""
+MAX_WAIT_SECONDS = 10.0
+"""How long an item may wait for a place in a batch. With a database that hangs, each batch takes longer."""
 
 acting_user: ContextVar[int | None] = ContextVar("acting_user", default=None)
 """The user for whom the current asyncio task works. Shared resources are divided by it."""
@@ -148,6 +154,8 @@ class Batcher(Generic[Item, Answer]):
     raised for its caller alone; an exception of `work` itself is raised for each of them. A caller joins the next
     batch, never one that has begun, so an answer is never older than its question. Nobody waits for a batch to fill up.
 
+    Who waits for MAX_WAIT_SECONDS for a place in a batch gets Unavailable; nothing was done for them.
+
     At most `max_running` batches run at once. A batch takes one item of each user in turn, so a user with many items
     delays the others by few. A user's items are never in two running batches; items without a user (None) may be. With
     `one_user` a batch has the items of one user only. All methods run on one event loop.
@@ -166,7 +174,7 @@ class Batcher(Generic[Item, Answer]):
         self._max_size = max_size
         self._max_running = max_running
         self._one_user = one_user
-        self._waiting: dict[Hashable, deque[tuple[Item, asyncio.Future[Answer]]]] = {}
+        self._waiting: dict[Hashable, deque[_Question[Item, Answer]]] = {}
         self._busy_users: set[Hashable] = set()
         self._running = 0
         self._runs: set[asyncio.Task[None]] = set()  # a task that nobody refers to may be collected
@@ -176,7 +184,8 @@ class Batcher(Generic[Item, Answer]):
         """The answer for this item. If the caller is cancelled, an item that waits is dropped; a batch goes on."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.setdefault(user, deque()).append((item, answer))
+        timer = loop.call_later(MAX_WAIT_SECONDS, _give_up, answer)
+        self._waiting.setdefault(user, deque()).append((item, answer, timer))
         if self._running < self._max_running:
             self._running += 1
             run = loop.create_task(self._run(), context=self._context.copy())
@@ -188,48 +197,57 @@ class Batcher(Generic[Item, Answer]):
         try:
             await asyncio.sleep(0)  # those who are ready in this moment join
             while batch := self._take():
-                users = {user for user, _, _ in batch if user is not None}
+                users = {user for user, _ in batch if user is not None}
                 self._busy_users |= users
                 try:
-                    await self._answer([(item, answer) for _, item, answer in batch])
+                    await self._answer([question for _, question in batch])
                 finally:
                     self._busy_users -= users
         finally:
             self._running -= 1
 
-    def _take(self) -> list[tuple[Hashable, Item, "asyncio.Future[Answer]"]]:
+    def _take(self) -> "list[tuple[Hashable, _Question[Item, Answer]]]":
         """The next batch: one item of each user who is not busy, in turn. Those who are left come first next time."""
-        batch: list[tuple[Hashable, Item, asyncio.Future[Answer]]] = []
+        batch: list[tuple[Hashable, _Question[Item, Answer]]] = []
         users = deque(user for user in self._waiting if user not in self._busy_users)
         while users and len(batch) < self._max_size:
             user = users.popleft()
             waiting = self._waiting.pop(user)
-            item, answer = waiting.popleft()
+            question = waiting.popleft()
             if waiting:
                 self._waiting[user] = waiting  # behind the others
                 users.appendleft(user) if self._one_user else users.append(user)
+            _, answer, timer = question
+            timer.cancel()
             if not answer.done():
-                batch.append((user, item, answer))
+                batch.append((user, question))
             if self._one_user and batch and not waiting:
                 break
         return batch
 
-    async def _answer(self, batch: list[tuple[Item, "asyncio.Future[Answer]"]]) -> None:
+    async def _answer(self, batch: "list[_Question[Item, Answer]]") -> None:
         try:
-            answers = await self._work([item for item, _ in batch])
+            answers = await self._work([item for item, _, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers for {len(batch)} questions")
         except Exception as error:
             answers = [error] * len(batch)
         except BaseException:
-            for _, answer in batch:
-                answer.cancel()
+            for _, waiting, _ in batch:
+                waiting.cancel()
             raise
-        for (_, waiting), found in zip(batch, answers, strict=True):
+        for (_, waiting, _), found in zip(batch, answers, strict=True):
             if waiting.done():
                 continue
             if isinstance(found, Exception):
                 waiting.set_exception(found)
             else:
                 waiting.set_result(found)
+
+
+def _give_up(answer: "asyncio.Future[Any]") -> None:
+    if not answer.done():
+        answer.set_exception(Unavailable())
 
 
 class Batchers:

@@ -24,6 +24,7 @@ import httpx
 import hypothesis
 import pytest
 
+from app import aio
 from app.api import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
@@ -281,6 +282,7 @@ async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.Mo
     """The runtime of one test. The books are audited when the test is over."""
     # The last of a hundred parallel requests must not be a 503 because the machine is slow.
     monkeypatch.setattr(engines, "POOL_WAIT_SECONDS", 25)
+    monkeypatch.setattr(aio, "MAX_WAIT_SECONDS", 60)
     async with open_runtime(settings) as opened:
         await opened.redis.flushdb()
         yield opened

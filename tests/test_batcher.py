@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from app import aio
 from app.aio import Batcher
+from app.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +118,37 @@ async def test_a_fault_of_the_work_reaches_each_of_the_batch_and_the_next_one_go
     shared = batcher(work)
     answers = await asyncio.gather(*(shared.ask(n, n) for n in range(3)), return_exceptions=True)
     assert [repr(answer) for answer in answers] == ["OSError('gone')"] * 3
+    assert await shared.ask(7, 7) == 7
+
+
+async def test_who_waits_too_long_for_a_place_is_refused_and_nothing_is_done_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aio, "MAX_WAIT_SECONDS", 0.05)
+    work = Work()
+    shared = batcher(work, max_running=1)
+    work.go.clear()
+    first = asyncio.create_task(shared.ask(1, "a"))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable):
+        await shared.ask(2, "b")
+    await asyncio.sleep(0.1)
+    assert not first.done(), "a batch that has begun is waited for"
+    work.go.set()
+    assert await first == 2
+    assert await shared.ask(3, "b") == 6
+    assert work.batches == [[1], [3]]
+
+
+async def test_a_wrong_number_of_answers_is_a_fault_for_each_and_the_next_one_goes_on() -> None:
+    lacking = [True]
+
+    async def work(batch: list[int]) -> list[int]:
+        return batch[1:] if lacking and lacking.pop() else batch
+
+    shared = batcher(work)
+    answers = await asyncio.gather(*(shared.ask(n, n) for n in range(3)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RuntimeError}
     assert await shared.ask(7, 7) == 7
 
 

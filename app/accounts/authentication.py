@@ -19,6 +19,8 @@ from app.tables import api_keys
 from app.tables import users as users_table
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
+_touched: set[int] = set()
+"""The keys whose use is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,16 @@ async def _from_api_key(runtime: Runtime, key: Row[*tuple[Any, ...]] | None) -> 
 
 
 async def _touch_last_used(runtime: Runtime, key: Row[*tuple[Any, ...]]) -> None:
-    """Best effort: a failed write must not refuse a valid request."""
-    with suppress(Unavailable):
-        async with runtime.database.begin() as connection:
-            await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
+    """Best effort: a failed write must not refuse a valid request. One of many requests at once writes."""
+    if key.id in _touched:
+        return
+    _touched.add(key.id)
+    try:
+        with suppress(Unavailable):
+            async with runtime.database.begin() as connection:
+                await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=utc_now()))
+    finally:
+        _touched.discard(key.id)
 
 
 async def _read_users(connection: Connection, user_ids: set[int]) -> dict[int, Row[*tuple[Any, ...]]]:

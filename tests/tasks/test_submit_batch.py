@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from app.catalog.models import set_model
-from app.database import TransactionConflict
-from app.errors import InsufficientPoints, InvalidParameter, ModelNotFound, TooManyTasks
+from app.database import TransactionConflict, UniqueViolation
+from app.errors import InsufficientPoints, InvalidParameter, ModelNotFound, TooManyTasks, Unavailable
 from app.points import ledger
 from app.points.balance import get_balance
 from app.runtime import Runtime
@@ -166,3 +166,47 @@ async def test_a_batch_that_is_repeated_writes_new_rows(
         rows = (await connection.execute(select(tasks.c.id, tasks.c.task_no).order_by(tasks.c.id))).all()
     assert sorted((answer.row["id"], answer.row["task_no"]) for answer in answers) == [tuple(row) for row in rows]
     assert await make.balance(user) == (210, 90)
+
+
+async def test_what_is_stored_is_answered_so_although_another_one_fails(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two violated constraints each submit has a transaction of its own. One of them fails."""
+    failures: list[Exception | None] = [UniqueViolation("task_no"), UniqueViolation("task_no"), None, Unavailable()]
+    real = batch.write_deductions
+
+    async def write_deductions(*args: Any) -> None:
+        await real(*args)
+        failure = failures.pop(0) if failures else None
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(batch, "write_deductions", write_deductions)
+    user = await make.user(points=300)
+    answers = await at_once(runtime, *[(user, cat(number)) for number in range(4)])
+    assert [type(answer) for answer in answers] == [SubmitResult, Unavailable, SubmitResult, SubmitResult]
+    assert failures == []
+    assert await make.balance(user) == (210, 90)
+
+
+async def test_a_damaged_account_is_the_fault_of_its_own_user_alone(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged, others = await make.user(points=30), [await make.user(points=30) for _ in range(5)]
+    real = batch.write_deductions
+
+    async def write_deductions(connection: Any, locked: Any, entries: Any) -> None:
+        if damaged.id in {account.user_id for account in locked}:
+            raise ledger.LedgerInconsistency("its entries say something else")
+        await real(connection, locked, entries)
+
+    monkeypatch.setattr(batch, "write_deductions", write_deductions)
+    answers = await at_once(runtime, *[(user, cat(number)) for number, user in enumerate([damaged, *others])])
+    assert [type(answer) for answer in answers] == [ledger.LedgerInconsistency] + [SubmitResult] * 5
+    assert await make.balance(damaged) == (30, 0)
+
+
+async def test_submits_with_one_key_that_are_refused_get_the_reason(make: Maker, runtime: Runtime) -> None:
+    poor = await make.user(points=10)
+    answers = await at_once(runtime, *[(poor, cat(1, key="k")) for _ in range(20)])
+    assert {type(answer) for answer in answers} == {InsufficientPoints}

@@ -14,7 +14,7 @@ from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, insert, or
 
 from app.catalog.models import Model, get_models
 from app.database import CommitUnknown, Connection, TransactionConflict, UniqueViolation, retry_on_conflict
-from app.errors import InsufficientPoints, ModelNotFound
+from app.errors import InsufficientPoints, ModelNotFound, Unavailable
 from app.failpoints import failpoint
 from app.points.group_deduct import LockedAccount, lock_accounts, write_deductions
 from app.runtime import Runtime
@@ -56,30 +56,39 @@ async def store_batch(runtime: Runtime, batch: list[PendingSubmit]) -> list[Outc
     candidates = [one for one in outcomes if isinstance(one, _Candidate)]
     try:
         await _store(runtime, candidates, waits=False)
-    except (TransactionConflict, UniqueViolation) as error:
-        is_own_fault = len(candidates) == 1 and isinstance(error, UniqueViolation)
-        _refuse(candidates, error if is_own_fault else AccountLocked())
+    except Exception as error:
+        # Nothing was stored. What is nobody's fault, or that of one of many, is not the end of the others.
+        is_final = isinstance(error, Unavailable) and not isinstance(error, TransactionConflict)
+        is_own = len(candidates) == 1 and not isinstance(error, TransactionConflict)
+        for one in candidates:
+            one.outcome = error if is_final or is_own else AccountLocked()
     return _outcomes(outcomes)
 
 
 async def store_waiting(runtime: Runtime, batch: list[PendingSubmit]) -> list[Outcome]:
     """The same for submits of one user, whose account another transaction may hold."""
-    outcomes = await _prepare(runtime, batch)
-    candidates = [one for one in outcomes if isinstance(one, _Candidate)]
     try:
-        await _store_again(runtime, candidates)
-    except UniqueViolation:
-        for one in candidates:
-            try:
-                await _store_again(runtime, [one])
-            except UniqueViolation as error:
-                one.outcome = error
+        return await _store_waiting(runtime, batch)
+    except Unavailable:
+        raise
+    except Exception as error:
+        if len(batch) == 1:
+            return [error]
+    outcomes: list[Outcome] = []
+    for one in batch:
+        try:
+            outcomes += await _store_waiting(runtime, [one])
+        except Exception as error:  # each is a transaction of its own: those before are stored
+            outcomes.append(error)
+    return outcomes
+
+
+@retry_on_conflict
+async def _store_waiting(runtime: Runtime, batch: list[PendingSubmit]) -> list[Outcome]:
+    """The rows are made anew at each try: it may have waited for long, and a price may have changed."""
+    outcomes = await _prepare(runtime, batch)
+    await _store(runtime, [one for one in outcomes if isinstance(one, _Candidate)], waits=True)
     return _outcomes(outcomes)
-
-
-def _refuse(candidates: list[_Candidate], error: Exception) -> None:
-    for one in candidates:
-        one.outcome = error
 
 
 def _outcomes(prepared: list["_Candidate | Exception"]) -> list[Outcome]:
@@ -88,23 +97,19 @@ def _outcomes(prepared: list["_Candidate | Exception"]) -> list[Outcome]:
 
 
 async def _prepare(runtime: Runtime, batch: list[PendingSubmit]) -> "list[_Candidate | Exception]":
-    """The row of each submit, or why it has none. Their numbers and keys differ from one another."""
+    """The row of each submit, or why it has none. Their numbers differ from one another."""
     async with runtime.database.read() as connection:
         models = await get_models(connection, {one.submission.model_name for one in batch})
     prepared: list[_Candidate | Exception] = []
-    numbers, keys = set[str](), set[tuple[int, str]]()
+    numbers = set[str]()
     for one in batch:
         try:
             candidate = _candidate(runtime, one, models.get(one.submission.model_name), numbers)
-            if candidate.key is not None and candidate.key in keys:
-                raise UniqueViolation("idempotency_key")  # the first one with this key is stored before it asks again
         except Exception as error:
             prepared.append(error)
-            continue
-        prepared.append(candidate)
-        numbers.add(candidate.row["task_no"])
-        if candidate.key is not None:
-            keys.add(candidate.key)
+        else:
+            prepared.append(candidate)
+            numbers.add(candidate.row["task_no"])
     return prepared
 
 
@@ -125,11 +130,6 @@ def _candidate(runtime: Runtime, pending: PendingSubmit, model: Model | None, nu
 def new_suffix() -> str:
     """The random end of a task number. It must not be guessed, because the URLs of results contain it."""
     return f"{secrets.randbelow(10**6):06d}"
-
-
-@retry_on_conflict
-async def _store_again(runtime: Runtime, candidates: list[_Candidate]) -> None:
-    await _store(runtime, candidates, waits=True)
 
 
 async def _store(runtime: Runtime, candidates: list[_Candidate], *, waits: bool) -> None:
@@ -176,6 +176,8 @@ async def _decide(
         else:
             one.outcome = SubmitResult(one.row, accounts[user_id].available)
             accepted.append(one)
+            if one.key is not None:
+                taken.add(one.key)  # another one with this key asks again, and finds this task
     return accepted
 
 
@@ -198,8 +200,6 @@ async def _insert_tasks(connection: Connection, accepted: list[_Candidate]) -> N
     if not accepted:
         return
     rows = [one.row for one in accepted]
-    for row in rows:
-        row.pop("id", None)  # of an earlier try, which was rolled back
     if len(rows) == 1:
         rows[0]["id"] = (await connection.execute(_INSERT, rows[0])).lastrowid
         return

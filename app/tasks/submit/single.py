@@ -27,6 +27,7 @@ async def store_single(runtime: Runtime, pending: PendingSubmit, suffix: str) ->
             action = runtime.actions[model.action]
             if uploads := find_uploads(runtime.store, submission, action, row["upstream_request"]):
                 require_uploads(uploads, await mark_used(connection, uploads))
+            await ledger.lock_account(connection, pending.user_id)  # before the task, as in a shared transaction
             inserted = await connection.execute(_INSERT, row)
             row["id"] = inserted.lastrowid
             result = SubmitResult(row, await _charge(runtime, connection, row, model.description))
@@ -45,8 +46,6 @@ async def _charge(runtime: Runtime, connection: Connection, row: dict[str, Any],
     user_id, cost = row["user_id"], row["points_cost"]
     if cost:
         await ledger.deduct(connection, user_id=user_id, task_id=row["id"], cost=cost, remark=remark)
-    else:
-        await ledger.lock_account(connection, user_id)
     counts = (await count_tasks(connection, [user_id]))[user_id]
     counts.running -= 1  # the new task is stored already
     check_bounds(runtime.settings, counts)

@@ -24,8 +24,6 @@ MAX_NUMBER_ATTEMPTS = 5
 MAX_BATCH = 64
 MAX_BATCHES = 2
 """So many shared transactions at once: while they run, the next batches gather."""
-MAX_OWN_TRANSACTIONS = 6
-"""So many at once of either kind that may wait for an account. Each belongs to another user."""
 
 
 async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
@@ -53,7 +51,8 @@ async def submit_task(runtime: Runtime, user_id: int, submission: Submission) ->
 async def _store(runtime: Runtime, pending: PendingSubmit) -> SubmitResult:
     """In a shared transaction; in one of this user alone where the account is locked; else in one of its own."""
     batchers = runtime.database.batchers
-    own = {"max_running": MAX_OWN_TRANSACTIONS, "one_user": True}
+    # Those that may wait for an account. Each is of another user, and leaves connections to the shared ones.
+    own = {"max_running": max(1, runtime.settings.database_pool_size // 3), "one_user": True}
     shared: Batcher[PendingSubmit, SubmitResult] = batchers.get(
         "submits", partial(store_batch, runtime), max_size=MAX_BATCH, max_running=MAX_BATCHES
     )
