@@ -24,6 +24,7 @@ from tests.support.processes.process import Process, Processes
 from tests.support.processes.proxy import Proxy, proxied
 from tests.support.sandbox_server import Server
 from tests.support.services import RealServices, own_database
+from tests.support.waiting import until
 
 AWAY_SECONDS = 2.5
 MAX_ANSWER_SECONDS = 20.0  # less than the timeout of a hanging database, which is 25 s
@@ -138,7 +139,13 @@ async def _away(gateway: Gateway, mode: str) -> None:
         for number in range(4):
             answer = await gateway.submit(books, f'前 {number} [[sandbox: {{"take_seconds": {number}}}]]')
             assert answer.status_code == 200, answer.text
-        await asyncio.sleep(1)
+
+        async def are_accepted() -> bool:
+            rows = [row for row in await books.rows() if row["user_id"] == books.user_id]
+            return all(row["step"] not in {"prepare", "submit", "submitting"} for row in rows)
+
+        # A job whose acceptance is not recorded would be refunded: nobody knows of it after the lease.
+        await until("the four jobs are accepted", are_accepted, 60)
         gateway.set(mode)
         end = time.monotonic() + AWAY_SECONDS
         while time.monotonic() < end:
