@@ -59,8 +59,10 @@ class Process:
         return self
 
     def send(self, number: signal.Signals) -> None:
+        """Does nothing if it has ended. The exit code of a forked process arrives a moment after its end."""
         if self.code is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, then waits for the end."""
