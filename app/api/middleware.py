@@ -25,7 +25,7 @@ MAX_UNREAD_BYTES = 32_000_000
 """Of one user in one process: two of the longest pages of tasks, or hundreds of usual ones."""
 UNREAD = "未读取的响应过多，请读取后再试"
 BodyLimit = tuple[int, str | None]
-"""The most bytes of a body, and what a caller who sends more is told; None for the usual text."""
+"""The most bytes of a body, and the message for a caller who sends more; None for the usual text."""
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

@@ -62,15 +62,13 @@ async def _store(runtime: Runtime, pending: PendingSubmit) -> SubmitResult:
     single: Batcher[PendingSubmit, SubmitResult] = batchers.get(
         "single submits", partial(_store_single, runtime), max_size=1, **own
     )
-    try:
-        return await shared.ask(pending, pending.user_id)
-    except AccountLocked:
+    for batcher in (shared, waiting):
         try:
-            return await waiting.ask(pending, pending.user_id)
+            return await batcher.ask(pending, pending.user_id)
+        except AccountLocked:
+            continue
         except NeedsSingle:
-            pass
-    except NeedsSingle:
-        pass
+            break
     return await single.ask(pending, pending.user_id)
 
 
