@@ -3,12 +3,13 @@
     GatewayError
     ├── InvalidParameter · ModelNotFound                 400
     ├── CodeNotRedeemable                                400
-    ├── Unauthenticated                                  401
-    ├── InsufficientPoints                               402
-    ├── Forbidden                                        403
+    ├── Unauthenticated · SecondFactorRequired           401
+    ├── InsufficientPoints · KeyBudgetExceeded           402
+    ├── Forbidden · RegistrationClosed                   403
     ├── NotFound · MethodNotAllowed                      404 405
     ├── IdempotencyConflict · NotCancellable             409
-    ├── GrantConflict                                    409
+    ├── GrantConflict · ActionConflict                   409
+    ├── UsernameTaken                                    409
     ├── RequestTimeout                                   408
     ├── PayloadTooLarge · UnsupportedMedia               413 415
     ├── RangeNotSatisfiable                              416
@@ -71,6 +72,14 @@ class Unauthenticated(GatewayError):
     text = "未登录或Token过期"
 
 
+class SecondFactorRequired(GatewayError):
+    """The password is right, and the user has a second factor: the log-in needs its code."""
+
+    status = 401
+    error_code = "SECOND_FACTOR_REQUIRED"
+    text = "请输入动态验证码"
+
+
 class InsufficientPoints(GatewayError):
     status = 402
     error_code = "INSUFFICIENT_POINTS"
@@ -79,10 +88,24 @@ class InsufficientPoints(GatewayError):
         super().__init__(f"积分不足，当前余额 {balance}，本次需要 {cost}")
 
 
+class KeyBudgetExceeded(GatewayError):
+    """The submit would exceed a cap of the API key, or of the end user that it names."""
+
+    status = 402
+    error_code = "KEY_BUDGET_EXCEEDED"
+    text = "超出密钥的额度"
+
+
 class Forbidden(GatewayError):
     status = 403
     error_code = "FORBIDDEN"
     text = "无权访问"
+
+
+class RegistrationClosed(GatewayError):
+    status = 403
+    error_code = "REGISTRATION_CLOSED"
+    text = "未开放注册，请联系平台方"
 
 
 class NotFound(GatewayError):
@@ -123,6 +146,20 @@ class GrantConflict(GatewayError):
     status = 409
     error_code = "GRANT_CONFLICT"
     text = "ref 已用于其他用户、其他数额或其他有效期的充值"
+
+
+class ActionConflict(GatewayError):
+    """An admin used the same `ref` for another act."""
+
+    status = 409
+    error_code = "ACTION_CONFLICT"
+    text = "ref 已用于另一个操作"
+
+
+class UsernameTaken(GatewayError):
+    status = 409
+    error_code = "USERNAME_TAKEN"
+    text = "用户名已被使用"
 
 
 class PayloadTooLarge(GatewayError):

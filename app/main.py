@@ -14,13 +14,14 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from app import read_version
+from app.api.access.rate_limits import RateLimiter
 from app.api.bodies import MAX_BODY_BYTES, MAX_SMALL_BODY_BYTES
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestMiddleware
 from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
-from app.api.rate_limits import RateLimiter
-from app.api.routes import admin, files, health, points, tasks, uploads, webhooks
+from app.api.routes import files, health, points, tasks, uploads, webhooks
+from app.api.routes.admin import points as admin_points
 from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import ErrorResponse, mark_long_integers
 from app.api.server.options import limit_server
@@ -33,7 +34,7 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-ROUTES = (sse, websocket, tasks, points, uploads, webhooks, admin, health, files)
+ROUTES = (sse, websocket, tasks, points, uploads, webhooks, admin_points, health, files)
 """`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""
 ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503)
 
@@ -97,7 +98,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(DirectRouting, routes=routes)
     cors = {
         "allow_origins": settings.cors_allowed,
-        "allow_methods": ["GET", "POST"],
+        "allow_methods": ["GET", "POST", "DELETE"],
         # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: a credential is
         # never sent by the browser alone.
         "allow_headers": ["*"],

@@ -1,6 +1,7 @@
 """Every setting of the gateway, in one frozen class. It is read from the environment or from `.env`."""
 
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -77,6 +78,10 @@ class Settings(BaseSettings):
     jwt_issuer: str = ""
     jwt_audience: str = ""
     jwt_auto_provision: bool = False
+    jwt_jwks: str = ""
+    jwt_access_minutes: int = Field(30, ge=1, le=1440)
+    registration: Literal["", "closed", "open"] = ""
+    signup_points: int = Field(0, ge=0, le=10**9)
 
     task_deadline_seconds: int = Field(600, ge=5)
     video_deadline_seconds: int = Field(1800, ge=5)
@@ -93,6 +98,7 @@ class Settings(BaseSettings):
 
     egress_allow: str = ""
     cors_origins: str = ""
+    trusted_proxies: str = ""
 
     @cached_property
     def zone(self) -> ZoneInfo:
@@ -135,6 +141,16 @@ class Settings(BaseSettings):
     def jwt_secrets(self) -> tuple[str, ...]:
         """The first secret signs tokens; all of them verify. To rotate, put the new secret first."""
         return split_list(self.jwt_secret)
+
+    @cached_property
+    def is_registration_open(self) -> bool:
+        """`REGISTRATION`. Without it, only a gateway in development lets strangers register."""
+        return (self.registration or ("open" if self.environment == "development" else "closed")) == "open"
+
+    @cached_property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The proxies whose `X-Forwarded-For` counts."""
+        return tuple(ip_network(entry) for entry in split_list(self.trusted_proxies))
 
     @cached_property
     def egress_allowed(self) -> frozenset[str]:
@@ -199,6 +215,10 @@ class Settings(BaseSettings):
             for entry in split_list(self.cors_origins)
             if entry not in {"*", "null"} and not is_origin(entry)
         ]
+        try:
+            _ = self.trusted_networks
+        except ValueError as error:
+            problems.append(f"TRUSTED_PROXIES: {error}; write addresses or networks such as 10.0.0.0/8")
         if self.jwt_algorithm == "HS256":
             if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
                 problems.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")

@@ -4,6 +4,9 @@ MySQL commits each CREATE, ALTER and DROP by itself. A migration that stops half
 and the next run starts at the first statement again. With `--sql` there is no database, so all statements are printed.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from alembic.util.exc import CommandError
@@ -31,9 +34,25 @@ def create_table(table: sa.Table) -> None:
             op.execute(CreateIndex(index))
 
 
-def create_index(name: str, table: str, columns: list[str]) -> None:
+def add_columns(table: str, columns: Callable[[], list[sa.Column[Any]]]) -> None:
+    """Adds the columns that are missing. `columns` makes new ones, because a column belongs to one table object."""
+    existing = set() if op.get_context().as_sql else find_columns(table)
+    for column in columns():
+        if column.name not in existing:
+            op.add_column(table, column)
+
+
+def drop_columns(table: str, columns: Callable[[], list[sa.Column[Any]]]) -> None:
+    """Drops the columns that exist."""
+    existing = None if op.get_context().as_sql else find_columns(table)
+    for column in columns():
+        if existing is None or column.name in existing:
+            op.drop_column(table, column.name)
+
+
+def create_index(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
     if name not in find_indexes(table):
-        op.create_index(name, table, columns)
+        op.create_index(name, table, columns, unique=unique)
 
 
 def drop_index(name: str, table: str) -> None:

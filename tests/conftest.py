@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 
 from app import aio
-from app.api import rate_limits as limits
+from app.api.access import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
 from app.engine import transitions

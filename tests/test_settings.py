@@ -20,6 +20,7 @@ GOOD: dict[str, str] = {
     "jwt_secret": "s" * 40,
     "jwt_public_key": PEM,
     "cors_origins": "https://a.example",
+    "trusted_proxies": "10.0.0.0/8",
 }
 """A value for each setting that not every text fits; for the others `https://a.example`."""
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.api.access import first_headers
+from app.api.access.callers import first_headers
 from app.egress import MAX_URL_LENGTH
 from app.errors import InvalidParameter, UnsupportedMedia
 from app.upstreams.see2ai.actions import ACTIONS

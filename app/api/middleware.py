@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.aio import counted
-from app.api.access import first_headers, user_of
+from app.api.access.callers import first_headers, user_of
 from app.api.errors import error_response, on_error
 from app.errors import PayloadTooLarge, RateLimited, UnsupportedMedia
 

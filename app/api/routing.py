@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.access import Access, first_headers
+from app.api.access.callers import Access, first_headers
 from app.api.bodies import MISSING, read_json
 from app.api.errors import describe_validation_error
 from app.errors import InvalidParameter

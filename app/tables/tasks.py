@@ -10,6 +10,8 @@ tasks = Table(
     Column("id", ID, primary_key=True, autoincrement=True),
     Column("task_no", binary_string(40), nullable=False),
     Column("user_id", BigInteger, nullable=False),
+    Column("key_id", BigInteger, nullable=True),  # of the API key that submitted it; NULL: a JWT
+    Column("end_user", binary_string(128), nullable=True),  # as the integration names them
     # the request and its price
     Column("model_name", binary_string(100), nullable=False),
     Column("task_type", String(32), nullable=False),
@@ -42,6 +44,7 @@ tasks = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Column("completed_at", UtcTime, nullable=True),
+    Column("erased_at", UtcTime, nullable=True),  # prompt, parameters and results are gone
     Column("callback_url", LONG_TEXT, nullable=True),  # normalized; receives a webhook when the task ends
     Column("idempotency_key", binary_string(128), nullable=True),
     Column("idempotency_digest", String(64), nullable=True),  # SHA-256 of the request under this key

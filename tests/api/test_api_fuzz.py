@@ -16,7 +16,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck
 
-from app.api import rate_limits
+from app.api.access import rate_limits
 from app.main import create_app
 from app.points.audit.checks import audit
 from app.runtime import Runtime

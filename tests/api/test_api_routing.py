@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from sqlalchemy import update
 from starlette.routing import Match
 
-from app.api import access
-from app.api.access import Access, PublicRuntime, RequestContext
+from app.api.access import callers
+from app.api.access.callers import Access, PublicRuntime, RequestContext
 from app.api.routes import tasks as task_routes
 from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import Envelope
@@ -141,13 +141,13 @@ async def test_a_caller_is_authenticated_once_for_each_request(
 ) -> None:
     user = await make.user(points=100)
     authenticated: list[str] = []
-    authenticate = access.authenticate
+    authenticate = callers.authenticate
 
     async def recorded(runtime: Runtime, credential: str) -> Any:
         authenticated.append(credential)
         return await authenticate(runtime, credential)
 
-    monkeypatch.setattr(access, "authenticate", recorded)
+    monkeypatch.setattr(callers, "authenticate", recorded)
     for method, path, body in (("GET", BALANCE, None), ("POST", SUBMIT, {"modelName": "none"}), ("GET", LIST, None)):
         authenticated.clear()
         await api.request(method, path, json=body, headers=user.headers)

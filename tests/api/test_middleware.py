@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.accounts.authentication import Caller
 from app.api import middleware
-from app.api.access import CONTEXT, RequestContext
+from app.api.access.callers import CONTEXT, RequestContext
 from app.api.middleware import PIECE_BYTES, RequestMiddleware
 from app.errors import NotFound
 from app.runtime import Runtime

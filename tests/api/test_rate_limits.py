@@ -11,8 +11,8 @@ import httpx
 import pytest
 from redis.exceptions import RedisError
 
-from app.api import rate_limits
-from app.api.rate_limits import FIXED_RATES, HOUR, MINUTE, Rate, RateLimiter, rate_of
+from app.api.access import rate_limits
+from app.api.access.rate_limits import FIXED_RATES, HOUR, MINUTE, Rate, RateLimiter, rate_of
 from app.api.routes import health
 from app.errors import RateLimited
 from app.main import create_app

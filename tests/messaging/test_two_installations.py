@@ -15,7 +15,7 @@ from app.accounts.authentication import authenticate
 from app.accounts.tickets import make_ticket, redeem_ticket
 from app.accounts.users import create_user
 from app.aio import cancel_and_wait
-from app.api.rate_limits import RateLimiter
+from app.api.access.rate_limits import RateLimiter
 from app.errors import RateLimited, Unauthenticated
 from app.messaging import pubsub
 from app.messaging.redis import queue_name

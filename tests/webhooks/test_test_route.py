@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.accounts.api_keys import create_key
-from app.api import rate_limits
+from app.api.access import rate_limits
 from app.api.routes import webhooks as door
 from app.telemetry import logs
 from app.webhooks import sender as send_module

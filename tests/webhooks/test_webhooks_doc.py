@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.rate_limits import FIXED_RATES, HOUR
+from app.api.access.rate_limits import FIXED_RATES, HOUR
 from app.jobs import webhook_dispatcher as dispatcher
 from app.main import create_app
 from tests.support.makers import Maker

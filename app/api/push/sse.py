@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.accounts.tickets import TTL_SECONDS, make_ticket
 from app.aio import run_until_first_ends
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.push.connections import (
     SEND_TIMEOUT_SECONDS,
     ConnectionLimiter,

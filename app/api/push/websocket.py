@@ -14,7 +14,7 @@ from app.accounts.authentication import Caller, authenticate
 from app.accounts.credentials import MAX_CREDENTIAL_LENGTH
 from app.accounts.tickets import redeem_ticket
 from app.aio import run_until_first_ends
-from app.api.access import check_scope
+from app.api.access.callers import check_scope
 from app.api.push.connections import (
     SEND_TIMEOUT_SECONDS,
     dump_json,

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from app.api.access import PublicRuntime
+from app.api.access.callers import PublicRuntime
 from app.api.errors import error_response
 from app.errors import NotFound, RangeNotSatisfiable, Unavailable
 from app.runtime import Runtime

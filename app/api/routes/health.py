@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request
 from redis.exceptions import RedisError, ResponseError
 
 from app.aio import cancel_and_wait
-from app.api.access import PublicRuntime
+from app.api.access.callers import PublicRuntime
 from app.api.schemas import Envelope
 from app.catalog.durations import refresh_durations
 from app.database import ping

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
 from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
 from app.datetimes import format_local

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
 from app.catalog.models import aspect_ratio, list_models

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.aio import counted
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.bodies import codec_for
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, UploadResponse

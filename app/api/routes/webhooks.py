@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
 from app.api.schemas import (
     DeliveryResponse,

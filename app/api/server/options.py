@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = LIMITS | {
     "access_log": False,
     "log_config": None,
     "server_header": False,
+    "proxy_headers": False,  # TRUSTED_PROXIES says whose X-Forwarded-For counts
 }
 ATTRIBUTES = LIMITS | {"http_protocol_class": BoundedHttpProtocol, "ws_protocol_class": BoundedWebSocketProtocol}
 """What uvicorn's Config makes of the options that bound connections. It reads them again for each connection."""

@@ -10,7 +10,7 @@ from app.accounts.api_keys import ADMIN_SCOPE
 from app.accounts.authentication import Caller, authenticate
 from app.accounts.tickets import redeem_ticket
 from app.aio import acting_user
-from app.api.rate_limits import Limit
+from app.api.access.rate_limits import Limit
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.users import user_exists
-from app.api.access import Access, RequestContext
+from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, GrantResponse
 from app.datetimes import parse_datetime

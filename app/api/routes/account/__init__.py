@@ -1,0 +1,1 @@
+"""Routes of a user's own account: log-in, API keys, usage."""

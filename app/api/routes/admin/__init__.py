@@ -1,0 +1,1 @@
+"""Routes of administrators. Every route requires the scope `admin`."""

@@ -1,0 +1,1 @@
+"""Reports about tasks and points: usage, statements and statistics. They change nothing."""

@@ -1,0 +1,1 @@
+"""The tables of users, log-ins, API keys and what admins did."""
