@@ -29,15 +29,26 @@ COLUMNS = {
 }
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "users": dict.fromkeys(("username_key", "password_hash", "totp_secret", "totp_step", "erased_at"))
+    | {"token_version": 0},
+    "api_keys": dict.fromkeys(("models", "addresses", "budget_id")),
+    "tasks": dict.fromkeys(("key_id", "end_user", "erased_at")),
+}
+
+
 def renamed(old: Rows) -> Rows:
-    """The expected form of the old rows. The circuit breakers start anew."""
+    """The expected form of the old rows. The circuit breakers start anew, and columns of later migrations are empty."""
     new = {}
     for old_name, rows in old.items():
         name = TABLES.get(old_name, old_name)
         columns = COLUMNS.get(name, {})
-        new[name] = [{columns.get(column, column): value for column, value in row.items()} for row in rows]
+        added = LATER.get(name, {})
+        new[name] = [{columns.get(column, column): value for column, value in row.items()} | added for row in rows]
     for task in new["tasks"]:
         task["step"] = {"host": "rehost"}.get(task["step"], task["step"])
+    for user in new["users"]:
+        user["username_key"] = user["username"] and user["username"].casefold()
     return new | {"circuit_breakers": []}
 
 
