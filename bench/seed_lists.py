@@ -26,14 +26,17 @@ _DIGITS = " CROSS JOIN ".join(
     f"(SELECT 0 AS n {' '.join(f'UNION ALL SELECT {digit}' for digit in range(1, 10))}) AS d{place}"
     for place in range(4)
 )
+NUMBERS = (
+    f"(SELECT n FROM (SELECT :first + d0.n + 10 * d1.n + 100 * d2.n + 1000 * d3.n AS n FROM {_DIGITS}) AS numbers"
+    " WHERE n < :first + :rows ORDER BY n) AS numbered"
+)
+"""The numbers from `:first` on, `:rows` of them and at most ROWS_AT_ONCE."""
 _INSERT = f"""
 INSERT INTO tasks (task_no, user_id, model_name, task_type, action, prompt, params, upstream_request, points_cost,
  status, progress, step, deadline_at, history, results, created_at, updated_at, completed_at)
 SELECT CONCAT('BENCH-', n), USER_OF_N, 'sc_soraimg_text_1x1', 'text_to_image', 'see2ai_image_generation_fast_v1',
  :prompt, :empty, :empty, 0, 'completed', 100, 'done', at, '[]', :results, at, at, at
-FROM (SELECT n, TIMESTAMPADD(SECOND, n, UTC_TIMESTAMP(3) - INTERVAL 100 DAY) AS at
- FROM (SELECT :first + d0.n + 10 * d1.n + 100 * d2.n + 1000 * d3.n AS n FROM {_DIGITS}) AS numbers
- WHERE n < :first + :rows ORDER BY n) AS timed
+FROM (SELECT n, TIMESTAMPADD(SECOND, n, UTC_TIMESTAMP(3) - INTERVAL 100 DAY) AS at FROM {NUMBERS}) AS timed
 """
 
 

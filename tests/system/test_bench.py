@@ -21,6 +21,7 @@ TINY = {
     "bench.submit": [*SHORT, "--users", "5", "--connections", "4"],
     "bench.poll": ["--seconds", "1.5", "--pairs", "1", "--tasks", "2000"],
     "bench.memory": ["--seconds", "0.5", "--tasks", "50"],
+    "bench.slopes": ["--seconds", "0.3", "--scale", "0.002"],
     "bench.push": ["--ends", "5", "--pairs", "1", "--streams", "2"],
 }
 ROWS = ("submit", "CPU of a submit", "submit of one user", "submits of two", "GET task", "GET balance")
