@@ -23,7 +23,6 @@ def serve(workers: int) -> None:
         "app.main:create_app",
         factory=True,
         workers=workers,
-        proxy_headers=False,  # nothing here reads the caller's address
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         **OPTIONS,
     )
