@@ -7,7 +7,15 @@ from app.database.connections import (
     Database,
     ping,
 )
-from app.database.dialect import insert_ignore, like_contains, upsert, utc_after, utc_now
+from app.database.dialect import (
+    insert_ignore,
+    like_contains,
+    local_day,
+    seconds_between,
+    upsert,
+    utc_after,
+    utc_now,
+)
 from app.database.engines import open_database
 from app.database.errors import (
     CommitUnknown,
@@ -34,9 +42,11 @@ __all__ = [
     "count_up_to_reach",
     "insert_ignore",
     "like_contains",
+    "local_day",
     "open_database",
     "ping",
     "retry_on_conflict",
+    "seconds_between",
     "upsert",
     "utc_after",
     "utc_now",

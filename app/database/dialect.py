@@ -1,9 +1,9 @@
-"""SQL that differs between databases: the clock, upserts, LIKE and limits. Other modules write SQL for all of them."""
+"""SQL that differs between databases: the clock, days, upserts, LIKE and limits. Other modules write SQL for all."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Float, String, Table
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -27,6 +27,20 @@ class utc_after(FunctionElement[datetime]):  # noqa: N801
     inherit_cache = True
 
 
+class local_day(FunctionElement[str]):  # noqa: N801
+    """The day of a UTC time plus a number of seconds, as `YYYY-MM-DD`."""
+
+    type = String()
+    inherit_cache = True
+
+
+class seconds_between(FunctionElement[float]):  # noqa: N801
+    """The seconds from one time to a later one, to the millisecond."""
+
+    type = Float()
+    inherit_cache = True
+
+
 @compiles(utc_now, "mysql", "mariadb")
 def _mysql_now(_element: utc_now, _compiler: SQLCompiler, **_: Any) -> str:
     return "UTC_TIMESTAMP(3)"
@@ -46,6 +60,30 @@ def _mysql_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
 def _sqlite_after(element: utc_after, compiler: SQLCompiler, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"
+
+
+@compiles(local_day, "mysql", "mariadb")
+def _mysql_day(element: local_day, compiler: SQLCompiler, **kw: Any) -> str:
+    time, seconds = (compiler.process(one, **kw) for one in element.clauses)
+    return f"CAST(DATE({time} + INTERVAL ({seconds}) SECOND) AS CHAR)"
+
+
+@compiles(local_day, "sqlite")
+def _sqlite_day(element: local_day, compiler: SQLCompiler, **kw: Any) -> str:
+    time, seconds = (compiler.process(one, **kw) for one in element.clauses)
+    return f"date({time}, ({seconds}) || ' seconds')"
+
+
+@compiles(seconds_between, "mysql", "mariadb")
+def _mysql_seconds(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    start, end = (compiler.process(one, **kw) for one in element.clauses)
+    return f"(TIMESTAMPDIFF(MICROSECOND, {start}, {end}) / 1e6)"
+
+
+@compiles(seconds_between, "sqlite")
+def _sqlite_seconds(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    start, end = (compiler.process(one, **kw) for one in element.clauses)
+    return f"round((julianday({end}) - julianday({start})) * 86400, 3)"
 
 
 def insert_ignore(dialect_name: str, table: Table, key: str) -> Insert:
