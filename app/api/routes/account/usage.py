@@ -1,4 +1,4 @@
-"""`/user/usage`: what the caller's tasks cost, in sums."""
+"""`/user/usage` and `/user/ai/tasks/{task_no}/points`: what the caller's tasks cost, in sums and one by one."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,9 +9,11 @@ from app.api.access.callers import Access, RequestContext
 from app.api.csv_answers import CSV_CONTENT, csv_answer
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope
+from app.datetimes import format_local
 from app.errors import InvalidParameter
 from app.reports.csv_text import Cell, csv_lines
 from app.reports.period import Days, parse_days
+from app.reports.task_points import get_task_points
 from app.reports.usage import DIMENSIONS, MAX_DAYS, Dimension, Usage, UsageReport, UsageRow, usage_of_user
 
 router = APIRouter(route_class=DirectRoute, tags=["积分"])
@@ -129,3 +131,69 @@ def _csv(report: UsageReport, days: Days, dimensions: list[Dimension]) -> Respon
     lines += [[*(_names(row)[name] for name in columns), *_sums(row.usage).values()] for row in report.rows]
     lines.append(["total", *[None] * (len(columns) - 1), *_sums(report.totals).values()])
     return csv_answer(f"usage-{days.first}-{days.last}", csv_lines(lines))
+
+
+class PointsEntryResponse(BaseModel):
+    """One ledger entry of the task. `points` changes the balance, `held` what running tasks hold."""
+
+    id: int
+    seq: int = Field(description="账户内的流水号，从 1 开始连续")
+    kind: str = Field(description="deduct, settle, refund")
+    points: int = Field(description="余额的变化，带正负号")
+    held: int = Field(description="占用积分的变化，带正负号")
+    balanceAfter: int
+    remark: str
+    createTime: str
+
+
+class PointsLotResponse(BaseModel):
+    """Expiring points that the task used. A refund returns them there, or to new ones if these have expired."""
+
+    lotId: int
+    points: int
+    expireTime: str
+
+
+class TaskPointsResponse(BaseModel):
+    """The path of a task's points, oldest entry first."""
+
+    taskNo: str
+    status: str = Field(description="created, queued, processing, completed, failed")
+    pointsCost: int
+    state: str = Field(description="free（不收费）, held（占用中）, settled（已消耗）, refunded（已退还）")
+    entries: list[PointsEntryResponse]
+    lots: list[PointsLotResponse]
+
+
+@router.get("/user/ai/tasks/{task_no}/points", summary="任务的积分去向，逐条流水")
+async def task_points(task_no: str, context: ReadAccess) -> Envelope[TaskPointsResponse]:
+    """Also of a deleted task: the ledger keeps its numbers."""
+    zone = context.runtime.settings.zone
+    found = await get_task_points(context.runtime.database, context.user_id, task_no)
+    entries = [
+        PointsEntryResponse(
+            id=row.id,
+            seq=row.seq,
+            kind=row.kind,
+            points=row.points,
+            held=row.held,
+            balanceAfter=row.balance_after,
+            remark=row.remark,
+            createTime=str(format_local(row.created_at, zone)),
+        )
+        for row in found.entries
+    ]
+    lots = [
+        PointsLotResponse(lotId=row.lot_id, points=row.points, expireTime=str(format_local(row.expires_at, zone)))
+        for row in found.lots
+    ]
+    return Envelope(
+        data=TaskPointsResponse(
+            taskNo=found.task_no,
+            status=found.status,
+            pointsCost=found.points_cost,
+            state=found.state,
+            entries=entries,
+            lots=lots,
+        )
+    )
