@@ -36,13 +36,53 @@ async def _read_balances(connection: Connection, user_ids: set[int]) -> dict[int
 
 
 async def list_records(
-    database: Database, user_id: int, *, kind: str | None, task_no: str | None, page: int, size: int
+    database: Database,
+    user_id: int,
+    *,
+    kind: str | None,
+    task_no: str | None,
+    page: int,
+    size: int,
+    start: datetime | None = None,
+    end: datetime | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of the user's ledger entries, newest first, and their number up to MAX_RECORDS. Pages count from 1."""
-    values = {"user": user_id, "kind": kind, "task_no": task_no}
+    """One page of the user's ledger entries, newest first, and their number up to MAX_RECORDS. Pages count from 1.
+
+    `start` and `end` are the first moment of the period and the first one after it.
+    """
+    values: dict[str, Any] = {"user": user_id, "kind": kind, "task_no": task_no}
+    has_period = start is not None or end is not None
     async with database.read_list(user_id) as connection:
-        query = _filtered(bool(kind), bool(task_no)) if kind or task_no else _ALL
+        if has_period:
+            values["first"], values["last"] = await seq_range(connection, user_id, start, end)
+        query = _filtered(bool(kind), bool(task_no), has_period) if kind or task_no or has_period else _ALL
         return await query.read(connection, values, page=page, size=size, reach=MAX_RECORDS)
+
+
+async def seq_range(
+    connection: Connection, user_id: int, start: datetime | None, end: datetime | None
+) -> tuple[int, int]:
+    """The numbers of the first and the last entry of a period; the last is smaller if there is none.
+
+    No index has the time of an entry. But entries of an account are numbered in the order of their times, so twenty
+    look-ups find the first of a million entries at or after a time.
+    """
+    newest = int(await connection.scalar(_COUNT, {"user": user_id}) or 0)
+    first = 1 if start is None else await _first_seq(connection, user_id, start, newest)
+    last = newest if end is None else await _first_seq(connection, user_id, end, newest) - 1
+    return first, last
+
+
+async def _first_seq(connection: Connection, user_id: int, moment: datetime, newest: int) -> int:
+    low, high = 1, newest + 1
+    while low < high:
+        middle = (low + high) // 2
+        time = await connection.scalar(_TIME, {"user": user_id, "seq": middle})
+        if time is not None and time < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 _user: BindParameter[int] = bindparam("user")
@@ -65,12 +105,14 @@ _RECORD = (
 
 
 @functools.cache
-def _filtered(by_kind: bool, by_task: bool) -> PageQuery:
+def _filtered(by_kind: bool, by_task: bool, by_period: bool) -> PageQuery:
     conditions: list[ColumnElement[bool]] = [ledger.c.user_id == _user]
     if by_kind:
         conditions.append(ledger.c.kind == bindparam("kind"))
     if by_task:
         conditions.append(tasks.c.task_no == bindparam("task_no"))
+    if by_period:
+        conditions.append(ledger.c.seq.between(bindparam("first"), bindparam("last")))
     matching = select(ledger.c.id).select_from(_ENTRIES if by_task else ledger).where(*conditions)
     return PageQuery(_SHOWN, ledger.c.id, matching=matching, order=_NEWEST)
 
@@ -81,6 +123,7 @@ _NEWEST = (ledger.c.seq.desc(),)
 # at a number. However deep it is, no more than its own entries are read.
 _newest = ledger.alias("newest")
 _COUNT = select(func.coalesce(func.max(_newest.c.seq), 0)).where(_newest.c.user_id == _user)
+_TIME = select(ledger.c.created_at).where(ledger.c.user_id == _user, ledger.c.seq == bindparam("seq"))
 _ALL = PageQuery(
     _SHOWN,
     ledger.c.id,
