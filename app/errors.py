@@ -9,7 +9,7 @@
     ├── NotFound · MethodNotAllowed                      404 405
     ├── IdempotencyConflict · NotCancellable             409
     ├── GrantConflict · ActionConflict                   409
-    ├── UsernameTaken                                    409
+    ├── UsernameTaken · TaskRunning                      409
     ├── RequestTimeout                                   408
     ├── PayloadTooLarge · UnsupportedMedia               413 415
     ├── RangeNotSatisfiable                              416
@@ -160,6 +160,12 @@ class UsernameTaken(GatewayError):
     status = 409
     error_code = "USERNAME_TAKEN"
     text = "用户名已被使用"
+
+
+class TaskRunning(GatewayError):
+    status = 409
+    error_code = "TASK_RUNNING"
+    text = "任务尚未结束，不能删除，请先取消或等待结束"
 
 
 class PayloadTooLarge(GatewayError):

@@ -87,6 +87,7 @@ def test_error_codes_are_unique_and_have_their_status() -> None:
         "GRANT_CONFLICT": 409,
         "ACTION_CONFLICT": 409,
         "USERNAME_TAKEN": 409,
+        "TASK_RUNNING": 409,
         "PAYLOAD_TOO_LARGE": 413,
         "RANGE_NOT_SATISFIABLE": 416,
         "UNSUPPORTED_MEDIA": 415,

@@ -85,9 +85,9 @@ class PageQuery:
 class SettledCounts:
     """How many old rows the users with long lists have, so that not every page counts them again.
 
-    Rows are never deleted. A row is old SETTLED_SECONDS after its time, when every transaction that could still insert
-    a row with that time has ended. A number is used for KEPT_SECONDS, so rows that an operator adds or deletes by hand
-    count after that.
+    Rows leave a list only if they are erased. A row is old SETTLED_SECONDS after its time, when every transaction that
+    could still insert a row with that time has ended. A number is used for KEPT_SECONDS, so rows that an operator adds
+    or deletes by hand count after that.
     """
 
     SETTLED_SECONDS = 120.0
@@ -106,6 +106,10 @@ class SettledCounts:
     def settled_at(self, now: datetime) -> datetime:
         """The time up to which rows are old."""
         return now - timedelta(seconds=self.SETTLED_SECONDS)
+
+    def forget(self, user_id: int) -> None:
+        """Because rows of the user are gone. Other processes use their number a little longer."""
+        self._users.pop(user_id, None)
 
     def put(self, user_id: int, settled: datetime, number: int) -> None:
         self._users.pop(user_id, None)

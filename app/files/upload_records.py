@@ -14,7 +14,7 @@ from app.database import Connection, Database, retry_on_conflict, utc_after, utc
 from app.errors import RateLimited
 from app.runtime import Runtime
 from app.storage import StorageError
-from app.tables import points_accounts, uploads, users
+from app.tables import file_deletions, points_accounts, uploads, users
 
 log = structlog.get_logger()
 
@@ -27,12 +27,12 @@ MIN_COUNTED_BYTES = 100_000
 KEY_DIGITS = 42
 """The hexadecimal digits in the key of an upload with a row. Uploads of versions without rows have 40."""
 EXPIRE_BATCH = 100
-_RECORDED_KEY = re.compile(rf"uploads/[0-9]{{4}}/[0-9]{{2}}/[0-9a-f]{{{KEY_DIGITS}}}\.[a-z0-9]+")
+RECORDED_KEY = re.compile(rf"uploads/[0-9]{{4}}/[0-9]{{2}}/[0-9a-f]{{{KEY_DIGITS}}}\.[a-z0-9]+")
 
 
 def is_recorded(key: str) -> bool:
     """Whether the key belongs to an upload that has a row until it expires."""
-    return _RECORDED_KEY.fullmatch(key) is not None
+    return RECORDED_KEY.fullmatch(key) is not None
 
 
 async def check_allowance(database: Database, user_id: int, size_bytes: int, mb_per_day: int) -> None:
@@ -132,6 +132,7 @@ _TODAY = select(
 _UNUSED = (
     select(uploads.c.id)
     .where(uploads.c.used_at.is_(None), uploads.c.created_at < utc_after(bindparam("age")))
+    .where(uploads.c.object_key.not_in(select(file_deletions.c.object_key)))  # a running task may still need the file
     .order_by(uploads.c.created_at)
     .limit(EXPIRE_BATCH)
 )

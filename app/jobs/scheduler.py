@@ -16,12 +16,14 @@ from prometheus_client import Gauge
 from app.aio import cancel_and_wait
 from app.catalog.durations import update_durations
 from app.errors import Unavailable
+from app.files.deletions import delete_files
 from app.files.upload_records import expire_uploads
 from app.jobs.state import acquire_job, complete_job, list_job_states, release_job, renew_job
 from app.points.audit.checks import audit
 from app.points.expiry import expire_lots
 from app.runtime import Runtime
 from app.settings import Settings
+from app.tasks.erasure import continue_erasures
 from app.telemetry import metrics
 from app.webhooks.deliveries import purge_old
 
@@ -33,6 +35,7 @@ RETRY_SECONDS = 60.0  # after a failure
 EXPIRE_SECONDS = 3600.0
 DURATIONS_SECONDS = 60.0
 PURGE_SECONDS = 3600.0
+ERASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def periodic_jobs(settings: Settings) -> list[PeriodicJob]:
         PeriodicJob("durations", DURATIONS_SECONDS, update_model_durations),
         PeriodicJob("webhooks", PURGE_SECONDS, purge_deliveries),
         PeriodicJob("uploads", EXPIRE_SECONDS if settings.upload_keep_days else 0.0, expire_uploads),
+        PeriodicJob("erasure", ERASE_SECONDS, erase),
         PeriodicJob("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
     ]
     return [job for job in jobs if job.period_seconds]
@@ -71,6 +75,12 @@ async def update_model_durations(runtime: Runtime) -> int:
 async def purge_deliveries(runtime: Runtime) -> int:
     """Deletes webhook deliveries after a month. Returns their number."""
     return await purge_old(runtime.database)
+
+
+async def erase(runtime: Runtime) -> int:
+    """Erases what is left of erased users, then deletes the files that were given up. Returns the number of files."""
+    await continue_erasures(runtime)
+    return await delete_files(runtime)
 
 
 async def run_audit(runtime: Runtime) -> int:

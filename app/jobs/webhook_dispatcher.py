@@ -184,6 +184,8 @@ class WebhookDispatcher:
         if target is None:
             return Outcome("disabled")
         message = await build_payload(self._runtime, delivery.task_id)
+        if message is None:
+            return Outcome("disabled")
         structlog.contextvars.bind_contextvars(message=message.id)  # on every line of this attempt
         return await send(self._egress, *target, message)
 

@@ -10,12 +10,13 @@ from app.tables.accounts.users import recovery_codes, refresh_tokens, users
 from app.tables.coordination import circuit_breakers, model_durations, scheduled_jobs
 from app.tables.models import points_config
 from app.tables.points import points_accounts, points_ledger, points_lot_uses, points_lots, redeem_codes
-from app.tables.tasks import tasks
+from app.tables.tasks import ERASED_UPDATE_TIME, tasks
 from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
 from app.tables.uploads import file_deletions, uploads
 from app.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets
 
 __all__ = [
+    "ERASED_UPDATE_TIME",
     "ID",
     "LONG_TEXT",
     "MYSQL",

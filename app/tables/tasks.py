@@ -1,8 +1,13 @@
 """The table of tasks. It is both the record and the work queue."""
 
+from datetime import UTC, datetime
+
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, String, Table, UniqueConstraint
 
 from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
+
+ERASED_UPDATE_TIME = datetime(1900, 1, 1, tzinfo=UTC)
+"""The `updated_at` of erased tasks: `ix_tasks_changed` then lists those of a user without a row being read."""
 
 tasks = Table(
     "tasks",

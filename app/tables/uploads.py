@@ -22,7 +22,8 @@ uploads = Table(
     **MYSQL,
 )
 
-# A transaction that gives up a file adds a row. A job deletes the file, then the row.
+# A transaction that gives up a file adds a row. A job deletes the file, then the row. The key `users/<id>` stands for
+# all works of a user.
 file_deletions = Table(
     "file_deletions",
     metadata,

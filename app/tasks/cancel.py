@@ -75,6 +75,10 @@ _OWN_TASK = (
         tasks.c.points_cost,
         tasks.c.error_code,
     )
-    .where(tasks.c.user_id == bindparam("user"), tasks.c.task_no == bindparam("task_no"))
+    .where(
+        tasks.c.user_id == bindparam("user"),
+        tasks.c.task_no == bindparam("task_no"),
+        tasks.c.erased_at.is_(None),
+    )
     .with_for_update()
 )

@@ -197,7 +197,7 @@ def _in_chunks(rows: list[Row[Any]]) -> list[list[Row[Any]]]:
     return [rows[start : start + MAX_ROWS_HELD] for start in range(0, len(rows), MAX_ROWS_HELD)]
 
 
-_is_owner = tasks.c.user_id == bindparam("user")
+_is_owner = (tasks.c.user_id == bindparam("user")) & tasks.c.erased_at.is_(None)
 _order = (tasks.c.updated_at, tasks.c.id)
 _ROW = select(tasks.c.id, *PUBLIC_COLUMNS).where(_is_owner).order_by(*_order)
 _BY_NUMBERS = _ROW.where(tasks.c.task_no.in_(bindparam("numbers", expanding=True)))

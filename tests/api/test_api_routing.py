@@ -73,7 +73,7 @@ def test_the_table_finds_what_fastapi_would_find(runtime: Runtime) -> None:
     contexts = [one for one in iter_route_contexts(app.routes) if isinstance(one.original_route, APIRoute)]
     found = set()
     for path in sample_paths(str(one.path) for one in contexts):
-        for method in ("GET", "POST", "HEAD", "PUT"):
+        for method in ("GET", "POST", "HEAD", "PUT", "DELETE"):
             scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
             matches = ((one.original_route, *one.matches(scope)) for one in contexts)
             expected = next(((route, child["path_params"]) for route, how, child in matches if how is Match.FULL), None)

@@ -116,8 +116,9 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "I5",
         "a completed task is settled and has results; a failed task is refunded and has none",
+        # An erased task has an empty list of results, because NULL would mean that it did not complete.
         f"SELECT t.task_no, t.status, c.kind FROM tasks t LEFT JOIN ({_CLOSES}) c ON c.task_id = t.id"  # noqa: S608
-        " WHERE (t.status = 'completed' AND (t.results IS NULL OR t.results = '[]'"
+        " WHERE (t.status = 'completed' AND (t.results IS NULL OR (t.results = '[]') <> (t.erased_at IS NOT NULL)"
         " OR (t.points_cost > 0 AND c.kind <> 'settle')))"
         " OR (t.status = 'failed' AND (t.results IS NOT NULL OR t.error_code IS NULL"
         " OR (t.points_cost > 0 AND c.kind <> 'refund')))",
