@@ -7,10 +7,11 @@ and its row count. The UPDATE locks the row; then the entry copies its `seq` and
 The account row is the most contended lock. It is taken after the task or code, and before its lots and entries.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Row, Update, bindparam, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Row, Update, bindparam, insert, select, update
 
 from app.database import Connection, Database, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import GatewayError, GrantConflict, InsufficientPoints, InvalidParameter
@@ -56,17 +57,20 @@ async def lock_account(connection: Connection, user_id: int) -> None:
 
 async def _deduct_with_lots(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """The slow path: expires due lots, then consumes lots. It also decides whether the points are too few."""
-    account = await _lock(connection, user_id)
-    if account is None:
-        raise InsufficientPoints(0, cost)
-    available = account.available
-    if account.next_expiry is not None:
-        available -= sum(await expire_due_lots(connection, user_id, account.now))
-    if available < cost:
-        raise InsufficientPoints(available, cost)
+    await _lock_points(connection, user_id, cost)
     await lots.consume(connection, user_id, task_id, cost)
     await _apply(connection, _HOLD, user_id, cost)
     await lots.refresh_next_expiry(connection, user_id)
+
+
+async def _lock_points(connection: Connection, user_id: int, cost: int) -> None:
+    """Locks the account and expires its due lots. Raises InsufficientPoints if fewer than `cost` points are left."""
+    account = await _lock(connection, user_id)
+    available = 0 if account is None else account.available
+    if account is not None and account.next_expiry is not None:
+        available -= sum(await expire_due_lots(connection, user_id, account.now))
+    if account is None or available < cost:
+        raise InsufficientPoints(available, cost)
 
 
 async def expire_due_lots(connection: Connection, user_id: int, now: datetime) -> list[int]:
@@ -133,19 +137,22 @@ async def grant(
     remark: str = "",
     expires: datetime | None = None,
     is_internal: bool = False,
+    record: Callable[[Connection], Awaitable[None]] | None = None,
 ) -> tuple[bool, int]:
     """Grants points to a user once per `ref`. Returns (applied, balance); `applied` is False for a known `ref`.
 
     Raises GrantConflict if the known `ref` was for another user, other points or another expiry. Only the gateway
-    itself (`is_internal`) may use a reserved prefix.
+    itself (`is_internal`) may use a reserved prefix. `record` writes more in the transaction that applies the grant.
     """
-    if ref.startswith(RESERVED_REF_PREFIXES) and not is_internal:
-        raise InvalidParameter("ref", f"不能以 {'、'.join(RESERVED_REF_PREFIXES)} 开头")
+    if not is_internal:
+        _refuse_reserved(ref)
     try:
         async with database.begin() as connection:
             await grant_in_transaction(
                 connection, user_id=user_id, points=points, ref=ref, remark=remark, expires=expires
             )
+            if record is not None:
+                await record(connection)
             return True, await balance_of(connection, user_id)
     except UniqueViolation as error:
         if "ref" not in error.text:
@@ -171,19 +178,53 @@ async def grant_in_transaction(
     """Grants points. Raises UniqueViolation for a known `ref`. Points with an expiry get a lot of their own."""
     if not 0 < points <= MAX_POINTS:
         raise InvalidParameter("points", "须为正整数")
-    if not ref or ref != ref.strip() or len(ref) > MAX_REF_LENGTH:
-        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {MAX_REF_LENGTH} 个字符")
-    if len(remark) > MAX_REMARK_LENGTH:
-        raise InvalidParameter("remark", f"最多 {MAX_REMARK_LENGTH} 个字符")
-    await lock_account(connection, user_id)
-    updated = await connection.execute(_GRANT, {"user": user_id, "cost": points})
-    if not updated.rowcount:
-        raise AccountLimitExceeded
-    await _write(connection, user_id, "grant", points=points, held=0, ref=ref, remark=remark)
+    await _add(connection, user_id, "grant", points, ref, remark)
     if expires is not None:
         await check_expiry(connection, expires)
         await lots.create_lot(connection, user_id, points, expires, ref=ref)
         await lots.refresh_next_expiry(connection, user_id)
+
+
+async def adjust(connection: Connection, *, user_id: int, points: int, ref: str, remark: str) -> None:
+    """Corrects the account by `points`, which may be negative. Raises UniqueViolation for a known `ref`.
+
+    Added points never expire. Points are taken as a task takes them: first those that expire soonest. The lots name the
+    entry in place of a task, as -id. Raises InsufficientPoints if fewer points are available.
+    """
+    if not 0 < abs(points) <= MAX_POINTS:
+        raise InvalidParameter("points", "须为非零整数")
+    _refuse_reserved(ref)
+    if points > 0:
+        await _add(connection, user_id, "adjust", points, ref, remark)
+        return
+    _check_texts(ref, remark)
+    await _lock_points(connection, user_id, -points)
+    await _apply(connection, _TAKE_BACK, user_id, -points)
+    await _write(connection, user_id, "adjust", points=points, held=0, ref=ref, remark=remark)
+    entry_id = (await connection.execute(_BY_REF, {"ref": ref})).scalar_one()
+    await lots.consume(connection, user_id, -entry_id, -points)
+    await lots.refresh_next_expiry(connection, user_id)
+
+
+async def _add(connection: Connection, user_id: int, kind: str, points: int, ref: str, remark: str) -> None:
+    _check_texts(ref, remark)
+    await lock_account(connection, user_id)
+    updated = await connection.execute(_GRANT, {"user": user_id, "cost": points})
+    if not updated.rowcount:
+        raise AccountLimitExceeded
+    await _write(connection, user_id, kind, points=points, held=0, ref=ref, remark=remark)
+
+
+def _refuse_reserved(ref: str) -> None:
+    if ref.startswith(RESERVED_REF_PREFIXES):
+        raise InvalidParameter("ref", f"不能以 {'、'.join(RESERVED_REF_PREFIXES)} 开头")
+
+
+def _check_texts(ref: str, remark: str) -> None:
+    if not ref or ref != ref.strip() or len(ref) > MAX_REF_LENGTH:
+        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {MAX_REF_LENGTH} 个字符")
+    if len(remark) > MAX_REMARK_LENGTH:
+        raise InvalidParameter("remark", f"最多 {MAX_REMARK_LENGTH} 个字符")
 
 
 async def check_expiry(connection: Connection, expires: datetime) -> None:
@@ -207,32 +248,20 @@ _cost: BindParameter[int] = bindparam("cost")
 _mine = accounts.c.user_id == _user
 _next = {"seq": accounts.c.seq + 1, "updated_at": utc_now()}
 
-_HOLD = (
-    update(accounts)
-    .where(_mine, accounts.c.available >= _cost)
-    .values(available=accounts.c.available - _cost, held=accounts.c.held + _cost, **_next)
-)
+
+def _move(from_: ColumnElement[int], **changes: ColumnElement[int]) -> Update:
+    """The statement that changes an account if `from_` holds the points."""
+    return update(accounts).where(_mine, from_ >= _cost).values(**changes, **_next)
+
+
+_available, _held, _granted = accounts.c.available, accounts.c.held, accounts.c.granted
+_HOLD = _move(_available, available=_available - _cost, held=_held + _cost)
 _HOLD_WITHOUT_LOTS = _HOLD.where(accounts.c.next_expiry.is_(None))
-_SPEND = (
-    update(accounts)
-    .where(_mine, accounts.c.held >= _cost)
-    .values(held=accounts.c.held - _cost, spent=accounts.c.spent + _cost, **_next)
-)
-_REFUND = (
-    update(accounts)
-    .where(_mine, accounts.c.held >= _cost)
-    .values(held=accounts.c.held - _cost, available=accounts.c.available + _cost, **_next)
-)
-_EXPIRE = (
-    update(accounts)
-    .where(_mine, accounts.c.available >= _cost)
-    .values(available=accounts.c.available - _cost, expired=accounts.c.expired + _cost, **_next)
-)
-_GRANT = (
-    update(accounts)
-    .where(_mine, accounts.c.granted <= MAX_POINTS - _cost)
-    .values(available=accounts.c.available + _cost, granted=accounts.c.granted + _cost, **_next)
-)
+_SPEND = _move(_held, held=_held - _cost, spent=accounts.c.spent + _cost)
+_REFUND = _move(_held, held=_held - _cost, available=_available + _cost)
+_EXPIRE = _move(_available, available=_available - _cost, expired=accounts.c.expired + _cost)
+_GRANT = _move(MAX_POINTS - _granted, available=_available + _cost, granted=_granted + _cost)
+_TAKE_BACK = _move(_available, available=_available - _cost, granted=_granted - _cost)
 _LOCK = select(accounts.c.available, accounts.c.next_expiry, utc_now().label("now")).where(_mine).with_for_update()
 _NOW = select(utc_now())
 _BALANCE = select(lots.spendable_points()).where(_mine)
@@ -249,19 +278,7 @@ _SAME_GRANT = (
     )
 )
 _INSERT_ENTRY = insert(ledger).from_select(
-    [
-        "user_id",
-        "seq",
-        "kind",
-        "points",
-        "held",
-        "balance_after",
-        "task_id",
-        "phase",
-        "ref",
-        "remark",
-        "created_at",
-    ],
+    ["user_id", "seq", "kind", "points", "held", "balance_after", "task_id", "phase", "ref", "remark", "created_at"],
     select(
         accounts.c.user_id,
         accounts.c.seq,

@@ -37,7 +37,7 @@ async def create_lot(connection: Connection, user_id: int, points: int, expires:
 async def consume(connection: Connection, user_id: int, task_id: int, cost: int) -> None:
     """Consumes up to `cost` points from the lots, in the order of their expiry. The rest has no lot.
 
-    The caller must have expired the due lots before.
+    The caller must have expired the due lots before. An adjustment passes the id of its entry as -id for `task_id`.
     """
     lot_uses = []
     for lot in await connection.execute(_LOTS_WITH_POINTS, {"user": user_id}):

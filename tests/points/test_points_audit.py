@@ -186,6 +186,19 @@ LOT_DAMAGE: Damages = {
 }
 """Damage to `lots`: an expired lot with a grace lot of its refund, and a lot of 90 of which a task holds a part."""
 
+ADJUST_DAMAGE: Damages = {
+    ("I12", "an adjustment uses lots of its own user, and not more points than it takes"): [
+        "UPDATE points_lot_uses SET points = 31 WHERE task_id < 0",
+        "UPDATE points_lot_uses SET task_id = 0 WHERE task_id < 0",
+        "UPDATE points_lot_uses SET task_id = -99 WHERE task_id < 0",
+        "UPDATE points_lot_uses SET task_id = -1 WHERE task_id < 0",
+        "UPDATE points_ledger SET user_id = 2 WHERE kind = 'adjust'",
+        "UPDATE points_lots SET user_id = 2 WHERE ref = 'l'",
+        "DELETE FROM points_ledger WHERE kind = 'adjust'",
+    ],
+}
+"""Damage to `adjusted`: a grant of 100, a live task of 30, and a correction that takes 30 of a lot of 90."""
+
 CODE_DAMAGE: Damages = {
     ("I13", "a redeemed code has exactly one grant, of its points and to its user; any other code has none"): [
         "DELETE FROM points_ledger WHERE ref = 'code:1'",
@@ -266,6 +279,16 @@ async def lots(books: Runtime) -> Runtime:
 
 
 @pytest.fixture
+async def adjusted(books: Runtime) -> Runtime:
+    """A lot of 90, and a correction that takes 30 of it."""
+    await lot(books.database, 1, 90, 24, "l")
+    async with books.database.begin() as connection:
+        await ledger.adjust(connection, user_id=1, points=-30, ref="a", remark="")
+    assert await remaining(books.database) == [60]
+    return books
+
+
+@pytest.fixture
 async def codes(books: Runtime) -> Runtime:
     """Two codes of 50, one of them redeemed."""
     made = await create_codes(books.database, count=2, points=50, batch="b", lot_days=30)
@@ -296,6 +319,11 @@ async def test_damage_to_lots_is_found(lots: Runtime, damage: str, seen_by: tupl
     await assert_damage_is_found(lots, damage, seen_by)
 
 
+@for_each_damage(ADJUST_DAMAGE)
+async def test_damage_to_corrections_is_found(adjusted: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    await assert_damage_is_found(adjusted, damage, seen_by)
+
+
 @for_each_damage(CODE_DAMAGE)
 async def test_damage_to_codes_is_found(codes: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(codes, damage, seen_by)
@@ -303,7 +331,7 @@ async def test_damage_to_codes_is_found(codes: Runtime, damage: str, seen_by: tu
 
 def test_every_check_has_its_damage() -> None:
     checks = [(invariant, meaning) for invariant, meaning, _ in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)]
-    assert sorted([*checks, OVERDUE]) == sorted([*DAMAGE, *LOT_DAMAGE, *CODE_DAMAGE])
+    assert sorted([*checks, OVERDUE]) == sorted([*DAMAGE, *LOT_DAMAGE, *ADJUST_DAMAGE, *CODE_DAMAGE])
 
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])

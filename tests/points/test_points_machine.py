@@ -213,6 +213,29 @@ class PointsMachine(RuleBasedStateMachine):
         else:
             account.lots.append(Lot(self.now + hours, points))
 
+    # -------------------------------------------------------------- corrections
+
+    @rule(user=USERS, points=st.integers(-120, 120).filter(bool))
+    def adjust(self, user: int, points: int) -> None:
+        """Points are taken as a task takes them. Nothing brings them back."""
+        account = self.accounts[user]
+        if points < 0 and account.spendable_points(self.now) < -points:
+            with pytest.raises(InsufficientPoints):
+                self.run(self.correct(user, points))
+            return
+        self.run(self.correct(user, points))
+        if points > 0:
+            account.pool += points
+            return
+        account.take(-points, self.now)
+        account.held += points
+        self.seen["points taken back"] += 1
+
+    async def correct(self, user: int, points: int) -> None:
+        async with self.database.begin() as connection:
+            ref = f"fix-{next(self.numbers)}"
+            await ledger.adjust(connection, user_id=user, points=points, ref=ref, remark="")
+
     # -------------------------------------------------------------- expiry
 
     @rule(hours=st.sampled_from([0.5, 5.0, 30.0, 200.0]))
@@ -334,7 +357,7 @@ class PointsMachine(RuleBasedStateMachine):
 
 
 MUST_HAPPEN = ("completed", "failed", "cancelled", "an end in vain", "too few points", "lots expired")
-MUST_HAPPEN += ("back to its lot", "a lot of grace", "redeemed", "given back")
+MUST_HAPPEN += ("back to its lot", "a lot of grace", "redeemed", "given back", "points taken back")
 
 
 def test_any_order_of_operations_keeps_the_books(empty_sqlite: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Random sequences of grants, submits, ends, expiry and sweeps, compared with arithmetic and audited each time."""
+"""Random sequences of grants, submits, corrections, ends and expiry, each compared with arithmetic and audited."""
 
 import asyncio
 import contextlib
@@ -144,6 +144,21 @@ class Books:
             else:
                 await ledger.settle(connection, **money)
 
+    async def adjust(self, points: int, sign: int) -> None:
+        """A correction takes points as a task does, and never gives them back."""
+        change = {"user_id": USER, "ref": f"adjust:{self.number}", "remark": ""}
+        if sign % 2:
+            async with self.database.begin() as connection:
+                await ledger.adjust(connection, points=points, **change)
+            self.model.pool += points
+            return
+        is_enough = self.model.submit(-self.number, points)
+        self.model.running.pop(-self.number, None)
+        expected = contextlib.nullcontext() if is_enough else pytest.raises(InsufficientPoints)
+        with expected:
+            async with self.database.begin() as connection:
+                await ledger.adjust(connection, points=-points, **change)
+
     async def wait(self, _: int, hours: int) -> None:
         await later(self.database, hours)
         self.model.hour += hours
@@ -159,7 +174,7 @@ def _row(number: int, cost: int) -> dict[str, object]:
     return words | blank | times | {"id": number, "user_id": USER, "points_cost": cost}
 
 
-STEPS = st.sampled_from(["grant", "grant_for_a_time", "submit", "submit", "end", "end", "wait", "sweep"])
+STEPS = st.sampled_from(["grant", "grant_for_a_time", "submit", "submit", "end", "end", "adjust", "wait", "sweep"])
 
 
 @given(steps=st.lists(st.tuples(STEPS, st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=30))

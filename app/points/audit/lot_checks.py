@@ -18,7 +18,12 @@ _REMAINING = (
     "SELECT user_id, SUM(remaining) AS points, MIN(expires_at) AS next_expiry FROM points_lots"
     " WHERE remaining > 0 GROUP BY user_id"
 )
-_USED_BY_TASK = "SELECT task_id, SUM(points) AS points FROM points_lot_uses GROUP BY task_id"
+_USED_BY_TASK = "SELECT task_id, SUM(points) AS points FROM points_lot_uses WHERE task_id > 0 GROUP BY task_id"
+# An adjustment stands in place of a task, as its negative id.
+_USED_BY_ENTRY = (
+    "SELECT -u.task_id AS entry_id, MIN(l.user_id) AS user_id, MAX(l.user_id) AS last_user_id, SUM(u.points) AS points"
+    " FROM points_lot_uses u LEFT JOIN points_lots l ON l.id = u.lot_id WHERE u.task_id <= 0 GROUP BY u.task_id"
+)
 
 LOT_CHECKS: tuple[tuple[str, str, str], ...] = (
     (
@@ -87,6 +92,13 @@ LOT_CHECKS: tuple[tuple[str, str, str], ...] = (
         "SELECT u.*, t.user_id, l.user_id AS lot_user_id FROM points_lot_uses u"
         " LEFT JOIN tasks t ON t.id = u.task_id LEFT JOIN points_lots l ON l.id = u.lot_id"
         " WHERE l.id IS NULL OR t.user_id <> l.user_id OR u.points <= 0",
+    ),
+    (
+        "I12",
+        "an adjustment uses lots of its own user, and not more points than it takes",
+        f"SELECT u.*, e.kind, e.user_id AS entry_user_id, e.points AS taken FROM ({_USED_BY_ENTRY}) u"  # noqa: S608
+        " LEFT JOIN points_ledger e ON e.id = u.entry_id WHERE e.id IS NULL OR e.kind <> 'adjust'"
+        " OR e.user_id <> u.user_id OR e.user_id <> u.last_user_id OR u.points > -e.points",
     ),
 )
 
