@@ -1,13 +1,14 @@
 """Creates, provisions, finds and bans users."""
 
 import secrets
+from typing import Any
 
 from sqlalchemy import insert, select, update
 
 from app.accounts.credentials import MAX_USER_ID
 from app.database import Connection, Database, UniqueViolation, insert_ignore, retry_on_conflict, utc_now
 from app.errors import InvalidParameter, NotFound, Unavailable
-from app.tables import users
+from app.tables import refresh_tokens, users
 
 MAX_NAME_LENGTH = 64
 MAX_OWN_ID = 10**12
@@ -23,26 +24,41 @@ async def create_user(
 
     Raises InvalidParameter if the id or the name is taken or not valid.
     """
-    if user_id is not None and not 0 < user_id <= MAX_USER_ID:
-        raise InvalidParameter("id", f"必须在 1 到 {MAX_USER_ID} 之间")
-    if username is not None and not (username == username.strip() and 0 < len(username) <= MAX_NAME_LENGTH):
-        raise InvalidParameter("username", "不能为空、首尾不能有空格且最多 64 个字符")
+    check_new_user(user_id, username)
     for draw in range(MAX_DRAWS):
         try:
             return await _insert_user(database, user_id, draw, username=username, role="admin" if admin else "user")
         except UniqueViolation as error:
-            if "username" in error.text:
-                raise InvalidParameter("username", "已存在") from error
-            if user_id is not None:
-                raise InvalidParameter("id", "已存在") from error
+            raise_taken(error, user_id)
     raise Unavailable
+
+
+def check_new_user(user_id: int | None, username: str | None) -> None:
+    """Raises InvalidParameter if the id or the name is not valid."""
+    if user_id is not None and not 0 < user_id <= MAX_USER_ID:
+        raise InvalidParameter("id", f"必须在 1 到 {MAX_USER_ID} 之间")
+    if username is not None and not (username == username.strip() and 0 < len(username) <= MAX_NAME_LENGTH):
+        raise InvalidParameter("username", "不能为空、首尾不能有空格且最多 64 个字符")
+
+
+def raise_taken(error: UniqueViolation, user_id: int | None) -> None:
+    """Raises InvalidParameter for a name or id that is taken. Returns if another id may be drawn."""
+    if "username" in error.text:
+        raise InvalidParameter("username", "已存在") from error
+    if user_id is not None:
+        raise InvalidParameter("id", "已存在") from error
 
 
 @retry_on_conflict
 async def _insert_user(database: Database, user_id: int | None, draw: int, **columns: str | None) -> int:
     async with database.begin() as connection:
-        new_id = user_id or await _draw_id(connection, draw)
-        await connection.execute(insert(users).values(id=new_id, created_at=utc_now(), **columns))
+        return await insert_user(connection, user_id, draw, **columns)
+
+
+async def insert_user(connection: Connection, user_id: int | None, draw: int, **columns: str | None) -> int:
+    """Inserts a user and returns the id. Raises UniqueViolation; after it `raise_taken` says whether to draw again."""
+    new_id = user_id or await _draw_id(connection, draw)
+    await connection.execute(insert(users).values(id=new_id, created_at=utc_now(), **columns))
     return new_id
 
 
@@ -71,11 +87,21 @@ async def set_status(database: Database, user_id: int, status: str) -> None:
 
     Raises NotFound for an unknown user.
     """
-    values = {"status": status, "tokens_valid_from": utc_now()} if status == "banned" else {"status": status}
     async with database.begin() as connection:
-        updated = await connection.execute(update(users).where(users.c.id == user_id).values(**values))
-        if not updated.rowcount:
-            raise NotFound("用户不存在")
+        await write_status(connection, user_id, status)
+
+
+async def write_status(connection: Connection, user_id: int, status: str) -> None:
+    """The same in the caller's transaction. A ban also ends the user's log-ins, so that an unban revives none."""
+    values: dict[str, Any] = {"status": status}
+    if status == "banned":
+        values |= {"tokens_valid_from": utc_now(), "token_version": users.c.token_version + 1}
+    updated = await connection.execute(update(users).where(users.c.id == user_id).values(**values))
+    if not updated.rowcount:
+        raise NotFound("用户不存在")
+    if status == "banned":
+        is_valid = (refresh_tokens.c.user_id == user_id) & refresh_tokens.c.revoked_at.is_(None)
+        await connection.execute(update(refresh_tokens).where(is_valid).values(revoked_at=utc_now()))
 
 
 async def find_user_id(database: Database, username: str) -> int | None:
