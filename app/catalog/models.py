@@ -177,32 +177,70 @@ def validate_model(
 async def set_model(database: Database, model_name: str, changes: dict[str, Any]) -> None:
     """Creates the model, or changes the columns in `changes` that are not None. Submitted tasks keep their price."""
     async with database.begin() as connection:
-        row = (await connection.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
-        unchanged = [name for name in _WRITABLE if changes.get(name) is None]
-        old = {} if row is None else {name: _load_column(name, getattr(row, name)) for name in unchanged}
-        new = _DEFAULTS | old | {name: value for name, value in changes.items() if value is not None}
-        for required in ("points_cost", "task_type", "action"):
-            if new[required] is None:
-                raise InvalidParameter(required, "不能为空")
-        validate_model(model_name, **{name: new[name] for name in VALIDATED_COLUMNS})
-        new["price_rules"] = new["price_rules"] or None  # an empty list is stored as NULL
-        if row is None:
-            statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
-        else:
-            is_model = points_config.c.model_name == model_name
-            statement = update(points_config).where(is_model).values(updated_at=utc_now())  # type: ignore[assignment]
-        await connection.execute(statement.values(**new))
+        await write_model(connection, model_name, changes)
 
 
+async def write_model(
+    connection: Connection, model_name: str, changes: dict[str, Any]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The same in the caller's transaction. Returns the columns before, which are None for a new model, and after.
+
+    A column whose JSON is broken is None in the columns before.
+    """
+    row = (await connection.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
+    new = _merge(model_name, row, changes)
+    if row is None:
+        statement = insert(points_config).values(model_name=model_name, created_at=utc_now(), updated_at=utc_now())
+    else:
+        is_model = points_config.c.model_name == model_name
+        statement = update(points_config).where(is_model).values(updated_at=utc_now())  # type: ignore[assignment]
+    await connection.execute(statement.values(**new))
+    return None if row is None else {name: _readable(name, getattr(row, name)) for name in _WRITABLE}, new
+
+
+async def preview_model(connection: Connection, model_name: str, changes: dict[str, Any]) -> Model:
+    """The model as `write_model` would leave it, enabled or not. Nothing is stored. Raises like `write_model`."""
+    row = (await connection.execute(_BY_NAME, {"model_name": model_name})).one_or_none()
+    new = _merge(model_name, row, changes)
+    now = (await connection.execute(select(utc_now()))).scalar_one() if row is None else row.now
+    return Model(model_name=model_name, **new, now=now, rules=tuple(parse_rules(new["price_rules"])))
+
+
+def _merge(model_name: str, row: Row[*tuple[Any, ...]] | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the row with the changes. Raises InvalidParameter for a result that is not valid."""
+    unchanged = [name for name in _WRITABLE if changes.get(name) is None]
+    old = {} if row is None else {name: _load_column(name, getattr(row, name)) for name in unchanged}
+    new = _DEFAULTS | old | {name: value for name, value in changes.items() if value is not None}
+    for required in ("points_cost", "task_type", "action"):
+        if new[required] is None:
+            raise InvalidParameter(required, "不能为空")
+    validate_model(model_name, **{name: new[name] for name in VALIDATED_COLUMNS})
+    new["price_rules"] = new["price_rules"] or None  # an empty list is stored as NULL
+    return new
+
+
+def _readable(name: str, value: Any) -> Any:
+    try:
+        return _load_column(name, value)
+    except InvalidParameter:
+        return None
+
+
+@retry_on_conflict
 async def disable_model(database: Database, model_name: str) -> None:
     """Disables the model for new tasks. Raises ModelNotFound."""
     async with database.begin() as connection:
-        is_model = points_config.c.model_name == model_name
-        updated = await connection.execute(
-            update(points_config).where(is_model).values(enabled=False, updated_at=utc_now())
-        )
-        if not updated.rowcount:
-            raise ModelNotFound
+        await write_disabled(connection, model_name)
+
+
+async def write_disabled(connection: Connection, model_name: str) -> bool:
+    """The same in the caller's transaction. Returns whether the model was enabled. The row need not be valid."""
+    row = (await connection.execute(_BY_NAME.with_for_update(), {"model_name": model_name})).one_or_none()
+    if row is None or row.model_name != model_name:  # MySQL ignores trailing blanks
+        raise ModelNotFound
+    is_model = points_config.c.model_name == model_name
+    await connection.execute(update(points_config).where(is_model).values(enabled=False, updated_at=utc_now()))
+    return bool(row.enabled)
 
 
 _DEFAULTS: dict[str, Any] = {

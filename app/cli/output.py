@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PIPED_WIDTH = 200  # the table's width where the output is no terminal
+Reason = Annotated[str, typer.Option(help="Why, for the list of what admins did")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 

@@ -14,8 +14,8 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from app.catalog.model_diff import find_invalid
 from app.catalog.models import Model, read_models
-from app.cli.admin.model_diff import find_invalid
 from app.database import open_database
 from app.settings import Settings
 from migrations import seeding

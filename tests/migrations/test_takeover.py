@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from app.catalog.model_diff import find_invalid
 from app.catalog.models import read_models
-from app.cli.admin.model_diff import find_invalid
 from app.cli.migrate import migrate
 from app.database import open_database
 from app.errors import GatewayError

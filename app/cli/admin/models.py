@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import Json, print_record, print_table, run_with_database
+from app.cli.output import Json, Reason, print_record, print_table, run_with_database
 
 if TYPE_CHECKING:
     from app.database import Database
@@ -41,10 +41,12 @@ def models_set(
     price_rules: Annotated[str | None, typer.Option(help="JSON list, see docs/pricing.md; [] for none")] = None,
     sort: Annotated[int | None, typer.Option()] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable")] = None,
+    reason: Reason = "",
     json: Json = False,
 ) -> None:
     """Creates a model or changes some of its columns. Submitted tasks keep their price."""
-    from app.catalog.models import set_model
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.models import create_or_set_model
 
     changes = {
         "points_cost": points_cost,
@@ -57,27 +59,26 @@ def models_set(
         "sort": sort,
         "enabled": enabled,
     }
-    run_with_database(lambda database: set_model(database, name, changes))
+    run_with_database(lambda database: create_or_set_model(database, COMMAND_LINE, name, changes, reason=reason))
     print_record({"modelName": name, **{key: value for key, value in changes.items() if value is not None}}, json)
 
 
 @models.command("disable")
-def models_disable(name: str, json: Json = False) -> None:
+def models_disable(name: str, reason: Reason = "", json: Json = False) -> None:
     """Takes a model off sale. Submitted tasks run to their end."""
-    from app.catalog.models import disable_model
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.models import disable_model
 
-    run_with_database(lambda database: disable_model(database, name))
+    run_with_database(lambda database: disable_model(database, COMMAND_LINE, name, reason=reason))
     print_record({"modelName": name, "enabled": False}, json)
 
 
 @models.command("diff")
 def models_diff(json: Json = False) -> None:
     """Compares points_config with what the migrations seed: exit 0 where they are equal, 1 with the differences."""
-    from app.catalog.models import read_models
-    from app.cli.admin.model_diff import diff_models, load_seeded
+    from app.catalog.model_diff import find_diff
 
-    now, unreadable = run_with_database(read_models)
-    diff = diff_models(load_seeded(), now, unreadable)
+    diff = run_with_database(find_diff)
     if json:
         print_record({"equal": diff.is_empty, **asdict(diff)}, json)
     else:
@@ -88,8 +89,8 @@ def models_diff(json: Json = False) -> None:
 @models.command("check")
 def models_check(json: Json = False) -> None:
     """Checks that each enabled model can be sold by the rules of today. Exit 1 with those that cannot."""
+    from app.catalog.model_diff import find_invalid
     from app.catalog.models import read_models
-    from app.cli.admin.model_diff import find_invalid
 
     found, unreadable = run_with_database(read_models)
     enabled = [model for model in found if model.enabled]

@@ -1,16 +1,18 @@
 """Compares `points_config` with what the migrations seed: added, missing, changed and invalid rows."""
 
 import asyncio
+import functools
 import json
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.catalog.models import VALIDATED_COLUMNS, Model, list_models, validate_model
-from app.cli.migrate import migrate
-from app.database import open_database
+from app.catalog.models import VALIDATED_COLUMNS, Model, list_models, read_models, validate_model
+from app.database import Database, open_database
+from app.database.schema.migrate import migrate
 from app.errors import InvalidParameter
 from app.settings import load_settings
 
@@ -39,6 +41,26 @@ class ModelDiff:
             yield f"changed  {change['modelName']}  {change['column']}: {seeded} → {now}"
         for row in self.invalid:
             yield f"invalid  {row['modelName']}  {row['reason']}"
+
+
+async def find_diff(database: Database) -> ModelDiff:
+    """Compares the rows of the database with this release."""
+    seeded = await asyncio.to_thread(_load_seeded_once)
+    return diff_models(seeded, *await read_models(database))
+
+
+def _load_seeded_once() -> list[Model]:
+    with _loading:  # Alembic runs once at a time in a process
+        return _remember_seeded()
+
+
+@functools.cache
+def _remember_seeded() -> list[Model]:
+    """A release never changes what it seeds."""
+    return load_seeded()
+
+
+_loading = threading.Lock()
 
 
 def load_seeded() -> list[Model]:
