@@ -8,11 +8,12 @@ import hashlib
 import secrets
 import unicodedata
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BindParameter, Row, bindparam, case, func, insert, or_, select, true, update
+from sqlalchemy import BindParameter, Row, RowMapping, bindparam, case, func, insert, or_, select, true, update
 
-from app.database import CommitUnknown, Database, retry_on_conflict, utc_now
+from app.database import CommitUnknown, Connection, Database, retry_on_conflict, utc_now
 from app.errors import CodeNotRedeemable, InvalidParameter, NotFound
 from app.points import ledger
 from app.points.limits import MAX_CODES_PER_BATCH, MAX_LOT_DAYS
@@ -24,6 +25,7 @@ LOOKALIKES = str.maketrans("OIL", "011")
 MAX_BATCH_LENGTH = 64
 MAX_CODE_LENGTH = 100  # as a caller may write it, with separators
 INSERT_CHUNK = 500
+STATUSES = ("unused", "redeemed", "expired", "void")
 
 
 def new_code() -> str:
@@ -56,6 +58,22 @@ async def create_codes(
     lot_days: int | None = None,
 ) -> list[str]:
     """Creates codes and returns them. The clear text cannot be read again. `expires` is the expiry of the codes."""
+    async with database.begin() as connection:
+        return await insert_codes(
+            connection, count=count, points=points, batch=batch, expires=expires, lot_days=lot_days
+        )
+
+
+async def insert_codes(
+    connection: Connection,
+    *,
+    count: int,
+    points: int,
+    batch: str,
+    expires: datetime | None = None,
+    lot_days: int | None = None,
+) -> list[str]:
+    """The same in the caller's transaction."""
     if not 0 < count <= MAX_CODES_PER_BATCH:
         raise InvalidParameter("count", f"须为 1 到 {MAX_CODES_PER_BATCH}")
     if not 0 < points <= ledger.MAX_POINTS:
@@ -67,11 +85,10 @@ async def create_codes(
     new_codes = [new_code() for _ in range(count)]
     shared = {"batch": batch, "points": points, "lot_days": lot_days, "expires_at": expires}
     rows = [{"digest": digest_code(code), "prefix": code[:GROUP_LENGTH], **shared} for code in new_codes]
-    async with database.begin() as connection:
-        if expires is not None:
-            await ledger.check_expiry(connection, expires)
-        for start in range(0, count, INSERT_CHUNK):
-            await connection.execute(insert(codes).values(created_at=utc_now()), rows[start : start + INSERT_CHUNK])
+    if expires is not None:
+        await ledger.check_expiry(connection, expires)
+    for start in range(0, count, INSERT_CHUNK):
+        await connection.execute(insert(codes).values(created_at=utc_now()), rows[start : start + INSERT_CHUNK])
     return new_codes
 
 
@@ -84,15 +101,34 @@ async def list_codes(database: Database, batch: str | None = None, *, limit: int
         return [dict(row._mapping) for row in rows], total
 
 
+async def list_batches(database: Database, *, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+    """One page of batches, the newest first, with the number of codes in each state; and the number of batches."""
+    async with database.read() as connection:
+        total = int(await connection.scalar(_COUNT_BATCHES) or 0)
+        names = list(await connection.scalars(_BATCH_NAMES.limit(size).offset((page - 1) * size)))
+        rows = await connection.execute(_BATCHES, {"batches": names}) if names else ()
+        return [_whole_numbers(row._mapping) for row in rows], total
+
+
+def _whole_numbers(row: RowMapping) -> dict[str, Any]:
+    """MySQL's SUM is a decimal number."""
+    return {name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+
+
 @retry_on_conflict
 async def void_batch(database: Database, batch: str) -> int:
     """Voids all unredeemed codes of a batch and returns their number. NotFound for an unknown batch."""
     async with database.begin() as connection:
-        if await connection.scalar(select(codes.c.id).where(codes.c.batch == batch).limit(1)) is None:
-            raise NotFound("批次不存在")
-        is_unused = (codes.c.batch == batch) & codes.c.redeemed_by.is_(None) & codes.c.voided_at.is_(None)
-        updated = await connection.execute(update(codes).where(is_unused).values(voided_at=utc_now()))
-        return int(updated.rowcount)
+        return await void_codes(connection, batch)
+
+
+async def void_codes(connection: Connection, batch: str) -> int:
+    """The same in the caller's transaction."""
+    if await connection.scalar(select(codes.c.id).where(codes.c.batch == batch).limit(1)) is None:
+        raise NotFound("批次不存在")
+    is_unused = (codes.c.batch == batch) & codes.c.redeemed_by.is_(None) & codes.c.voided_at.is_(None)
+    updated = await connection.execute(update(codes).where(is_unused).values(voided_at=utc_now()))
+    return int(updated.rowcount)
 
 
 @retry_on_conflict
@@ -168,3 +204,20 @@ _LIST = select(
     codes.c.redeemed_by,
     codes.c.redeemed_at,
 ).order_by(codes.c.id.desc())
+_COUNT_BATCHES = select(func.count(codes.c.batch.distinct()))
+_newest = func.max(codes.c.id).desc()
+_BATCH_NAMES = select(codes.c.batch).group_by(codes.c.batch).order_by(_newest)
+_BATCHES = (
+    select(
+        codes.c.batch,
+        func.count().label("total"),
+        *(func.sum(case((status == _STATUS, 1), else_=0)).label(status) for status in STATUSES),
+        func.min(codes.c.points).label("min_points"),
+        func.max(codes.c.points).label("max_points"),
+        func.max(codes.c.expires_at).label("expires_at"),
+        func.min(codes.c.created_at).label("created_at"),
+    )
+    .where(codes.c.batch.in_(bindparam("batches", expanding=True)))
+    .group_by(codes.c.batch)
+    .order_by(_newest)
+)

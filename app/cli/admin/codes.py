@@ -11,6 +11,7 @@ import typer
 
 from app.cli.output import (
     Json,
+    Reason,
     fail,
     parse_time_option,
     print_record,
@@ -35,18 +36,27 @@ def create(
     csv: Annotated[
         Path | None, typer.Option(help="Write the codes to this new file instead of standard output")
     ] = None,
+    reason: Reason = "",
     json: Json = False,
 ) -> None:
     """Creates codes. They are shown or exported only now."""
-    from app.points.redeem_codes import create_codes
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.points import create_codes
 
     until = parse_time_option("--expires", expires)
     name = batch or datetime.now(settings_or_exit().zone).strftime("%Y%m%d-%H%M%S")
     file = _open_new(csv) if csv else None
     try:
-        created = run_with_database(
+        _, created = run_with_database(
             lambda database: create_codes(
-                database, count=count, points=points, batch=name, expires=until, lot_days=lot_days
+                database,
+                COMMAND_LINE,
+                count=count,
+                points=points,
+                batch=name,
+                expires=until,
+                lot_days=lot_days,
+                reason=reason,
             )
         )
     except BaseException:
@@ -94,8 +104,10 @@ def list_(
 
 
 @codes.command("void")
-def void(batch: Annotated[str, typer.Option()], json: Json = False) -> None:
+def void(batch: Annotated[str, typer.Option()], reason: Reason = "", json: Json = False) -> None:
     """Voids the unredeemed codes of a batch. Redeemed points stay."""
-    from app.points.redeem_codes import void_batch
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.points import void_codes
 
-    print_record({"batch": batch, "voided": run_with_database(lambda database: void_batch(database, batch))}, json)
+    result = run_with_database(lambda database: void_codes(database, COMMAND_LINE, batch, reason=reason))
+    print_record({"batch": batch, "voided": result.after["voided"]}, json)

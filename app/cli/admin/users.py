@@ -1,11 +1,11 @@
 """`gateway users|keys|points|tasks`: administers users, API keys and points, and shows a task."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from app.cli.output import Json, fail, parse_time_option, print_record, run_with_database, settings_or_exit
+from app.cli.output import Json, Reason, fail, parse_time_option, print_record, run_with_database, settings_or_exit
 from app.errors import NotFound
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 users = typer.Typer(no_args_is_help=True, help="Create users, sign tokens, ban.")
 keys = typer.Typer(no_args_is_help=True, help="API keys: create and revoke.")
-points = typer.Typer(no_args_is_help=True, help="Grant points, expire points.")
+points = typer.Typer(no_args_is_help=True, help="Grant, correct and expire points.")
 tasks = typer.Typer(no_args_is_help=True, help="Show a task.")
 
 
@@ -31,17 +31,14 @@ def users_create(
     json: Json = False,
 ) -> None:
     """Creates a user."""
-    from app.accounts.users import create_user
-    from app.points import ledger
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.users import create_user
 
-    async def work(database: "Database") -> int:
-        user_id = await create_user(database, user_id=id, username=username, admin=admin)
-        if points:
-            ref = f"users-create:{user_id}"
-            await ledger.grant(database, user_id=user_id, points=points, ref=ref, remark="开户赠送", is_internal=True)
-        return user_id
-
-    print_record({"userId": run_with_database(work)}, json)
+    role = "admin" if admin else "user"
+    created = run_with_database(
+        lambda database: create_user(database, COMMAND_LINE, user_id=id, username=username, role=role, points=points)
+    )
+    print_record({"userId": int(created.target)}, json)
 
 
 @users.command("token")
@@ -61,21 +58,35 @@ def users_token(
 
 
 @users.command("ban")
-def users_ban(user_id: int, json: Json = False) -> None:
+def users_ban(user_id: int, reason: Reason = "", json: Json = False) -> None:
     """Refuses the user's credentials from now on. Tokens issued before stay invalid after an unban."""
-    from app.accounts.users import set_status
-
-    run_with_database(lambda database: set_status(database, user_id, "banned"))
-    print_record({"userId": user_id, "status": "banned"}, json)
+    _set_status(user_id, "banned", reason, json)
 
 
 @users.command("unban")
-def users_unban(user_id: int, json: Json = False) -> None:
+def users_unban(user_id: int, reason: Reason = "", json: Json = False) -> None:
     """Accepts the user again. The user needs a new token."""
-    from app.accounts.users import set_status
+    _set_status(user_id, "active", reason, json)
 
-    run_with_database(lambda database: set_status(database, user_id, "active"))
-    print_record({"userId": user_id, "status": "active"}, json)
+
+def _set_status(user_id: int, status: str, reason: str, as_json: bool) -> None:
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.users import set_status
+
+    run_with_database(lambda database: set_status(database, COMMAND_LINE, user_id, status, reason=reason))
+    print_record({"userId": user_id, "status": status}, as_json)
+
+
+@users.command("role")
+def users_role(
+    user_id: int, role: Annotated[Literal["user", "admin"], typer.Argument()], reason: Reason = "", json: Json = False
+) -> None:
+    """Makes a user an admin, or an admin a user. One admin must remain."""
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.users import set_role
+
+    run_with_database(lambda database: set_role(database, COMMAND_LINE, user_id, role, reason=reason))
+    print_record({"userId": user_id, "role": role}, json)
 
 
 @keys.command("create")
@@ -115,13 +126,34 @@ def points_grant(
     json: Json = False,
 ) -> None:
     """Grants points to a user, once per reference."""
-    from app.points import ledger
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.points import grant
 
     expires_at = parse_time_option("--expires", expires)
+    applied, balance = run_with_database(
+        lambda database: grant(
+            database, COMMAND_LINE, user_id=user_id, points=amount, ref=ref, remark=remark, expires=expires_at
+        )
+    )
+    print_record({"userId": user_id, "balance": balance, "applied": applied}, json)
+
+
+@points.command("adjust", context_settings={"ignore_unknown_options": True})  # -50 is a number
+def points_adjust(
+    user_id: int,
+    amount: Annotated[int, typer.Argument(metavar="POINTS", help="More points, or fewer: 50 or -50")],
+    ref: Annotated[str, typer.Option(help="Number of the correction; each number is applied once")],
+    reason: Annotated[str, typer.Option(help="Why; the user reads it in the ledger")],
+    json: Json = False,
+) -> None:
+    """Corrects a user's points, once per reference and never below zero."""
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.users import adjust
+    from app.points.balance import get_balance
 
     async def work(database: "Database") -> tuple[bool, int]:
-        await _require_user(database, user_id)
-        return await ledger.grant(database, user_id=user_id, points=amount, ref=ref, remark=remark, expires=expires_at)
+        result = await adjust(database, COMMAND_LINE, user_id, amount, reason=reason, ref=ref)
+        return result.applied, (await get_balance(database, user_id)).available
 
     applied, balance = run_with_database(work)
     print_record({"userId": user_id, "balance": balance, "applied": applied}, json)
