@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select, true, update
 
 from app.database import Database, insert_ignore, retry_on_conflict, utc_after, utc_now
 from app.tables import scheduled_jobs
@@ -38,15 +38,18 @@ async def list_job_states(database: Database) -> dict[str, JobState]:
 
 
 @retry_on_conflict
-async def acquire_job(database: Database, name: str, lease_seconds: float) -> int | None:
-    """Claims the job where it is due and free. Returns the version for the calls that follow, else None."""
+async def acquire_job(database: Database, name: str, lease_seconds: float, *, only_due: bool = True) -> int | None:
+    """Claims the job where it is due and free. Returns the version for the calls that follow, else None.
+
+    Without `only_due` it also claims a job that is not due yet.
+    """
     async with database.begin() as connection:
         insert = insert_ignore(connection.dialect.name, scheduled_jobs, "name")
         await connection.execute(insert.values(name=name, version=0, due_at=utc_now()))
         is_free = or_(scheduled_jobs.c.lease_until.is_(None), scheduled_jobs.c.lease_until <= utc_now())
         claimed = await connection.execute(
             update(scheduled_jobs)
-            .where(scheduled_jobs.c.name == name, scheduled_jobs.c.due_at <= utc_now(), is_free)
+            .where(scheduled_jobs.c.name == name, is_free, scheduled_jobs.c.due_at <= utc_now() if only_due else true())
             .values(version=scheduled_jobs.c.version + 1, lease_until=utc_after(lease_seconds))
         )
         if not claimed.rowcount:
