@@ -26,6 +26,8 @@ MAX_MESSAGE_ITEMS = 1000
 PUBLISH_TIMEOUT_SECONDS = 1.0
 RETRY_DELAY_SECONDS = 1.0
 IDLE_TIMEOUT_SECONDS = 5.0  # without a message: then we ping, and later the connection counts as lost
+CREDENTIALS = "credentials"
+"""Stands for a task number in a message: the user's credentials may have ended, so streams check theirs at once."""
 POLL_SECONDS = 30.0  # how often a subscriber polls the database while Redis is connected
 DISCONNECTED_POLL_SECONDS = 2.0  # the same while Redis is away
 MAX_CONCURRENT_QUERIES = 8
@@ -39,8 +41,13 @@ class Subscription:
         self._has_lost = False
         self._is_woken = asyncio.Event()
         self.is_closed = False
+        self.must_reauthenticate = False
 
     def push(self, task_no: str) -> None:
+        if task_no == CREDENTIALS:
+            self.must_reauthenticate = True
+            self.wake()
+            return
         self._task_nos[task_no] = None
         if len(self._task_nos) > MAX_QUEUED:
             self.mark_lost()
@@ -105,6 +112,10 @@ class TaskPubSub:
             self._pending[user_id, task_no] = None
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
+
+    def publish_credentials(self, user_id: int) -> None:
+        """Makes the streams of this user check their credentials at once, in every process."""
+        self.publish(user_id, CREDENTIALS)
 
     async def _send(self) -> None:
         is_failing = False
@@ -173,6 +184,7 @@ class TaskPubSub:
                 # It also comes when the library has reconnected by itself. Earlier messages may be lost then.
                 self._is_connected = True
                 for subscription in self._all_subscriptions():
+                    subscription.must_reauthenticate = True
                     subscription.mark_lost()
 
     def _dispatch(self, data: bytes | str) -> None:

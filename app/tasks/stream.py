@@ -13,7 +13,7 @@ at all.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -80,6 +80,8 @@ class TaskStream:
         self._queried_at = self._query_began = boottime()
         self._must_query = False
         self._page: _Page | None = None
+        self.check_caller: Callable[[], Awaitable[None]] | None = None
+        """Raises Unauthenticated if the caller's credential has ended. Called when a message says that it may have."""
 
     def replay(self, since: datetime) -> None:
         """Sends every change since then again, as the tasks are now."""
@@ -90,7 +92,7 @@ class TaskStream:
         """Changed rows for `view_task` and `event_id`. It ends when this process does.
 
         The first None says that from now on no change is missed; later ones come every 30 seconds as a ping. Raises
-        Unavailable only before the first None.
+        Unavailable only before the first None, and what `check_caller` raises.
         """
         async with self._runtime.pubsub.subscribe(self._user_id) as self._subscription:
             if self._since is None:
@@ -99,6 +101,9 @@ class TaskStream:
             pinged_at = boottime()
             jitter = random.uniform(0.8, MAX_JITTER)  # noqa: S311 (streams that began together query at other times)
             while not self._subscription.is_closed:
+                if self._subscription.must_reauthenticate and self.check_caller is not None:
+                    self._subscription.must_reauthenticate = False
+                    await self.check_caller()
                 try:
                     async for row in self._changes(jitter):
                         yield row

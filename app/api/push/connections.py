@@ -85,15 +85,20 @@ async def task_events(
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """`{"id", "data"}` of each change; `data` is what `GET` of the task answers. None as in `TaskStream.changes`.
 
-    Raises Unauthenticated once the caller's credential is no longer valid.
+    Raises Unauthenticated once the caller's credential is no longer valid: at once after a ban, else within a minute.
     """
+
+    async def check_caller() -> None:
+        with suppress(Unavailable):
+            await reauthenticate(runtime, caller)
+
+    stream.check_caller = check_caller
     check_at = time.monotonic() + REAUTHENTICATE_SECONDS
     async with aclosing(stream.changes()) as changes:
         async for row in changes:
             if time.monotonic() >= check_at:
                 check_at = time.monotonic() + REAUTHENTICATE_SECONDS
-                with suppress(Unavailable):
-                    await reauthenticate(runtime, caller)
+                await check_caller()
             if row is not None:
                 metrics.EVENTS.labels(transport).inc()
             yield row and {"id": event_id(row), "data": view_task(runtime, row)}
