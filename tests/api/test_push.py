@@ -23,6 +23,7 @@ from app.api.push import connections, sse, websocket
 from app.cli.run import server as listening
 from app.errors import Unauthenticated
 from app.runtime import Runtime, open_runtime
+from app.settings import Settings
 from app.tasks import stream as follow
 from app.telemetry import metrics
 from tests.support.makers import Maker
@@ -427,3 +428,28 @@ async def test_a_consumer_that_never_reads_is_dropped(
     for writer in writers:
         writer.transport.abort()
     assert "Traceback" not in log.getvalue()
+
+
+@embedded
+async def test_a_ban_ends_streams_at_once_in_every_process(
+    make: Maker, runtime: Runtime, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The streams do not wait for their check by the clock."""
+    monkeypatch.setattr(connections, "REAUTHENTICATE_SECONDS", 1e6)
+    user, other, admin = await make.user(), await make.user(), await make.user(admin=True)
+    async with (
+        open_runtime(settings) as second,
+        open_door(second) as far,
+        far.payload(user.token) as socket,
+        far.events(**user.headers) as events,
+        open_door(runtime) as near,
+        near.payload(user.api_key) as at_home,
+        far.payload(other.token) as stays,
+    ):
+        answer = await make.api.post(f"/admin/users/{user.id}/ban", json={}, headers=admin.headers)
+        assert answer.status_code == 200
+        assert await socket.code() == 4401
+        assert await events.next_block() == {"event": "end", "data": '{"code":4401}'}
+        assert await at_home.code() == 4401
+        await stays.say({"type": "ping"})
+        assert await stays.next() == {"type": "pong"}

@@ -27,6 +27,7 @@ class RequestContext:
 
     runtime: Runtime
     caller: Caller
+    request_id: str = ""
 
     @property
     def user_id(self) -> int:
@@ -53,7 +54,7 @@ class Access:
         acting_user.set(caller.user_id)
         check_scope(caller, self.scope)
         await state.rate_limiter.check(self.limit, caller.user_id)
-        context = request.scope[CONTEXT] = RequestContext(runtime, caller)
+        context = request.scope[CONTEXT] = RequestContext(runtime, caller, request.scope.get("request_id", ""))
         return context
 
     async def _authenticate(self, runtime: Runtime, request: Request) -> Caller:
