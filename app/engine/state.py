@@ -31,6 +31,8 @@ class UpstreamState:
     """Submits and preparations that the upstream answered with an error of its own."""
     empty_results: int = 0
     """Polls that reported success without a result URL."""
+    unknown_state: str = ""
+    """The state of the running job at its newest poll, if the gateway does not know the word."""
     not_found_polls: int = 0
     """404s in a row."""
     not_found_since: str = ""

@@ -216,9 +216,12 @@ def _still_running(task: ClaimedTask, result: UpstreamResult) -> Release:
 def _running_state(state: UpstreamState, result: UpstreamResult) -> UpstreamState:
     """Most polls change nothing, and a copy is not free."""
     has_own, is_awaiting = result.progress is not None, result.is_awaiting_approval
-    if (state.has_own_progress, state.is_awaiting_approval) == (has_own, is_awaiting):
+    known = (state.has_own_progress, state.is_awaiting_approval, state.unknown_state)
+    if known == (has_own, is_awaiting, result.unknown_state):
         return state
-    return replace(state, has_own_progress=has_own, is_awaiting_approval=is_awaiting)
+    return replace(
+        state, has_own_progress=has_own, is_awaiting_approval=is_awaiting, unknown_state=result.unknown_state
+    )
 
 
 def _without_404s(state: UpstreamState) -> UpstreamState:

@@ -28,7 +28,7 @@ states = st.builds(
     note=st.text(max_size=9),
 )
 NAMES = {one.name for one in fields(UpstreamState)}
-NEW_NAMES = {"successes_when_refused"}
+NEW_NAMES = {"successes_when_refused", "unknown_state"}
 FORMER_ROW = {
     "accepted_age": 3.5,
     "approval": True,
