@@ -252,5 +252,8 @@ class TaskFailure(Enum):
     CANCELLED = "任务已取消，积分已退还"
     """The caller cancelled the task before it was sent to SEE2AI."""
 
+    ENDED_BY_PLATFORM = "任务已由平台方终止，积分已退还"
+    """An admin ended the task by hand."""
+
     INTERNAL = "服务器错误，积分已退还"
     """The gateway's own code failed three times on this task."""

@@ -138,6 +138,15 @@ def _repeated(action: Action, known: Row[Any]) -> ActionResult:
     return ActionResult(applied=False, after=after, target=known.target)
 
 
+async def find_repeated(database: Database, action: Action) -> ActionResult | None:
+    """The result of an earlier request with the reference of `action`; None if there is none. Raises ActionConflict.
+
+    For an act that fetches something before its transaction: a repeat fetches nothing.
+    """
+    known = await _find(database, action.ref)
+    return None if known is None else _repeated(action, known)
+
+
 async def _find(database: Database, ref: str | None) -> Row[Any] | None:
     if ref is None:
         return None
