@@ -25,6 +25,8 @@ from app.api.routes.account import erasure, usage
 from app.api.routes.admin import actions as admin_actions
 from app.api.routes.admin import models as admin_models
 from app.api.routes.admin import points as admin_points
+from app.api.routes.admin import tasks as admin_tasks
+from app.api.routes.admin import upstreams as admin_upstreams
 from app.api.routes.admin import users as admin_users
 from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import ErrorResponse, mark_long_integers
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 ACCOUNT_ROUTES = (usage, erasure)
-ADMIN_ROUTES = (admin_points, admin_users, admin_models, admin_actions)
+ADMIN_ROUTES = (admin_points, admin_users, admin_models, admin_actions, admin_tasks, admin_upstreams)
 ROUTES = (sse, websocket, tasks, points, uploads, webhooks, *ACCOUNT_ROUTES, *ADMIN_ROUTES, health, files)
 """`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""
 ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503)
