@@ -95,7 +95,9 @@ def _csv(context: RequestContext, statement: Statement) -> Response:
 class RedeemBody(BaseModel):
     """A redeem code. It moves money, so types are strict and unknown fields are refused."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"code": "ABCD-EFGH-JKLM-NPQR"}]}
+    )
 
     code: Annotated[str, Field(min_length=1, max_length=MAX_CODE_LENGTH, description="不区分大小写，分隔符可省略")]
 

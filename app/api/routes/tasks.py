@@ -43,7 +43,11 @@ IMAGE_URL: dict[str, Any] = {
 class SubmitBody(BaseModel):
     """A task to submit. Unknown fields are ignored here and refused in `params`."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        json_schema_extra={"examples": [{"modelName": "sc_soraimg_text_1x1", "prompt": "一只可爱的柴犬"}]},
+    )
 
     modelName: Annotated[str, Field(min_length=1, max_length=100)]
     prompt: Annotated[str, Field(pattern=NO_NUL, description="除图片标准化外必填")] = ""

@@ -55,7 +55,11 @@ MIN_FAILURE_SECONDS = 2.0
 class EndpointBody(BaseModel):
     """A new endpoint. Unknown fields are refused: a misspelt field would be a lost setting."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"url": "https://example.com/hook", "events": ["task.completed"]}]},
+    )
 
     url: Annotated[str, Field(min_length=1, max_length=MAX_URL_LENGTH)]
     events: Annotated[list[Event], Field(min_length=1, max_length=10)] = ["task.completed", "task.failed"]
@@ -64,7 +68,7 @@ class EndpointBody(BaseModel):
 class EndpointChange(BaseModel):
     """Changes of an endpoint. A field that is null or missing stays unchanged."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"enabled": True}]})
 
     url: Annotated[str | None, Field(min_length=1, max_length=MAX_URL_LENGTH)] = None
     events: Annotated[list[Event] | None, Field(min_length=1, max_length=10)] = None
@@ -76,7 +80,7 @@ class TestBody(BaseModel):
 
     __test__ = False  # else pytest collects the class because of its name
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"endpointId": 1}]})
 
     url: Annotated[str | None, Field(max_length=MAX_URL_LENGTH)] = None
     endpointId: Annotated[int | None, Field(ge=1, le=2**53)] = None

@@ -40,7 +40,11 @@ Batch = Annotated[str, Field(min_length=1, max_length=MAX_BATCH_LENGTH, pattern=
 class GrantBody(BaseModel):
     """A top-up. It moves money, so types are strict and unknown fields are refused."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"userId": 1, "points": 1000, "ref": "order-20261128-001"}]},
+    )
 
     userId: Annotated[int, Field(ge=1, le=2**63 - 1)]
     points: Annotated[int, Field(ge=1, le=ledger.MAX_POINTS)]
