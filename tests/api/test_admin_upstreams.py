@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from app.admin.reports import PLACES
 from app.admin.upstreams import bill as bills
 from app.database import utc_after
 from app.runtime import Runtime
@@ -19,7 +20,9 @@ from tests.support.sandbox_server import Server
 from tests.support.task_rows import distinct, row_of
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
+pytestmark = pytest.mark.anyio
+embedded = pytest.mark.worlds("embedded")
+both_worlds = pytest.mark.both_worlds
 PATH = "/admin/upstreams"
 FAST = "see2ai_image_generation_fast_v1"
 
@@ -29,6 +32,7 @@ async def read(make: Maker, path: str = PATH, **query: Any) -> dict[str, Any]:
     return dict(data(await make.api.get(path, params=query, headers=admin.headers)))
 
 
+@embedded
 async def test_the_account_and_a_closed_breaker(make: Maker) -> None:
     view = await read(make)
     assert view["account"]["status"] == "ok"
@@ -38,6 +42,7 @@ async def test_the_account_and_a_closed_breaker(make: Maker) -> None:
     assert (view["backlog"], view["unknownStates"]) == ([], [])
 
 
+@embedded
 @pytest.mark.settings(see2ai_base_url="http://127.0.0.1:1")
 async def test_an_unreachable_see2ai_is_a_state_here_and_a_503_at_the_bill(make: Maker, api: httpx.AsyncClient) -> None:
     admin = await make.user(admin=True)
@@ -49,6 +54,7 @@ async def test_an_unreachable_see2ai_is_a_state_here_and_a_503_at_the_bill(make:
     assert answer.headers["retry-after"]
 
 
+@embedded
 @pytest.mark.usefixtures("working")
 async def test_an_open_breaker_says_why_and_since_when(make: Maker, upstream: Server) -> None:
     upstream.control({"fail": 402, "text": "余额不足，请充值", "where": "submit"})
@@ -65,6 +71,7 @@ async def test_an_open_breaker_says_why_and_since_when(make: Maker, upstream: Se
     assert len(breaker["sinceTime"]) == 19
 
 
+@both_worlds
 async def test_the_backlog_counts_living_tasks_by_step(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=500)
     numbers = [await make.task_no(user) for _ in range(3)]
@@ -81,6 +88,7 @@ async def test_the_backlog_counts_living_tasks_by_step(make: Maker, runtime: Run
     assert 100 <= submit["oldestSeconds"] < 1000
 
 
+@both_worlds
 @pytest.mark.usefixtures("working")
 async def test_an_unknown_word_of_a_running_job_is_shown(make: Maker, runtime: Runtime) -> None:
     user, admin = await make.user(points=60), await make.user(admin=True)
@@ -96,9 +104,24 @@ async def test_an_unknown_word_of_a_running_job_is_shown(make: Maker, runtime: R
     assert (await row_of(runtime, task_no))["step"] == "poll"
 
 
+@both_worlds
+async def test_an_open_breaker_is_read_from_its_row(make: Maker, runtime: Runtime) -> None:
+    breaker = runtime.breakers["see2ai"]
+    async with breaker.call(waits=False) as call:
+        await breaker.trip(call, "余额不足")
+    (shown,) = (await read(make))["breakers"]
+    assert (shown["state"], shown["reason"], shown["blocksSubmits"]) == ("open", "余额不足", True)
+    assert shown["untilTime"]
+    await breaker.change(lambda state, now: state.half_open(now, admits_trial=True))
+    assert (await read(make))["breakers"][0]["state"] == "trial"
+    await breaker.change(lambda state, now: state.closed(now, is_free=False, is_accepted=True))
+    assert (await read(make))["breakers"][0]["state"] == "closed"
+
+
 # ------------------------------------------------------------------ the bill
 
 
+@both_worlds
 @pytest.mark.usefixtures("working")
 async def test_the_bill_of_today_has_our_charges_beside_see2ais_figures(make: Maker, runtime: Runtime) -> None:
     user = await make.user(points=1000)
@@ -125,6 +148,7 @@ async def test_the_bill_of_today_has_our_charges_beside_see2ais_figures(make: Ma
     assert priced["incomeRmb"] == 30
 
 
+@both_worlds
 async def test_another_day_has_no_tasks_of_today(make: Maker, runtime: Runtime) -> None:
     await make.task_no(await make.user(points=30))
     for days in (-1, 1):
@@ -135,6 +159,7 @@ async def test_another_day_has_no_tasks_of_today(make: Maker, runtime: Runtime) 
         assert (await read(make, f"{PATH}/bill", date=day))["models"] == []
 
 
+@embedded
 async def test_a_wrong_day_or_price_is_named(make: Maker, api: httpx.AsyncClient) -> None:
     admin = await make.user(admin=True)
     for query, field in (
@@ -151,6 +176,7 @@ async def test_a_wrong_day_or_price_is_named(make: Maker, api: httpx.AsyncClient
         assert field in message
 
 
+@both_worlds
 async def test_models_share_the_cost_of_their_action_and_jobs_without_a_task_are_listed(
     make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,3 +205,12 @@ async def test_models_share_the_cost_of_their_action_and_jobs_without_a_task_are
         {"action": FAST, "upstreamCalls": 6, "upstreamCostTokens": 6000, "jobs": 4, "unowned": 2}
     ]
     assert bill["unownedJobs"] == [{"action": FAST, "upstreamTaskId": f"job-{place}"} for place in (8, 9)]
+
+
+@embedded
+async def test_few_reports_run_at_once(make: Maker, api: httpx.AsyncClient) -> None:
+    admin = await make.user(admin=True)
+    with PLACES.take(), PLACES.take():
+        answer = await api.get(f"{PATH}/bill", headers=admin.headers)
+        assert refusal(answer)[:2] == (429, "RATE_LIMITED")
+    assert (await api.get(f"{PATH}/bill", headers=admin.headers)).status_code == 200

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
+from app.admin.reports import PLACES
 from app.admin.upstreams.bill import ActionBill, Bill, ModelBill, daily_bill
 from app.admin.upstreams.state import read_backlog, read_breakers, read_unknown_states
 from app.api.access.callers import Access, RequestContext
@@ -166,7 +167,8 @@ async def bill(
     ] = float(RMB_PER_POINT),
 ) -> Envelope[BillView]:
     runtime = context.runtime
-    found = await daily_bill(runtime, _parse_day(day) if day else datetime.now(runtime.settings.zone).date())
+    with PLACES.take():
+        found = await daily_bill(runtime, _parse_day(day) if day else datetime.now(runtime.settings.zone).date())
     return Envelope(data=_bill_view(found, Decimal(str(rmb_per_point))))
 
 
