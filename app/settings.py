@@ -222,6 +222,9 @@ class Settings(BaseSettings):
         if self.jwt_algorithm == "HS256":
             if not self.jwt_secrets or any(len(s) < MIN_SECRET_LENGTH for s in self.jwt_secrets):
                 problems.append(f"JWT_SECRET: every secret needs at least {MIN_SECRET_LENGTH} characters")
+        elif self.jwt_jwks:
+            if "://" in self.jwt_jwks and not self.jwt_jwks.startswith(("https://", "file:///")):
+                problems.append("JWT_JWKS: must be an https URL or a file")
         elif "BEGIN PUBLIC KEY" not in self.jwt_public_key:
             problems.append(f"JWT_PUBLIC_KEY: {self.jwt_algorithm} needs a PEM public key")
         return problems

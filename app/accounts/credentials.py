@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jose import jwt
+from jose import jwk, jwt
 
 from app.errors import Unauthenticated
 from app.settings import Settings
@@ -22,6 +22,7 @@ KEY_LENGTH = 43  # 256 random bits
 PREFIX_LENGTH = 10
 MAX_CREDENTIAL_LENGTH = 16_384  # log-in services put roles and profiles into tokens
 MAX_USER_ID = 2**63 - 1
+MAX_KEY_ID_LENGTH = 256
 CLOCK_LEEWAY_SECONDS = 5
 TOKEN_CACHE_SIZE = 10_000
 MAX_CACHED_TOKEN_LENGTH = 2048  # the cache keeps the text: 20 MB at most. A longer token is verified each time.
@@ -44,11 +45,15 @@ _JWT_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The claims of a valid token. Times are Unix seconds."""
+    """The claims of a valid token. Times are Unix seconds.
+
+    `version` is that of the user's tokens when the gateway signed this one. Tokens of other services have none.
+    """
 
     user_id: int
     issued_at: int
     expires_at: int
+    version: int | None = None
 
 
 def new_api_key() -> str:
@@ -61,8 +66,8 @@ def digest_key(api_key: str) -> str:
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 
-def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
-    """Signs a JWT with HS256 and the first secret of `JWT_SECRET`.
+def sign_token(settings: Settings, user_id: int, *, hours: float = 24, version: int | None = None) -> str:
+    """Signs a JWT with HS256 and the first secret of `JWT_SECRET`. `version` is the user's `token_version`.
 
     Raises Unauthenticated for other algorithms, because another service then signs the tokens.
     """
@@ -70,6 +75,8 @@ def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
         raise Unauthenticated(f"JWT_ALGORITHM is {settings.jwt_algorithm}: tokens are signed by another service")
     now = int(time.time())
     claims: dict[str, object] = {"sub": str(user_id), "iat": now, "exp": now + int(hours * 3600)}
+    if version is not None:
+        claims["ver"] = version
     if settings.jwt_issuer:
         claims["iss"] = settings.jwt_issuer
     if settings.jwt_audience:
@@ -77,12 +84,15 @@ def sign_token(settings: Settings, user_id: int, *, hours: float = 24) -> str:
     return str(jwt.encode(claims, settings.jwt_secrets[0], algorithm="HS256"))
 
 
-def read_token(settings: Settings, token: str) -> Claims:
-    """The claims of a token that any current secret verifies. Raises Unauthenticated, always with the same text."""
+def read_token(settings: Settings, token: str, public_key: str | None = None) -> Claims:
+    """The claims of a token that any current secret verifies, or the public key.
+
+    The key is that of the settings, unless `public_key` is given. Raises Unauthenticated, always with the same text.
+    """
     if settings.jwt_algorithm == "HS256":
         keys = settings.jwt_secrets
     else:
-        keys = (settings.jwt_public_key.replace("\\n", "\n"),)
+        keys = ((public_key or settings.jwt_public_key).replace("\\n", "\n"),)
     decode = _decode_cached if len(token) <= MAX_CACHED_TOKEN_LENGTH else _decode_cached.__wrapped__
     claims = decode(token, keys, settings.jwt_algorithm, settings.jwt_audience, settings.jwt_issuer)
     check_expiry(claims)
@@ -110,11 +120,25 @@ def _decode_cached(token: str, keys: tuple[str, ...], algorithm: str, audience: 
             )
         except Exception:  # noqa: S112  a forged token can make python-jose raise any exception
             continue
-        return _parse_claims(claims)
+        return _parse_claims(claims, is_own=algorithm == "HS256")
     raise Unauthenticated
 
 
-def _parse_claims(claims: dict[str, Any]) -> Claims:
+def read_key_id(token: str) -> str | None:
+    """The `kid` in the header of a token, which nobody has verified. None if there is none, or no header."""
+    try:
+        key_id = jwt.get_unverified_header(token).get("kid")
+    except Exception:  # a forged token can make python-jose raise any exception
+        return None
+    return key_id if isinstance(key_id, str) and 0 < len(key_id) <= MAX_KEY_ID_LENGTH else None
+
+
+def jwk_to_pem(key: dict[str, Any], algorithm: str) -> str:
+    """The public key of a JWK as PEM. Raises an exception of any kind for a key that is not one of the algorithm."""
+    return str(jwk.construct(key, algorithm).public_key().to_pem().decode())
+
+
+def _parse_claims(claims: dict[str, Any], *, is_own: bool) -> Claims:
     subject, issued_at = claims.get("sub"), claims.get("iat")
     if isinstance(subject, int) and not isinstance(subject, bool):
         subject = str(subject)
@@ -124,4 +148,11 @@ def _parse_claims(claims: dict[str, Any]) -> Claims:
         raise Unauthenticated
     if not 0 < int(subject) <= MAX_USER_ID or issued_at > time.time() + CLOCK_LEEWAY_SECONDS:
         raise Unauthenticated
-    return Claims(user_id=int(subject), issued_at=int(issued_at), expires_at=int(claims["exp"]))
+    version = claims.get("ver")
+    has_version = is_own and isinstance(version, int) and not isinstance(version, bool)
+    return Claims(
+        user_id=int(subject),
+        issued_at=int(issued_at),
+        expires_at=int(claims["exp"]),
+        version=version if has_version else None,
+    )

@@ -69,7 +69,7 @@ def _mac(settings: Settings, secret: str, ticket: str, content: str) -> str:
 
 def _secrets(settings: Settings) -> list[str]:
     """The first makes tickets, all of them verify: as with tokens. Where another service signs, its key counts, too."""
-    return [settings.jwt_public_key + secret for secret in settings.jwt_secrets or ("",)]
+    return [settings.jwt_public_key + settings.jwt_jwks + secret for secret in settings.jwt_secrets or ("",)]
 
 
 @asynccontextmanager
