@@ -77,7 +77,7 @@ class SecondFactorRequired(GatewayError):
 
     status = 401
     error_code = "SECOND_FACTOR_REQUIRED"
-    text = "请输入动态验证码"
+    text = "未登录: 请输入动态验证码"
 
 
 class InsufficientPoints(GatewayError):

@@ -11,7 +11,16 @@ from typing import Any
 from sqlalchemy import Row, bindparam, select, update
 
 from app.accounts import users
-from app.accounts.credentials import KEY_PREFIX, MAX_CREDENTIAL_LENGTH, Claims, check_expiry, digest_key, read_token
+from app.accounts.credentials import (
+    KEY_PREFIX,
+    MAX_CREDENTIAL_LENGTH,
+    Claims,
+    check_expiry,
+    digest_key,
+    read_key_id,
+    read_token,
+)
+from app.accounts.log_in.jwks import key_set
 from app.database import Connection, utc_now
 from app.errors import Unauthenticated, Unavailable
 from app.runtime import Runtime
@@ -27,7 +36,8 @@ _touched: set[int] = set()
 class Caller:
     """The authenticated caller.
 
-    A JWT has `claims` and all rights of its user. An API key has `key_id` and `scopes`.
+    A JWT has `claims` and all rights of its user. An API key has `key_id` and `scopes`. In production an admin who
+    logs in here has no rights of an admin as long as `lacks_second_factor`.
     """
 
     user_id: int
@@ -35,6 +45,7 @@ class Caller:
     key_id: int | None = None
     scopes: tuple[str, ...] = ()
     claims: Claims | None = None
+    lacks_second_factor: bool = False
 
     def has_scope(self, scope: str) -> bool:
         return self.key_id is None or scope in self.scopes
@@ -49,7 +60,7 @@ async def authenticate(runtime: Runtime, credential: str) -> Caller:
         raise Unauthenticated
     if credential.startswith(KEY_PREFIX):
         return await _from_api_key(runtime, await runtime.database.load(_read_keys, digest_key(credential)))
-    return await _from_claims(runtime, read_token(runtime.settings, credential))
+    return await _from_claims(runtime, await _read_claims(runtime, credential))
 
 
 async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
@@ -65,6 +76,16 @@ async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
     return await _from_claims(runtime, caller.claims)
 
 
+async def _read_claims(runtime: Runtime, token: str) -> Claims:
+    settings = runtime.settings
+    if settings.jwt_algorithm == "HS256" or not settings.jwt_jwks:
+        return read_token(settings, token)
+    public_key = await key_set(settings.jwt_jwks, settings.jwt_algorithm).find_key(runtime.egress, read_key_id(token))
+    if public_key is None:
+        raise Unauthenticated
+    return read_token(settings, token, public_key)
+
+
 async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
     user = await runtime.database.load(_read_users, claims.user_id)
     if user is None and runtime.settings.jwt_auto_provision:
@@ -72,10 +93,14 @@ async def _from_claims(runtime: Runtime, claims: Claims) -> Caller:
         return Caller(claims.user_id, "user", claims=claims)
     if user is None or user.status != "active":
         raise Unauthenticated
+    if claims.version is not None:
+        if claims.version != user.token_version:
+            raise Unauthenticated
     # `iat` has whole seconds only. A token from the same second as the ban counts as issued before it.
-    if user.tokens_valid_from and claims.issued_at <= int(user.tokens_valid_from.timestamp()):
+    elif user.tokens_valid_from and claims.issued_at <= int(user.tokens_valid_from.timestamp()):
         raise Unauthenticated
-    return Caller(claims.user_id, user.role, claims=claims)
+    must_have = user.role == "admin" and claims.version is not None and runtime.settings.environment == "production"
+    return Caller(claims.user_id, user.role, claims=claims, lacks_second_factor=must_have and user.totp_step is None)
 
 
 async def _from_api_key(runtime: Runtime, key: Row[*tuple[Any, ...]] | None) -> Caller:
@@ -111,9 +136,14 @@ async def _read_keys_by_id(connection: Connection, ids: set[int]) -> dict[int, R
     return {row.id: row for row in await connection.execute(_KEYS_BY_ID, {"ids": sorted(ids)})}
 
 
-_USERS = select(users_table.c.id, users_table.c.role, users_table.c.status, users_table.c.tokens_valid_from).where(
-    users_table.c.id.in_(bindparam("user_ids", expanding=True))
-)
+_USERS = select(
+    users_table.c.id,
+    users_table.c.role,
+    users_table.c.status,
+    users_table.c.token_version,
+    users_table.c.tokens_valid_from,
+    users_table.c.totp_step,
+).where(users_table.c.id.in_(bindparam("user_ids", expanding=True)))
 _KEY = select(
     api_keys.c.id,
     api_keys.c.digest,

@@ -24,7 +24,7 @@ MAX_POINTS = 2**53  # JavaScript reads whole numbers exactly up to here
 MAX_REF_LENGTH = 128
 MAX_REMARK_LENGTH = 255
 MAX_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)  # in any time zone it is still a valid date
-RESERVED_REF_PREFIXES = ("expire:", "code:", "users-create:")  # references that the gateway itself creates
+RESERVED_REF_PREFIXES = ("expire:", "code:", "users-create:", "signup:")  # references that the gateway itself creates
 
 
 class AccountLimitExceeded(InvalidParameter):
