@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import Gauge
 
+from app.accounts.log_in.refresh_tokens import purge_expired
 from app.aio import cancel_and_wait
 from app.catalog.durations import update_durations
 from app.errors import Unavailable
@@ -55,6 +56,7 @@ def periodic_jobs(settings: Settings) -> list[PeriodicJob]:
         PeriodicJob("expire", EXPIRE_SECONDS, expire_points),
         PeriodicJob("durations", DURATIONS_SECONDS, update_model_durations),
         PeriodicJob("webhooks", PURGE_SECONDS, purge_deliveries),
+        PeriodicJob("refresh-tokens", PURGE_SECONDS, purge_refresh_tokens),
         PeriodicJob("uploads", EXPIRE_SECONDS if settings.upload_keep_days else 0.0, expire_uploads),
         PeriodicJob("erasure", ERASE_SECONDS, erase),
         PeriodicJob("audit", settings.audit_every_seconds, run_audit, metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE),
@@ -81,6 +83,11 @@ async def erase(runtime: Runtime) -> int:
     """Erases what is left of erased users, then deletes the files that were given up. Returns the number of files."""
     await continue_erasures(runtime)
     return await delete_files(runtime)
+
+
+async def purge_refresh_tokens(runtime: Runtime) -> int:
+    """Deletes expired refresh tokens. Returns their number."""
+    return await purge_expired(runtime.database)
 
 
 async def run_audit(runtime: Runtime) -> int:

@@ -259,10 +259,10 @@ def _session(settings: Settings, user_id: int, version: int, refresh_token: str,
     return Session(user_id, access_token, refresh_token, settings.jwt_access_minutes * 60, is_cookie)
 
 
-async def _find(database: Database, key: str | None, user_id: int | None) -> Row[Any] | None:
+async def _find(database: Database, key: str | None, user_id: int | None) -> Row[*tuple[Any, ...]] | None:
     """The user with this username key. If there is none, the user with this id."""
     async with database.read() as connection:
-        row: Row[Any] | None = (await connection.execute(_FIND, {"key": key, "user": user_id})).first()
+        row: Row[*tuple[Any, ...]] | None = (await connection.execute(_FIND, {"key": key, "user": user_id})).first()
     return row
 
 
