@@ -26,11 +26,11 @@ MAX_MESSAGE_ITEMS = 1000
 PUBLISH_TIMEOUT_SECONDS = 1.0
 RETRY_DELAY_SECONDS = 1.0
 IDLE_TIMEOUT_SECONDS = 5.0  # without a message: then we ping, and later the connection counts as lost
-CREDENTIALS = "credentials"
-"""Stands for a task number in a message: the user's credentials may have ended, so streams check theirs at once."""
 POLL_SECONDS = 30.0  # how often a subscriber polls the database while Redis is connected
 DISCONNECTED_POLL_SECONDS = 2.0  # the same while Redis is away
 MAX_CONCURRENT_QUERIES = 8
+RECHECK = ""
+"""In place of a task number: the user's credentials may have ended."""
 
 
 class Subscription:
@@ -39,13 +39,13 @@ class Subscription:
     def __init__(self) -> None:
         self._task_nos: dict[str, None] = {}
         self._has_lost = False
+        self._must_recheck = False
         self._is_woken = asyncio.Event()
         self.is_closed = False
-        self.must_reauthenticate = False
 
     def push(self, task_no: str) -> None:
-        if task_no == CREDENTIALS:
-            self.must_reauthenticate = True
+        if task_no == RECHECK:
+            self._must_recheck = True
             self.wake()
             return
         self._task_nos[task_no] = None
@@ -61,6 +61,11 @@ class Subscription:
 
     def wake(self) -> None:
         self._is_woken.set()
+
+    def take_recheck(self) -> bool:
+        """Whether the subscriber must check its credential now. The next call is False."""
+        must_recheck, self._must_recheck = self._must_recheck, False
+        return must_recheck
 
     def close(self) -> None:
         """Records that no more changes will come, because this process shuts down."""
@@ -113,9 +118,9 @@ class TaskPubSub:
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
 
-    def publish_credentials(self, user_id: int) -> None:
-        """Makes the streams of this user check their credentials at once, in every process."""
-        self.publish(user_id, CREDENTIALS)
+    def recheck(self, user_id: int) -> None:
+        """Makes the user's streams check their credentials at once, in every process. Also best effort."""
+        self.publish(user_id, RECHECK)
 
     async def _send(self) -> None:
         is_failing = False
@@ -184,7 +189,7 @@ class TaskPubSub:
                 # It also comes when the library has reconnected by itself. Earlier messages may be lost then.
                 self._is_connected = True
                 for subscription in self._all_subscriptions():
-                    subscription.must_reauthenticate = True
+                    subscription.push(RECHECK)
                     subscription.mark_lost()
 
     def _dispatch(self, data: bytes | str) -> None:

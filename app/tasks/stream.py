@@ -13,7 +13,7 @@ at all.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -80,8 +80,6 @@ class TaskStream:
         self._queried_at = self._query_began = boottime()
         self._must_query = False
         self._page: _Page | None = None
-        self.check_caller: Callable[[], Awaitable[None]] | None = None
-        """Raises Unauthenticated if the caller's credential has ended. Called when a message says that it may have."""
 
     def replay(self, since: datetime) -> None:
         """Sends every change since then again, as the tasks are now."""
@@ -91,8 +89,8 @@ class TaskStream:
     async def changes(self) -> AsyncGenerator[dict[str, Any] | None, None]:
         """Changed rows for `view_task` and `event_id`. It ends when this process does.
 
-        The first None says that from now on no change is missed; later ones come every 30 seconds as a ping. Raises
-        Unavailable only before the first None, and what `check_caller` raises.
+        The first None says that from now on no change is missed; later ones come every 30 seconds as a ping, and when
+        the caller's credential may have ended. Raises Unavailable only before the first None.
         """
         async with self._runtime.pubsub.subscribe(self._user_id) as self._subscription:
             if self._since is None:
@@ -101,16 +99,13 @@ class TaskStream:
             pinged_at = boottime()
             jitter = random.uniform(0.8, MAX_JITTER)  # noqa: S311 (streams that began together query at other times)
             while not self._subscription.is_closed:
-                if self._subscription.must_reauthenticate and self.check_caller is not None:
-                    self._subscription.must_reauthenticate = False
-                    await self.check_caller()
                 try:
                     async for row in self._changes(jitter):
                         yield row
                 except Unavailable:
                     self._subscription.mark_lost()
                     await asyncio.sleep(RETRY_SECONDS * jitter)
-                if boottime() - pinged_at >= PING_SECONDS:
+                if self._subscription.take_recheck() or boottime() - pinged_at >= PING_SECONDS:
                     pinged_at = boottime()
                     yield None
                 next_query_at = self._queried_at + self._runtime.pubsub.poll_interval * jitter
@@ -202,7 +197,7 @@ def _in_chunks(rows: list[Row[Any]]) -> list[list[Row[Any]]]:
     return [rows[start : start + MAX_ROWS_HELD] for start in range(0, len(rows), MAX_ROWS_HELD)]
 
 
-_is_owner = (tasks.c.user_id == bindparam("user")) & tasks.c.erased_at.is_(None)
+_is_owner = tasks.c.user_id == bindparam("user")
 _order = (tasks.c.updated_at, tasks.c.id)
 _ROW = select(tasks.c.id, *PUBLIC_COLUMNS).where(_is_owner).order_by(*_order)
 _BY_NUMBERS = _ROW.where(tasks.c.task_no.in_(bindparam("numbers", expanding=True)))

@@ -240,7 +240,7 @@ async def _set_status(
     result = await admin_users.set_status(
         runtime.database, acting_admin(context), user_id, status, reason=body.reason, ref=body.ref
     )
-    runtime.pubsub.publish_credentials(user_id)
+    runtime.pubsub.recheck(user_id)
     return Envelope(data=UserStatusResponse(userId=user_id, status=status, applied=result.applied))
 
 
