@@ -21,7 +21,7 @@ from app.api.middleware import RequestMiddleware
 from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
 from app.api.routes import files, health, points, tasks, uploads, webhooks
-from app.api.routes.account import erasure, usage
+from app.api.routes.account import auth, erasure, second_factor, usage
 from app.api.routes.admin import actions as admin_actions
 from app.api.routes.admin import models as admin_models
 from app.api.routes.admin import points as admin_points
@@ -40,7 +40,7 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-ACCOUNT_ROUTES = (usage, erasure)
+ACCOUNT_ROUTES = (auth, second_factor, usage, erasure)
 ADMIN_ROUTES = (admin_points, admin_users, admin_models, admin_actions, admin_tasks, admin_upstreams)
 ROUTES = (sse, websocket, tasks, points, uploads, webhooks, *ACCOUNT_ROUTES, *ADMIN_ROUTES, health, files)
 """`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""
@@ -107,9 +107,10 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     cors = {
         "allow_origins": settings.cors_allowed,
         "allow_methods": ["GET", "POST", "DELETE"],
-        # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: a credential is
-        # never sent by the browser alone.
+        # Front ends add headers of their own (tracing, X-Requested-With). None of them gives a right: the only
+        # credential that a browser sends by itself is the cookie of /user/auth, which checks the origin.
         "allow_headers": ["*"],
+        "allow_credentials": "*" not in settings.cors_allowed,
         "expose_headers": ["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
         "max_age": 600,
     }

@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access.callers import Access, first_headers
+from app.api.access.guests import Guest
 from app.api.bodies import MISSING, read_json
 from app.api.errors import describe_validation_error
 from app.errors import InvalidParameter
@@ -23,7 +24,7 @@ _LAST_SEGMENT = re.compile(r"([^{}]*)/\{(\w+)\}")
 
 
 class DirectRoute(APIRoute):
-    """A route with an `Access`. Its body is JSON, and is read only after the `Access` has let the caller in.
+    """A route with an `Access` or a `Guest`. Its body is JSON, and is read only after that has let the caller in.
 
     An endpoint may have parameters of the path, the query and the headers, one JSON body, the `Request`, and a
     `Response` for headers of its answer. It returns an `Envelope` or a whole `Response`. An envelope is encoded as it
@@ -33,9 +34,11 @@ class DirectRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI calls this when it has read the endpoint's signature."""
         known = self.dependant
-        accesses = [(one.name, one.call) for one in known.dependencies if isinstance(one.call, Access) and one.name]
+        accesses = [
+            (one.name, one.call) for one in known.dependencies if isinstance(one.call, Access | Guest) and one.name
+        ]
         if len(accesses) != 1 or len(known.dependencies) != 1:
-            raise TypeError(f"{self.path}: a DirectRoute depends on one Access and on nothing else")
+            raise TypeError(f"{self.path}: a DirectRoute depends on one Access or Guest and on nothing else")
         if known.cookie_params or known.background_tasks_param_name or len(known.body_params) > 1:
             raise TypeError(f"{self.path}: a DirectRoute has neither cookies nor background tasks nor two bodies")
         ((self._context_name, self._access),) = accesses

@@ -76,7 +76,7 @@ def user_paths(runtime: Runtime) -> list[tuple[str, str]]:
         (method.upper(), path.replace("{task_no}", "TASK-20251026153045123-4567"))
         for path, methods in paths.items()
         for method in methods
-        if path.startswith("/user/")
+        if path.startswith("/user/") and not path.startswith("/user/auth/")
     ]
 
 

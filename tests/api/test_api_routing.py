@@ -14,6 +14,7 @@ from starlette.routing import Match
 
 from app.api.access import callers
 from app.api.access.callers import Access, PublicRuntime, RequestContext
+from app.api.access.guests import Guest, GuestContext
 from app.api.routes import tasks as task_routes
 from app.api.routing import DirectRoute, DirectRouting
 from app.api.schemas import Envelope
@@ -62,7 +63,7 @@ def test_every_route_with_an_access_is_direct() -> None:
     for module in ROUTES:
         for route in module.router.routes:
             if isinstance(route, APIRoute):
-                has_access = any(isinstance(one.call, Access) for one in route.dependant.dependencies)
+                has_access = any(isinstance(one.call, Access | Guest) for one in route.dependant.dependencies)
                 assert isinstance(route, DirectRoute) is has_access, route.path
     assert len(direct_routes()) > 20
 
@@ -201,6 +202,12 @@ async def with_two_accesses(one: AnyAccess, two: AnyAccess, body: Body) -> Envel
     return Envelope(data=None)
 
 
+async def with_an_access_and_a_guest(
+    one: AnyAccess, two: Annotated[GuestContext, Depends(Guest(limit="log-in"))]
+) -> Envelope[None]:
+    return Envelope(data=None)
+
+
 async def with_another_dependency(context: AnyAccess, runtime: PublicRuntime) -> Envelope[None]:
     return Envelope(data=None)
 
@@ -226,6 +233,7 @@ async def with_a_list(context: AnyAccess, one: Annotated[list[str], Query()]) ->
     [
         without_access,
         with_two_accesses,
+        with_an_access_and_a_guest,
         with_another_dependency,
         with_two_bodies,
         with_a_cookie,

@@ -14,7 +14,9 @@ from app.api.access.rate_limits import Limit
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
 
-Scope = Literal["tasks", "points", "admin"]
+Scope = Literal["tasks", "points", "admin", "account"]
+OWN_SCOPES = ("tasks", "points", "account")
+"""The scopes of a user who has logged in. No API key has `account`."""
 CONTEXT = "gateway.context"
 """In the ASGI scope of a request: the `RequestContext`, once an `Access` has let the caller in."""
 HEADERS = "gateway.headers"
@@ -37,11 +39,11 @@ class RequestContext:
 class Access:
     """The dependency of a route: authenticates the caller, checks the scope, then counts the request.
 
-    `limit` names the rate limit; each limit has its own counter. With `accepts_ticket`, `?ticket=` replaces the
-    header, because browsers cannot send headers when they open a stream.
+    `limit` names the rate limit; each limit has its own counter. Without a scope any credential will do. With
+    `accepts_ticket`, `?ticket=` replaces the header, because browsers cannot send headers when they open a stream.
     """
 
-    def __init__(self, *, scope: Scope, limit: Limit, accepts_ticket: bool = False) -> None:
+    def __init__(self, *, scope: Scope | None, limit: Limit, accepts_ticket: bool = False) -> None:
         self.scope = scope
         self.limit = limit
         self._accepts_ticket = accepts_ticket
@@ -79,10 +81,16 @@ def first_headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def check_scope(caller: Caller, scope: Scope) -> None:
+def check_scope(caller: Caller, scope: Scope | None) -> None:
     """Raises Forbidden where the caller's API key lacks the scope. `admin` also needs a user of role admin."""
+    if scope is None:
+        return
     if scope == ADMIN_SCOPE and (caller.role != "admin" or not caller.has_scope(scope)):
         raise Forbidden
+    if scope == ADMIN_SCOPE and caller.lacks_second_factor:
+        raise Forbidden("管理员须先启用动态验证码，请联系平台方")
+    if scope == "account" and caller.key_id is not None:
+        raise Forbidden("此操作须登录，不能使用 API Key")
     if not caller.has_scope(scope):
         raise Forbidden("该密钥无权访问此接口")
 

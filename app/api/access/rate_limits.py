@@ -1,4 +1,4 @@
-"""Limits how many requests a user makes in each minute or hour. Processes share the counts through Redis.
+"""Limits how many requests a user or a client address makes in a time. Processes share the counts through Redis.
 
 While Redis is away, each process counts alone, so a user gets at most the limit in each process. The limits protect the
 machines; the database protects the points.
@@ -18,7 +18,22 @@ from app.settings import Settings
 
 log = structlog.get_logger()
 
-Limit = Literal["read", "submit", "upload", "redeem", "webhook-change", "webhook-replay", "webhook-test", "admin"]
+Limit = Literal[
+    "read",
+    "submit",
+    "upload",
+    "redeem",
+    "webhook-change",
+    "webhook-replay",
+    "webhook-test",
+    "admin",
+    "log-in",
+    "log-in-name",
+    "register",
+    "refresh",
+    "password",
+    "second-factor",
+]
 
 MINUTE, HOUR = 60, 3600
 REDIS_TIMEOUT_SECONDS = 0.1
@@ -40,8 +55,17 @@ FIXED_RATES: dict[Limit, Rate] = {
     "webhook-change": Rate(100, HOUR),
     "webhook-replay": Rate(600, HOUR),
     "webhook-test": Rate(10, MINUTE),
+    # Of a client address, which many people may share.
+    "log-in": Rate(30, MINUTE),
+    "register": Rate(30, HOUR),
+    "refresh": Rate(120, MINUTE),  # also of a user
+    # Of a user. Somebody who guesses tries many.
+    "password": Rate(10, HOUR),
+    "second-factor": Rate(10, HOUR),
 }
 """Rates that no setting changes."""
+USERNAME_RATES: dict[Limit, Rate] = {"log-in-name": Rate(20, 10 * MINUTE)}
+"""The same for a username, wherever the requests come from."""
 
 
 def rate_of(limit: Limit, settings: Settings) -> Rate:
@@ -51,11 +75,11 @@ def rate_of(limit: Limit, settings: Settings) -> Rate:
             return Rate(settings.submit_rate_per_minute, MINUTE)
         case "read" | "admin":
             return Rate(settings.read_rate_per_minute, MINUTE)
-    return FIXED_RATES[limit]
+    return FIXED_RATES.get(limit) or USERNAME_RATES[limit]
 
 
 class RateLimiter:
-    """One counter for each limit and user in the current window of the limit.
+    """One counter for each limit and user in the current window of the limit. A guest counts by a text of its own.
 
     A process adds its count to Redis after every sixteenth of the limit. So most requests need no round trip, and the
     shared count lags by at most a sixteenth for each process.
@@ -65,9 +89,9 @@ class RateLimiter:
         self._redis = redis
         self._settings = settings
         self._retry_at = 0.0
-        self._counts: dict[tuple[Limit, int], _Count] = {}
+        self._counts: dict[tuple[Limit, int | str], _Count] = {}
 
-    async def check(self, limit: Limit, user_id: int) -> None:
+    async def check(self, limit: Limit, user_id: int | str) -> None:
         """Counts one request. Raises RateLimited, with the seconds until the next window, when it is one too many."""
         rate = rate_of(limit, self._settings)
         now = time.time()
