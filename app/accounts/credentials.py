@@ -125,12 +125,17 @@ def _decode_cached(token: str, keys: tuple[str, ...], algorithm: str, audience: 
 
 
 def read_key_id(token: str) -> str | None:
-    """The `kid` in the header of a token, which nobody has verified. None if there is none, or no header."""
+    """The `kid` in the header of a token, which nobody has verified. None if there is none.
+
+    Raises Unauthenticated for what is no token, or has a `kid` that is no id.
+    """
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
     except Exception:  # a forged token can make python-jose raise any exception
-        return None
-    return key_id if isinstance(key_id, str) and 0 < len(key_id) <= MAX_KEY_ID_LENGTH else None
+        raise Unauthenticated from None
+    if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID_LENGTH):
+        raise Unauthenticated
+    return key_id
 
 
 def jwk_to_pem(key: dict[str, Any], algorithm: str) -> str:

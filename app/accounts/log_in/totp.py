@@ -110,8 +110,9 @@ def find_step(secret: str, code: str, now: datetime) -> int | None:
     if len(code) != CODE_LENGTH:
         return None
     present, totp = int(now.timestamp()) // STEP_SECONDS, pyotp.TOTP(secret)
+    sent = code.encode(errors="replace")
     steps = [present + offset for offset in WINDOW]
-    return next((one for one in steps if hmac.compare_digest(totp.generate_otp(one).encode(), code.encode())), None)
+    return next((one for one in steps if hmac.compare_digest(totp.generate_otp(one).encode(), sent)), None)
 
 
 async def lock_user(connection: Connection, user_id: int) -> Row[Any] | None:
