@@ -92,6 +92,7 @@ def test_a_key_is_stable() -> None:
         (str(2**63 - 1), 2**63 - 1),
         (str(2**63), None),
         ("0", None),
+        ("07", None),
         ("-1", None),
         ("１", None),
         ("1.0", None),

@@ -5,9 +5,11 @@ People compare names by eye. So letters of scripts that look alike are not mixed
 
 import unicodedata
 
+from app.accounts.credentials import MAX_USER_ID
 from app.errors import InvalidParameter
 
 MIN_LENGTH, MAX_LENGTH = 2, 64
+MAX_ID_DIGITS = len(str(MAX_USER_ID))
 SIGNS = frozenset("._-@+")
 MIXED_SCRIPTS = frozenset(
     {"LATIN", "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}
@@ -46,9 +48,9 @@ def clean_username(username: str) -> str:
 
 
 def read_user_id(username: str) -> int | None:
-    """The id that somebody wrote in place of a name."""
-    is_number = username.isascii() and username.isdecimal() and len(username) <= len(str(2**63))
-    return int(username) if is_number and 0 < int(username) < 2**63 else None
+    """The id that somebody wrote in place of a name. An id is written in one way only, because tries are counted."""
+    is_number = username.isascii() and username.isdecimal() and username[0] != "0" and len(username) <= MAX_ID_DIGITS
+    return int(username) if is_number and int(username) <= MAX_USER_ID else None
 
 
 def _refused(problem: str) -> InvalidParameter:
