@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import requests

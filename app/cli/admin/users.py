@@ -1,7 +1,8 @@
 """`gateway users|keys|points|tasks`: administers users, API keys and points, and shows a task."""
 
+import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +12,8 @@ from app.errors import NotFound
 if TYPE_CHECKING:
     from app.database import Database
 
-users = typer.Typer(no_args_is_help=True, help="Create users, sign tokens, ban.")
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input")]
+users = typer.Typer(no_args_is_help=True, help="Create users, set passwords, sign tokens, ban.")
 keys = typer.Typer(no_args_is_help=True, help="API keys: create and revoke.")
 points = typer.Typer(no_args_is_help=True, help="Grant, correct and expire points.")
 tasks = typer.Typer(no_args_is_help=True, help="Show a task.")
@@ -28,17 +30,50 @@ def users_create(
     username: Annotated[str | None, typer.Option()] = None,
     points: Annotated[int, typer.Option(min=0, help="Initial points")] = 0,
     admin: Annotated[bool, typer.Option("--admin")] = False,
+    password_stdin: PasswordStdin = False,
+    totp: Annotated[
+        bool, typer.Option("--totp", help="Enrol a second factor, as an admin in production is in any case")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Creates a user."""
+    from app.accounts.log_in.passwords import check_password
+    from app.accounts.log_in.sessions import set_password
     from app.admin.actions import COMMAND_LINE
     from app.admin.users import create_user
 
-    role = "admin" if admin else "user"
-    created = run_with_database(
-        lambda database: create_user(database, COMMAND_LINE, user_id=id, username=username, role=role, points=points)
-    )
-    print_record({"userId": int(created.target)}, json)
+    settings = settings_or_exit()
+    password = _read_password() if password_stdin else None
+    if password is not None:
+        check_password("password", password, username)
+    must_enrol = admin and settings.environment == "production" and settings.jwt_algorithm == "HS256"
+
+    async def work(database: "Database") -> dict[str, Any]:
+        role = "admin" if admin else "user"
+        created = await create_user(database, COMMAND_LINE, user_id=id, username=username, role=role, points=points)
+        user_id = int(created.target)
+        if password is not None:
+            await set_password(database, user_id, password)
+        return {"userId": user_id} | (await _enrol(database, user_id) if totp or must_enrol else {})
+
+    print_record(run_with_database(work), json)
+
+
+@users.command("password")
+def users_password(user_id: int, password_stdin: PasswordStdin = False, json: Json = False) -> None:
+    """Sets a user's password and ends all log-ins of the user. It asks for the password without --password-stdin."""
+    from app.accounts.log_in.sessions import set_password
+
+    password = _read_password() if password_stdin else typer.prompt("Password", hide_input=True, err=True)
+    run_with_database(lambda database: set_password(database, user_id, password))
+    _end_streams(user_id)
+    print_record({"userId": user_id}, json)
+
+
+@users.command("totp")
+def users_totp(user_id: int, json: Json = False) -> None:
+    """Enrols a second factor in place of any other. The link and the recovery codes are shown only now."""
+    print_record(run_with_database(lambda database: _enrol(database, user_id)), json)
 
 
 @users.command("token")
@@ -49,12 +84,13 @@ def users_token(
 ) -> None:
     """Signs a JWT for a user, where this gateway signs tokens itself (HS256)."""
     from app.accounts.credentials import sign_token
+    from app.accounts.users import get_token_version
 
     settings = settings_or_exit()
-    run_with_database(lambda database: _require_user(database, user_id))
+    version = run_with_database(lambda database: get_token_version(database, user_id))
     if settings.jwt_algorithm != "HS256":
         fail(f"JWT_ALGORITHM is {settings.jwt_algorithm}: another service signs the tokens")
-    print_record({"token": sign_token(settings, user_id, hours=hours)}, json)
+    print_record({"token": sign_token(settings, user_id, hours=hours, version=version)}, json)
 
 
 @users.command("ban")
@@ -74,6 +110,7 @@ def _set_status(user_id: int, status: str, reason: str, as_json: bool) -> None:
     from app.admin.users import set_status
 
     run_with_database(lambda database: set_status(database, COMMAND_LINE, user_id, status, reason=reason))
+    _end_streams(user_id)
     print_record({"userId": user_id, "status": status}, as_json)
 
 
@@ -187,3 +224,28 @@ async def _require_user(database: "Database", user_id: int) -> None:
 
     if not await user_exists(database, user_id):
         raise NotFound(f"no user {user_id}")
+
+
+def _read_password() -> str:
+    """The first line of standard input."""
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def _end_streams(user_id: int) -> None:
+    """Makes the user's open streams check their credentials. Without Redis they do so at their next ping."""
+    import asyncio
+
+    from app.runtime import open_runtime
+
+    async def publish() -> None:
+        async with open_runtime(settings_or_exit()) as runtime:
+            runtime.pubsub.recheck(user_id)
+
+    asyncio.run(publish())
+
+
+async def _enrol(database: "Database", user_id: int) -> dict[str, Any]:
+    from app.accounts.log_in.totp import enrol
+
+    enrolment, codes = await enrol(database, user_id)
+    return {"userId": user_id, "totpUrl": enrolment.url, "recoveryCodes": codes}
