@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import uvicorn
 
 from app.accounts.api_keys import create_key, revoke_named
 from app.accounts.credentials import sign_token
-from app.accounts.users import create_user, find_user_id
+from app.accounts.log_in.sessions import set_password
+from app.accounts.users import create_user, find_user_id, get_token_version
 from app.api.server.options import OPTIONS
 from app.cli.migrate import migrate
 from app.cli.output import fail, settings_or_exit
@@ -107,7 +109,7 @@ def _single_instance() -> Iterator[None]:
 
 
 async def _print_demo_credentials(runtime: Runtime) -> None:
-    """Prints a demo user with points, a token, a key and a curl command."""
+    """Prints a demo user with points, a new password, a token, a key and a curl command."""
     user_id = await find_user_id(runtime.database, DEMO_NAME)
     if user_id is None:
         user_id = await create_user(runtime.database, username=DEMO_NAME)
@@ -116,6 +118,11 @@ async def _print_demo_credentials(runtime: Runtime) -> None:
     await revoke_named(runtime.database, user_id, DEMO_NAME)
     api_key = await create_key(runtime.database, user_id, name=DEMO_NAME)
     settings = runtime.settings
+    password, token = "(elsewhere)", "(signed elsewhere)"
+    if settings.jwt_algorithm == "HS256":
+        password = secrets.token_urlsafe(12)
+        await set_password(runtime.database, user_id, password)
+        token = sign_token(settings, user_id, version=await get_token_version(runtime.database, user_id))
     upstream = "the sandbox at " if settings.see2ai_api_key == SANDBOX_API_KEY else ""
     body = '{"modelName": "sc_soraimg_text_1x1", "prompt": "一个可爱的橘猫在窗台上晒太阳"}'
     print(
@@ -123,7 +130,8 @@ async def _print_demo_credentials(runtime: Runtime) -> None:
   gateway    {settings.own_url}   (interactive docs: {settings.own_url}/docs)
   upstream   {upstream}{settings.see2ai_base_url}
   user       {DEMO_NAME} (id {user_id})
-  JWT        {sign_token(settings, user_id) if settings.jwt_algorithm == "HS256" else "(signed elsewhere)"}
+  password   {password}
+  JWT        {token}
   API key    {api_key}
 
   curl -X POST "{settings.own_url}/user/ai/tasks/submit" \\
