@@ -210,7 +210,7 @@ async def test_the_last_good_set_stays_while_the_service_is_away(clock: SimpleNa
     assert len(service.urls) == 6
 
 
-async def test_without_any_set_callers_are_asked_to_try_again(clock: SimpleNamespace) -> None:
+async def test_without_any_set_the_answer_is_503(clock: SimpleNamespace) -> None:
     """A 401 would log everybody out, although their tokens are good."""
     service = Service(EgressFailed("cannot connect"))
     _, find = finder(service)

@@ -50,6 +50,7 @@ async def test_nothing_is_sent_after_a_ban_whose_hint_was_lost(
     user = await make.user(points=60)
     async with door.payload(user.token) as socket:
         task_no = await make.task_no(user)
+        runtime.pubsub.publish(user.id, task_no)
         assert (await socket.next())["data"]["taskNo"] == task_no
         await set_status(runtime.database, user.id, "banned")
         async with runtime.database.begin() as connection:

@@ -109,7 +109,7 @@ async def register(
 async def verify_log_in(database: Database, username: str, password: str, client: Client) -> VerifiedUser:
     """The user with this name, or with this id. Raises Unauthenticated with one text for every reason."""
     user = await _find(database, username_key(username), read_user_id(username))
-    is_right = await verify_password(password, user and user.password_hash, client.address)
+    is_right = await verify_password(password, _hash_of(user), client.address)
     if user is None or not is_right or user.status != "active":
         raise Unauthenticated(WRONG_CREDENTIALS)
     new_hash = await hash_password(password, client.address) if needs_rehash(user.password_hash) else None
@@ -194,12 +194,12 @@ async def change_password(
     """
     require_own_log_in(settings)
     user = await _find(database, None, user_id)
-    check_password("newPassword", new, user and user.username)
-    if not await verify_password(old, user and user.password_hash, client.address):
+    check_password("newPassword", new, None if user is None else user.username)
+    if not await verify_password(old, _hash_of(user), client.address):
         raise InvalidParameter("oldPassword", "不正确，或该用户未设置密码")
     password_hash = await hash_password(new, client.address)
     return await _replace_password(
-        database, settings, user_id, user and user.password_hash, password_hash, client, is_cookie=is_cookie
+        database, settings, user_id, _hash_of(user), password_hash, client, is_cookie=is_cookie
     )
 
 
@@ -264,6 +264,10 @@ async def _find(database: Database, key: str | None, user_id: int | None) -> Row
     async with database.read() as connection:
         row: Row[*tuple[Any, ...]] | None = (await connection.execute(_FIND, {"key": key, "user": user_id})).first()
     return row
+
+
+def _hash_of(user: Row[*tuple[Any, ...]] | None) -> str | None:
+    return None if user is None else user.password_hash
 
 
 _FIND = (
