@@ -196,8 +196,9 @@ class TooManyTasks(GatewayError):
     status = 429
     error_code = "TOO_MANY_TASKS"
 
-    def __init__(self, max_tasks: int) -> None:
-        super().__init__(f"进行中的任务过多，最多 {max_tasks} 个，请等待任务完成", retry_after_seconds=5)
+    def __init__(self, max_tasks: int, owner: str = "") -> None:
+        """`owner`: whose tasks are bounded, if not the user's."""
+        super().__init__(f"{owner}进行中的任务过多，最多 {max_tasks} 个，请等待任务完成", retry_after_seconds=5)
 
 
 class HeadersTooLarge(GatewayError):

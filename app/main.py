@@ -22,6 +22,7 @@ from app.api.push import sse, websocket
 from app.api.push.connections import ConnectionLimiter
 from app.api.routes import files, health, points, tasks, uploads, webhooks
 from app.api.routes.account import auth, erasure, second_factor, usage
+from app.api.routes.account import keys as account_keys
 from app.api.routes.admin import actions as admin_actions
 from app.api.routes.admin import models as admin_models
 from app.api.routes.admin import points as admin_points
@@ -40,7 +41,7 @@ from app.telemetry.logs import configure_logs
 log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-ACCOUNT_ROUTES = (auth, second_factor, usage, erasure)
+ACCOUNT_ROUTES = (auth, second_factor, account_keys, usage, erasure)
 ADMIN_ROUTES = (admin_points, admin_users, admin_models, admin_actions, admin_tasks, admin_upstreams)
 ROUTES = (sse, websocket, tasks, points, uploads, webhooks, *ACCOUNT_ROUTES, *ADMIN_ROUTES, health, files)
 """`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""

@@ -1,22 +1,22 @@
-"""Creates and revokes API keys. The database stores only their digests."""
+"""Creates and revokes API keys for the command line. `keys/` holds what users do with their keys."""
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, insert, update
+from sqlalchemy import ColumnElement, update
 
-from app.accounts.credentials import PREFIX_LENGTH, digest_key, new_api_key
+from app.accounts.keys import user_keys
+from app.accounts.keys.caps import Caps
+from app.accounts.keys.scopes import ADMIN_SCOPE, KEY_SCOPES
+from app.accounts.keys.user_keys import NewKey
 from app.database import Database, retry_on_conflict, utc_now
-from app.errors import InvalidParameter, NotFound
+from app.errors import NotFound
 from app.tables import api_keys
 
-MAX_NAME_LENGTH = 100
-ALL_SCOPES = ("tasks", "points")
-"""`tasks` allows to submit and read tasks; `points` allows to read the balance and redeem codes."""
-ADMIN_SCOPE = "admin"
-"""Never granted by default, and effective only while the key's user is an admin."""
+__all__ = ["ADMIN_SCOPE", "ALL_SCOPES", "create_key", "revoke_key", "revoke_named"]
+
+ALL_SCOPES = KEY_SCOPES
 
 
-@retry_on_conflict
 async def create_key(
     database: Database,
     user_id: int,
@@ -24,24 +24,11 @@ async def create_key(
     name: str = "",
     scopes: tuple[str, ...] = ALL_SCOPES,
     expires_at: datetime | None = None,
+    caps: Caps | None = None,
 ) -> str:
-    """Creates a key and returns it. The clear text cannot be read again. Raises InvalidParameter for a long name."""
-    if len(name) > MAX_NAME_LENGTH:
-        raise InvalidParameter("name", f"最多 {MAX_NAME_LENGTH} 个字符")
-    api_key = new_api_key()
-    async with database.begin() as connection:
-        await connection.execute(
-            insert(api_keys).values(
-                user_id=user_id,
-                digest=digest_key(api_key),
-                prefix=api_key[:PREFIX_LENGTH],
-                name=name,
-                scopes=list(scopes),
-                expires_at=expires_at,
-                created_at=utc_now(),
-            )
-        )
-    return api_key
+    """Creates a key and returns it. The clear text cannot be read again. Raises InvalidParameter."""
+    new = NewKey(name=name, scopes=scopes, expires_at=expires_at, caps=caps or Caps())
+    return (await user_keys.create_key(database, user_id, new, may_be_expired=True))[0]
 
 
 async def revoke_key(database: Database, prefix: str, user_id: int) -> int:

@@ -4,7 +4,7 @@ Callers who come in the same moment share the query. Nothing is remembered.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,9 +20,11 @@ from app.accounts.credentials import (
     read_key_id,
     read_token,
 )
+from app.accounts.keys.addresses import is_allowed
+from app.accounts.keys.scopes import expand_scopes
 from app.accounts.log_in.jwks import key_set
 from app.database import Connection, utc_now
-from app.errors import Unauthenticated, Unavailable
+from app.errors import Forbidden, Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.tables import api_keys
 from app.tables import users as users_table
@@ -38,6 +40,8 @@ class Caller:
 
     A JWT has `claims` and all rights of its user. An API key has `key_id` and `scopes`. In production an admin who
     logs in here has no rights of an admin as long as `lacks_second_factor`.
+    An API key may be bound to models and to client addresses; None: to none. `address` is the client address from which
+    a key was used.
     """
 
     user_id: int
@@ -46,9 +50,28 @@ class Caller:
     scopes: tuple[str, ...] = ()
     claims: Claims | None = None
     lacks_second_factor: bool = False
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
+    address: str = ""
 
     def has_scope(self, scope: str) -> bool:
         return self.key_id is None or scope in self.scopes
+
+    def may_use(self, model_name: str) -> bool:
+        return self.models is None or model_name in self.models
+
+    def check_model(self, model_name: str) -> None:
+        """Raises Forbidden for a model that is not in the list of the API key."""
+        if not self.may_use(model_name):
+            raise Forbidden(f"该密钥不能使用模型 {model_name}")
+
+    def at_address(self, address: str) -> "Caller":
+        """The same caller at this client address. Raises Forbidden if the API key may not be used from there."""
+        if self.key_id is None:
+            return self
+        if self.addresses is not None and not is_allowed(self.addresses, address):
+            raise Forbidden("该密钥不能从此地址使用")
+        return replace(self, address=address)
 
 
 async def authenticate(runtime: Runtime, credential: str) -> Caller:
@@ -66,10 +89,12 @@ async def authenticate(runtime: Runtime, credential: str) -> Caller:
 async def reauthenticate(runtime: Runtime, caller: Caller) -> Caller:
     """Checks an authenticated caller again, without the credential.
 
-    Raises Unauthenticated if the credential is revoked or expired, or the user is banned.
+    Raises Unauthenticated if the credential is revoked or expired, or the user is banned, and Forbidden if the API key
+    may no longer be used from the address of the caller.
     """
     if caller.key_id is not None:
-        return await _from_api_key(runtime, await runtime.database.load(_read_keys_by_id, caller.key_id))
+        found = await _from_api_key(runtime, await runtime.database.load(_read_keys_by_id, caller.key_id))
+        return found.at_address(caller.address)
     if caller.claims is None:
         raise Unauthenticated
     check_expiry(caller.claims)
@@ -108,7 +133,14 @@ async def _from_api_key(runtime: Runtime, key: Row[*tuple[Any, ...]] | None) -> 
         raise Unauthenticated
     if key.last_used_at is None or key.now - key.last_used_at > LAST_USED_RESOLUTION:
         await _touch_last_used(runtime, key)
-    return Caller(key.user_id, key.role, key.id, tuple(key.scopes))
+    return Caller(
+        key.user_id,
+        key.role,
+        key.id,
+        expand_scopes(key.scopes),
+        models=None if key.models is None else tuple(key.models),
+        addresses=None if key.addresses is None else tuple(key.addresses),
+    )
 
 
 async def _touch_last_used(runtime: Runtime, key: Row[*tuple[Any, ...]]) -> None:
@@ -149,6 +181,8 @@ _KEY = select(
     api_keys.c.digest,
     api_keys.c.user_id,
     api_keys.c.scopes,
+    api_keys.c.models,
+    api_keys.c.addresses,
     api_keys.c.expires_at,
     api_keys.c.last_used_at,
     api_keys.c.revoked_at,

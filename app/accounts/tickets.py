@@ -24,6 +24,8 @@ from app.runtime import Runtime
 from app.settings import Settings
 
 TTL_SECONDS = 30
+_READ_AGAIN = {"models", "addresses"}
+"""Of the caller: what is read from the database when the ticket is used. The address of its issue stays in it."""
 REDIS_SECONDS = 1.0
 MAX_TICKET_LENGTH = 64
 
@@ -32,7 +34,7 @@ async def make_ticket(runtime: Runtime, caller: Caller) -> str:
     """Creates a ticket. Raises Unavailable without Redis."""
     ticket = secrets.token_urlsafe(24)
     async with _redis_timeout():
-        content = json.dumps(asdict(caller))
+        content = json.dumps({name: value for name, value in asdict(caller).items() if name not in _READ_AGAIN})
         mac = _mac(runtime.settings, _secrets(runtime.settings)[0], ticket, content)
         await runtime.redis.set(_key(runtime.settings, ticket), f"{mac} {content}", ex=TTL_SECONDS)
     return ticket
@@ -42,7 +44,8 @@ async def redeem_ticket(runtime: Runtime, ticket: str) -> Caller:
     """Uses up the ticket and returns its caller, checked again.
 
     Raises Unauthenticated if the ticket is unknown, used or not ours, or the caller is no longer valid. GETDEL makes
-    sure that only one of several requests gets the caller.
+    sure that only one of several requests gets the caller. A page may use a ticket at another address than that of the
+    server that got it: the addresses of an API key are compared with the latter.
     """
     if not 0 < len(ticket) <= MAX_TICKET_LENGTH:
         raise Unauthenticated

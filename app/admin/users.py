@@ -85,8 +85,8 @@ async def create_user(
     async def change(connection: Connection, draw: int) -> Change:
         new_id = await insert_user(connection, user_id, draw, username=username, role=role)
         if points:
-            start = {"ref": f"users-create:{new_id}", "remark": "开户赠送"}
-            await ledger.grant_in_transaction(connection, user_id=new_id, points=points, **start)
+            ref = f"users-create:{new_id}"
+            await ledger.grant_in_transaction(connection, user_id=new_id, points=points, ref=ref, remark="开户赠送")
         return Change(None, {"status": "active"}, target=str(new_id))
 
     for draw in range(MAX_DRAWS):
@@ -157,7 +157,7 @@ async def _perform(
         raise ActionConflict from error
 
 
-async def _lock_user(connection: Connection, admin: Admin, user_id: int, *, keeps_admin: bool) -> Row[Any]:
+async def _lock_user(connection: Connection, admin: Admin, user_id: int, *, keeps_admin: bool) -> Row[Any, Any, Any]:
     """Locks the user's row. Without `keeps_admin`, an admin other than this user must remain active.
 
     Then it locks all active admins, in the order of the ids. So of two admins who ban each other, the second one waits

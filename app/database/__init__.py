@@ -13,6 +13,7 @@ from app.database.dialect import (
     local_day,
     seconds_between,
     upsert,
+    upsert_rows,
     utc_after,
     utc_now,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "retry_on_conflict",
     "seconds_between",
     "upsert",
+    "upsert_rows",
     "utc_after",
     "utc_now",
 ]

@@ -1,5 +1,6 @@
 """SQL that differs between databases: the clock, days, upserts, LIKE and limits. Other modules write SQL for all."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -104,6 +105,17 @@ def upsert(dialect_name: str, table: Table, key: str, values: dict[str, Any], pr
         return lite.on_conflict_do_update(index_elements=[key], set_={name: lite.excluded[name] for name in updated})
     insert = mysql.insert(table).values(**values)
     return insert.on_duplicate_key_update({name: insert.inserted[name] for name in updated})
+
+
+def upsert_rows(
+    dialect_name: str, table: Table, keys: Collection[str], rows: list[dict[str, Any]], changed: Collection[str]
+) -> Insert:
+    """INSERT of several rows in one statement. An existing row with the same `keys` gets the columns in `changed`."""
+    if dialect_name == "sqlite":
+        lite = sqlite.insert(table).values(rows)
+        return lite.on_conflict_do_update(index_elements=[*keys], set_={name: lite.excluded[name] for name in changed})
+    insert = mysql.insert(table).values(rows)
+    return insert.on_duplicate_key_update({name: insert.inserted[name] for name in changed})
 
 
 def like_contains(text: str) -> tuple[str, str]:

@@ -153,6 +153,8 @@ _COLUMNS = [
     "id",
     "task_no",
     "user_id",
+    "key_id",
+    "end_user",
     "model_name",
     "task_type",
     "action",

@@ -5,6 +5,8 @@ from typing import Any
 
 import structlog
 
+from app.accounts.keys.budgets import release_budget
+from app.accounts.keys.caps import local_day
 from app.database import retry_on_conflict, utc_now
 from app.engine.claim import fenced_update
 from app.engine.state import ClaimedTask
@@ -35,6 +37,11 @@ async def finish_task(runtime: Runtime, task: ClaimedTask, end: Complete | Fail,
         elif task.points_cost:
             grace_days = runtime.settings.refund_grace_days
             await ledger.refund(connection, **amounts, remark=f"任务失败退还 {task.task_no}", grace_days=grace_days)
+        elif task.key_id is not None:  # the budget changes only under the lock of the account
+            await ledger.lock_account(connection, task.user_id)
+        refund = 0 if isinstance(end, Complete) else task.points_cost
+        day = local_day(task.created_at, runtime.settings.zone)
+        await release_budget(connection, task.key_id, task.end_user, day=day, refund=refund)
         failpoint("finish.before_commit")
     failpoint("finish.after_commit")
     _record_end(task, end)

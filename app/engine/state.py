@@ -108,6 +108,8 @@ class ClaimedTask:
     now: datetime
     claimed_at: float
     held_until: float
+    key_id: int | None = None
+    end_user: str | None = None
 
     def is_held(self) -> bool:
         return boottime() < self.held_until

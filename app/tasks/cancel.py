@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from sqlalchemy import bindparam, select, update
 
+from app.accounts.keys.budgets import release_budget
+from app.accounts.keys.caps import local_day
 from app.database import retry_on_conflict, utc_now
 from app.engine.finish import append_history, failed_columns
 from app.engine.state import UpstreamState
@@ -59,6 +61,10 @@ async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
             amounts = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
             grace_days = runtime.settings.refund_grace_days
             await ledger.refund(connection, **amounts, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
+        elif row.key_id is not None:
+            await ledger.lock_account(connection, user_id)
+        day = local_day(row.created_at, runtime.settings.zone)
+        await release_budget(connection, row.key_id, row.end_user, day=day, refund=row.points_cost)
     metrics.ENDED.labels(row.model_name, TaskFailure.CANCELLED.name).inc()
     return True
 
@@ -74,6 +80,9 @@ _OWN_TASK = (
         tasks.c.history,
         tasks.c.points_cost,
         tasks.c.error_code,
+        tasks.c.key_id,
+        tasks.c.end_user,
+        tasks.c.created_at,
     )
     .where(
         tasks.c.user_id == bindparam("user"),

@@ -24,6 +24,7 @@ class Filters:
     task_type: str | None = None
     status: str | None = None
     model_name: str | None = None
+    end_user: str | None = None
     keyword: str | None = None
     start: datetime | None = None
     end: datetime | None = None
@@ -119,6 +120,7 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "task_type": tasks.c.task_type == bindparam("task_type"),
     "status": tasks.c.status == bindparam("status"),
     "model_name": tasks.c.model_name == bindparam("model_name"),
+    "end_user": tasks.c.end_user == bindparam("end_user"),
     "start": tasks.c.created_at >= bindparam("start"),
     "end": tasks.c.created_at <= bindparam("end"),
 }

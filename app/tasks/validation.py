@@ -27,7 +27,8 @@ log = structlog.get_logger()
 class Submission:
     """What a caller submits. `image_url` is kept as it came: a string, a list, or None.
 
-    `key` is the idempotency key. `callback_url` receives a webhook when the task ends.
+    `key` is the idempotency key. `callback_url` receives a webhook when the task ends. `end_user` is how an integration
+    names its own customer.
     """
 
     model_name: str
@@ -36,12 +37,15 @@ class Submission:
     params: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     callback_url: str | None = None
+    end_user: str | None = None
 
     def digest(self) -> str:
         """SHA-256 in hex of everything but the key. The same body with other blanks has the same digest."""
         body = [self.model_name, self.prompt, self.image_url, self.params]
         if self.callback_url is not None:  # without one, the digest is that of versions before callbacks
             body.append(self.callback_url)
+        if self.end_user is not None:
+            body.append({"endUser": self.end_user})
         text = json.dumps(body, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -46,6 +46,7 @@ class TaskView(TypedDict):
     prompt: str
     imageUrl: str | list[str] | None
     params: dict[str, Any]
+    endUser: Annotated[str | None, Field(description="提交时的 endUser")]
     resultUrl: str | None
     resultUrls: list[str]
     thumbnailUrls: Annotated[list[str], Field(description="图片的缩略图；视频没有")]
@@ -70,6 +71,7 @@ PUBLIC_COLUMNS: tuple[ColumnElement[Any], ...] = (
     tasks.c.prompt,
     tasks.c.image_url,
     tasks.c.params,
+    tasks.c.end_user,
     tasks.c.results,
     tasks.c.points_cost,
     tasks.c.created_at,
@@ -96,6 +98,7 @@ def view_task(runtime: Runtime, row: Mapping[str, Any]) -> TaskView:
         "prompt": row["prompt"],
         "imageUrl": row["image_url"],
         "params": row["params"],
+        "endUser": row["end_user"],
         "resultUrl": urls[0] if urls else None,
         "resultUrls": urls,
         "thumbnailUrls": [runtime.store.public_url(r["thumbnailKey"]) for r in results if "thumbnailKey" in r],

@@ -27,6 +27,7 @@ export interface Task {
   prompt: string;
   imageUrl: string | string[] | null;
   params: Params;
+  endUser: string | null;
   resultUrl: string | null;
   resultUrls: string[];
   thumbnailUrls: string[];

@@ -6,17 +6,22 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
-from app.accounts.api_keys import ADMIN_SCOPE
 from app.accounts.authentication import Caller, authenticate
+from app.accounts.keys.scopes import ADMIN_SCOPE
 from app.accounts.tickets import redeem_ticket
 from app.aio import acting_user
+from app.api.access.addresses import client_address
 from app.api.access.rate_limits import Limit
 from app.errors import Forbidden, Unauthenticated
 from app.runtime import Runtime
+from app.settings import Settings
 
-Scope = Literal["tasks", "points", "admin", "account"]
-OWN_SCOPES = ("tasks", "points", "account")
-"""The scopes of a user who has logged in. No API key has `account`."""
+Scope = Literal["tasks:submit", "tasks:read", "points:read", "points", "files:write", "webhooks", "admin", "account"]
+"""`account`: no API key has it, whatever its scopes, so a key can neither make keys nor change them. `points`: a JWT or
+an older key, because none of the scopes of new keys redeems a code.
+"""
+OWN_SCOPES = ("tasks:submit", "tasks:read", "points:read", "points", "files:write", "webhooks", "account")
+"""The scopes of a user who has logged in."""
 CONTEXT = "gateway.context"
 """In the ASGI scope of a request: the `RequestContext`, once an `Access` has let the caller in."""
 HEADERS = "gateway.headers"
@@ -63,7 +68,16 @@ class Access:
         ticket = request.query_params.get("ticket") if self._accepts_ticket else None
         if ticket is not None:
             return await redeem_ticket(runtime, ticket)
-        return await authenticate(runtime, _credential(first_headers(request.scope)))
+        caller = await authenticate(runtime, _credential(first_headers(request.scope)))
+        return with_address(caller, request.scope, runtime.settings)
+
+
+def with_address(caller: Caller, scope: Mapping[str, Any], settings: Settings) -> Caller:
+    """The caller with the client address, where it matters: at an API key. Raises Forbidden if it is not allowed."""
+    if caller.key_id is None:
+        return caller
+    address = client_address(scope, settings.trusted_networks)
+    return caller.at_address("" if address is None else str(address))
 
 
 def user_of(scope: Mapping[str, Any]) -> int | None:
@@ -90,7 +104,7 @@ def check_scope(caller: Caller, scope: Scope | None) -> None:
     if scope == ADMIN_SCOPE and caller.lacks_second_factor:
         raise Forbidden("管理员须先启用动态验证码，请联系平台方")
     if scope == "account" and caller.key_id is not None:
-        raise Forbidden("此操作须登录，不能使用 API Key")
+        raise Forbidden("此接口须登录后使用（JWT），不接受 API Key")
     if not caller.has_scope(scope):
         raise Forbidden("该密钥无权访问此接口")
 

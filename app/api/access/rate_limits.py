@@ -33,6 +33,7 @@ Limit = Literal[
     "refresh",
     "password",
     "second-factor",
+    "key-change",
 ]
 
 MINUTE, HOUR = 60, 3600
@@ -62,6 +63,7 @@ FIXED_RATES: dict[Limit, Rate] = {
     # Of a user. Somebody who guesses tries many.
     "password": Rate(10, HOUR),
     "second-factor": Rate(10, HOUR),
+    "key-change": Rate(100, HOUR),  # each leaves a row that is never deleted
 }
 """Rates that no setting changes."""
 USERNAME_RATES: dict[Limit, Rate] = {"log-in-name": Rate(20, 10 * MINUTE)}

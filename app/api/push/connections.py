@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from app.accounts.authentication import Caller, reauthenticate
 from app.aio import counted
-from app.errors import RateLimited, Unavailable
+from app.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
 from app.runtime import Runtime
 from app.setting_values.text import find_origin
 from app.settings import Settings
@@ -85,7 +85,7 @@ async def task_events(
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """`{"id", "data"}` of each change; `data` is what `GET` of the task answers. None as in `TaskStream.changes`.
 
-    Raises Unauthenticated once the caller's credential is no longer valid.
+    Raises Unauthenticated once the caller's credential is no longer valid for this stream.
     """
     check_at = 0.0
     async with aclosing(stream.changes()) as changes:
@@ -93,10 +93,19 @@ async def task_events(
             if row is None or time.monotonic() >= check_at:
                 check_at = time.monotonic() + REAUTHENTICATE_SECONDS
                 with suppress(Unavailable):
-                    await reauthenticate(runtime, caller)
+                    await _check_again(runtime, caller)
             if row is not None:
                 metrics.EVENTS.labels(transport).inc()
             yield row and {"id": event_id(row), "data": view_task(runtime, row)}
+
+
+async def _check_again(runtime: Runtime, caller: Caller) -> None:
+    try:
+        newest = await reauthenticate(runtime, caller)
+    except Forbidden:
+        raise Unauthenticated from None
+    if not newest.has_scope("tasks:read"):
+        raise Unauthenticated
 
 
 def dump_json(message: Any) -> str:

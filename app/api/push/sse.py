@@ -33,7 +33,7 @@ router = APIRouter(prefix="/user/ai/tasks", route_class=DirectRoute, tags=["推�
 
 @router.post("/ws-ticket", summary="换取一次性推送凭证（30 秒内有效）")
 async def ws_ticket(
-    context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))],
+    context: Annotated[RequestContext, Depends(Access(scope="tasks:read", limit="read"))],
 ) -> Envelope[TicketResponse]:
     ticket = await make_ticket(context.runtime, context.caller)
     return Envelope(data=TicketResponse(ticket=ticket, expiresIn=TTL_SECONDS))
@@ -42,7 +42,7 @@ async def ws_ticket(
 @router.get("/events", include_in_schema=False)  # OpenAPI cannot describe a response without an end
 async def events(
     request: Request,
-    context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="read", accepts_ticket=True))],
+    context: Annotated[RequestContext, Depends(Access(scope="tasks:read", limit="read", accepts_ticket=True))],
     since: Annotated[str | None, Query(max_length=40)] = None,
     last_event_id: Annotated[str | None, Header(max_length=40)] = None,
 ) -> Response:

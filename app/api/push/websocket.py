@@ -14,7 +14,7 @@ from app.accounts.authentication import Caller, authenticate
 from app.accounts.credentials import MAX_CREDENTIAL_LENGTH
 from app.accounts.tickets import redeem_ticket
 from app.aio import run_until_first_ends
-from app.api.access.callers import check_scope
+from app.api.access.callers import check_scope, with_address
 from app.api.push.connections import (
     SEND_TIMEOUT_SECONDS,
     dump_json,
@@ -59,7 +59,7 @@ class CloseCode(IntEnum):
     """The credential or ticket is invalid or no longer valid."""
 
     FORBIDDEN = 4403
-    """The API key lacks the scope `tasks`."""
+    """The API key lacks the scope `tasks:read`, or may not be used from this address."""
 
     TOO_LATE = 4408
     """The caller sent no `auth` within 5 s."""
@@ -126,7 +126,7 @@ class _Session:
     async def run(self) -> None:
         state = self._socket.app.state
         caller, since = await self._authenticate()
-        check_scope(caller, "tasks")
+        check_scope(caller, "tasks:read")
         await state.rate_limiter.check("read", caller.user_id)
         stream = TaskStream(self._runtime, caller.user_id, since)
         with state.connection_limiter.acquire(caller.user_id, "websocket"):
@@ -148,7 +148,9 @@ class _Session:
             raise ConnectionRejected(CloseCode.BAD_MESSAGE, "第一条消息须为 auth")
         if not isinstance(token := message.get("token"), str):
             raise Unauthenticated
-        return await authenticate(self._runtime, token), self._read_since(message.get("since", since))
+        caller = await authenticate(self._runtime, token)
+        caller = with_address(caller, self._socket.scope, self._runtime.settings)
+        return caller, self._read_since(message.get("since", since))
 
     def _read_since(self, since: Any) -> datetime | None:
         if isinstance(since, int) and not isinstance(since, bool):

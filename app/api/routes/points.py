@@ -20,8 +20,8 @@ from app.reports.statement import MAX_DAYS, Statement, open_statement, statement
 
 router = APIRouter(prefix="/user/points", route_class=DirectRoute, tags=["积分"])
 
-ReadAccess = Annotated[RequestContext, Depends(Access(scope="points", limit="read"))]
 DEFAULT_DAYS = 31
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="points:read", limit="read"))]
 Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
 
 

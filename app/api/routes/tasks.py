@@ -5,7 +5,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
@@ -25,13 +25,20 @@ from app.upstreams.action import params_schema
 SUBMIT_PATHS = ("/user/ai/tasks/submit", "/user/ai/tasks/quote")
 router = APIRouter(prefix="/user/ai", route_class=DirectRoute, tags=["AI 任务"])
 
-ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
-SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks:read", limit="read"))]
+SubmitAccess = Annotated[RequestContext, Depends(Access(scope="tasks:submit", limit="submit"))]
+QuoteAccess = Annotated[RequestContext, Depends(Access(scope="tasks:submit", limit="read"))]
 RECHECK_SECONDS = 2.0  # how often a waiting request reads the task, because notices may be lost
 ENDED = frozenset({"completed", "failed"})
 TaskType = Literal["text_to_image", "image_to_image", "text_to_video", "image_to_video", "image_normalize"]
 Status = Literal["created", "queued", "processing", "completed", "failed"]
 REPLAYED_HEADER = "Idempotency-Replayed"
+MAX_END_USER_LENGTH = 128
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"  # no control characters
+EndUser = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_END_USER_LENGTH, pattern=PRINTABLE),
+]
 NO_NUL = r"^[^\x00]*$"  # SQLite's LIKE ends a pattern at a NUL, so `%\0` would match every task
 
 IMAGE_URL: dict[str, Any] = {
@@ -54,10 +61,13 @@ class SubmitBody(BaseModel):
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None  # `Submission` validates it, with one message
     params: Annotated[dict[str, Any] | None, Field(description="模型参数，见 /user/ai/models")] = None
     callbackUrl: Annotated[str | None, Field(max_length=MAX_URL_LENGTH, description="任务结束时通知此链接")] = None
+    endUser: Annotated[EndUser | None, Field(description="您的终端用户，由您命名，用于额度与筛选")] = None
 
     def to_submission(self, key: str | None = None) -> Submission:
         callback_url = self.callbackUrl or None
-        return Submission(self.modelName, self.prompt, self.imageUrl, self.params or {}, key, callback_url)
+        return Submission(
+            self.modelName, self.prompt, self.imageUrl, self.params or {}, key, callback_url, self.endUser
+        )
 
 
 IdempotencyKey = Annotated[str | None, Header(alias=FIELD, description="同一键加同一请求体，24 小时内只创建一个任务")]
@@ -68,7 +78,10 @@ Replayed = {"headers": {REPLAYED_HEADER: {"schema": {"type": "string"}, "descrip
 async def submit(
     body: SubmitBody, context: SubmitAccess, response: Response, key: IdempotencyKey = None
 ) -> Envelope[SubmitResponse]:
-    result = await submit_task(context.runtime, context.user_id, body.to_submission(check_key(key)))
+    caller = context.caller
+    caller.check_model(body.modelName)
+    submission = body.to_submission(check_key(key))
+    result = await submit_task(context.runtime, caller.user_id, submission, key_id=caller.key_id)
     if result.is_replay:
         response.headers[REPLAYED_HEADER] = "true"
     return Envelope(data=SubmitResponse(**view_task(context.runtime, result.row), balance=result.balance))
@@ -81,8 +94,9 @@ async def cancel(task_no: str, context: SubmitAccess) -> Envelope[TaskView]:
 
 
 @router.post("/tasks/quote", summary="查询提交该任务所需积分，不扣费")
-async def quote(body: SubmitBody, context: ReadAccess) -> Envelope[QuoteResponse]:
+async def quote(body: SubmitBody, context: QuoteAccess) -> Envelope[QuoteResponse]:
     """Body and errors are those of submit, which computes the price with the same function."""
+    context.caller.check_model(body.modelName)
     price = await quote_task(context.runtime, context.user_id, body.to_submission())
     return Envelope(
         data=QuoteResponse(modelName=body.modelName, pointsCost=price["points_cost"], balance=price["balance"])
@@ -97,6 +111,7 @@ async def list_(
     task_type: Annotated[TaskType | Literal[""] | None, Query(alias="taskType")] = None,
     status: Annotated[Status | Literal[""] | None, Query()] = None,
     model_name: Annotated[str | None, Query(alias="modelName", max_length=100)] = None,
+    end_user: Annotated[str | None, Query(alias="endUser", max_length=MAX_END_USER_LENGTH)] = None,
     keyword: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     start_time: Annotated[str | None, Query(alias="startTime", max_length=40)] = None,
     end_time: Annotated[str | None, Query(alias="endTime", max_length=40)] = None,
@@ -106,6 +121,7 @@ async def list_(
         task_type=task_type or None,
         status=status or None,
         model_name=model_name or None,
+        end_user=(end_user or "").strip() or None,
         keyword=keyword or None,
         start=parse_datetime("startTime", start_time or None, zone),
         end=parse_datetime("endTime", end_time or None, zone),
@@ -156,7 +172,7 @@ async def models(context: ReadAccess) -> Envelope[list[ModelResponse]]:
     runtime, listed = context.runtime, []
     for model in await list_models(runtime.database):
         points_cost = base_price(runtime.actions[model.action], model)
-        if points_cost is None:
+        if points_cost is None or not context.caller.may_use(model.model_name):
             continue
         listed.append(
             ModelResponse(

@@ -66,7 +66,7 @@ FORM: dict[str, Any] = {
 
 @router.post(PATH, summary="上传参考图片、视频或音频", openapi_extra={"requestBody": FORM})
 async def upload(
-    request: Request, context: Annotated[RequestContext, Depends(Access(scope="tasks", limit="upload"))]
+    request: Request, context: Annotated[RequestContext, Depends(Access(scope="files:write", limit="upload"))]
 ) -> Envelope[UploadResponse]:
     """Reads the form itself, because FastAPI's errors name neither the field nor the limit."""
     with request.app.state.upload_places.take(context.user_id):

@@ -42,10 +42,10 @@ from app.webhooks.signing_secrets import SigningSecrets, get_secrets, rotate_sec
 
 router = APIRouter(prefix="/user/webhooks", route_class=DirectRoute, tags=["推送"])
 
-ReadAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
-ChangeAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-change"))]
-ReplayAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-replay"))]
-TestAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="webhook-test"))]
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="webhooks", limit="read"))]
+ChangeAccess = Annotated[RequestContext, Depends(Access(scope="webhooks", limit="webhook-change"))]
+ReplayAccess = Annotated[RequestContext, Depends(Access(scope="webhooks", limit="webhook-replay"))]
+TestAccess = Annotated[RequestContext, Depends(Access(scope="webhooks", limit="webhook-test"))]
 Id = Annotated[int, Path(ge=1, le=2**53)]
 Event = Literal["task.completed", "task.failed"]
 MIN_FAILURE_SECONDS = 2.0

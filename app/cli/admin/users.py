@@ -131,16 +131,25 @@ def keys_create(
     user_id: int,
     name: Annotated[str, typer.Option()] = "",
     admin: Annotated[bool, typer.Option("--admin", help="Also allow /admin, while the user is an admin")] = False,
+    scope: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all but admin")] = None,
+    daily_cap: Annotated[int | None, typer.Option(min=0, help="Points a day")] = None,
+    monthly_cap: Annotated[int | None, typer.Option(min=0, help="Points a month")] = None,
+    total_cap: Annotated[int | None, typer.Option(min=0, help="Points in total")] = None,
+    max_tasks: Annotated[int | None, typer.Option(min=0, help="Tasks in flight")] = None,
     json: Json = False,
 ) -> None:
     """Creates an API key. It is shown only now."""
     from app.accounts.api_keys import ADMIN_SCOPE, ALL_SCOPES, create_key
+    from app.accounts.keys.caps import Caps
 
-    scopes = (*ALL_SCOPES, ADMIN_SCOPE) if admin else ALL_SCOPES
+    if unknown := set(scope or ()) - set(ALL_SCOPES):
+        fail(f"no scope {min(unknown)}; there are {', '.join(ALL_SCOPES)}")
+    scopes = (*(scope or ALL_SCOPES), *([ADMIN_SCOPE] if admin else []))
+    caps = Caps(daily_cap, monthly_cap, total_cap, max_tasks)
 
     async def work(database: "Database") -> str:
         await _require_user(database, user_id)
-        return await create_key(database, user_id, name=name, scopes=scopes)
+        return await create_key(database, user_id, name=name, scopes=scopes, caps=caps)
 
     print_record({"apiKey": run_with_database(work)}, json)
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Executable, select, text
 
 from app.database import Database, utc_after
+from app.points.audit.key_checks import KEY_CHECKS
 from app.points.audit.lot_checks import CODE_CHECKS, LOT_CHECKS
 from app.tables import tasks, webhook_deliveries
 
@@ -178,5 +179,5 @@ _TIME_CHECKS: tuple[tuple[str, str, Executable], ...] = (
 )
 _TEXT_CHECKS: tuple[tuple[str, str, Executable], ...] = tuple(
     (invariant, meaning, text(f"{statement} LIMIT {MAX_SHOWN}"))
-    for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)
+    for invariant, meaning, statement in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS, *KEY_CHECKS)
 )

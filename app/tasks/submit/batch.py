@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, insert, or_, select
 
+from app.accounts.keys.budgets import Budgets, Spender
+from app.accounts.keys.caps import local_day
 from app.catalog.models import Model, get_models
 from app.database import CommitUnknown, Connection, TransactionConflict, UniqueViolation, retry_on_conflict
 from app.errors import InsufficientPoints, ModelNotFound, Unavailable
@@ -48,6 +50,10 @@ class _Candidate:
     def key(self) -> tuple[int, str] | None:
         key = self.row["idempotency_key"]
         return None if key is None else (self.row["user_id"], key)
+
+    @property
+    def spender(self) -> Spender:
+        return self.row["key_id"], self.row["end_user"]
 
 
 async def store_batch(runtime: Runtime, batch: list[PendingSubmit]) -> list[Outcome]:
@@ -117,7 +123,7 @@ def _candidate(runtime: Runtime, pending: PendingSubmit, model: Model | None, nu
     if model is None:
         raise ModelNotFound
     while True:
-        row = new_task_row(runtime, pending.user_id, pending.submission, model, new_suffix())
+        row = new_task_row(runtime, pending.user_id, pending.submission, model, new_suffix(), key_id=pending.key_id)
         if row["task_no"] not in numbers:
             break
     action = runtime.actions[model.action]
@@ -137,11 +143,14 @@ async def _store(runtime: Runtime, candidates: list[_Candidate], *, waits: bool)
     if not candidates:
         return
     accepted: list[_Candidate] = []
+    budgets = Budgets()
     try:
         async with runtime.database.begin() as connection:
             accounts = await lock_accounts(connection, {one.row["user_id"] for one in candidates}, waits=waits)
-            accepted = await _decide(runtime, connection, candidates, accounts, waits=waits)
+            await budgets.read(connection, {one.spender for one in candidates if one.row["user_id"] in accounts})
+            accepted = await _decide(runtime, connection, candidates, accounts, budgets, waits=waits)
             await _insert_tasks(connection, accepted)
+            await budgets.write(connection)
             entries = [one.entry | {"task_id": one.row["id"]} for one in accepted if one.entry is not None]
             await write_deductions(connection, accounts.values(), entries)
             failpoint("submit.before_commit")
@@ -156,6 +165,7 @@ async def _decide(
     connection: Connection,
     candidates: list[_Candidate],
     accounts: dict[int, LockedAccount],
+    budgets: Budgets,
     *,
     waits: bool,
 ) -> list[_Candidate]:
@@ -170,7 +180,7 @@ async def _decide(
                 raise NeedsSingle if waits else AccountLocked
             if one.key in taken:
                 raise UniqueViolation("idempotency_key")
-            one.entry = _accept(runtime, one, accounts[user_id], counts[user_id])
+            one.entry = _accept(runtime, one, accounts[user_id], counts[user_id], budgets)
         except Exception as error:
             one.outcome = error
         else:
@@ -182,15 +192,18 @@ async def _decide(
 
 
 def _accept(
-    runtime: Runtime, candidate: _Candidate, account: LockedAccount, counts: TaskCounts
+    runtime: Runtime, candidate: _Candidate, account: LockedAccount, counts: TaskCounts, budgets: Budgets
 ) -> dict[str, Any] | None:
-    """Charges the account and counts the task. Returns the entry; None for a task that costs nothing."""
-    cost = candidate.row["points_cost"]
-    if account.next_expiry is not None:
+    """Charges account and budget and counts the task. Returns the entry; None for a task that costs nothing."""
+    cost, key_id = candidate.row["points_cost"], candidate.row["key_id"]
+    if account.next_expiry is not None or (key_id is not None and not budgets.has(key_id)):
         raise NeedsSingle
     if account.available < cost:
         raise InsufficientPoints(account.available, cost)
     check_bounds(runtime.settings, counts)
+    if key_id is not None:
+        day = local_day(candidate.row["created_at"], runtime.settings.zone)
+        budgets.charge(key_id, candidate.row["end_user"], day, cost)
     counts.running += 1
     return account.deduct(cost, candidate.remark) if cost else None
 

@@ -25,6 +25,8 @@ class PendingSubmit:
 
     user_id: int
     submission: Submission
+    key_id: int | None = None
+    """Of the API key that submits, if it is none of a JWT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from typing import Any
 
 from sqlalchemy import insert
 
+from app.accounts.keys.budgets import Budgets, ensure_budget
+from app.accounts.keys.caps import local_day
 from app.catalog.models import get_model
 from app.database import CommitUnknown, Connection, retry_on_conflict
 from app.failpoints import failpoint
@@ -23,7 +25,7 @@ async def store_single(runtime: Runtime, pending: PendingSubmit, suffix: str) ->
     try:
         async with runtime.database.begin() as connection:
             model = await get_model(connection, submission.model_name)
-            row = new_task_row(runtime, pending.user_id, submission, model, suffix)
+            row = new_task_row(runtime, pending.user_id, submission, model, suffix, key_id=pending.key_id)
             action = runtime.actions[model.action]
             if uploads := find_uploads(runtime.store, submission, action, row["upstream_request"]):
                 require_uploads(uploads, await mark_used(connection, uploads))
@@ -49,7 +51,20 @@ async def _charge(runtime: Runtime, connection: Connection, row: dict[str, Any],
     counts = (await count_tasks(connection, [user_id]))[user_id]
     counts.running -= 1  # the new task is stored already
     check_bounds(runtime.settings, counts)
+    await _charge_budget(runtime, connection, row)
     return await ledger.balance_of(connection, user_id)
+
+
+async def _charge_budget(runtime: Runtime, connection: Connection, row: dict[str, Any]) -> None:
+    """Counts the task in the budget of its API key. A key of before gets its budget here."""
+    key_id, end_user = row["key_id"], row["end_user"]
+    if key_id is None:
+        return
+    await ensure_budget(connection, key_id)
+    budgets = Budgets()
+    await budgets.read(connection, [(key_id, end_user)])
+    budgets.charge(key_id, end_user, local_day(row["created_at"], runtime.settings.zone), row["points_cost"])
+    await budgets.write(connection)
 
 
 _INSERT = insert(tasks)

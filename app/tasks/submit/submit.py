@@ -26,12 +26,15 @@ MAX_BATCHES = 2
 """So many shared transactions at once: while they run, the next batches gather."""
 
 
-async def submit_task(runtime: Runtime, user_id: int, submission: Submission) -> SubmitResult:
-    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, TooManyTasks, RateLimited or IdempotencyConflict.
+async def submit_task(
+    runtime: Runtime, user_id: int, submission: Submission, *, key_id: int | None = None
+) -> SubmitResult:
+    """Raises InvalidParameter, ModelNotFound, InsufficientPoints, KeyBudgetExceeded, TooManyTasks, RateLimited or
+    IdempotencyConflict.
 
-    After an error nothing is stored and nothing is deducted.
+    After an error nothing is stored and nothing is deducted. `key_id` is the API key whose budget the task counts in.
     """
-    pending = PendingSubmit(user_id, submission)
+    pending = PendingSubmit(user_id, submission, key_id)
     for _ in range(MAX_NUMBER_ATTEMPTS):
         if submission.key is not None and (row := await find_replay(runtime.database, user_id, submission)):
             balance = (await get_balance(runtime.database, user_id)).available

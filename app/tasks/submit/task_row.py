@@ -13,7 +13,9 @@ from app.tasks.validation import PreparedTask, Submission, prepare_task
 _DIGITS_ALONE = str.maketrans("", "", "-T:.")
 
 
-def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str) -> dict[str, Any]:
+def new_task_row(
+    runtime: Runtime, user_id: int, submission: Submission, model: Model, suffix: str, *, key_id: int | None = None
+) -> dict[str, Any]:
     """All columns of a new task. Its request, price and deadline stay the same when the model changes later."""
     settings = runtime.settings
     prepared = prepare(runtime, submission, model)
@@ -22,6 +24,8 @@ def new_task_row(runtime: Runtime, user_id: int, submission: Submission, model: 
     return {
         "task_no": task_number(model.now.astimezone(settings.zone), suffix),
         "user_id": user_id,
+        "key_id": key_id,
+        "end_user": submission.end_user,
         "model_name": model.model_name,
         "task_type": model.task_type,
         "action": model.action,

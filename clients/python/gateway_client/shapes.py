@@ -39,6 +39,7 @@ class Task(TypedDict):
     prompt: str
     imageUrl: ImageUrl | None
     params: dict[str, Any]
+    endUser: str | None
     resultUrl: str | None
     resultUrls: list[str]
     thumbnailUrls: list[str]

@@ -13,7 +13,7 @@ from app.tasks.erasure import erase_task, erase_user
 
 router = APIRouter(prefix="/user", route_class=DirectRoute, tags=["删除"])
 
-TasksAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="submit"))]
+TasksAccess = Annotated[RequestContext, Depends(Access(scope="tasks:submit", limit="submit"))]
 
 
 class ErasedTaskResponse(BaseModel):

@@ -18,7 +18,7 @@ from app.reports.usage import DIMENSIONS, MAX_DAYS, Dimension, Usage, UsageRepor
 
 router = APIRouter(route_class=DirectRoute, tags=["积分"])
 
-ReadAccess = Annotated[RequestContext, Depends(Access(scope="points", limit="read"))]
+ReadAccess = Annotated[RequestContext, Depends(Access(scope="points:read", limit="read"))]
 MAX_DIMENSIONS = 2
 DEFAULT_DAYS = 30
 

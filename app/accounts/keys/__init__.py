@@ -1,0 +1,1 @@
+"""API keys of users: their scopes, limits and budgets."""
