@@ -187,7 +187,7 @@ async def test_it_answers_below_a_root_path(make: Maker, runtime: Runtime) -> No
 
 # ------------------------------------------------------------------ what a direct route cannot be
 
-AnyAccess = Annotated[RequestContext, Depends(Access(scope="tasks", limit="read"))]
+AnyAccess = Annotated[RequestContext, Depends(Access(scope="tasks:read", limit="read"))]
 
 
 class Body(BaseModel):

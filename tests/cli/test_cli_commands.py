@@ -28,6 +28,9 @@ def test_users_points_keys_and_tokens(gateway: Run) -> None:
     again = said(gateway("points", "grant", str(user_id), "20", "--ref", "order-7", "--json"))
     assert again == {"userId": user_id, "balance": 70, "applied": False}
     assert said(gateway("keys", "create", str(user_id), "--json"))["apiKey"].startswith("sk-")
+    limits = ("--scope", "tasks:submit", "--scope", "tasks:read", "--daily-cap", "100", "--max-tasks", "2")
+    assert said(gateway("keys", "create", str(user_id), *limits, "--json"))["apiKey"].startswith("sk-")
+    assert gateway("keys", "create", str(user_id), "--scope", "points", "--json").exit_code == 1
     assert said(gateway("users", "token", str(user_id), "--hours", "1", "--json"))["token"].count(".") == 2
     assert said(gateway("audit", "--json")) == {"ok": True, "violations": []}
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.catalog.models import set_model
 from app.points import ledger
 from app.points.audit.checks import CHECKS, audit
+from app.points.audit.key_checks import KEY_CHECKS
 from app.points.audit.lot_checks import CODE_CHECKS, LOT_CHECKS
 from app.points.redeem_codes import create_codes, redeem_code
 from app.runtime import Runtime, open_runtime
@@ -19,8 +20,9 @@ from app.settings import Settings
 from app.tables import metadata
 from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
+from tests.support.keys import key_of
 from tests.support.lots import later, lot, remaining
-from tests.support.makers import TEXT_MODEL
+from tests.support.makers import TEXT_MODEL, User
 from tests.support.worlds import execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
@@ -225,6 +227,34 @@ CODE_DAMAGE: Damages = {
 }
 """Damage to `codes`: two codes of 50 that live for 30 days; the first is redeemed."""
 
+KEY_DAMAGE: Damages = {
+    ("I17", "a key's budget counts its running tasks, and what its tasks cost without refunds"): [
+        "UPDATE key_budgets SET running_tasks = running_tasks + 1",
+        "UPDATE key_budgets SET spent_total = spent_total - 1 WHERE spent_total > 0",
+        "UPDATE key_budgets SET spent_total = 30 WHERE spent_total = 0",
+        "UPDATE tasks SET key_id = NULL WHERE end_user IS NULL",
+        f"UPDATE tasks SET status = 'completed', {ENDED} WHERE end_user IS NULL",
+        f"UPDATE tasks SET status = 'failed', {ENDED} WHERE end_user IS NULL",
+        "UPDATE tasks SET points_cost = 29 WHERE end_user IS NULL",
+        "UPDATE api_keys SET budget_id = 2",
+    ],
+    ("I17", "the budget of an end user counts the same of the tasks that name them"): [
+        "UPDATE end_user_budgets SET running_tasks = 0",
+        "UPDATE end_user_budgets SET spent_total = spent_total + 30",
+        "UPDATE tasks SET end_user = NULL",
+        f"UPDATE tasks SET status = 'failed', {ENDED} WHERE end_user IS NOT NULL",
+    ],
+    ("I17", "a task of a key counts in a budget of the same user, and in that of its end user"): [
+        "DELETE FROM api_keys",
+        "DELETE FROM key_budgets",
+        "DELETE FROM end_user_budgets",
+        "UPDATE api_keys SET budget_id = NULL",
+        "UPDATE key_budgets SET user_id = 2",
+        "UPDATE tasks SET end_user = 'bob' WHERE end_user = 'alice'",
+    ],
+}
+"""Damage to `capped`: a live task by a key, another one for the end user alice, and a key that nobody used."""
+
 
 @pytest.fixture(scope="module")
 async def unconstrained(
@@ -296,6 +326,15 @@ async def codes(books: Runtime) -> Runtime:
     return books
 
 
+@pytest.fixture
+async def capped(books: Runtime) -> Runtime:
+    """A live task by a key, another one for the end user alice, and a key that nobody used."""
+    key, _ = [await key_of(books, User(1, {}, {}, "", "")) for _ in range(2)]
+    for end_user in (None, "alice"):
+        await submit_task(books, 1, Submission(TEXT_MODEL, "一只猫", end_user=end_user), key_id=key.id)
+    return books
+
+
 def for_each_damage(damages: Damages) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("seen_by", "damage"), [(check, damage) for check, some in damages.items() for damage in some]
@@ -329,9 +368,15 @@ async def test_damage_to_codes_is_found(codes: Runtime, damage: str, seen_by: tu
     await assert_damage_is_found(codes, damage, seen_by)
 
 
+@for_each_damage(KEY_DAMAGE)
+async def test_damage_to_budgets_is_found(capped: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
+    await assert_damage_is_found(capped, damage, seen_by)
+
+
 def test_every_check_has_its_damage() -> None:
-    checks = [(invariant, meaning) for invariant, meaning, _ in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS)]
-    assert sorted([*checks, OVERDUE]) == sorted([*DAMAGE, *LOT_DAMAGE, *ADJUST_DAMAGE, *CODE_DAMAGE])
+    checks = [(invariant, meaning) for invariant, meaning, _ in (*CHECKS, *LOT_CHECKS, *CODE_CHECKS, *KEY_CHECKS)]
+    planted = [*DAMAGE, *LOT_DAMAGE, *ADJUST_DAMAGE, *CODE_DAMAGE, *KEY_DAMAGE]
+    assert sorted([*checks, OVERDUE]) == sorted(planted)
 
 
 @pytest.mark.parametrize("ref", ["CODE:1", "Code:1", "EXPIRE:1", "Expire:x"])

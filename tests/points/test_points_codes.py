@@ -196,7 +196,11 @@ async def test_who_may_redeem(make: Maker, runtime: Runtime) -> None:
     assert refusal(await make.api.post(REDEEM, json={"code": code}))[:2] == (401, "UNAUTHENTICATED")
     narrow = {"X-API-Key": await create_key(runtime.database, user.id, scopes=("tasks",))}
     assert refusal(await make.api.post(REDEEM, json={"code": code}, headers=narrow))[:2] == (403, "FORBIDDEN")
-    assert data(await make.api.post(REDEEM, json={"code": code}, headers=user.key_headers))["points"] == 50
+    new = user.key_headers  # it has every scope that users give their keys, and none of them redeems
+    assert refusal(await make.api.post(REDEEM, json={"code": code}, headers=new))[:2] == (403, "FORBIDDEN")
+    former = {"X-API-Key": await create_key(runtime.database, user.id, scopes=("points",))}
+    for headers in (former, user.headers):
+        assert data(await make.api.post(REDEEM, json={"code": code}, headers=headers))["points"] == 50
 
 
 # ------------------------------------------------------------------ the codes themselves

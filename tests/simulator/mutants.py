@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from app import aio
+from app.accounts.keys import budgets, caps
 from app.engine import claim, execute, finish, state, transitions
 from app.engine.steps import prepare, submit
 from app.points import group_deduct
@@ -43,6 +44,11 @@ FREEZES = MappingProxyType({"process.freeze_long": 0.03, "point.freeze": 0.15})
 LONG_FREEZES = MappingProxyType({"process.freeze_long": 0.06})
 CRASHES = MappingProxyType({"process.kill": 0.01, "point.kill": 0.1})
 UNANSWERED = MappingProxyType({"db.commit_undone": 0.2, "db.commit_unheard": 0.1})
+LAST_OF_STORE = """\
+            entries = [one.entry | {"task_id": one.row["id"]} for one in accepted if one.entry is not None]
+            await write_deductions(connection, accounts.values(), entries)
+            failpoint("submit.before_commit")
+"""
 BOOKS = ("audit I1", "I1", "audit I3", "audit I4", "I4", "audit I5")
 
 MUTANTS = (
@@ -244,6 +250,30 @@ MUTANTS = (
         "two submits of one user decide on the same balance",
         ((group_deduct, "LockedAccount.deduct", "    self.available -= cost\n", ""),),
         ("bug", *BOOKS),
+    ),
+    Mutant(
+        "a cap in a transaction of its own",
+        (
+            (
+                batch,
+                "_store",
+                "            await budgets.write(connection)\n" + LAST_OF_STORE,
+                LAST_OF_STORE + "        async with runtime.database.begin() as connection:\n"
+                "            await budgets.write(connection)\n",
+            ),
+        ),
+        ("audit I17",),
+        storm=CRASHES,
+    ),
+    Mutant(
+        "a cap is not compared",
+        ((caps, "Counter.check", "if cost and cap is not None and spent + cost > cap:", "if False:"),),
+        ("I17",),
+    ),
+    Mutant(
+        "a refund does not give the cap back",
+        ((budgets, "release_budget", '"refund": refund}', '"refund": 0}'),),
+        ("audit I17",),
     ),
     Mutant(
         "an answer before the COMMIT",

@@ -43,6 +43,16 @@ MODELS = """
            defaults, price_rules, 1, 0, created_at, updated_at
     FROM points_config WHERE model_name = 'sc_soraimg_img2img_1x1'
 """
+# Two keys of user 1 that share caps, one of user 2, and one of user 1 without caps.
+KEYS = """
+    INSERT INTO key_budgets (id, user_id, total_cap, max_tasks, end_user_total_cap, updated_at)
+    VALUES (1, 1, 70, 3, 35, '2026-01-01 00:00:00'), (2, 2, 35, 2, NULL, '2026-01-01 00:00:00'),
+           (3, 1, NULL, NULL, NULL, '2026-01-01 00:00:00');
+    INSERT INTO api_keys (id, user_id, digest, prefix, scopes, budget_id, created_at)
+    VALUES (1, 1, 'a', 'sk-a', '[]', 1, '2026-01-01 00:00:00'), (2, 2, 'b', 'sk-b', '[]', 2, '2026-01-01 00:00:00'),
+           (3, 1, 'c', 'sk-c', '[]', 1, '2026-01-01 00:00:00'), (4, 1, 'd', 'sk-d', '[]', 3, '2026-01-01 00:00:00');
+    CREATE TABLE watched_keys AS SELECT k.id AS key_id, b.* FROM api_keys k JOIN key_budgets b ON b.id = k.budget_id;
+"""
 # Changes that must never happen to a row. Triggers of the database record them when they are written.
 WATCH = """
     CREATE TABLE watch (what TEXT, task_no TEXT);
@@ -54,6 +64,14 @@ WATCH = """
     BEGIN INSERT INTO watch VALUES ('I6: a step without a higher version', OLD.task_no); END;
     CREATE TRIGGER watch_price AFTER UPDATE ON tasks WHEN NEW.points_cost <> OLD.points_cost
     BEGIN INSERT INTO watch VALUES ('I12: a price changed', OLD.task_no); END;
+    CREATE TRIGGER watch_caps AFTER INSERT ON tasks WHEN NEW.key_id IS NOT NULL BEGIN
+        INSERT INTO watch SELECT 'I17: a cap was exceeded', NEW.task_no FROM watched_keys used
+        WHERE used.key_id = NEW.key_id AND EXISTS (
+            SELECT 1 FROM tasks t JOIN watched_keys k ON k.key_id = t.key_id AND k.id = used.id
+            GROUP BY k.id HAVING SUM((t.status <> 'failed') * t.points_cost) > used.total_cap
+                OR SUM(t.step <> 'done') > used.max_tasks
+                OR SUM((t.status <> 'failed' AND t.end_user = NEW.end_user) * t.points_cost) > used.end_user_total_cap);
+    END;
 """
 BUGS = frozenset({"step_failed", "claim_failed", "audit_failed"})
 QUIET = ("Unavailable", "CommitUnknown", "TransactionConflict", "ClaimCommitUnknown")
@@ -83,6 +101,7 @@ def empty_database(without: str) -> Path:
     migrate(f"sqlite+aiosqlite:///{path}")
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute(MODELS)
+    raw.executescript(KEYS)
     raw.executescript(WATCH)
     raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     raw.close()

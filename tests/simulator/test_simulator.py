@@ -38,7 +38,7 @@ DECISIONS = (
     "rehost → Complete",
 )
 CALLER_ANSWERS = ("cancelled", "not cancelled NotCancellable", "refused InsufficientPoints", "refused TooManyTasks")
-CALLER_ANSWERS += ("told of an earlier submit", "unanswered")
+CALLER_ANSWERS += ("refused KeyBudgetExceeded", "told of an earlier submit", "unanswered")
 LOGS = ("circuit_closed", "circuit_learnt", "circuit_open", "database_away", "lease_lost", "release_failed")
 ALSO = ("db.idle_transaction_ended", "db.lock_wait", "poison", "up.lease_over", "no slot free for rehost")
 MARKS = frozenset(

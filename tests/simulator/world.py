@@ -5,7 +5,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -94,6 +94,7 @@ class World:
                     loop.run_until_complete(self._live(outcome))
                 except Stuck as error:
                     outcome.violations.append(f"I9: {error}")
+                loop.steps = 0  # a run that was stuck must be closed as well
                 loop.run_until_complete(self._close_coroutines(loop))
         finally:
             loop.close()
@@ -145,13 +146,17 @@ class World:
         if self.weather.is_turn:  # every model and host, with enough points
             user, model, host = 1, MODELS[number % len(MODELS)], HOSTS[number // 2 % len(HOSTS)]
         key = f"key-{number}" if rng.random() < 0.6 else None
+        key_id, end_user = self._spender(number, user)
         await asyncio.sleep(rng.choice([rng.uniform(0, 20), 5.0]))  # some of them in the same moment
         for attempt in range(6 if key else 2):
-            requested = submission_of(model, f"{number}" if key else f"{number}.{attempt}", key, host)
+            name = f"{number}" if key else f"{number}.{attempt}"
+            requested = replace(submission_of(model, name, key, host), end_user=end_user)
             self.requests[requested.prompt] = user
             if model == NORMALIZE_MODEL:
                 self.references[str(requested.image_url)] = requested.prompt
-            answer = await self._request("api", lambda runtime, a=requested: submit.submit_task(runtime, user, a))
+            answer = await self._request(
+                "api", lambda runtime, a=requested: submit.submit_task(runtime, user, a, key_id=key_id)
+            )
             if isinstance(answer, submit.SubmitResult):
                 self.acknowledged[requested.prompt] = answer.row["task_no"]
                 if answer.is_replay:
@@ -164,6 +169,12 @@ class World:
                 self.weather.note(f"caller refused {type(answer).__name__}")
                 return
             await asyncio.sleep(rng.uniform(0.1, 5))
+
+    def _spender(self, number: int, user: int) -> tuple[int | None, str | None]:
+        """The API key and the end user of a caller, if it has any. Where everything has its turn, caps are no matter."""
+        rng = random.Random(f"key {self.seed} {number}")
+        keys: list[int | None] = [None, 4] if self.weather.is_turn else [None, *{1: [1, 1, 3, 4], 2: [2, 2]}[user]]
+        return rng.choice(keys), rng.choice([None, "alice", "bob"])
 
     async def _cancel(self, user: int, task_no: str) -> None:
         answer = await self._request("api", lambda runtime: cancel.cancel_task(runtime, user, task_no))
