@@ -171,7 +171,7 @@ class World:
             await asyncio.sleep(rng.uniform(0.1, 5))
 
     def _spender(self, number: int, user: int) -> tuple[int | None, str | None]:
-        """The API key and the end user of a caller, if it has any. Where everything has its turn, caps are no matter."""
+        """The API key and the end user of a caller, if any. Where everything has its turn, no caps are used."""
         rng = random.Random(f"key {self.seed} {number}")
         keys: list[int | None] = [None, 4] if self.weather.is_turn else [None, *{1: [1, 1, 3, 4], 2: [2, 2]}[user]]
         return rng.choice(keys), rng.choice([None, "alice", "bob"])
