@@ -35,6 +35,10 @@ LONG_SUBMIT = {
 }
 
 
+GUEST_PATHS = {f"/user/auth/{name}" for name in ("register", "login", "refresh", "logout")}
+"""Whoever calls them has no credential. They are counted for the client's address before their bodies are read."""
+
+
 def nested(depth: int) -> Any:
     value: Any = 1
     for _ in range(depth):
@@ -60,6 +64,7 @@ async def test_nobody_s_body_is_read_before_the_credential(runtime: Runtime, api
         for method, operation in operations.items()
         if "requestBody" in operation
     ]
+    routes = [one for one in routes if one[1] not in GUEST_PATHS]
     assert {path for _, path, _ in routes} >= {SUBMIT, QUOTE, UPLOAD, "/user/points/redeem", "/admin/points/grants"}
     for method, path, content_type in routes:
         for stranger in STRANGERS:
