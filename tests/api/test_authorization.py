@@ -126,7 +126,7 @@ ROWS: dict[str, Row] = {
     "POST /user/auth/totp/confirm": Row(TOKEN, {}, status=LET_IN),
     "POST /user/auth/totp/disable": Row(TOKEN, {}, status=LET_IN),
     "GET /user/info": Row(ANY),
-    "POST /user/erase": Row(TOKEN, {}, status=400),
+    "POST /user/erase": Row(TOKEN, {"confirm": "ERASE"}),
     "GET /user/keys": Row(TOKEN),
     "POST /user/keys": Row(TOKEN, {}, status=LET_IN),
     "GET /user/keys/{key_id}": mine(TOKEN),
