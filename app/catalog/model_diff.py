@@ -12,7 +12,6 @@ from typing import Any
 
 from app.catalog.models import VALIDATED_COLUMNS, Model, list_models, read_models, validate_model
 from app.database import Database, open_database
-from app.database.schema.migrate import migrate
 from app.errors import InvalidParameter
 from app.settings import load_settings
 
@@ -65,6 +64,8 @@ _loading = threading.Lock()
 
 def load_seeded() -> list[Model]:
     """The rows of a newly migrated database. It must not run in an event loop, because Alembic starts its own."""
+    from app.database.schema.migrate import migrate  # Alembic is not needed to start the API
+
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{Path(folder) / 'seeded.db'}"
         migrate(url)

@@ -211,7 +211,7 @@ _BATCHES = (
     select(
         codes.c.batch,
         func.count().label("total"),
-        *(func.sum(case((status == _STATUS, 1), else_=0)).label(status) for status in STATUSES),
+        *(func.sum(case({status: 1}, value=_STATUS, else_=0)).label(status) for status in STATUSES),
         func.min(codes.c.points).label("min_points"),
         func.max(codes.c.points).label("max_points"),
         func.max(codes.c.expires_at).label("expires_at"),

@@ -133,7 +133,7 @@ class ColumnChange(BaseModel):
     """One column of one change. `from` is null for a new model."""
 
     column: str = Field(examples=["points_cost"])
-    from_: Any = Field(serialization_alias="from")
+    from_: Any = Field(alias="from")
     to: Any
 
 
@@ -231,7 +231,7 @@ async def _history(context: RequestContext, name: str, page: int, size: int) -> 
             adminId=row["admin_id"],
             adminName=row["admin_name"],
             action=row["action"],
-            changes=[ColumnChange(column=one["column"], from_=one["from"], to=one["to"]) for one in row["changes"]],
+            changes=[ColumnChange(**one) for one in row["changes"]],
             reason=row["reason"],
             createTime=str(format_local(row["created_at"], zone)),
         )
