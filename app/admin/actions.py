@@ -138,20 +138,22 @@ def _repeated(action: Action, known: Row[Any]) -> ActionResult:
     return ActionResult(applied=False, after=after, target=known.target)
 
 
-async def find_repeated(database: Database, action: Action) -> ActionResult | None:
-    """The result of an earlier request with the reference of `action`; None if there is none. Raises ActionConflict.
-
-    For an act that fetches something before its transaction: a repeat fetches nothing.
-    """
-    known = await _find(database, action.ref)
-    return None if known is None else _repeated(action, known)
-
-
 async def _find(database: Database, ref: str | None) -> Row[Any] | None:
     if ref is None:
         return None
     async with database.read() as connection:
         return await _read(connection, ref)
+
+
+async def find_repeated(database: Database, action: Action) -> ActionResult | None:
+    """The result of an earlier request with the reference of `action`; None if there is none. Raises ActionConflict.
+
+    For an act that fetches something before its transaction: a repeat, or a wrong reference, fetches nothing.
+    """
+    if action.ref is not None and not _is_valid_ref(action.ref):
+        raise InvalidParameter("ref", f"不能为空、首尾不能有空格且最多 {MAX_REF_LENGTH} 个字符")
+    known = await _find(database, action.ref)
+    return None if known is None else _repeated(action, known)
 
 
 async def _read(connection: Connection, ref: str | None) -> Row[Any] | None:

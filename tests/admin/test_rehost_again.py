@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from app.admin.actions import Admin
 from app.admin.tasks import rehost
 from app.admin.tasks.rehost import rehost_again
-from app.errors import ActionConflict, NotFound, RateLimited, Unavailable
+from app.errors import ActionConflict, InvalidParameter, NotFound, RateLimited, Unavailable
 from app.runtime import Runtime
 from app.storage import StorageError
 from app.tables import admin_actions, tasks
@@ -40,6 +40,13 @@ async def lose_files(runtime: Runtime, task_no: str) -> list[str]:
     for key in keys:
         await runtime.store.delete(key)
     return keys
+
+
+async def set_erased(runtime: Runtime, task_no: str, *, erased: bool) -> None:
+    """Only marks the task. The audit after the test wants the mark taken back, because the row keeps its results."""
+    async with runtime.database.begin() as connection:
+        values = {"version": tasks.c.version + 1, "erased_at": tasks.c.updated_at if erased else None}
+        await connection.execute(update(tasks).where(tasks.c.task_no == task_no).values(**values))
 
 
 async def lost_result(make: Maker, user: User, upstream: Server) -> str:
@@ -90,6 +97,9 @@ async def test_a_repeat_with_a_reference_downloads_nothing(make: Maker, runtime:
     await lose_files(runtime, other)
     with pytest.raises(ActionConflict):
         await again(runtime, other, ref="lost-1")
+    with pytest.raises(InvalidParameter):
+        await again(runtime, other, ref=" lost-2")
+    assert len(fetches(upstream, await row_of(runtime, other))) == 1
 
 
 @working
@@ -141,11 +151,10 @@ async def test_only_a_lost_result_can_be_stored_again(make: Maker, runtime: Runt
     await lose_files(runtime, done)
     with pytest.raises(ActionConflict, match="无需 givesAway"):
         await again(runtime, done, gives_away=True)
-    async with runtime.database.begin() as connection:
-        erased = update(tasks).where(tasks.c.task_no == done).values(erased_at=tasks.c.updated_at)
-        await connection.execute(erased)
+    await set_erased(runtime, done, erased=True)
     with pytest.raises(ActionConflict, match="已删除"):
         await again(runtime, done)
+    await set_erased(runtime, done, erased=False)
     with pytest.raises(NotFound):
         await again(runtime, "TASK-1")
 
@@ -202,3 +211,24 @@ async def test_few_run_at_once_and_a_change_in_between_is_noticed(
     monkeypatch.setattr(rehost, "_store_bounded", interrupted)
     with pytest.raises(ActionConflict, match="其他操作"):
         await again(runtime, task_no)
+
+
+@working
+async def test_the_files_of_a_task_that_was_erased_meanwhile_do_not_come_back(
+    make: Maker, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user(points=30)
+    task_no = await completed(make, user)
+    keys, store = await lose_files(runtime, task_no), rehost._store_bounded
+
+    async def interrupted(*arguments: Any) -> Any:
+        stored = await store(*arguments)
+        assert await runtime.store.exists(keys[0])
+        await set_erased(runtime, task_no, erased=True)
+        return stored
+
+    monkeypatch.setattr(rehost, "_store_bounded", interrupted)
+    with pytest.raises(ActionConflict):
+        await again(runtime, task_no)
+    assert [await runtime.store.exists(key) for key in keys] == [False] * len(keys)
+    await set_erased(runtime, task_no, erased=False)

@@ -8,7 +8,8 @@ row name their URLs, but the task stays failed and refunded, as its owner was to
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from app.admin.actions import Action, ActionResult, Admin, Change, find_repeated, perform
@@ -30,6 +31,14 @@ _running: set[str] = set()
 """The tasks whose results this process stores."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The results as the column `results` holds them, and the state with the URLs that they came from."""
+
+    results: list[dict[str, Any]]
+    upstream_state: UpstreamState
+
+
 async def rehost_again(
     runtime: Runtime, admin: Admin, task_no: str, *, gives_away: bool, reason: str, ref: str | None
 ) -> ActionResult:
@@ -44,12 +53,16 @@ async def rehost_again(
         return repeated
     row = await get_task_record(runtime.database, task_no)
     await _check_state(runtime, row, gives_away=gives_away)
-    results = await _store_bounded(runtime, row)
+    stored = await _store_bounded(runtime, row)
 
     async def change(connection: Connection) -> Change:
-        return await _write(runtime, connection, row, results, reason)
+        return await _write(runtime, connection, row, stored, reason)
 
-    result = await perform(runtime.database, admin, action, change)
+    try:
+        result = await perform(runtime.database, admin, action, change)
+    except ActionConflict:
+        await _discard_if_erased(runtime, task_no, stored)
+        raise
     if result.applied:
         runtime.pubsub.publish(row["user_id"], task_no)
     return result
@@ -70,14 +83,26 @@ async def _check_state(runtime: Runtime, row: Mapping[str, Any], *, gives_away: 
 
 
 async def _is_file_missing(runtime: Runtime, results: list[dict[str, Any]]) -> bool:
-    keys = [one[name] for one in results for name in ("key", "thumbnailKey") if name in one]
     try:
-        return not all([await runtime.store.exists(key) for key in keys])
+        return not all([await runtime.store.exists(key) for key in _keys(results)])
     except StorageError as error:
         raise Unavailable("存储暂时不可用，请稍后重试") from error
 
 
-async def _store_bounded(runtime: Runtime, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _keys(results: list[dict[str, Any]]) -> list[str]:
+    return [one[name] for one in results for name in ("key", "thumbnailKey") if name in one]
+
+
+async def _discard_if_erased(runtime: Runtime, task_no: str, stored: _Stored) -> None:
+    """Its owner erased the task in the meantime: the files must not come back."""
+    if (await get_task_record(runtime.database, task_no))["erased_at"] is None:
+        return
+    with suppress(StorageError):
+        for key in _keys(stored.results):
+            await runtime.store.delete(key)
+
+
+async def _store_bounded(runtime: Runtime, row: Mapping[str, Any]) -> _Stored:
     task_no = str(row["task_no"])
     if task_no in _running or len(_running) >= MAX_AT_ONCE:
         raise RateLimited("正在重新保存其他任务，请稍后再试", retry_after_seconds=10)
@@ -91,8 +116,8 @@ async def _store_bounded(runtime: Runtime, row: Mapping[str, Any]) -> list[dict[
         _running.discard(task_no)
 
 
-async def _store(runtime: Runtime, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stored results: from the known URLs, else from fresh ones that the provider answers to a poll."""
+async def _store(runtime: Runtime, row: Mapping[str, Any]) -> _Stored:
+    """Stores the results: from the known URLs, else from fresh ones that the provider answers to a poll."""
     task, note = _as_claimed(row), "no result URL is known"
     for is_fresh in (False, True):
         urls = await _fresh_urls(runtime, task) if is_fresh else task.upstream_state.urls
@@ -101,7 +126,7 @@ async def _store(runtime: Runtime, row: Mapping[str, Any]) -> list[dict[str, Any
         task.upstream_state = replace(task.upstream_state, urls=urls)
         decision = await rehost_results(runtime, task)
         if isinstance(decision, Complete):
-            return decision.results
+            return _Stored(decision.results, task.upstream_state)
         note = decision.note if isinstance(decision, Fail) else note
         if note.startswith("storage:"):
             raise Unavailable("存储暂时不可用，请稍后重试")
@@ -128,16 +153,17 @@ def _as_claimed(row: Mapping[str, Any]) -> ClaimedTask:
 
 
 async def _write(
-    runtime: Runtime, connection: Connection, known: Mapping[str, Any], results: list[dict[str, Any]], reason: str
+    runtime: Runtime, connection: Connection, known: Mapping[str, Any], stored: _Stored, reason: str
 ) -> Change:
+    """The used URLs stay with the task: whoever erases a failed task learns from them which files it has."""
     row = await lock_task(connection, known["task_no"])
     if row.version != known["version"]:
         raise ActionConflict("任务刚刚被其他操作修改，请重新查询")
     history = append_history(row.history, row.step, f"results stored again by an admin: {reason}")
-    columns: dict[str, Any] = {"history": history}
+    columns: dict[str, Any] = {"history": history, "upstream_state": stored.upstream_state.to_json()}
     if row.status == "completed":
-        columns |= {"results": results, "updated_at": utc_now()}
+        columns |= {"results": stored.results, "updated_at": utc_now()}
     await change_task(connection, row, **columns)
     before = [runtime.store.public_url(one["key"]) for one in row.results or []]
-    after = [runtime.store.public_url(one["key"]) for one in results]
+    after = [runtime.store.public_url(one["key"]) for one in stored.results]
     return Change({"status": row.status, "resultUrls": before}, {"status": row.status, "resultUrls": after})
