@@ -85,15 +85,10 @@ async def create_user(
     async def change(connection: Connection, draw: int) -> Change:
         new_id = await insert_user(connection, user_id, draw, username=username, role=role)
         if points:
-<<<<<<< ours
-            ref = f"users-create:{new_id}"
-            await ledger.grant_in_transaction(connection, user_id=new_id, points=points, ref=ref, remark="开户赠送")
-=======
             ref_of_start = f"users-create:{new_id}"
             await ledger.grant_in_transaction(
                 connection, user_id=new_id, points=points, ref=ref_of_start, remark="开户赠送"
             )
->>>>>>> theirs
         return Change(None, {"status": "active"}, target=str(new_id))
 
     for draw in range(MAX_DRAWS):
@@ -164,11 +159,7 @@ async def _perform(
         raise ActionConflict from error
 
 
-<<<<<<< ours
-async def _lock_user(connection: Connection, admin: Admin, user_id: int, *, keeps_admin: bool) -> Row[Any, Any, Any]:
-=======
 async def _lock_user(connection: Connection, admin: Admin, user_id: int, *, keeps_admin: bool) -> Row[*tuple[Any, ...]]:
->>>>>>> theirs
     """Locks the user's row. Without `keeps_admin`, an admin other than this user must remain active.
 
     Then it locks all active admins, in the order of the ids. So of two admins who ban each other, the second one waits
