@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import Row
 
 from app.accounts.keys.budgets import release_budget
 from app.accounts.keys.caps import local_day
-from app.database import retry_on_conflict, utc_now
+from app.database import Connection, retry_on_conflict, utc_now
 from app.engine.claim import fenced_update
 from app.engine.state import ClaimedTask
 from app.engine.transitions import Complete, Fail
@@ -15,6 +16,7 @@ from app.errors import TaskFailure
 from app.failpoints import failpoint
 from app.points import ledger
 from app.runtime import Runtime
+from app.settings import Settings
 from app.telemetry import metrics
 from app.webhooks import outbox
 
@@ -31,21 +33,41 @@ async def finish_task(runtime: Runtime, task: ClaimedTask, end: Complete | Fail,
             return False
         event = outbox.COMPLETED if isinstance(end, Complete) else outbox.FAILED
         await outbox.enqueue(connection, user_id=task.user_id, task_id=task.id, event=event)
-        amounts = {"user_id": task.user_id, "task_id": task.id, "cost": task.points_cost}
-        if task.points_cost and isinstance(end, Complete):
-            await ledger.settle(connection, **amounts)
-        elif task.points_cost:
-            grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(connection, **amounts, remark=f"任务失败退还 {task.task_no}", grace_days=grace_days)
-        elif task.key_id is not None:  # the budget changes only under the lock of the account
-            await ledger.lock_account(connection, task.user_id)
-        refund = 0 if isinstance(end, Complete) else task.points_cost
-        day = local_day(task.created_at, runtime.settings.zone)
-        await release_budget(connection, task.key_id, task.end_user, day=day, refund=refund)
+        if isinstance(end, Complete):
+            await _settle(connection, runtime.settings, task)
+        else:
+            await refund_task(connection, runtime.settings, task, f"任务失败退还 {task.task_no}")
         failpoint("finish.before_commit")
     failpoint("finish.after_commit")
     _record_end(task, end)
     return True
+
+
+async def refund_task(
+    connection: Connection, settings: Settings, task: ClaimedTask | Row[*tuple[Any, ...]], remark: str
+) -> None:
+    """Gives the points of a failed task back: to its user, and to the budget of its API key."""
+    if task.points_cost:
+        amounts = {"user_id": task.user_id, "task_id": task.id, "cost": task.points_cost}
+        await ledger.refund(connection, **amounts, remark=remark, grace_days=settings.refund_grace_days)
+    await _release_budget(connection, settings, task, refund=task.points_cost)
+
+
+async def _settle(connection: Connection, settings: Settings, task: ClaimedTask) -> None:
+    if task.points_cost:
+        await ledger.settle(connection, user_id=task.user_id, task_id=task.id, cost=task.points_cost)
+    await _release_budget(connection, settings, task, refund=0)
+
+
+async def _release_budget(
+    connection: Connection, settings: Settings, task: ClaimedTask | Row[*tuple[Any, ...]], *, refund: int
+) -> None:
+    if task.key_id is None:
+        return
+    if not task.points_cost:  # the budget changes only under the lock of the account, which the ledger has else taken
+        await ledger.lock_account(connection, task.user_id)
+    day = local_day(task.created_at, settings.zone)
+    await release_budget(connection, task.key_id, task.end_user, day=day, refund=refund)
 
 
 def _columns(task: ClaimedTask, end: Complete | Fail) -> dict[str, Any]:

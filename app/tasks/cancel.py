@@ -9,13 +9,10 @@ from typing import Any
 import structlog
 from sqlalchemy import bindparam, select, update
 
-from app.accounts.keys.budgets import release_budget
-from app.accounts.keys.caps import local_day
 from app.database import retry_on_conflict, utc_now
-from app.engine.finish import append_history, failed_columns
+from app.engine.finish import append_history, failed_columns, refund_task
 from app.engine.state import UpstreamState
 from app.errors import NotCancellable, NotFound, TaskFailure
-from app.points import ledger
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks.queries import MAX_TASK_NO_LENGTH, get_task
@@ -57,14 +54,7 @@ async def _cancel(runtime: Runtime, user_id: int, task_no: str) -> bool:
             statement.values(version=row.version + 1, updated_at=utc_now(), history=history, **columns)
         )
         await outbox.enqueue(connection, user_id=user_id, task_id=row.id, event=outbox.FAILED)
-        if row.points_cost:
-            amounts = {"user_id": user_id, "task_id": row.id, "cost": row.points_cost}
-            grace_days = runtime.settings.refund_grace_days
-            await ledger.refund(connection, **amounts, remark=f"任务取消退还 {task_no}", grace_days=grace_days)
-        elif row.key_id is not None:
-            await ledger.lock_account(connection, user_id)
-        day = local_day(row.created_at, runtime.settings.zone)
-        await release_budget(connection, row.key_id, row.end_user, day=day, refund=row.points_cost)
+        await refund_task(connection, runtime.settings, row, f"任务取消退还 {task_no}")
     metrics.ENDED.labels(row.model_name, TaskFailure.CANCELLED.name).inc()
     return True
 
@@ -73,6 +63,7 @@ _OWN_TASK = (
     select(
         tasks.c.id,
         tasks.c.task_no,
+        tasks.c.user_id,
         tasks.c.model_name,
         tasks.c.step,
         tasks.c.upstream_state,

@@ -90,7 +90,7 @@ async def test_a_creation_and_its_repetition(make: Maker) -> None:
     made = data(await post(make, admin, "", **body))
     assert data(await post(make, admin, "", **body)) == {"userId": made["userId"], "applied": False}
     assert refusal(await post(make, admin, "", **(body | {"points": 60})))[:2] == (409, "ACTION_CONFLICT")
-    assert refusal(await post(make, admin, "", username="李雷"))[:2] == (400, "INVALID_PARAMETER")
+    assert refusal(await post(make, admin, "", username="李雷"))[:2] == (409, "USERNAME_TAKEN")
     assert (await read(make, admin, f"/{made['userId']}"))["balance"] == 50
     (act,) = await acts(make, admin)
     assert (act["adminId"], act["action"], act["target"]) == (admin.id, "user.create", str(made["userId"]))

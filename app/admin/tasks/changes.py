@@ -12,9 +12,8 @@ from sqlalchemy import Row, bindparam, select, update
 
 from app.admin.actions import Action, ActionResult, Admin, Change, perform
 from app.database import Connection, utc_now
-from app.engine.finish import append_history, failed_columns
+from app.engine.finish import append_history, failed_columns, refund_task
 from app.errors import ActionConflict, NotFound, TaskFailure
-from app.points import ledger
 from app.runtime import Runtime
 from app.tables import tasks
 from app.tasks.queries import MAX_TASK_NO_LENGTH
@@ -100,10 +99,7 @@ async def _end_and_refund(
     history = append_history(row.history, "done", note)
     await change_task(connection, row, updated_at=utc_now(), history=history, **columns)
     await outbox.enqueue(connection, user_id=row.user_id, task_id=row.id, event=outbox.FAILED)
-    if row.points_cost:
-        amounts = {"user_id": row.user_id, "task_id": row.id, "cost": row.points_cost}
-        grace_days = runtime.settings.refund_grace_days
-        await ledger.refund(connection, **amounts, remark=f"任务终止退还 {row.task_no}", grace_days=grace_days)
+    await refund_task(connection, runtime.settings, row, f"任务终止退还 {row.task_no}")
 
 
 def _record_end(row: Row[Any], *, is_orphan: bool) -> None:
