@@ -34,7 +34,7 @@ async def test_unknown_paths_and_wrong_methods_answer_in_chinese(api: httpx.Asyn
     for path in ("/", "/nope", "/user", "/user/ai/tasks", f"{LIST}/", f"{MODELS}/", "/user/ai/tasks/a/b", "/%00"):
         assert refusal(await api.get(path)) == (404, "NOT_FOUND", "资源不存在"), path
     for method, path, allowed in (
-        ("DELETE", SUBMIT, "POST"),
+        ("PATCH", SUBMIT, "POST"),
         ("PUT", LIST, "GET"),
         ("POST", BALANCE, "GET"),
         ("OPTIONS", MODELS, "GET"),
