@@ -153,6 +153,7 @@ _RUNNING = (
     select(tasks.c.id, tasks.c.created_at, _request.label("request"))
     .where(tasks.c.next_run_at.is_not(None), tasks.c.id > bindparam("last_id"))
     .where(or_(*[_request.like(f"%{prefix}%") for prefix in PUBLIC_PREFIXES]))
+    .with_hint(tasks, "FORCE INDEX (ix_tasks_due)", "mysql")  # in the order of ids MySQL would read all tasks
     .order_by(tasks.c.id)
     .limit(TASKS_AT_ONCE)
 )

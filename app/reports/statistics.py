@@ -111,6 +111,7 @@ _TODAYS_TASKS = (
 _RUNNING = (
     select(tasks.c.step, func.count().label("tasks"), func.min(tasks.c.created_at).label("oldest"))
     .where(tasks.c.next_run_at.is_not(None))
+    .with_hint(tasks, "FORCE INDEX (ix_tasks_due)", "mysql")
     .group_by(tasks.c.step)
 )
 _moved = case(
