@@ -1,6 +1,6 @@
 /** Types of gateway.js. All times are in seconds; dates are local to the gateway, with whole seconds. */
 
-export type Credential = string | (() => string | Promise<string>);
+export type Credential = string | Login | (() => string | Promise<string>);
 export type Status = "created" | "queued" | "processing" | "completed" | "failed";
 export type Params = Record<string, unknown>;
 
@@ -129,6 +129,23 @@ export class GatewayError extends Error {
   readonly errorCode: string;
   readonly requestId: string | null;
   readonly retryAfter: number | null;
+}
+
+export interface LoginOptions {
+  /** without a name only a cookie of an earlier log-in is used */
+  username?: string;
+  password?: string;
+  /** of the second factor; it works once */
+  code?: string;
+  /** keeps the refresh token in a cookie that pages cannot read */
+  session?: "cookie";
+}
+
+export class Login {
+  constructor(baseUrl: string | URL, options?: LoginOptions);
+  token(): Promise<string>;
+  forget(token: string): void;
+  logOut(): Promise<void>;
 }
 
 export class Gateway {

@@ -4,6 +4,7 @@ const ENDED = new Set(["completed", "failed"]);
 const RANKS = ["created", "queued", "processing", "completed", "failed"];
 const RETRYABLE = new Set([0, 429, 502, 503, 504]); // 0: no response
 const MAX_PAUSE_SECONDS = 60; // a longer `Retry-After` throws the error; only `wait` waits longer
+const REFRESH_EARLY_SECONDS = 60;
 const REQUEST_SECONDS = 30;
 const UPLOAD_SECONDS = 300;
 const LONG_POLL_SECONDS = 30;
@@ -24,14 +25,16 @@ export class GatewayError extends Error {
 export class Gateway {
   #base;
   #credential;
+  #login;
   #WebSocket;
   #byTicket;
   #tries;
 
-  /** `credential` is an API key, a JWT, or a function that returns one or its promise, called before each request. */
+  /** `credential` is an API key, a JWT, a `Login`, or a function that returns one or its promise before each request. */
   constructor(baseUrl, credential, options = {}) {
     this.#base = String(baseUrl).replace(/\/+$/, "");
-    this.#credential = typeof credential === "function" ? credential : () => credential;
+    this.#login = credential instanceof Login ? credential : null;
+    this.#credential = typeof credential === "function" ? credential : () => this.#login?.token() ?? credential;
     this.#WebSocket = "WebSocket" in options ? options.WebSocket : globalThis.WebSocket;
     this.#byTicket = options.ticket ?? typeof document !== "undefined";
     this.#tries = options.tries ?? 5;
@@ -168,9 +171,14 @@ export class Gateway {
   /** The response's `data`. It retries temporary errors, which is safe: a submit has its Idempotency-Key. */
   async #request(method, path, { json, form, headers, signal, timeout = REQUEST_SECONDS, tries = this.#tries } = {}) {
     for (let attempt = 1; ; attempt += 1) {
+      const sent = {};
       try {
-        return await this.#send(method, path, { json, form, headers, signal, timeout });
+        return await this.#send(method, path, { json, form, headers, signal, timeout, sent });
       } catch (error) {
+        if (error.code === 401 && sent.token && attempt === 1 && tries > 1 && this.#login) {
+          this.#login.forget(sent.token); // it was revoked before its end
+          continue;
+        }
         const pause = error.retryAfter ?? 2 ** (attempt - 2) * (0.5 + Math.random() / 2);
         if (!RETRYABLE.has(error.code) || attempt >= tries || pause > MAX_PAUSE_SECONDS) throw error;
         await sleep(pause, signal);
@@ -178,14 +186,88 @@ export class Gateway {
     }
   }
 
-  async #send(method, path, { json, form, headers, signal, timeout }) {
+  async #send(method, path, { json, form, headers, signal, timeout, sent }) {
     const all = json ? { ...headers, "Content-Type": "application/json" } : { ...headers };
     const body = json ? JSON.stringify(json) : form;
     const limit = new Limit(timeout, signal);
     try {
-      all.Authorization = `Bearer ${await within(this.#credential(), limit.signal)}`;
+      sent.token = await within(this.#credential(), limit.signal);
+      all.Authorization = `Bearer ${sent.token}`;
       const response = await send(this.#base + path, { method, headers: all, body, signal: limit.signal }, signal);
       return read(...response);
+    } finally {
+      limit.end();
+    }
+  }
+}
+
+/**
+ * A log-in by user name and password: the credential of a `Gateway`. It keeps its access token fresh. With
+ * `session: "cookie"` the refresh token is a cookie that pages cannot read, so a reloaded page needs no password.
+ */
+export class Login {
+  #base;
+  #session;
+  #names;
+  #code;
+  #refreshToken = null;
+  #accessToken = null;
+  #expires = 0;
+  #renewal = null;
+
+  constructor(baseUrl, { username, password, code, session } = {}) {
+    this.#base = String(baseUrl).replace(/\/+$/, "");
+    this.#session = session;
+    this.#names = username === undefined ? null : { username, password };
+    this.#code = code;
+  }
+
+  /** A valid access token. It logs in or refreshes where needed; requests at once share one renewal. */
+  async token() {
+    if (Date.now() >= this.#expires) await (this.#renewal ??= this.#renew().finally(() => (this.#renewal = null)));
+    return this.#accessToken;
+  }
+
+  /** Drops an access token that the gateway refused, so that the next request gets a new one. */
+  forget(token) {
+    if (token === this.#accessToken) this.#expires = 0;
+  }
+
+  /** Ends the session at the gateway. */
+  async logOut() {
+    const refreshToken = this.#refreshToken;
+    this.#refreshToken = null;
+    this.#expires = 0;
+    if (refreshToken || this.#session === "cookie") await this.#post("logout", refreshToken ? { refreshToken } : {});
+  }
+
+  async #renew() {
+    if (this.#refreshToken || this.#session === "cookie") {
+      try {
+        const refreshToken = this.#refreshToken;
+        return this.#take(await this.#post("refresh", refreshToken ? { refreshToken } : {}));
+      } catch (error) {
+        if (!this.#names || error.code !== 401) throw error;
+        this.#refreshToken = null; // the session has ended
+      }
+    }
+    const code = this.#code;
+    this.#code = undefined; // a code works once
+    this.#take(await this.#post("login", { ...this.#names, code, session: this.#session }));
+  }
+
+  #take({ accessToken, refreshToken, expiresIn }) {
+    this.#accessToken = accessToken;
+    this.#refreshToken = refreshToken ?? null;
+    this.#expires = Date.now() + Math.max(expiresIn - REFRESH_EARLY_SECONDS, 1) * 1000;
+  }
+
+  async #post(name, json) {
+    const limit = new Limit(REQUEST_SECONDS);
+    const headers = { "Content-Type": "application/json" };
+    const request = { method: "POST", headers, body: JSON.stringify(json), credentials: "include" };
+    try {
+      return read(...(await send(`${this.#base}/user/auth/${name}`, { ...request, signal: limit.signal })));
     } finally {
       limit.end();
     }

@@ -21,6 +21,8 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from gateway_client.login import Login
+from gateway_client.responses import GatewayError, read_response
 from gateway_client.shapes import (
     Balance,
     ImageUrl,
@@ -32,6 +34,8 @@ from gateway_client.shapes import (
     Upload,
     Webhook,
 )
+
+__all__ = ["Gateway", "GatewayError", "Login", "verify_webhook"]
 
 ENDED = frozenset({"completed", "failed"})
 RANKS = ("created", "queued", "processing", "completed", "failed")
@@ -50,21 +54,11 @@ TOLERANCE_SECONDS = 300.0
 Credential = str | Callable[[], str | Awaitable[str]]
 
 
-class GatewayError(Exception):
-    """Any failure. `code` is the HTTP status, or 0 where there was no response or the timeout expired."""
-
-    def __init__(
-        self, message: str, *, code: int = 0, error_code: str, request_id: str = "", retry_after: float | None = None
-    ) -> None:
-        self.message, self.code, self.error_code = message, code, error_code
-        self.request_id, self.retry_after = request_id, retry_after
-        super().__init__(f"{error_code}: {message}")
-
-
 class Gateway:
     """A gateway: `async with Gateway(url, credential) as gateway:`.
 
-    The credential is an API key, a JWT, or a function that returns one. The function is called before each request.
+    The credential is an API key, a JWT, a `Login`, or a function that returns one of the first two. The function is
+    called before each request.
     """
 
     def __init__(self, base_url: str, credential: Credential, *, websocket: bool = True, tries: int = 5) -> None:
@@ -210,9 +204,15 @@ class Gateway:
     async def _request(self, method: str, path: str, **options: Any) -> Any:
         """The response's `data`. It retries temporary errors, which is safe: a submit has its Idempotency-Key."""
         for attempt in range(1, self._tries + 1):
+            token = ""
             try:
-                return await self._send(method, path, **options)
+                token = await self._token()
+                return await self._send(method, path, token, **options)
             except GatewayError as error:
+                is_refused = token and error.code == httpx.codes.UNAUTHORIZED
+                if is_refused and attempt == 1 < self._tries and isinstance(self._credential, Login):
+                    self._credential.forget(token)  # it was revoked before its end
+                    continue
                 pause = error.retry_after
                 if pause is None:
                     pause = 2.0 ** (attempt - 2) * random.uniform(0.5, 1)
@@ -225,17 +225,18 @@ class Gateway:
         self,
         method: str,
         path: str,
+        token: str,
         *,
         headers: dict[str, str] | None = None,
         timeout: float = REQUEST_SECONDS,
         **body: Any,
     ) -> Any:
-        all_headers = {"Authorization": f"Bearer {await self._token()}"} | (headers or {})
+        all_headers = {"Authorization": f"Bearer {token}"} | (headers or {})
         try:
             response = await self._http.request(method, self._base + path, headers=all_headers, timeout=timeout, **body)
         except httpx.RequestError as error:
             raise GatewayError(f"no response from the gateway: {error!r}", error_code="NETWORK") from error
-        return _read(response)
+        return read_response(response)
 
 
 def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes | str, *, now: float | None = None) -> Webhook:
@@ -300,22 +301,3 @@ def _submit_body(
 ) -> dict[str, Any]:
     body = {"modelName": model_name, "prompt": prompt, "imageUrl": image_url, "params": params, **others}
     return {name: value for name, value in body.items() if value is not None}
-
-
-def _read(response: httpx.Response) -> Any:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        body = {}  # a proxy before the gateway answered
-    if response.is_success and body.get("code") == httpx.codes.OK:
-        return body["data"]
-    retry_after = response.headers.get("Retry-After", "")
-    raise GatewayError(
-        body.get("message") or response.text[:200] or response.reason_phrase,
-        code=response.status_code,
-        error_code=body.get("errorCode") or f"HTTP_{response.status_code}",
-        request_id=body.get("requestId") or response.headers.get("X-Request-Id", ""),
-        retry_after=float(retry_after) if retry_after.isdecimal() else None,
-    )

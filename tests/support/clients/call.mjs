@@ -1,7 +1,7 @@
 // One call of the JavaScript client, told by a JSON object in argv and answered in lines of JSON. See programs.py.
 
 import { readFile } from "node:fs/promises";
-import { Gateway, GatewayError, verifyWebhook } from "../../../clients/js/gateway.js";
+import { Gateway, GatewayError, Login, verifyWebhook } from "../../../clients/js/gateway.js";
 
 const say = (line) => console.log(JSON.stringify(line));
 
@@ -13,8 +13,9 @@ async function call(order) {
   const args = order.call === "upload" ? [new Blob([await readFile(order.args[0])])] : order.args;
   const credentials = [...order.credentials];
   const credential = credentials.length > 1 ? async () => credentials.shift() : credentials[0];
+  const login = order.login && new Login(order.url, order.login);
   const own = order.by === "polling" ? { WebSocket: undefined } : { ticket: order.by === "ticket" };
-  return new Gateway(order.url, credential, own)[order.call](...args, options);
+  return new Gateway(order.url, login || credential, own)[order.call](...args, options);
 }
 
 try {

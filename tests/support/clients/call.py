@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway_client import Gateway, GatewayError, verify_webhook
+from gateway_client import Gateway, GatewayError, Login, verify_webhook
 
 
 def say(**line: Any) -> None:
@@ -29,7 +29,8 @@ async def call(order: dict[str, Any]) -> Any:
     async def next_credential() -> str:
         return next(credentials)
 
-    credential = next_credential if len(order["credentials"]) > 1 else order["credentials"][0]
+    login = order["login"] and Login(order["url"], **order["login"])
+    credential = login or (next_credential if len(order["credentials"]) > 1 else order["credentials"][0])
     async with Gateway(order["url"], credential, websocket=order["by"] == "websocket") as gateway:
         async with asyncio.timeout(order["abortAfter"]):
             return await getattr(gateway, order["call"])(*args, **options)

@@ -65,6 +65,7 @@ class Call:
 
     def __init__(self, client: Client, url: str, credentials: list[str], call: str, *args: Any, **options: Any) -> None:
         order = {"url": url, "credentials": credentials, "by": client.by, "call": call, "args": args}
+        order |= {"login": options.pop("login", None)}
         order |= {"abortAfter": options.pop("abort_after", None), "options": options}
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self.progress: list[dict[str, Any]] = []
