@@ -4,14 +4,14 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, String, Table
+from sqlalchemy import ColumnClause, Float, String, Table, TableValuedAlias, bindparam
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.tables import UtcTime
+from app.tables import Json, UtcTime
 
 
 class utc_now(FunctionElement[datetime]):  # noqa: N801 (it is an SQL function)
@@ -85,6 +85,36 @@ def _mysql_seconds(element: seconds_between, compiler: SQLCompiler, **kw: Any) -
 def _sqlite_seconds(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
     start, end = (compiler.process(one, **kw) for one in element.clauses)
     return f"round((julianday({end}) - julianday({start})) * 86400, 3)"
+
+
+class json_rows(FunctionElement[Any]):  # noqa: N801
+    """A table made of a JSON text: a list of rows, and each row is a list of the columns' values."""
+
+    inherit_cache = True
+
+
+def rows_of_json(parameter: str, *columns: ColumnClause[Any]) -> TableValuedAlias:
+    """The parameter, a list of lists, as a table of this name: one statement reads or writes many rows by it.
+
+    A row's values are numbers and texts in the order of `columns`. The text of the statement does not depend on the
+    number of rows, so it is compiled once. Do not compare its texts with columns: their collations differ on MySQL.
+    """
+    return json_rows(bindparam(parameter, type_=Json()), *columns).table_valued(*columns, name=parameter)
+
+
+@compiles(json_rows, "mysql", "mariadb")
+def _mysql_json_rows(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
+    rows, *columns = element.clauses
+    types = compiler.dialect.type_compiler_instance
+    read = [f"{one.name} {types.process(one.type)} PATH '$[{place}]'" for place, one in enumerate(columns)]
+    return f"JSON_TABLE({compiler.process(rows, **kw)}, '$[*]' COLUMNS ({', '.join(read)}))"
+
+
+@compiles(json_rows, "sqlite")
+def _sqlite_json_rows(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
+    rows, *columns = element.clauses
+    read = [f"json_extract(value, '$[{place}]') AS {one.name}" for place, one in enumerate(columns)]
+    return f"(SELECT {', '.join(read)} FROM json_each({compiler.process(rows, **kw)}))"
 
 
 def insert_ignore(dialect_name: str, table: Table, key: str) -> Insert:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, case, literal, select, update
+from sqlalchemy import BigInteger, ColumnElement, Integer, Numeric, Row, bindparam, case, column, select, update
 
-from app.database import CommitUnknown, Connection, Database, retry_on_conflict, utc_after, utc_now
+from app.database import CommitUnknown, Connection, Database, retry_on_conflict, rows_of_json, utc_after, utc_now
 from app.engine.state import ClaimedTask, Release, UpstreamState, boottime
 from app.errors import Unavailable
-from app.tables import tasks
+from app.tables import LONG_TEXT, tasks, write_json
 
 QUARANTINE_CRASHES = 2  # every task of a killed worker has one
 
@@ -114,30 +114,40 @@ async def renew_leases(database: Database, claimed: Sequence[ClaimedTask], lease
 
 
 @retry_on_conflict
-async def release(database: Database, releases: Sequence[Release]) -> None:
-    """Many rows in one transaction. A row that has another version or step by now stays as it is.
+async def release(database: Database, releases: Sequence[Release]) -> set[int]:
+    """Many rows in one transaction, with one statement for each step. Returns the ids of the released rows.
 
-    The version alone is not enough: after a claim whose COMMIT got no answer and did not happen, a cancel leads from
-    the same version to the next one as well.
+    A row that has another version or step by now stays as it is. The version alone is not enough: after a claim whose
+    COMMIT got no answer and did not happen, a cancel leads from the same version to the next one as well.
     """
+    by_step: dict[str, list[Release]] = {}
+    for one in releases:
+        by_step.setdefault(one.task.step, []).append(one)
     async with database.begin() as connection:
-        await connection.execute(
-            _RELEASE,
-            [
-                {
-                    "b_id": one.task.id,
-                    "b_version": one.task.version,
-                    "b_step": one.task.step,
-                    "b_delay": round(one.delay_seconds, 3),
-                    "b_attempts": one.attempts,
-                    "b_crashes": one.crashes,
-                    "b_progress": one.progress,
-                    "b_status": one.task.status,
-                    "b_upstream_state": one.upstream_state.to_json(),
-                }
-                for one in releases
-            ],
-        )
+        released = [await _release_on(connection, step, group) for step, group in by_step.items()]
+    return set().union(*released)
+
+
+async def _release_on(connection: Connection, step: str, releases: list[Release]) -> set[int]:
+    values = {"b_step": step, "releases": [_release_row(one) for one in releases]}
+    done = await connection.execute(_RELEASE, values)
+    if done.rowcount == len(releases):
+        return {one.task.id for one in releases}
+    return set(await connection.scalars(_RELEASED_IDS, values))
+
+
+def _release_row(one: Release) -> list[Any]:
+    """The values of `_releases`, in the order of its columns."""
+    return [
+        one.task.id,
+        one.task.version,
+        round(one.delay_seconds, 3),
+        one.attempts,
+        one.crashes,
+        one.progress,
+        int(one.progress != one.task.progress),
+        write_json(one.upstream_state.to_json()),
+    ]
 
 
 async def fenced_update(connection: Connection, task: ClaimedTask, **columns: Any) -> bool:
@@ -221,31 +231,39 @@ _RENEW = (
     .where(_ids)
     .values(lease_until=utc_after(bindparam("lease")), next_run_at=utc_after(bindparam("lease")))
 )
+_releases = rows_of_json(
+    "releases",
+    column("id", BigInteger()),
+    column("version", Integer()),
+    column("delay_seconds", Numeric(12, 3)),
+    column("attempts", Integer()),
+    column("crashes", Integer()),
+    column("progress", Integer()),
+    column("shows_progress", Integer()),
+    column("upstream_state", LONG_TEXT),
+)
+# An UPDATE of several tables may assign in any order: no term reads a column that another one writes.
 _RELEASE = (
     update(tasks)
     .where(
-        tasks.c.id == bindparam("b_id"),
-        tasks.c.version == bindparam("b_version"),
+        tasks.c.id == _releases.c.id,
+        tasks.c.version == _releases.c.version,
         tasks.c.step == bindparam("b_step"),
     )
-    .ordered_values(
-        (
-            tasks.c.updated_at,
-            case(
-                (
-                    (tasks.c.progress != bindparam("b_progress")) | (tasks.c.status != bindparam("b_status")),
-                    utc_now(),
-                ),
-                else_=tasks.c.updated_at,
-            ),
-        ),
-        (tasks.c.version, tasks.c.version + 1),
-        (tasks.c.next_run_at, utc_after(bindparam("b_delay"))),
-        (tasks.c.lease_until, literal(None)),
-        (tasks.c.attempts, bindparam("b_attempts")),
-        (tasks.c.crashes, bindparam("b_crashes")),
-        (tasks.c.progress, bindparam("b_progress")),
-        (tasks.c.status, bindparam("b_status")),
-        (tasks.c.upstream_state, bindparam("b_upstream_state")),
+    .values(
+        updated_at=case((_releases.c.shows_progress == 1, utc_now()), else_=tasks.c.updated_at),
+        version=_releases.c.version + 1,
+        next_run_at=utc_after(_releases.c.delay_seconds),
+        lease_until=None,
+        attempts=_releases.c.attempts,
+        crashes=_releases.c.crashes,
+        progress=_releases.c.progress,
+        upstream_state=_releases.c.upstream_state,
     )
+)
+_RELEASED_IDS = select(tasks.c.id).where(
+    tasks.c.id == _releases.c.id,
+    tasks.c.version == _releases.c.version + 1,
+    tasks.c.step == bindparam("b_step"),
+    tasks.c.lease_until.is_(None),
 )

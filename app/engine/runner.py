@@ -154,8 +154,8 @@ class TaskRunner:
         while self._releases:
             batch = list(islice(self._releases, MAX_RELEASE_ROWS))
             try:
-                await release(self._runtime.database, batch)
-                self._on_released(batch)
+                released = await release(self._runtime.database, batch)
+                self._on_released([one for one in batch if one.task.id in released])
             except Exception as error:
                 log.warning("release_failed", tasks=len(batch), error=repr(error)[:300])
                 is_worth_waiting = isinstance(error, Unavailable) and not self._is_stopping

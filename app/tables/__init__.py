@@ -11,7 +11,7 @@ from app.tables.coordination import circuit_breakers, model_durations, scheduled
 from app.tables.models import points_config
 from app.tables.points import points_accounts, points_ledger, points_lot_uses, points_lots, redeem_codes
 from app.tables.tasks import ERASED_UPDATE_TIME, tasks
-from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata
+from app.tables.types import ID, LONG_TEXT, MYSQL, POINTS, PROMPT, Json, UtcTime, binary_string, metadata, write_json
 from app.tables.uploads import file_deletions, uploads
 from app.tables.webhooks import webhook_deliveries, webhook_endpoints, webhook_secrets
 
@@ -48,4 +48,5 @@ __all__ = [
     "webhook_deliveries",
     "webhook_endpoints",
     "webhook_secrets",
+    "write_json",
 ]

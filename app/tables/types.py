@@ -41,13 +41,13 @@ class Json(TypeDecorator[Any]):
         return dialect.type_descriptor(LONG_TEXT)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else _write_json(value)
+        return None if value is None else write_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002
         return None if value is None else json.loads(value)
 
 
-_write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # A prompt of 20,000 characters has up to 80 KB in UTF-8, more than MySQL's TEXT can hold.
 LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 # Callers search prompts. The default collation treats all emoji as equal; this collation does not.

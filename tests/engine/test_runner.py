@@ -316,12 +316,12 @@ async def test_rows_are_released_once_the_database_is_back(
     away, tried = True, 0
     real: Callable[..., Any] = release
 
-    async def flaky(*args: Any) -> None:
+    async def flaky(*args: Any) -> Any:
         nonlocal tried
         if away:
             tried += 1
             raise Unavailable
-        await real(*args)
+        return await real(*args)
 
     monkeypatch.setattr(runner_module, "release", flaky)
     user = await make.user(points=30)

@@ -59,8 +59,8 @@ MUTANTS = (
             (
                 claim,
                 "_RELEASE",
-                'tasks.c.version == bindparam("b_version"),\n        tasks.c.step == bindparam("b_step"),',
-                'bindparam("b_version") == bindparam("b_version"), bindparam("b_step") == bindparam("b_step"),',
+                'tasks.c.version == _releases.c.version,\n        tasks.c.step == bindparam("b_step"),',
+                'bindparam("b_step") == bindparam("b_step"),',
             ),
         ),
         ("I6", "I8", "bug: release_failed"),
@@ -71,6 +71,12 @@ MUTANTS = (
         ((claim, "_RELEASE", 'tasks.c.step == bindparam("b_step")', 'bindparam("b_step") == bindparam("b_step")'),),
         ("bug: release_failed",),
         storm={"db.commit_undone": 0.5, "db.slow": 0.3},
+    ),
+    Mutant(
+        "release by the step alone",
+        ((claim, "_RELEASE", "tasks.c.version == _releases.c.version", "tasks.c.version > 0"),),
+        ("I6", "I8"),
+        storm=FREEZES,
     ),
     Mutant(
         "UNIQUE (task_id, phase) dropped, and a lost race refunds all the same",
