@@ -17,6 +17,8 @@ from app.errors import Unavailable
 from app.tables import LONG_TEXT, tasks, write_json
 
 QUARANTINE_CRASHES = 2  # every task of a killed worker has one
+MAX_SHARED_STATE_LENGTH = 4000
+"""A row with a longer state is released by a statement of its own: the server limits the length of a statement."""
 
 
 class ClaimCommitUnknown(Unavailable):
@@ -120,19 +122,21 @@ async def release(database: Database, releases: Sequence[Release]) -> set[int]:
     A row that has another version or step by now stays as it is. The version alone is not enough: after a claim whose
     COMMIT got no answer and did not happen, a cancel leads from the same version to the next one as well.
     """
-    by_step: dict[str, list[Release]] = {}
+    statements: dict[tuple[str, int | None], list[list[Any]]] = {}
     for one in releases:
-        by_step.setdefault(one.task.step, []).append(one)
+        row = _release_row(one)
+        alone = one.task.id if len(row[-1]) > MAX_SHARED_STATE_LENGTH else None
+        statements.setdefault((one.task.step, alone), []).append(row)
     async with database.begin() as connection:
-        released = [await _release_on(connection, step, group) for step, group in by_step.items()]
+        released = [await _release_rows(connection, step, rows) for (step, _), rows in statements.items()]
     return set().union(*released)
 
 
-async def _release_on(connection: Connection, step: str, releases: list[Release]) -> set[int]:
-    values = {"b_step": step, "releases": [_release_row(one) for one in releases]}
+async def _release_rows(connection: Connection, step: str, rows: list[list[Any]]) -> set[int]:
+    values = {"b_step": step, "releases": rows}
     done = await connection.execute(_RELEASE, values)
-    if done.rowcount == len(releases):
-        return {one.task.id for one in releases}
+    if done.rowcount == len(rows):
+        return {row[0] for row in rows}
     return set(await connection.scalars(_RELEASED_IDS, values))
 
 

@@ -65,7 +65,9 @@ class Pool:
     def leave(self, user_id: int) -> None:
         """The task gives it back."""
         self.release()
-        self.by_user -= Counter([user_id])  # removes a user whose count is 0
+        self.by_user[user_id] -= 1
+        if self.by_user[user_id] <= 0:
+            del self.by_user[user_id]
 
     @property
     def _share(self) -> int:

@@ -16,7 +16,7 @@ from tests.support.worlds import execute
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
 ALL = TaskFilter(ALL_STEPS)
-NOTES = ("", "上游：\"慢\" 'x' \\ / \n\t", "😀 %s %(a)s {} [] :a ? \\u0041", '{"note": "[]"}', "é" * 500)
+NOTES = ("", "上游：\"慢\" 'x' \\ / \n\t", "😀 %s %(a)s {} [] :a ? \\u0041", '{"note": "[]"}', "长" * 5000)
 
 
 async def claim(make: Maker, runtime: Runtime, number: int) -> list[ClaimedTask]:
@@ -32,14 +32,16 @@ async def rows(runtime: Runtime) -> dict[int, Any]:
 
 async def expire_leases(runtime: Runtime, *ids: int) -> None:
     listed = ", ".join(map(str, ids))
-    await execute(runtime, f"UPDATE tasks SET next_run_at = created_at, lease_until = created_at WHERE id IN ({listed})")
+    expired = "next_run_at = created_at, lease_until = created_at"
+    await execute(runtime, f"UPDATE tasks SET {expired} WHERE id IN ({listed})")
 
 
 async def test_each_row_gets_its_own_values(make: Maker, runtime: Runtime) -> None:
     claimed = await claim(make, runtime, 5)
+    states = [UpstreamState(urls=(f"https://x/{place}",), note=note) for place, note in enumerate(NOTES)]
     releases = [
-        Release(task, 3600.5 * place, place, place % 3, 10 * place, UpstreamState(urls=(f"https://x/{place}",), note=note))
-        for place, (task, note) in enumerate(zip(claimed, NOTES, strict=True))
+        Release(task, 3600.5 * place, place, place % 3, 10 * place, state)
+        for place, (task, state) in enumerate(zip(claimed, states, strict=True))
     ]
     assert await release(runtime.database, releases[::-1]) == {task.id for task in claimed}
     await execute(runtime, "UPDATE tasks SET next_run_at = created_at WHERE next_run_at > created_at")
