@@ -9,7 +9,7 @@ import asyncio
 import traceback
 from pathlib import Path
 
-from bench import lists, push, reads, relay, submit, worker_rows
+from bench import lists, poll_end, poll_steady, push, reads, relay, submit, worker_rows
 from bench.table import Row, Rows, machine, parser, print_table, write_report
 
 BENCHMARKS: dict[str, Rows] = {
@@ -17,7 +17,9 @@ BENCHMARKS: dict[str, Rows] = {
     "reads": reads.rows,
     "lists": lists.rows,
     "polls": worker_rows.rows,
+    "steady": poll_steady.rows,
     "push": push.rows,
+    "ends": poll_end.rows,
     "litellm": relay.rows,
 }
 
@@ -38,7 +40,7 @@ async def measure(names: list[str], options: object) -> list[Row]:
 
 def main() -> None:
     made = parser(__doc__)
-    for module in (submit, lists, worker_rows, push):
+    for module in (submit, lists, worker_rows, poll_steady, push, poll_end):
         module.arguments(made)
     made.add_argument("--only", default="", help=f"some of {', '.join(BENCHMARKS)}; by default all but litellm")
     made.add_argument("--litellm", action="store_true", help="also LiteLLM's relay, which is installed first")

@@ -153,6 +153,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_kilobytes(pid: int, kind: str = "VmRSS") -> int:
+    """The resident memory of a process now, or with `VmHWM` at its peak. One kilobyte is 1,024 bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1])
+    raise SystemExit("the process has ended")
+
+
 def core_seconds() -> float:
     """The time that all cores of the machine were busy so far."""
     fields = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))

@@ -7,12 +7,11 @@ All tasks are due at the start, and SEE2AI always answers that they are running.
 
 import argparse
 import asyncio
-from pathlib import Path
 
 import aiohttp
 
 from app.settings import Settings
-from bench.harness import gateway, open_harness
+from bench.harness import gateway, memory_kilobytes, open_harness
 from bench.poll import polls, seeded_tasks, upstream, wait_for_first_poll
 from bench.report import show
 from tests.support.ports import free_port
@@ -35,7 +34,7 @@ async def main() -> None:
             await wait_for_first_poll(counter, 0)
             await asyncio.sleep(options.seconds)
             highest, poll_count, still_running = (
-                megabytes(worker.pid),
+                memory_kilobytes(worker.pid, "VmHWM") / 1024,
                 await polls(counter),
                 await seeded.count_running(),
             )
@@ -58,14 +57,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--tasks", type=int, default=5000)
     return parser.parse_args()
-
-
-def megabytes(pid: int) -> float:
-    """The peak of the resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("the worker has ended")
 
 
 if __name__ == "__main__":

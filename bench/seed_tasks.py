@@ -6,7 +6,7 @@ Thousands of submits would take longer than the measurement itself.
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, text, update
+from sqlalchemy import func, insert, select, text, update
 
 from app.accounts.users import create_user
 from app.catalog.models import get_model
@@ -24,6 +24,13 @@ FAR = timedelta(days=1)
 ROWS_AT_ONCE = 2000
 _DEFER = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR WHERE lease_until IS NULL"
 _MAKE_DUE = "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) WHERE lease_until IS NULL"
+_SPREAD_DUE = (
+    "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(3) + INTERVAL RAND() * :seconds * 1000000 MICROSECOND"
+    " WHERE lease_until IS NULL AND id <= :number"
+)
+_waiting = select(tasks.c.upstream_task_id, tasks.c.next_run_at).where(
+    tasks.c.step == "poll", tasks.c.lease_until.is_(None)
+)
 
 
 class SeededTasks:
@@ -61,6 +68,16 @@ class SeededTasks:
     async def make_due(self) -> None:
         """Makes every task due that no worker has claimed."""
         await self._write(text(_MAKE_DUE), {})
+
+    async def spread_due(self, seconds: float, number: int | None = None) -> None:
+        """Makes the first `number` tasks, or all, due at random moments within `seconds`."""
+        await self._write(text(_SPREAD_DUE), {"seconds": seconds, "number": number or len(self.ids)})
+
+    async def due_times(self, upstream_id: str | None = None) -> dict[str, float]:
+        """When the tasks that wait for their next poll are due, as Unix time by their id at SEE2AI. Of one, or all."""
+        statement = _waiting if upstream_id is None else _waiting.where(tasks.c.upstream_task_id == upstream_id)
+        async with self._database.read() as connection:
+            return {row.upstream_task_id: row.next_run_at.timestamp() for row in await connection.execute(statement)}
 
     async def defer(self) -> None:
         """Defers every task by an hour."""

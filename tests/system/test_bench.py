@@ -16,8 +16,9 @@ from tests.support.processes.process import Processes
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--seconds", "0.5", "--pairs", "1"]
+FEW = ["--steady-tasks", "300", "--steady-seconds", "3", "--jobs", "3"]
 TINY = {
-    "bench": [*SHORT, "--users", "5", "--connections", "4", "--rows", "400", "--tasks", "2000", "--ends", "5"],
+    "bench": [*SHORT, "--users", "5", "--connections", "4", "--rows", "400", "--tasks", "2000", "--ends", "5", *FEW],
     "bench.submit": [*SHORT, "--users", "5", "--connections", "4"],
     "bench.poll": ["--seconds", "1.5", "--pairs", "1", "--tasks", "2000"],
     "bench.memory": ["--seconds", "0.5", "--tasks", "50"],
@@ -25,7 +26,8 @@ TINY = {
     "bench.push": ["--ends", "5", "--pairs", "1", "--streams", "2"],
 }
 ROWS = ("submit", "CPU of a submit", "submit of one user", "submits of two", "GET task", "GET balance")
-ROWS += ("list, first page", "list, page 1 ", "list, page ", "polls", "end's commit")
+ROWS += ("list, first page", "list, page 1 ", "list, page ", "polls of one", "polls of 300", "memory of a task")
+ROWS += ("end's commit", "job's end")
 
 
 @pytest.mark.parametrize("module", TINY)
