@@ -95,6 +95,7 @@ async def test_each_filter_finds_its_tasks_alone(make: Maker, runtime: Runtime) 
         shown = await found(runtime, **filters)
         assert set(shown) == numbers, filters
         assert len(shown) == len(numbers), filters
+    await change(runtime, mine[0], key_id=None, end_user=None)  # there is no such key
 
 
 @pytest.mark.parametrize("by_user", [False, True])

@@ -12,6 +12,7 @@ import pytest
 from app.accounts.api_keys import create_key
 from app.accounts.users import set_status
 from app.api.access import rate_limits
+from app.api.access.callers import OWN_SCOPES
 from app.api.access.rate_limits import Rate
 from app.runtime import Runtime
 from app.settings import Settings
@@ -57,7 +58,7 @@ async def test_from_registration_to_log_out(api: httpx.AsyncClient) -> None:
     expected = {
         "username": "alice",
         "role": "user",
-        "scopes": ["tasks", "points", "account"],
+        "scopes": list(OWN_SCOPES),
         "hasPassword": True,
         "totpEnabled": False,
     }
