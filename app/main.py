@@ -26,6 +26,7 @@ from app.api.routes.account import keys as account_keys
 from app.api.routes.admin import actions as admin_actions
 from app.api.routes.admin import models as admin_models
 from app.api.routes.admin import points as admin_points
+from app.api.routes.admin import statistics as admin_statistics
 from app.api.routes.admin import tasks as admin_tasks
 from app.api.routes.admin import upstreams as admin_upstreams
 from app.api.routes.admin import users as admin_users
@@ -42,7 +43,7 @@ log = structlog.get_logger()
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 ACCOUNT_ROUTES = (auth, second_factor, account_keys, usage, erasure)
-ADMIN_ROUTES = (admin_points, admin_users, admin_models, admin_actions, admin_tasks, admin_upstreams)
+ADMIN_ROUTES = (admin_statistics, admin_points, admin_users, admin_models, admin_actions, admin_tasks, admin_upstreams)
 ROUTES = (sse, websocket, tasks, points, uploads, webhooks, *ACCOUNT_ROUTES, *ADMIN_ROUTES, health, files)
 """`sse` precedes `tasks`, whose /tasks/{task_no} also matches /tasks/events."""
 ERRORS = (400, 401, 402, 403, 404, 408, 409, 413, 415, 429, 431, 500, 503)
