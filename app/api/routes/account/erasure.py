@@ -33,7 +33,7 @@ async def erase(task_no: str, context: TasksAccess) -> Envelope[ErasedTaskRespon
 class EraseBody(BaseModel):
     """Asks for the word, because nothing brings the works back."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"confirm": "ERASE"}]})
 
     confirm: Annotated[Literal["ERASE"], Field(description="须为 ERASE")]
 
