@@ -52,7 +52,11 @@ SIGNUP_REMARK = "注册赠送"
 class RegisterBody(BaseModel):
     """A new user. Unknown fields are refused."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]},
+    )
 
     username: Username
     password: NewPassword
@@ -62,7 +66,11 @@ class RegisterBody(BaseModel):
 class LogInBody(BaseModel):
     """A username, or a user's id as text, with the password."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]},
+    )
 
     username: Username
     password: Password
@@ -76,7 +84,9 @@ class LogInBody(BaseModel):
 class RefreshBody(BaseModel):
     """A refresh token. Without one the cookie counts."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"refreshToken": "REFRESH_TOKEN"}]}
+    )
 
     refreshToken: Annotated[
         str | None,
@@ -87,7 +97,13 @@ class RefreshBody(BaseModel):
 class PasswordBody(BaseModel):
     """The old password and the new one."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"oldPassword": "correct horse battery", "newPassword": "staple battery horse"}]
+        },
+    )
 
     oldPassword: Password
     newPassword: NewPassword

@@ -75,7 +75,9 @@ class CapsBody(BaseModel):
 class NewKeyBody(BaseModel):
     """A new key. Unknown fields are refused: a misspelt limit would be none."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 1000}}]}
+    )
 
     name: Name = ""
     scopes: Scopes = ALL_SCOPES
@@ -89,7 +91,9 @@ class NewKeyBody(BaseModel):
 class KeyChange(BaseModel):
     """Changes of a key. A missing field stays unchanged. Null removes the bound."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 2000}}]}
+    )
 
     name: Name = ""
     scopes: Scopes = ALL_SCOPES
@@ -103,7 +107,7 @@ class KeyChange(BaseModel):
 class RotationBody(BaseModel):
     """How long the old key stays valid."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"overlapHours": 24}]})
 
     overlapHours: Annotated[
         int, Field(ge=0, le=MAX_OVERLAP_HOURS, description="旧密钥继续有效的小时数；0 立即失效")

@@ -20,7 +20,7 @@ ChangeAccess = Annotated[RequestContext, Depends(Access(scope="account", limit="
 class CodeBody(BaseModel):
     """A code of the authenticator app."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"code": "123456"}]})
 
     code: Annotated[
         str,

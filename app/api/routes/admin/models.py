@@ -47,7 +47,7 @@ COLUMNS = {
 class ModelColumns(BaseModel):
     """Columns of a model. A field that is null or missing stays as it is."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"pointsCost": 35}]})
 
     description: Annotated[str | None, Field(max_length=MAX_TEXT_LENGTH, pattern=NO_NUL)] = None
     pointsCost: Annotated[int | None, Field(ge=0, le=MAX_POINTS)] = None
@@ -68,6 +68,8 @@ class ModelColumns(BaseModel):
 class ModelChange(ModelColumns):
     """The change, and why."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pointsCost": 35, "reason": "成本上涨"}]})
+
     reason: Reason = ""
     ref: Ref | None = None
 
@@ -75,13 +77,26 @@ class ModelChange(ModelColumns):
 class NewModelBody(ModelChange):
     """A new model. `pointsCost`, `taskType` and `action` are required."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "modelName": "my_text_1x1",
+                    "pointsCost": 30,
+                    "taskType": "text_to_image",
+                    "action": "see2ai_image_generation_fast_v1",
+                }
+            ]
+        }
+    )
+
     modelName: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRINTABLE)]
 
 
 class DisableBody(BaseModel):
     """Why the model takes no new tasks."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"reason": "上游停用"}]})
 
     reason: Reason = ""
     ref: Ref | None = None
@@ -90,7 +105,9 @@ class DisableBody(BaseModel):
 class QuoteBody(BaseModel):
     """A task as a caller would submit it, and the change whose price is to be known."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"prompt": "猫", "change": {"pointsCost": 35}}]}
+    )
 
     prompt: Annotated[str, Field(max_length=20_000, pattern=NO_NUL)] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None

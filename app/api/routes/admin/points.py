@@ -64,7 +64,11 @@ class GrantBody(BaseModel):
 class CodesBody(BaseModel):
     """A batch of redeem codes."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"count": 100, "points": 1000, "batch": "spring-2026"}]},
+    )
 
     count: Annotated[int, Field(ge=1, le=MAX_CODES_PER_BATCH)]
     points: Annotated[int, Field(ge=1, le=ledger.MAX_POINTS, description="每个兑换码的积分")]
@@ -80,7 +84,9 @@ class CodesBody(BaseModel):
 class VoidBody(BaseModel):
     """The batch whose unredeemed codes become void."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"batch": "spring-2026", "reason": "印刷错误"}]}
+    )
 
     batch: Batch
     reason: Reason = ""

@@ -34,7 +34,11 @@ TaskStatus = Literal["created", "queued", "processing", "completed", "failed"]
 class NewUserBody(BaseModel):
     """A new user. Without `userId` the gateway chooses the id."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"username": "xiaoming", "points": 1000, "ref": "crm-4711"}]},
+    )
 
     username: Annotated[str | None, Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_NUL)] = None
     userId: Annotated[int | None, Field(ge=1, le=MAX_ID, description="导入用户时指定")] = None
@@ -47,7 +51,9 @@ class NewUserBody(BaseModel):
 class ReasonBody(BaseModel):
     """Why it is done, and a reference so that a repetition does nothing more."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"reason": "用户申诉", "ref": "ticket-4711"}]}
+    )
 
     reason: Reason = ""
     ref: Ref | None = None
@@ -56,13 +62,19 @@ class ReasonBody(BaseModel):
 class RoleBody(ReasonBody):
     """The new role."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "admin", "reason": "新同事"}]})
+
     role: Role
 
 
 class AdjustBody(BaseModel):
     """A correction of a user's points. It needs a reason and a reference."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"points": -30, "reason": "重复充值", "ref": "ticket-4712"}]},
+    )
 
     points: Annotated[int, Field(ge=-MAX_POINTS, le=MAX_POINTS, description="正数增加，负数扣减，不能为 0")]
     reason: Annotated[Reason, Field(min_length=1)]
