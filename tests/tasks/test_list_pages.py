@@ -118,9 +118,13 @@ async def test_the_ids_of_a_deep_page_and_their_number_come_from_an_index_alone(
     async with runtime.database.read() as connection:
         for text, parameters in statements:
             explained = await connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {text}", parameters)
-            plan = [row for row in explained.mappings() if row["table"] == "tasks"]
+            rows = explained.mappings().all()
+            plan = [row for row in rows if row["table"] == "tasks"]
             assert plan
             assert all("Using index" in (row["Extra"] or "") or row["key"] == "PRIMARY" for row in plan), (text, plan)
+            erased = [row for row in rows if row["table"] == "erased"]
+            assert erased, "the erased tasks are left out"
+            assert {(row["key"], row["type"]) for row in erased} == {("ix_tasks_changed", "range")}, (text, erased)
 
 
 async def test_each_page_of_records_begins_where_the_last_one_ended(make: Maker, runtime: Runtime) -> None:
