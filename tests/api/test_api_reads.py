@@ -33,7 +33,7 @@ FIELDS = {
     *("taskNo", "modelName", "status", "taskType", "progress", "promptSnippet", "imageUrl", "resultUrl"),
     *("createTime", "completeTime", "errorMessage"),  # of the guide
     *("prompt", "params", "resultUrls", "thumbnailUrls", "pointsCost", "pointsRefunded", "errorCode", "updateTime"),
-    *("results", "estimatedSecondsLeft"),
+    *("results", "estimatedSecondsLeft", "endUser"),
 }
 
 
