@@ -189,7 +189,6 @@ class TaskPubSub:
                 # It also comes when the library has reconnected by itself. Earlier messages may be lost then.
                 self._is_connected = True
                 for subscription in self._all_subscriptions():
-                    subscription.push(RECHECK)
                     subscription.mark_lost()
 
     def _dispatch(self, data: bytes | str) -> None:
