@@ -4,7 +4,7 @@ import json
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from app.tasks.view import TaskView
@@ -19,6 +19,12 @@ class Envelope(BaseModel, Generic[T]):
     code: int = 200
     message: str = "success"
     data: T
+
+
+class StrictBody(BaseModel):
+    """The body of a request that changes something: types are strict, and unknown fields are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Page(BaseModel, Generic[T]):

@@ -77,6 +77,14 @@ async def test_the_ledger_is_searched(make: Maker) -> None:
     assert (await read(make, admin, "/ledger", endTime="2020-01-01"))["total"] == 0
 
 
+async def test_a_batch_like_a_formula_is_a_text_in_the_export(make: Maker) -> None:
+    admin = await make.user(admin=True)
+    data(await post(make, admin, "/codes", count=1, points=5, batch="=1+1"))
+    export = await make.api.get(f"{POINTS}/codes/export", params={"batch": "=1+1"}, headers=admin.headers)
+    (row,) = csv.DictReader(io.StringIO(export.content.decode("utf-8-sig")))
+    assert row["batch"] == "'=1+1"
+
+
 @pytest.mark.parametrize(
     "query", [{"kind": "x"}, {"userId": 0}, {"size": 101}, {"startTime": "x"}, {"taskNo": "x" * 41}, {"ref": "x" * 129}]
 )
@@ -100,7 +108,7 @@ async def test_codes_from_their_creation_to_their_end(make: Maker) -> None:
     assert (batch["total"], batch["redeemed"], batch["void"], batch["unused"]) == (2, 1, 1, 0)
     export = await make.api.get(f"{POINTS}/codes/export", params={"batch": "spring"}, headers=admin.headers)
     assert (export.status_code, export.headers["content-type"]) == (200, "text/csv; charset=utf-8")
-    rows = list(csv.DictReader(io.StringIO(export.text)))
+    rows = list(csv.DictReader(io.StringIO(export.content.decode("utf-8-sig"))))
     assert sorted((row["status"], row["redeemedBy"]) for row in rows) == [("redeemed", str(user.id)), ("void", "")]
     assert {row["prefix"] for row in rows} == {code[:5] for code in made["codes"]}
     assert not any(code in export.text for code in made["codes"])

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.access.callers import Access, RequestContext
 from app.api.csv_answers import CSV_CONTENT, csv_stream
 from app.api.routing import DirectRoute
-from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse
+from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse, StrictBody
 from app.datetimes import format_local
 from app.errors import InvalidParameter
 from app.points.balance import get_balance, list_records
@@ -92,12 +92,10 @@ def _csv(context: RequestContext, statement: Statement) -> Response:
     return csv_stream(f"statement-{'-'.join(days)}", statement_csv(context.runtime.database, statement, zone))
 
 
-class RedeemBody(BaseModel):
+class RedeemBody(StrictBody):
     """A redeem code. It moves money, so types are strict and unknown fields are refused."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"code": "ABCD-EFGH-JKLM-NPQR"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "ABCD-EFGH-JKLM-NPQR"}]})
 
     code: Annotated[str, Field(min_length=1, max_length=MAX_CODE_LENGTH, description="不区分大小写，分隔符可省略")]
 

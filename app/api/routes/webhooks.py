@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
@@ -18,6 +18,7 @@ from app.api.schemas import (
     NewEndpointResponse,
     Page,
     SecretResponse,
+    StrictBody,
     WebhookTestResponse,
 )
 from app.datetimes import format_local
@@ -52,35 +53,33 @@ MIN_FAILURE_SECONDS = 2.0
 """A failed connection is answered no sooner, so that the duration does not tell why it failed."""
 
 
-class EndpointBody(BaseModel):
+class EndpointBody(StrictBody):
     """A new endpoint. Unknown fields are refused: a misspelt field would be a lost setting."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"url": "https://example.com/hook", "events": ["task.completed"]}]},
+        json_schema_extra={"examples": [{"url": "https://example.com/hook", "events": ["task.completed"]}]}
     )
 
     url: Annotated[str, Field(min_length=1, max_length=MAX_URL_LENGTH)]
-    events: Annotated[list[Event], Field(min_length=1, max_length=10)] = ["task.completed", "task.failed"]
+    events: Annotated[list[Event], Field(min_length=1, max_length=10)] = ["task.completed", "task.failed"]  # noqa: RUF012
 
 
-class EndpointChange(BaseModel):
+class EndpointChange(StrictBody):
     """Changes of an endpoint. A field that is null or missing stays unchanged."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"enabled": True}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
 
     url: Annotated[str | None, Field(min_length=1, max_length=MAX_URL_LENGTH)] = None
     events: Annotated[list[Event] | None, Field(min_length=1, max_length=10)] = None
     enabled: Annotated[bool | None, Field(description="true 重新启用，false 停用")] = None
 
 
-class TestBody(BaseModel):
+class TestBody(StrictBody):
     """A test's receiver: exactly one of the two fields."""
 
     __test__ = False  # else pytest collects the class because of its name
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"endpointId": 1}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"endpointId": 1}]})
 
     url: Annotated[str | None, Field(max_length=MAX_URL_LENGTH)] = None
     endpointId: Annotated[int | None, Field(ge=1, le=2**53)] = None

@@ -21,7 +21,7 @@ from app.api.access.callers import OWN_SCOPES, Access, RequestContext
 from app.api.access.guests import Guest, GuestContext, client_of
 from app.api.access.session_cookies import delete_cookie, read_cookie, require_origin, set_cookie
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, StrictBody
 from app.database import Connection
 from app.datetimes import format_local
 from app.errors import Unauthenticated
@@ -49,13 +49,11 @@ NewPassword = Annotated[
 SIGNUP_REMARK = "注册赠送"
 
 
-class RegisterBody(BaseModel):
+class RegisterBody(StrictBody):
     """A new user. Unknown fields are refused."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]},
+        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]}
     )
 
     username: Username
@@ -63,13 +61,11 @@ class RegisterBody(BaseModel):
     session: Kind = "token"
 
 
-class LogInBody(BaseModel):
+class LogInBody(StrictBody):
     """A username, or a user's id as text, with the password."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]},
+        json_schema_extra={"examples": [{"username": "xiaoming", "password": "correct horse battery"}]}
     )
 
     username: Username
@@ -81,12 +77,10 @@ class LogInBody(BaseModel):
     session: Kind = "token"
 
 
-class RefreshBody(BaseModel):
+class RefreshBody(StrictBody):
     """A refresh token. Without one the cookie counts."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"refreshToken": "REFRESH_TOKEN"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"refreshToken": "REFRESH_TOKEN"}]})
 
     refreshToken: Annotated[
         str | None,
@@ -94,15 +88,13 @@ class RefreshBody(BaseModel):
     ] = None
 
 
-class PasswordBody(BaseModel):
+class PasswordBody(StrictBody):
     """The old password and the new one."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
         json_schema_extra={
             "examples": [{"oldPassword": "correct horse battery", "newPassword": "staple battery horse"}]
-        },
+        }
     )
 
     oldPassword: Password

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, StrictBody
 from app.errors import Forbidden
 from app.tasks.erasure import erase_task, erase_user
 
@@ -30,10 +30,10 @@ async def erase(task_no: str, context: TasksAccess) -> Envelope[ErasedTaskRespon
     return Envelope(data=ErasedTaskResponse(taskNo=task_no, erased=True))
 
 
-class EraseBody(BaseModel):
+class EraseBody(StrictBody):
     """Asks for the word, because nothing brings the works back."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"confirm": "ERASE"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"confirm": "ERASE"}]})
 
     confirm: Annotated[Literal["ERASE"], Field(description="须为 ERASE")]
 

@@ -14,7 +14,7 @@ from app.accounts.keys.caps import MONTH_LENGTH, Caps, local_day
 from app.accounts.keys.user_keys import MAX_NAME_LENGTH, MAX_OVERLAP_HOURS, KeyRow, NewKey
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page
+from app.api.schemas import Envelope, Page, StrictBody
 from app.catalog.models import list_models
 from app.datetimes import format_local, parse_datetime
 from app.errors import InvalidParameter
@@ -53,10 +53,8 @@ ExpireTime = Annotated[
 Points = Annotated[int | None, Field(ge=0, le=MAX_POINTS)]
 
 
-class CapsBody(BaseModel):
+class CapsBody(StrictBody):
     """Caps. In a change, a missing field stays unchanged; null removes the cap."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     daily: Annotated[Points, Field(description="每日积分上限")] = None
     monthly: Annotated[Points, Field(description="每月积分上限")] = None
@@ -72,12 +70,10 @@ class CapsBody(BaseModel):
         return {prefix + names[name]: getattr(self, name) for name in self.model_fields_set}
 
 
-class NewKeyBody(BaseModel):
+class NewKeyBody(StrictBody):
     """A new key. Unknown fields are refused: a misspelt limit would be none."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 1000}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 1000}}]})
 
     name: Name = ""
     scopes: Scopes = ALL_SCOPES
@@ -88,12 +84,10 @@ class NewKeyBody(BaseModel):
     endUserCaps: Annotated[CapsBody, Field(description="每个 endUser 各自的额度")] = CapsBody()
 
 
-class KeyChange(BaseModel):
+class KeyChange(StrictBody):
     """Changes of a key. A missing field stays unchanged. Null removes the bound."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 2000}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "小程序", "caps": {"daily": 2000}}]})
 
     name: Name = ""
     scopes: Scopes = ALL_SCOPES
@@ -104,10 +98,10 @@ class KeyChange(BaseModel):
     endUserCaps: CapsBody | None = None
 
 
-class RotationBody(BaseModel):
+class RotationBody(StrictBody):
     """How long the old key stays valid."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"overlapHours": 24}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlapHours": 24}]})
 
     overlapHours: Annotated[
         int, Field(ge=0, le=MAX_OVERLAP_HOURS, description="旧密钥继续有效的小时数；0 立即失效")

@@ -9,7 +9,7 @@ from app.accounts.log_in import totp
 from app.accounts.log_in.sessions import require_own_log_in
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, StrictBody
 from app.errors import Forbidden
 
 router = APIRouter(prefix="/user/auth/totp", route_class=DirectRoute, tags=["账户"])
@@ -17,10 +17,10 @@ router = APIRouter(prefix="/user/auth/totp", route_class=DirectRoute, tags=["账
 ChangeAccess = Annotated[RequestContext, Depends(Access(scope="account", limit="second-factor"))]
 
 
-class CodeBody(BaseModel):
+class CodeBody(StrictBody):
     """A code of the authenticator app."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"code": "123456"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
     code: Annotated[
         str,

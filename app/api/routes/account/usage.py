@@ -1,6 +1,6 @@
 """`/user/usage` and `/user/ai/tasks/{task_no}/points`: what the caller's tasks cost, in sums and one by one."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
@@ -9,53 +9,18 @@ from app.api.access.callers import Access, RequestContext
 from app.api.csv_answers import CSV_CONTENT, csv_answer
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope
+from app.api.usage_view import UsageReportResponse, names, parse_dimensions, sums, view_usage
 from app.datetimes import format_local
-from app.errors import InvalidParameter
 from app.reports.csv_text import Cell, csv_lines
 from app.reports.period import Days, parse_days
 from app.reports.task_points import get_task_points
-from app.reports.usage import DIMENSIONS, MAX_DAYS, Dimension, Usage, UsageReport, UsageRow, usage_of_user
+from app.reports.usage import MAX_DAYS, Dimension, UsageReport, usage_of_user
 
 router = APIRouter(route_class=DirectRoute, tags=["积分"])
 
 ReadAccess = Annotated[RequestContext, Depends(Access(scope="points:read", limit="read"))]
 MAX_DIMENSIONS = 2
 DEFAULT_DAYS = 30
-
-
-class UsageResponse(BaseModel):
-    """Sums of tasks that were submitted in the period."""
-
-    tasks: int
-    completed: int
-    failed: int
-    running: int
-    pointsCharged: int = Field(description="提交时扣除的积分")
-    pointsRefunded: int = Field(description="其中因失败退还的积分")
-    pointsNet: int = Field(description="扣除减去退还，含进行中的任务")
-    secondsP50: float | None = Field(description="完成的任务从提交到完成的秒数，中位数")
-    secondsP95: float | None
-
-
-class UsageRowResponse(UsageResponse):
-    """One group. A field by which the report is not grouped is null."""
-
-    day: str | None
-    modelName: str | None
-    keyId: int | None = Field(description="提交所用的 API Key；按 key 分组时，null 表示用 JWT 提交")
-    keyName: str | None
-    keyPrefix: str | None
-    endUser: str | None = Field(description="提交时的 endUser；按 endUser 分组时，null 表示没有填写")
-
-
-class UsageReportResponse(BaseModel):
-    """The groups in the order of `by`, and the sums over all of them. `from` and `to` are local days."""
-
-    from_: str = Field(alias="from")
-    to: str
-    by: list[Dimension]
-    rows: list[UsageRowResponse]
-    totals: UsageResponse
 
 
 @router.get(
@@ -72,48 +37,13 @@ async def usage(
     format_: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
 ) -> Response | Envelope[UsageReportResponse]:
     runtime = context.runtime
-    dimensions = _dimensions(by)
+    dimensions = parse_dimensions(by, at_most=MAX_DIMENSIONS, number="一个或两个")
     zone = runtime.settings.zone
     days = parse_days(first or None, last or None, zone, default_days=DEFAULT_DAYS, max_days=MAX_DAYS)
     report = await usage_of_user(runtime.database, context.user_id, days, dimensions)
     if format_ == "csv":
         return _csv(report, days, dimensions)
-    rows = [UsageRowResponse(**_names(row), **_sums(row.usage)) for row in report.rows]
-    named = {"from": str(days.first), "to": str(days.last), "by": dimensions, "rows": rows}
-    return Envelope(data=UsageReportResponse.model_validate(named | {"totals": UsageResponse(**_sums(report.totals))}))
-
-
-def _dimensions(by: str) -> list[Dimension]:
-    named = by.split(",")
-    known = [one for one in DIMENSIONS if one in named]
-    if len(known) != len(named) or not 0 < len(named) <= MAX_DIMENSIONS:
-        raise InvalidParameter("by", f"须为 {', '.join(DIMENSIONS)} 中的一个或两个，用逗号分隔")
-    return known
-
-
-def _sums(one: Usage) -> dict[str, Any]:
-    return {
-        "tasks": one.tasks,
-        "completed": one.completed,
-        "failed": one.failed,
-        "running": one.running,
-        "pointsCharged": one.charged,
-        "pointsRefunded": one.refunded,
-        "pointsNet": one.net,
-        "secondsP50": one.p50_seconds,
-        "secondsP95": one.p95_seconds,
-    }
-
-
-def _names(row: UsageRow) -> dict[str, Any]:
-    return {
-        "day": row.day,
-        "modelName": row.model_name,
-        "keyId": row.key_id,
-        "keyName": row.key_name,
-        "keyPrefix": row.key_prefix,
-        "endUser": row.end_user,
-    }
+    return Envelope(data=view_usage(report, days, dimensions))
 
 
 COLUMNS: dict[Dimension, tuple[str, ...]] = {
@@ -127,9 +57,9 @@ COLUMNS: dict[Dimension, tuple[str, ...]] = {
 def _csv(report: UsageReport, days: Days, dimensions: list[Dimension]) -> Response:
     """One line for each group, and a last one with the totals."""
     columns = [name for one in dimensions for name in COLUMNS[one]]
-    lines: list[list[Cell]] = [[*columns, *_sums(report.totals)]]
-    lines += [[*(_names(row)[name] for name in columns), *_sums(row.usage).values()] for row in report.rows]
-    lines.append(["total", *[None] * (len(columns) - 1), *_sums(report.totals).values()])
+    lines: list[list[Cell]] = [[*columns, *sums(report.totals)]]
+    lines += [[*(names(row)[name] for name in columns), *sums(row.usage).values()] for row in report.rows]
+    lines.append(["total", *[None] * (len(columns) - 1), *sums(report.totals).values()])
     return csv_answer(f"usage-{days.first}-{days.last}", csv_lines(lines))
 
 

@@ -14,7 +14,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.tasks import IMAGE_URL
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page
+from app.api.schemas import Envelope, Page, StrictBody
 from app.catalog.model_diff import find_diff
 from app.catalog.models import MAX_NAME_LENGTH, Model, read_models
 from app.catalog.price_rules import MAX_POINTS, MAX_RULES
@@ -44,10 +44,10 @@ COLUMNS = {
 """The names of the table's columns and of the fields here."""
 
 
-class ModelColumns(BaseModel):
+class ModelColumns(StrictBody):
     """Columns of a model. A field that is null or missing stays as it is."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"pointsCost": 35}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pointsCost": 35}]})
 
     description: Annotated[str | None, Field(max_length=MAX_TEXT_LENGTH, pattern=NO_NUL)] = None
     pointsCost: Annotated[int | None, Field(ge=0, le=MAX_POINTS)] = None
@@ -93,25 +93,23 @@ class NewModelBody(ModelChange):
     modelName: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRINTABLE)]
 
 
-class DisableBody(BaseModel):
+class DisableBody(StrictBody):
     """Why the model takes no new tasks."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [{"reason": "上游停用"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "上游停用"}]})
 
     reason: Reason = ""
     ref: Ref | None = None
 
 
-class QuoteBody(BaseModel):
+class QuoteBody(StrictBody):
     """A task as a caller would submit it, and the change whose price is to be known."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"prompt": "猫", "change": {"pointsCost": 35}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "猫", "change": {"pointsCost": 35}}]})
 
     prompt: Annotated[str, Field(max_length=20_000, pattern=NO_NUL)] = ""
     imageUrl: Annotated[Any, WithJsonSchema(IMAGE_URL)] = None
-    params: Params = {}
+    params: Params = {}  # noqa: RUF012
     change: ModelColumns = ModelColumns()
 
 

@@ -1,7 +1,5 @@
 """`/admin/points`: top-ups, the search of the ledger, redeem codes, and the audit of the books."""
 
-import csv
-import io
 import math
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.admin import points as admin_points
 from app.admin.points import EntryFilters, export_codes, search_ledger
+from app.api.csv_answers import CSV_CONTENT, csv_answer
 from app.api.routes.admin.actions import (
     MAX_ID,
     NO_NUL,
@@ -23,12 +22,13 @@ from app.api.routes.admin.actions import (
     acting_admin,
 )
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, GrantResponse, Page
+from app.api.schemas import Envelope, GrantResponse, Page, StrictBody
 from app.datetimes import format_local, parse_datetime
 from app.jobs.audit_now import get_audit_state, run_audit_now
 from app.points import ledger
 from app.points.limits import MAX_CODES_PER_BATCH, MAX_LOT_DAYS
 from app.points.redeem_codes import MAX_BATCH_LENGTH, list_batches
+from app.reports.csv_text import Cell, csv_lines
 from app.tasks.queries import MAX_TASK_NO_LENGTH
 
 router = APIRouter(prefix="/admin", route_class=DirectRoute, tags=["管理"])
@@ -37,13 +37,11 @@ Kind = Literal["grant", "deduct", "settle", "refund", "expire", "adjust"]
 Batch = Annotated[str, Field(min_length=1, max_length=MAX_BATCH_LENGTH, pattern=NO_NUL, description="批次名")]
 
 
-class GrantBody(BaseModel):
+class GrantBody(StrictBody):
     """A top-up. It moves money, so types are strict and unknown fields are refused."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"userId": 1, "points": 1000, "ref": "order-20261128-001"}]},
+        json_schema_extra={"examples": [{"userId": 1, "points": 1000, "ref": "order-20261128-001"}]}
     )
 
     userId: Annotated[int, Field(ge=1, le=2**63 - 1)]
@@ -61,14 +59,10 @@ class GrantBody(BaseModel):
     remark: Annotated[str, Field(max_length=ledger.MAX_REMARK_LENGTH, pattern=NO_NUL)] = ""
 
 
-class CodesBody(BaseModel):
+class CodesBody(StrictBody):
     """A batch of redeem codes."""
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"count": 100, "points": 1000, "batch": "spring-2026"}]},
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"count": 100, "points": 1000, "batch": "spring-2026"}]})
 
     count: Annotated[int, Field(ge=1, le=MAX_CODES_PER_BATCH)]
     points: Annotated[int, Field(ge=1, le=ledger.MAX_POINTS, description="每个兑换码的积分")]
@@ -81,12 +75,10 @@ class CodesBody(BaseModel):
     ref: Ref | None = None
 
 
-class VoidBody(BaseModel):
+class VoidBody(StrictBody):
     """The batch whose unredeemed codes become void."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"batch": "spring-2026", "reason": "印刷错误"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": "spring-2026", "reason": "印刷错误"}]})
 
     batch: Batch
     reason: Reason = ""
@@ -241,21 +233,20 @@ async def batches(context: AdminAccess, page: PageNumber = 1, size: PageSize = 1
     "/points/codes/export",
     summary="导出一个批次的兑换码状态（CSV，只含每个兑换码的前五位）",
     response_class=Response,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    responses=CSV_CONTENT,
 )
 async def export(
     context: AdminAccess, batch: Annotated[str, Query(min_length=1, max_length=MAX_BATCH_LENGTH)]
 ) -> Response:
     rows, zone = await export_codes(context.runtime.database, batch), context.runtime.settings.zone
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["prefix", "batch", "points", "status", "expireTime", "lotDays", "redeemedBy", "redeemedTime"])
+    lines: list[list[Cell]] = [
+        ["prefix", "batch", "points", "status", "expireTime", "lotDays", "redeemedBy", "redeemedTime"]
+    ]
     for row in rows:
         expires, redeemed = format_local(row["expires_at"], zone), format_local(row["redeemed_at"], zone)
         state = (row["status"], expires, row["lot_days"], row["redeemed_by"], redeemed)
-        table.writerow([row["prefix"], row["batch"], row["points"], *state])
-    headers = {"Content-Disposition": 'attachment; filename="codes.csv"'}
-    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+        lines.append([row["prefix"], row["batch"], row["points"], *state])
+    return csv_answer("codes", csv_lines(lines))
 
 
 @router.post("/points/codes/void", summary="作废一个批次中未使用的兑换码")

@@ -13,7 +13,7 @@ from app.admin.tasks.rehost import rehost_again
 from app.admin.tasks.search import TaskFilters, get_task_record, search_tasks
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, StrictBody
 from app.datetimes import format_local, parse_datetime
 from app.engine.state import UpstreamState
 from app.runtime import Runtime
@@ -29,12 +29,10 @@ Id = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
 Text = Annotated[str | None, Query(max_length=128, pattern=NO_NUL)]
 
 
-class ChangeBody(BaseModel):
+class ChangeBody(StrictBody):
     """Why an admin changes a task. A request with a `ref` is done once, however often it is sent."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"reason": "用户申诉", "ref": "ticket-4711"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "用户申诉", "ref": "ticket-4711"}]})
 
     reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_LENGTH, pattern=NO_NUL)]
     ref: Annotated[

@@ -15,7 +15,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import MAX_ID, NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.admin.points import EntryResponse, Kind, entry_view
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page
+from app.api.schemas import Envelope, Page, StrictBody
 from app.datetimes import format_local
 from app.errors import NotFound
 from app.points.balance import get_balance
@@ -31,13 +31,11 @@ Status = Literal["active", "banned"]
 TaskStatus = Literal["created", "queued", "processing", "completed", "failed"]
 
 
-class NewUserBody(BaseModel):
+class NewUserBody(StrictBody):
     """A new user. Without `userId` the gateway chooses the id."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"username": "xiaoming", "points": 1000, "ref": "crm-4711"}]},
+        json_schema_extra={"examples": [{"username": "xiaoming", "points": 1000, "ref": "crm-4711"}]}
     )
 
     username: Annotated[str | None, Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_NUL)] = None
@@ -48,12 +46,10 @@ class NewUserBody(BaseModel):
     ref: Ref | None = None
 
 
-class ReasonBody(BaseModel):
+class ReasonBody(StrictBody):
     """Why it is done, and a reference so that a repetition does nothing more."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"examples": [{"reason": "用户申诉", "ref": "ticket-4711"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "用户申诉", "ref": "ticket-4711"}]})
 
     reason: Reason = ""
     ref: Ref | None = None
@@ -67,13 +63,11 @@ class RoleBody(ReasonBody):
     role: Role
 
 
-class AdjustBody(BaseModel):
+class AdjustBody(StrictBody):
     """A correction of a user's points. It needs a reason and a reference."""
 
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"points": -30, "reason": "重复充值", "ref": "ticket-4712"}]},
+        json_schema_extra={"examples": [{"points": -30, "reason": "重复充值", "ref": "ticket-4712"}]}
     )
 
     points: Annotated[int, Field(ge=-MAX_POINTS, le=MAX_POINTS, description="正数增加，负数扣减，不能为 0")]
