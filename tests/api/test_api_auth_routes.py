@@ -292,10 +292,11 @@ async def test_with_any_origin_no_browser_sends_a_cookie(runtime: Runtime) -> No
 async def test_a_key_shows_its_rights_and_cannot_touch_the_account(make: Maker, runtime: Runtime) -> None:
     user = await make.user(admin=True)
     key = {"X-API-Key": await create_key(runtime.database, user.id, scopes=("points",))}
-    assert data(await make.api.get("/user/info", headers=key))["scopes"] == ["points"]
+    assert data(await make.api.get("/user/info", headers=key))["scopes"] == ["points", "points:read"]
     assert data(await make.api.get("/user/info", headers=user.headers))["scopes"][-1] == "admin"
     admin_key = {"X-API-Key": await create_key(runtime.database, user.id, scopes=("tasks", "admin"))}
-    assert data(await make.api.get("/user/info", headers=admin_key))["scopes"] == ["tasks", "admin"]
+    former = ["tasks", "tasks:submit", "tasks:read", "files:write", "webhooks"]
+    assert data(await make.api.get("/user/info", headers=admin_key))["scopes"] == [*former, "admin"]
     for path, body in (
         ("logout-all", {}),
         ("password", {"oldPassword": PASSWORD, "newPassword": "another-long-password"}),
@@ -305,7 +306,7 @@ async def test_a_key_shows_its_rights_and_cannot_touch_the_account(make: Maker, 
     ):
         for headers in (key, admin_key):
             answer = await post(make.api, path, headers, **body)
-            assert refusal(answer) == (403, "FORBIDDEN", "此操作须登录，不能使用 API Key"), path
+            assert refusal(answer) == (403, "FORBIDDEN", "此接口须登录后使用（JWT），不接受 API Key"), path
         assert refusal(await post(make.api, path, **body)) == STRANGER, path
 
 

@@ -67,7 +67,11 @@ async def test_each_success_has_a_schema_with_named_types(runtime: Runtime) -> N
     for route, operation, document in operations(runtime):
         if route.startswith("GET /files/"):
             continue
-        schema = resolve(operation["responses"]["200"]["content"]["application/json"]["schema"], document)
+        content = operation["responses"]["200"]["content"]
+        if content.keys() == {"text/csv"}:
+            assert content["text/csv"]["schema"] == {"type": "string"}, route
+            continue
+        schema = resolve(content["application/json"]["schema"], document)
         assert schema["properties"].keys() >= {"code", "message", "data"}, route
         assert schema["properties"]["data"] != {}, route
 
