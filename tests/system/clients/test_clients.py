@@ -84,6 +84,13 @@ class Gateway:
 
         return asyncio.run(make())
 
+    def grant(self, user_id: int, points: int) -> None:
+        async def give() -> None:
+            async with open_runtime(self._settings) as runtime:
+                await ledger.grant(runtime.database, user_id=user_id, points=points, ref=f"clients:{user_id}")
+
+        asyncio.run(give())
+
     def call(self, client: Client, user: User, call: str, *args: Any, url: str = "", **options: Any) -> Call:
         return Call(client, url or self.url, [user.api_key], call, *args, **options)
 
@@ -344,6 +351,37 @@ def test_a_credential_may_be_a_function_that_is_called_before_each_use(gateway: 
     credentials = [user.token, *[user.api_key, user.token] * 20]
     run = Call(client, gateway.url, credentials, "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]')
     assert run.result()["status"] == "completed"
+
+
+# ------------------------------------------------------------------ log-in
+
+
+@every_client
+def test_a_credential_may_be_a_log_in(gateway: Gateway, client: Client) -> None:
+    login = {"username": f"name-{client}", "password": "a-long-password-of-tests"}
+    body = httpx.post(f"{gateway.url}/user/auth/register", json=login, timeout=30, trust_env=False).json()
+    user_id = body["data"]["user"]["userId"]
+    gateway.grant(user_id, POINTS)
+    run = Call(client, gateway.url, [""], "run", TEXT_MODEL, '[[sandbox: {"take_seconds": 0}]]', login=login)
+    assert run.result()["status"] == "completed"
+    wrong = Call(client, gateway.url, [""], "balance", login=login | {"password": "another-long-password"}).error()
+    assert (wrong["code"], wrong["errorCode"]) == (401, "UNAUTHENTICATED")
+    assert wrong["message"] == "未登录: 用户名或密码错误"
+
+
+@every_language
+def test_a_refused_access_token_is_refreshed_once(client: Client) -> None:
+    def session(number: int) -> tuple[int, dict[str, str], bytes]:
+        return _answer(200, {"accessToken": f"a{number}", "refreshToken": f"r{number}", "expiresIn": 1800})
+
+    login = {"username": "alice", "password": "secret-of-tests"}
+    with scripted(session(1), _answer(401), session(2), _answer(200, {"balance": 5})) as far:
+        assert Call(client, far.url, [""], "balance", login=login).result() == {"balance": 5}
+        assert [json.loads(body or "null") for body in far.bodies] == [login, None, {"refreshToken": "r1"}, None]
+        assert [far.requests[place]["authorization"] for place in (1, 3)] == ["Bearer a1", "Bearer a2"]
+    with scripted(session(1), _answer(401), _answer(401), session(3), _answer(401)) as far:
+        assert Call(client, far.url, [""], "balance", login=login).error()["code"] == 401
+        assert len(far.requests) == 5, "the session has ended: one new log-in, and no third try"
 
 
 # ------------------------------------------------------------------ the other calls
