@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, StrictBody
-from app.errors import Forbidden
 from app.tasks.erasure import erase_task, erase_user
 
 router = APIRouter(prefix="/user", route_class=DirectRoute, tags=["删除"])
 
 TasksAccess = Annotated[RequestContext, Depends(Access(scope="tasks:submit", limit="submit"))]
+OwnAccess = Annotated[RequestContext, Depends(Access(scope="account", limit="submit"))]
 
 
 class ErasedTaskResponse(BaseModel):
@@ -49,11 +49,9 @@ class EraseResponse(BaseModel):
 
 
 @router.post("/erase", summary="删除本人的全部作品与数据，吊销全部凭证，不可恢复")
-async def erase_all(body: EraseBody, context: TasksAccess) -> Envelope[EraseResponse]:
+async def erase_all(body: EraseBody, context: OwnAccess) -> Envelope[EraseResponse]:
     """By JWT only: an API key may have leaked, and must not be able to destroy everything."""
     del body  # its model has confirmed
-    if context.caller.key_id is not None:
-        raise Forbidden("该接口只接受登录后的 JWT，不接受 API Key")
     done = await erase_user(context.runtime, context.user_id)
     return Envelope(
         data=EraseResponse(

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from app.admin.reports import PLACES
-from app.api.access.callers import Access, RequestContext
+from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope
 from app.api.usage_view import UsageReportResponse, parse_dimensions, view_usage
@@ -17,7 +17,6 @@ from app.reports.usage import DIMENSIONS, MAX_DAYS
 
 router = APIRouter(prefix="/admin", route_class=DirectRoute, tags=["管理"])
 
-AdminAccess = Annotated[RequestContext, Depends(Access(scope="admin", limit="admin"))]
 DEFAULT_DAYS = 7
 DEFAULT_BY = "day,model,key"
 

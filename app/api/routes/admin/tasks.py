@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.admin.actions import MAX_REASON_LENGTH, MAX_REF_LENGTH, ActionResult, Admin
 from app.admin.tasks.changes import close_orphan, end_task
 from app.admin.tasks.rehost import rehost_again
 from app.admin.tasks.search import TaskFilters, get_task_record, search_tasks
-from app.api.access.callers import Access, RequestContext
+from app.api.access.callers import RequestContext
+from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope, StrictBody
 from app.datetimes import format_local, parse_datetime
@@ -21,7 +22,6 @@ from app.tasks.view import snippet
 
 router = APIRouter(prefix="/admin/tasks", route_class=DirectRoute, tags=["管理"])
 
-AdminAccess = Annotated[RequestContext, Depends(Access(scope="admin", limit="admin"))]
 Status = Literal["created", "queued", "processing", "completed", "failed", ""]
 Step = Literal["prepare", "submit", "submitting", "poll", "rehost", "done", ""]
 NO_NUL = r"^[^\x00]*$"

@@ -1,30 +1,26 @@
 """`/admin/upstreams`: our account at SEE2AI, the breakers, the waiting tasks, and the bill of a day."""
 
-import re
-from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from app.admin.reports import PLACES
 from app.admin.upstreams.bill import ActionBill, Bill, ModelBill, daily_bill
 from app.admin.upstreams.state import read_backlog, read_breakers, read_unknown_states
-from app.api.access.callers import Access, RequestContext
+from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope
 from app.datetimes import format_local
-from app.errors import InvalidParameter
+from app.reports.period import parse_day, today
 from app.upstreams.see2ai.account import TOKENS_PER_RMB, AccountMonitor
 
 router = APIRouter(prefix="/admin/upstreams", route_class=DirectRoute, tags=["管理"])
 
-AdminAccess = Annotated[RequestContext, Depends(Access(scope="admin", limit="admin"))]
 ACCOUNT_SECONDS = 5.0
 """How long a request waits for SEE2AI. The answer is at most a minute old."""
 RMB_PER_POINT = Decimal("0.02")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class AccountView(BaseModel):
@@ -168,17 +164,8 @@ async def bill(
 ) -> Envelope[BillView]:
     runtime = context.runtime
     with PLACES.take():
-        found = await daily_bill(runtime, _parse_day(day) if day else datetime.now(runtime.settings.zone).date())
+        found = await daily_bill(runtime, parse_day("date", day) if day else today(runtime.settings.zone))
     return Envelope(data=_bill_view(found, Decimal(str(rmb_per_point))))
-
-
-def _parse_day(text: str) -> date:
-    try:
-        if _DAY.fullmatch(text):
-            return date.fromisoformat(text)
-    except ValueError:
-        pass
-    raise InvalidParameter("date", "须为日期，例如 2026-11-28")
 
 
 async def _account(request: Request, *, has_key: bool) -> AccountView:
