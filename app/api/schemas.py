@@ -1,6 +1,7 @@
 """Response bodies. Every JSON response is the envelope `{"code", "message", "data"}`."""
 
 import json
+import math
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +36,11 @@ class Page(BaseModel, Generic[T]):
     page: int
     size: int
     pages: int
+
+
+def paged(records: list[T], total: int, page: int, size: int) -> Envelope[Page[T]]:
+    """The answer of a list. `total` is the number of all its records."""
+    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
 class UploadResponse(BaseModel):

@@ -12,6 +12,7 @@ from app.errors import InvalidParameter
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 EARLIEST, LATEST = date(1970, 1, 2), date(9998, 12, 31)
 """Days outside are refused: in some zone they would have no UTC time."""
+WRONG_DAY = "须为日期，例如 2026-11-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,21 @@ def parse_days(first: str | None, last: str | None, zone: ZoneInfo, *, default_d
 
 
 def parse_day(field: str, text: str) -> date:
-    """Raises InvalidParameter that names the field."""
+    """A day from EARLIEST to LATEST. Raises InvalidParameter that names the field."""
+    day = read_day(field, text)
+    if not EARLIEST <= day <= LATEST:
+        raise InvalidParameter(field, WRONG_DAY)
+    return day
+
+
+def read_day(field: str, text: str) -> date:
+    """Any day that has a date. Raises InvalidParameter that names the field."""
     try:
         day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
     except ValueError:
         day = None
-    if day is None or not EARLIEST <= day <= LATEST:
-        raise InvalidParameter(field, "须为日期，例如 2026-11-01")
+    if day is None:
+        raise InvalidParameter(field, WRONG_DAY)
     return day
 
 

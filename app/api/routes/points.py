@@ -1,6 +1,5 @@
 """`/user/points/...`: the balance, the ledger's records, and redeem codes."""
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ from pydantic import ConfigDict, Field
 from app.api.access.callers import Access, RequestContext
 from app.api.csv_answers import CSV_CONTENT, csv_stream
 from app.api.routing import DirectRoute
-from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse, StrictBody
+from app.api.schemas import BalanceResponse, Envelope, Page, RecordResponse, RedeemResponse, StrictBody, paged
 from app.datetimes import format_local
 from app.errors import InvalidParameter
 from app.points.balance import get_balance, list_records
@@ -74,7 +73,7 @@ async def records(
         )
         for row in rows
     ]
-    return Envelope(data=Page(records=responses, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(responses, total, page, size)
 
 
 def _default_start(end: datetime | None) -> datetime:

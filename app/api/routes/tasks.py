@@ -1,6 +1,5 @@
 """`/user/ai/...`: models, quotes, submits, cancels, one task, and the list of tasks."""
 
-import math
 import time
 from typing import Annotated, Any, Literal
 
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSc
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse
+from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, paged
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
 from app.egress import MAX_URL_LENGTH
@@ -128,7 +127,7 @@ async def list_(
     )
     rows, total = await list_tasks(runtime.database, context.user_id, filters, page=page, size=size)
     records = [view_task(runtime, row) for row in rows]
-    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(records, total, page, size)
 
 
 @router.get("/tasks/{task_no}", summary="查询单个任务")

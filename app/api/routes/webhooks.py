@@ -1,7 +1,6 @@
 """`/user/webhooks/...`: signing secrets, endpoints, the delivery log, and a test message."""
 
 import asyncio
-import math
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from app.api.schemas import (
     SecretResponse,
     StrictBody,
     WebhookTestResponse,
+    paged,
 )
 from app.datetimes import format_local
 from app.egress import MAX_URL_LENGTH
@@ -143,7 +143,7 @@ async def deliveries(
         context.runtime.database, context.user_id, status=status or None, task_no=task_no or None, page=page, size=size
     )
     responses = [delivery_view(context.runtime, row) for row in rows]
-    return Envelope(data=Page(records=responses, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(responses, total, page, size)
 
 
 @router.post("/deliveries/{delivery_id}/replay", summary="重新推送")

@@ -104,7 +104,7 @@ def _parse_account_body(body: bytes) -> UpstreamAccount:
     if not isinstance(value, dict):
         return UpstreamAccount(AccountStatus.UNREADABLE, detail=f"no JSON object: {error_text(body)}"[:MAX_NOTE_LENGTH])
     objects = list(_unwrap(value))
-    balances = (_number(one.get(name)) for one in objects for name in BALANCES)
+    balances = (read_number(one.get(name)) for one in objects for name in BALANCES)
     balance = next((number for number in balances if number is not None), None)
     name = next((one[key] for one in objects for key in NAMES if _is_name(one.get(key))), None)
     if balance is None:
@@ -125,7 +125,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and bool(value.strip())
 
 
-def _number(value: Any) -> Decimal | None:
+def read_number(value: Any) -> Decimal | None:
     """A number, or a decimal in quotes."""
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         return None

@@ -12,6 +12,7 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from app.upstreams.see2ai.account import read_number
 from app.upstreams.see2ai.client import See2aiClient, UpstreamUnreachable
 from app.upstreams.see2ai.responses import HttpResponse, error_text
 
@@ -161,13 +162,9 @@ def _is_day(text: str) -> bool:
 
 
 def _number(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        return None
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and 0 <= number < 10**18 else None
+    """A number that is not negative."""
+    number = read_number(value)
+    return None if number is None or number < 0 else number
 
 
 def _whole(value: Any) -> int | None:

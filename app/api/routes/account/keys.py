@@ -1,6 +1,5 @@
 """`/user/keys`: the API keys of a user. Only a JWT may call it: a key with caps must not make one without."""
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,7 +13,7 @@ from app.accounts.keys.caps import MONTH_LENGTH, Caps, local_day
 from app.accounts.keys.user_keys import MAX_NAME_LENGTH, MAX_OVERLAP_HOURS, KeyRow, NewKey
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody
+from app.api.schemas import Envelope, Page, StrictBody, paged
 from app.catalog.models import list_models
 from app.datetimes import format_local, parse_datetime
 from app.errors import InvalidParameter
@@ -169,7 +168,7 @@ async def list_(
         runtime.database, context.user_id, with_revoked=with_revoked, page=page, size=size
     )
     records = [KeyResponse(**view_key(runtime, row)) for row in rows]
-    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(records, total, page, size)
 
 
 @router.post("", summary="创建 API 密钥，仅此时返回全文")

@@ -1,6 +1,5 @@
 """`/admin/actions`: what admins changed; and the fields that the bodies of all changes share."""
 
-import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -9,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.admin.actions import MAX_REASON_LENGTH, MAX_REF_LENGTH, ActionFilters, Admin, list_actions
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page
+from app.api.schemas import Envelope, Page, paged
 from app.datetimes import format_local, parse_datetime
 
 router = APIRouter(prefix="/admin", route_class=DirectRoute, tags=["管理"])
@@ -94,4 +93,4 @@ async def actions(
         )
         for row in rows
     ]
-    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(records, total, page, size)

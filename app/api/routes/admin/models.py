@@ -1,6 +1,5 @@
 """`/admin/models`: models and prices, a quote of a change before it is made, and who changed which price."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.tasks import IMAGE_URL
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody
+from app.api.schemas import Envelope, Page, StrictBody, paged
 from app.catalog.model_diff import find_diff
 from app.catalog.models import MAX_NAME_LENGTH, Model, read_models
 from app.catalog.price_rules import MAX_POINTS, MAX_RULES
@@ -235,7 +234,7 @@ async def history(
     model_name: ModelName, context: AdminAccess, page: PageNumber = 1, size: PageSize = 10
 ) -> Envelope[Page[HistoryResponse]]:
     rows, total = await _history(context, model_name, page, size)
-    return Envelope(data=Page(records=rows, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(rows, total, page, size)
 
 
 async def _history(context: RequestContext, name: str, page: int, size: int) -> tuple[list[HistoryResponse], int]:

@@ -1,6 +1,5 @@
 """`/admin/points`: top-ups, the search of the ledger, redeem codes, and the audit of the books."""
 
-import math
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -22,7 +21,7 @@ from app.api.routes.admin.actions import (
     acting_admin,
 )
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, GrantResponse, Page, StrictBody
+from app.api.schemas import Envelope, GrantResponse, Page, StrictBody, paged
 from app.datetimes import format_local, parse_datetime
 from app.jobs.audit_now import get_audit_state, run_audit_now
 from app.points import ledger
@@ -193,7 +192,7 @@ async def entries(
     )
     rows, total = await search_ledger(context.runtime.database, context.user_id, filters, page=page, size=size)
     found = [entry_view(row, zone) for row in rows]
-    return Envelope(data=Page(records=found, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(found, total, page, size)
 
 
 @router.post("/points/codes", summary="生成一批兑换码，兑换码仅此时返回")
@@ -226,7 +225,7 @@ async def batches(context: AdminAccess, page: PageNumber = 1, size: PageSize = 1
         )
         for row in rows
     ]
-    return Envelope(data=Page(records=found, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(found, total, page, size)
 
 
 @router.get(

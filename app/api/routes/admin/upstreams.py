@@ -13,7 +13,7 @@ from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
 from app.api.schemas import Envelope
 from app.datetimes import format_local
-from app.reports.period import parse_day, today
+from app.reports.period import read_day, today
 from app.upstreams.see2ai.account import TOKENS_PER_RMB, AccountMonitor
 
 router = APIRouter(prefix="/admin/upstreams", route_class=DirectRoute, tags=["管理"])
@@ -164,7 +164,7 @@ async def bill(
 ) -> Envelope[BillView]:
     runtime = context.runtime
     with PLACES.take():
-        found = await daily_bill(runtime, parse_day("date", day) if day else today(runtime.settings.zone))
+        found = await daily_bill(runtime, read_day("date", day) if day else today(runtime.settings.zone))
     return Envelope(data=_bill_view(found, Decimal(str(rmb_per_point))))
 
 

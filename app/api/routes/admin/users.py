@@ -1,6 +1,5 @@
 """`/admin/users`: find users, create and ban them, change their role, and correct their points."""
 
-import math
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -15,7 +14,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import MAX_ID, NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.admin.points import EntryResponse, Kind, entry_view
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody
+from app.api.schemas import Envelope, Page, StrictBody, paged
 from app.datetimes import format_local
 from app.errors import NotFound
 from app.points.balance import get_balance
@@ -161,7 +160,7 @@ async def users(
     rows, total = await list_users(context.runtime.database, context.user_id, filters, page=page, size=size)
     zone = context.runtime.settings.zone
     records = [UserSummary(**_summary(row, zone)) for row in rows]
-    return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(records, total, page, size)
 
 
 @router.post("", summary="创建用户")
@@ -211,7 +210,7 @@ async def records(
     filters = EntryFilters(user_id=user_id, kind=kind or None)
     rows, total = await search_ledger(database, context.user_id, filters, page=page, size=size)
     entries = [entry_view(row, zone) for row in rows]
-    return Envelope(data=Page(records=entries, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(entries, total, page, size)
 
 
 @router.get("/{user_id}/tasks", summary="用户的任务，最新的在前")
@@ -226,7 +225,7 @@ async def tasks(
     filters = Filters(status=status or None)
     rows, total = await list_tasks(context.runtime.database, user_id, filters, page=page, size=size)
     views = [view_task(context.runtime, row) for row in rows]
-    return Envelope(data=Page(records=views, total=total, page=page, size=size, pages=math.ceil(total / size)))
+    return paged(views, total, page, size)
 
 
 @router.post("/{user_id}/ban", summary="封禁用户，其登录、密钥和推送连接立即失效")
