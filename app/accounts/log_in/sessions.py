@@ -219,29 +219,34 @@ async def _replace_password(
         if row is None or row.status != "active" or row.password_hash != old_hash:
             raise InvalidParameter("oldPassword", "不正确，或该用户未设置密码")
         await _store_password(connection, user_id, new_hash)
+        await invalidate_tokens(connection, user_id)
         refresh_token = await issue_token(connection, user_id, client, is_cookie=is_cookie)
     return _session(settings, user_id, row.token_version + 1, refresh_token, is_cookie=is_cookie)
 
 
-async def set_password(database: Database, user_id: int, password: str) -> None:
-    """Sets a password in place of any other, and ends every token of the user. For operators. Raises NotFound."""
+async def set_password(database: Database, user_id: int, password: str, *, keeps_tokens: bool = False) -> None:
+    """Sets a password in place of any other. For operators. Raises NotFound.
+
+    It ends every token of the user, unless it `keeps_tokens`.
+    """
     user = await _find(database, None, user_id)
     if user is None:
         raise NotFound("用户不存在")
     check_password("password", password, user.username)
-    await _set_password(database, user_id, await hash_password(password, ""))
+    await _set_password(database, user_id, await hash_password(password, ""), keeps_tokens=keeps_tokens)
 
 
 @retry_on_conflict
-async def _set_password(database: Database, user_id: int, password_hash: str) -> None:
+async def _set_password(database: Database, user_id: int, password_hash: str, *, keeps_tokens: bool) -> None:
     async with database.begin() as connection:
         await lock_user(connection, user_id)
         await _store_password(connection, user_id, password_hash)
+        if not keeps_tokens:
+            await invalidate_tokens(connection, user_id)
 
 
 async def _store_password(connection: Connection, user_id: int, password_hash: str) -> None:
     await connection.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
-    await invalidate_tokens(connection, user_id)
 
 
 async def get_profile(database: Database, user_id: int) -> Profile:

@@ -121,7 +121,7 @@ async def _print_demo_credentials(runtime: Runtime) -> None:
     password, token = "(elsewhere)", "(signed elsewhere)"
     if settings.jwt_algorithm == "HS256":
         password = secrets.token_urlsafe(12)
-        await set_password(runtime.database, user_id, password)
+        await set_password(runtime.database, user_id, password, keeps_tokens=True)  # a page stays logged in
         token = sign_token(settings, user_id, version=await get_token_version(runtime.database, user_id))
     upstream = "the sandbox at " if settings.see2ai_api_key == SANDBOX_API_KEY else ""
     body = '{"modelName": "sc_soraimg_text_1x1", "prompt": "一个可爱的橘猫在窗台上晒太阳"}'
