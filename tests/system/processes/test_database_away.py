@@ -36,7 +36,7 @@ WORKER_COMMITS = (
     b"crashes=(tasks.crashes +",
     b"step='submitting'",
     b"upstream_task_id='",
-    b"lease_until=NULL, attempts",
+    b"lease_until=NULL, tasks.",
 )
 WORKER_COMMITS += (b"step='rehost'", b"'settle'")
 
