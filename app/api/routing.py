@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from fastapi._compat import ModelField, field_annotation_is_scalar
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access.callers import Access, first_headers
@@ -29,7 +30,21 @@ class DirectRoute(APIRoute):
     An endpoint may have parameters of the path, the query and the headers, one JSON body, the `Request`, and a
     `Response` for headers of its answer. It returns an `Envelope` or a whole `Response`. An envelope is encoded as it
     is: only the tests compare it with its documented model.
+
+    FastAPI reads the signature when the route is first used. All routes at the start would take a tenth of its time.
     """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Iterable[str], **options: Any) -> None:
+        self.path, self.endpoint, self.methods = path, endpoint, {method.upper() for method in methods}
+        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for an attribute that is not there: `APIRoute.__init__` adds the rest, once."""
+        if "_options" not in self.__dict__:
+            raise AttributeError(name)
+        super().__init__(self.path, self.endpoint, methods=self.methods, **self.__dict__.pop("_options"))
+        return getattr(self, name)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI calls this when it has read the endpoint's signature."""

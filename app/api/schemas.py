@@ -14,7 +14,13 @@ T = TypeVar("T")
 MAX_INT32 = 2**31 - 1
 
 
-class Envelope(BaseModel, Generic[T]):
+class Schema(BaseModel):
+    """A documented body. Pydantic compiles it at its first use, because most are only read as documentation."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class Envelope(Schema, Generic[T]):
     """A success: `code` is 200 and `message` is `success`. `code` equals the HTTP status."""
 
     code: int = 200
@@ -22,13 +28,13 @@ class Envelope(BaseModel, Generic[T]):
     data: T
 
 
-class StrictBody(BaseModel):
+class StrictBody(Schema):
     """The body of a request that changes something: types are strict, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class Page(BaseModel, Generic[T]):
+class Page(Schema, Generic[T]):
     """One page of records. `page` counts from 1; `pages` is the number of pages."""
 
     records: list[T]
@@ -43,7 +49,7 @@ def paged(records: list[T], total: int, page: int, size: int) -> Envelope[Page[T
     return Envelope(data=Page(records=records, total=total, page=page, size=size, pages=math.ceil(total / size)))
 
 
-class UploadResponse(BaseModel):
+class UploadResponse(Schema):
     """The stored file. The gateway converts some images, so it may differ from the sent file."""
 
     url: str = Field(description="链接，可用作 imageUrl 等参数")
@@ -55,14 +61,14 @@ class UploadResponse(BaseModel):
     kind: str = Field(description="image, video, audio")
 
 
-class TicketResponse(BaseModel):
+class TicketResponse(Schema):
     """A ticket for `?ticket=`. It opens one stream, once, within `expiresIn` seconds."""
 
     ticket: str
     expiresIn: int
 
 
-class QuoteResponse(BaseModel):
+class QuoteResponse(Schema):
     """The price of a submit with the same body, and the caller's balance."""
 
     modelName: str
@@ -76,7 +82,7 @@ class SubmitResponse(TaskView):
     balance: int
 
 
-class BalanceResponse(BaseModel):
+class BalanceResponse(Schema):
     """`balance` can be spent; running tasks hold `held`; `expireTime` is when the next points expire."""
 
     userId: int
@@ -85,7 +91,7 @@ class BalanceResponse(BaseModel):
     held: int
 
 
-class RecordResponse(BaseModel):
+class RecordResponse(Schema):
     """One ledger entry: a change of the balance, and the balance after it."""
 
     id: int
@@ -97,7 +103,7 @@ class RecordResponse(BaseModel):
     createTime: str
 
 
-class RedeemResponse(BaseModel):
+class RedeemResponse(Schema):
     """The code's points and the balance that includes them; `expireTime` is when the next points expire."""
 
     points: int
@@ -105,7 +111,7 @@ class RedeemResponse(BaseModel):
     expireTime: str | None
 
 
-class GrantResponse(BaseModel):
+class GrantResponse(Schema):
     """The user, their balance, and `applied`: false where an earlier request applied the same top-up."""
 
     userId: int
@@ -113,7 +119,7 @@ class GrantResponse(BaseModel):
     applied: bool
 
 
-class ModelResponse(BaseModel):
+class ModelResponse(Schema):
     """A model on sale. `params` is the JSON Schema of its parameters.
 
     `pointsCost` is the price without parameters. With `priceRules`, `/user/ai/tasks/quote` gives the price.
@@ -128,14 +134,14 @@ class ModelResponse(BaseModel):
     params: dict[str, Any]
 
 
-class SecretResponse(BaseModel):
+class SecretResponse(Schema):
     """The current signing secret. Until `previousExpireTime` the previous secret signs as well."""
 
     secret: str
     previousExpireTime: str | None
 
 
-class EndpointResponse(BaseModel):
+class EndpointResponse(Schema):
     """A webhook endpoint. It receives the ends of the caller's tasks."""
 
     id: int
@@ -153,7 +159,7 @@ class NewEndpointResponse(EndpointResponse):
     secret: str
 
 
-class DeliveryResponse(BaseModel):
+class DeliveryResponse(Schema):
     """One message to one receiver, with the outcome of the newest attempt.
 
     `endpointId` is null for the task's callbackUrl. `url` is null once the endpoint is deleted. The receiver reads
@@ -178,7 +184,7 @@ class DeliveryResponse(BaseModel):
     deliveredTime: str | None
 
 
-class WebhookTestResponse(BaseModel):
+class WebhookTestResponse(Schema):
     """The outcome of a test. The codes are those of deliveries."""
 
     delivered: bool
@@ -187,7 +193,7 @@ class WebhookTestResponse(BaseModel):
     outcome: str
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(Schema):
     """An error: a Chinese message, a stable error code, and the request id to quote to support."""
 
     code: int

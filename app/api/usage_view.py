@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from app.api.schemas import Schema
 from app.errors import InvalidParameter
 from app.reports.period import Days
 from app.reports.usage import DIMENSIONS, Dimension, Usage, UsageReport, UsageRow
 
 
-class UsageResponse(BaseModel):
+class UsageResponse(Schema):
     """Sums of tasks that were submitted in the period."""
 
     tasks: int
@@ -34,7 +35,7 @@ class UsageRowResponse(UsageResponse):
     endUser: str | None = Field(description="提交时的 endUser；按 endUser 分组时，null 表示没有填写")
 
 
-class UsageReportResponse(BaseModel):
+class UsageReportResponse(Schema):
     """The groups in the order of `by`, and the sums over all of them. `from` and `to` are local days."""
 
     from_: str = Field(alias="from")

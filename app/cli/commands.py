@@ -17,7 +17,7 @@ from app.cli.output import Json, fail, print_record, run_with_database, settings
 from app.errors import GatewayError, SettingsError
 from app.known_secrets import SANDBOX_API_KEY
 
-GC_THRESHOLD = 10_000  # new objects
+GC_THRESHOLD = 50_000  # new objects
 HELP = "A points gateway for generative media. Settings come from the environment or `.env`."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 add_to(app)

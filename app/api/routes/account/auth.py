@@ -6,7 +6,7 @@ A session is an access token and a refresh token. The refresh token is in the JS
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.accounts.authentication import Caller
 from app.accounts.log_in import sessions
@@ -21,7 +21,7 @@ from app.api.access.callers import OWN_SCOPES, Access, RequestContext
 from app.api.access.guests import Guest, GuestContext, client_of
 from app.api.access.session_cookies import delete_cookie, read_cookie, require_origin, set_cookie
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, StrictBody
+from app.api.schemas import Envelope, Schema, StrictBody
 from app.database import Connection
 from app.datetimes import format_local
 from app.errors import Unauthenticated
@@ -102,7 +102,7 @@ class PasswordBody(StrictBody):
     session: Kind = "token"
 
 
-class UserResponse(BaseModel):
+class UserResponse(Schema):
     """The caller's own account, and what the credential may do."""
 
     userId: int
@@ -114,7 +114,7 @@ class UserResponse(BaseModel):
     totpEnabled: bool = Field(description="是否启用动态验证码")
 
 
-class SessionResponse(BaseModel):
+class SessionResponse(Schema):
     """A session. `refreshToken` is null for a session by cookie."""
 
     accessToken: str = Field(description="放在 Authorization: Bearer 里")

@@ -3,11 +3,11 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, StrictBody
+from app.api.schemas import Envelope, Schema, StrictBody
 from app.tasks.erasure import erase_task, erase_user
 
 router = APIRouter(prefix="/user", route_class=DirectRoute, tags=["删除"])
@@ -16,7 +16,7 @@ TasksAccess = Annotated[RequestContext, Depends(Access(scope="tasks:submit", lim
 OwnAccess = Annotated[RequestContext, Depends(Access(scope="account", limit="submit"))]
 
 
-class ErasedTaskResponse(BaseModel):
+class ErasedTaskResponse(Schema):
     """The task is gone: its owner does not find it any more."""
 
     taskNo: str
@@ -38,7 +38,7 @@ class EraseBody(StrictBody):
     confirm: Annotated[Literal["ERASE"], Field(description="须为 ERASE")]
 
 
-class EraseResponse(BaseModel):
+class EraseResponse(Schema):
     """What is erased, and what follows by itself. The points stay on the account."""
 
     erasedTasks: int = Field(description="本次请求中删除的任务")

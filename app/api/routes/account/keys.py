@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.accounts.keys import user_keys
 from app.accounts.keys.addresses import MAX_ADDRESS_LENGTH, MAX_ADDRESSES, normalize_addresses
@@ -13,7 +13,7 @@ from app.accounts.keys.caps import MONTH_LENGTH, Caps, local_day
 from app.accounts.keys.user_keys import MAX_NAME_LENGTH, MAX_OVERLAP_HOURS, KeyRow, NewKey
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody, paged
+from app.api.schemas import Envelope, Page, Schema, StrictBody, paged
 from app.catalog.models import list_models
 from app.datetimes import format_local, parse_datetime
 from app.errors import InvalidParameter
@@ -107,7 +107,7 @@ class RotationBody(StrictBody):
     ] = 24
 
 
-class CapsResponse(BaseModel):
+class CapsResponse(Schema):
     """The caps of a key or of each of its end users; null where there is none."""
 
     daily: int | None
@@ -116,7 +116,7 @@ class CapsResponse(BaseModel):
     maxTasks: int | None
 
 
-class SpentResponse(BaseModel):
+class SpentResponse(Schema):
     """The points that the tasks of a key took, without refunds. Days and months are local."""
 
     today: int
@@ -124,7 +124,7 @@ class SpentResponse(BaseModel):
     total: int
 
 
-class KeyResponse(BaseModel):
+class KeyResponse(Schema):
     """An API key. The key itself is shown once, when it is created. Keys that replace each other share one budget."""
 
     id: int

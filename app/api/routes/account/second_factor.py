@@ -3,13 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.accounts.log_in import totp
 from app.accounts.log_in.sessions import require_own_log_in
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, StrictBody
+from app.api.schemas import Envelope, Schema, StrictBody
 from app.errors import Forbidden
 
 router = APIRouter(prefix="/user/auth/totp", route_class=DirectRoute, tags=["账户"])
@@ -28,14 +28,14 @@ class CodeBody(StrictBody):
     ]
 
 
-class EnrolResponse(BaseModel):
+class EnrolResponse(Schema):
     """The secret of an enrolment that a code has still to confirm."""
 
     secret: str = Field(description="密钥，手动输入验证器应用时使用")
     otpauthUrl: str = Field(description="otpauth:// 链接，做成二维码用验证器应用扫描")
 
 
-class RecoveryCodesResponse(BaseModel):
+class RecoveryCodesResponse(Schema):
     """Codes for users who have lost their app. Each is used once, and they are shown only now."""
 
     recoveryCodes: list[str]

@@ -3,12 +3,12 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.api.access.callers import Access, RequestContext
 from app.api.csv_answers import CSV_CONTENT, csv_answer
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, Schema
 from app.api.usage_view import UsageReportResponse, names, parse_dimensions, sums, view_usage
 from app.datetimes import format_local
 from app.reports.csv_text import Cell, csv_lines
@@ -63,7 +63,7 @@ def _csv(report: UsageReport, days: Days, dimensions: list[Dimension]) -> Respon
     return csv_answer(f"usage-{days.first}-{days.last}", csv_lines(lines))
 
 
-class PointsEntryResponse(BaseModel):
+class PointsEntryResponse(Schema):
     """One ledger entry of the task. `points` changes the balance, `held` what running tasks hold."""
 
     id: int
@@ -76,7 +76,7 @@ class PointsEntryResponse(BaseModel):
     createTime: str
 
 
-class PointsLotResponse(BaseModel):
+class PointsLotResponse(Schema):
     """Expiring points that the task used. A refund returns them there, or to new ones if these have expired."""
 
     lotId: int
@@ -84,7 +84,7 @@ class PointsLotResponse(BaseModel):
     expireTime: str
 
 
-class TaskPointsResponse(BaseModel):
+class TaskPointsResponse(Schema):
     """The path of a task's points, oldest entry first."""
 
     taskNo: str

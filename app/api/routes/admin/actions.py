@@ -3,12 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.admin.actions import MAX_REASON_LENGTH, MAX_REF_LENGTH, ActionFilters, Admin, list_actions
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, paged
+from app.api.schemas import Envelope, Page, Schema, paged
 from app.datetimes import format_local, parse_datetime
 
 router = APIRouter(prefix="/admin", route_class=DirectRoute, tags=["管理"])
@@ -35,7 +35,7 @@ def acting_admin(context: RequestContext) -> Admin:
     return Admin(context.user_id, context.request_id)
 
 
-class ActionResponse(BaseModel):
+class ActionResponse(Schema):
     """One act. `adminId` is null for the command line. `before` and `after` hold no secrets."""
 
     id: int

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
 from app.admin import models as admin_models
 from app.admin.models import list_price_history, quote_model
@@ -13,7 +13,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.tasks import IMAGE_URL
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody, paged
+from app.api.schemas import Envelope, Page, Schema, StrictBody, paged
 from app.catalog.model_diff import find_diff
 from app.catalog.models import MAX_NAME_LENGTH, Model, read_models
 from app.catalog.price_rules import MAX_POINTS, MAX_RULES
@@ -112,7 +112,7 @@ class QuoteBody(StrictBody):
     change: ModelColumns = ModelColumns()
 
 
-class AdminModelResponse(BaseModel):
+class AdminModelResponse(Schema):
     """A row of `points_config`. `problem` says why it cannot be sold; then the other fields may be null."""
 
     modelName: str
@@ -128,14 +128,14 @@ class AdminModelResponse(BaseModel):
     problem: str | None = None
 
 
-class ModelActResponse(BaseModel):
+class ModelActResponse(Schema):
     """`applied` is false if an earlier request with this `ref` did it."""
 
     modelName: str
     applied: bool
 
 
-class ModelQuoteResponse(BaseModel):
+class ModelQuoteResponse(Schema):
     """The points for the task today and after the change. `pointsCost` is null where the model cannot be sold today."""
 
     modelName: str
@@ -143,7 +143,7 @@ class ModelQuoteResponse(BaseModel):
     changedPointsCost: int
 
 
-class ColumnChange(BaseModel):
+class ColumnChange(Schema):
     """One column of one change. `from` is null for a new model."""
 
     column: str = Field(examples=["points_cost"])
@@ -151,7 +151,7 @@ class ColumnChange(BaseModel):
     to: Any
 
 
-class HistoryResponse(BaseModel):
+class HistoryResponse(Schema):
     """One act on a model. `adminId` is null for the command line."""
 
     adminId: int | None
@@ -162,7 +162,7 @@ class HistoryResponse(BaseModel):
     createTime: str
 
 
-class ModelDiffResponse(BaseModel):
+class ModelDiffResponse(Schema):
     """The differences between the rows and what this release seeds. `changed` and `invalid` name the model."""
 
     equal: bool

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.admin import points as admin_points
 from app.admin.points import EntryFilters, export_codes, search_ledger
@@ -21,7 +21,7 @@ from app.api.routes.admin.actions import (
     acting_admin,
 )
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, GrantResponse, Page, StrictBody, paged
+from app.api.schemas import Envelope, GrantResponse, Page, Schema, StrictBody, paged
 from app.datetimes import format_local, parse_datetime
 from app.jobs.audit_now import get_audit_state, run_audit_now
 from app.points import ledger
@@ -84,7 +84,7 @@ class VoidBody(StrictBody):
     ref: Ref | None = None
 
 
-class EntryResponse(BaseModel):
+class EntryResponse(Schema):
     """One ledger entry of a user."""
 
     id: int
@@ -100,7 +100,7 @@ class EntryResponse(BaseModel):
     createTime: str
 
 
-class CodesResponse(BaseModel):
+class CodesResponse(Schema):
     """The new codes. They are shown only now: a repetition of `ref` answers `applied` false and no codes."""
 
     batch: str
@@ -109,7 +109,7 @@ class CodesResponse(BaseModel):
     applied: bool
 
 
-class BatchResponse(BaseModel):
+class BatchResponse(Schema):
     """A batch of redeem codes, with the number of codes in each state."""
 
     batch: str
@@ -124,7 +124,7 @@ class BatchResponse(BaseModel):
     createTime: str
 
 
-class VoidResponse(BaseModel):
+class VoidResponse(Schema):
     """How many codes became void. `applied` is false if an earlier request with this `ref` did it."""
 
     batch: str
@@ -132,7 +132,7 @@ class VoidResponse(BaseModel):
     applied: bool
 
 
-class AuditResponse(BaseModel):
+class AuditResponse(Schema):
     """The newest completed audit: when it ended and how many violations it found. Both are null before the first."""
 
     completedTime: str | None
@@ -140,7 +140,7 @@ class AuditResponse(BaseModel):
     running: bool
 
 
-class ViolationResponse(BaseModel):
+class ViolationResponse(Schema):
     """A row that violates an invariant."""
 
     invariant: str = Field(examples=["I1"])
@@ -148,7 +148,7 @@ class ViolationResponse(BaseModel):
     row: dict[str, Any]
 
 
-class AuditRunResponse(BaseModel):
+class AuditRunResponse(Schema):
     """`ok` says that every invariant holds."""
 
     ok: bool

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.admin.reports import PLACES
 from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, Schema
 from app.api.usage_view import UsageReportResponse, parse_dimensions, view_usage
 from app.datetimes import format_local
 from app.reports.period import parse_days
@@ -21,7 +21,7 @@ DEFAULT_DAYS = 7
 DEFAULT_BY = "day,model,key"
 
 
-class RunningStep(BaseModel):
+class RunningStep(Schema):
     """The tasks that run now on one step."""
 
     step: str
@@ -29,7 +29,7 @@ class RunningStep(BaseModel):
     oldestTime: str
 
 
-class OverviewView(BaseModel):
+class OverviewView(Schema):
     """Today in the local zone, and what runs now. Points are positive, except those of `adjust`."""
 
     startTime: str

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.admin.actions import MAX_REASON_LENGTH, MAX_REF_LENGTH, ActionResult, Admin
 from app.admin.tasks.changes import close_orphan, end_task
@@ -14,7 +14,7 @@ from app.admin.tasks.search import TaskFilters, get_task_record, search_tasks
 from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, StrictBody
+from app.api.schemas import Envelope, Schema, StrictBody
 from app.datetimes import format_local, parse_datetime
 from app.engine.state import UpstreamState
 from app.runtime import Runtime
@@ -59,7 +59,7 @@ class RehostBody(ChangeBody):
     ] = False
 
 
-class AdminTask(BaseModel):
+class AdminTask(Schema):
     """A task of any user, as a list shows it."""
 
     taskNo: str
@@ -81,7 +81,7 @@ class AdminTask(BaseModel):
     completeTime: str | None
 
 
-class AdminTaskList(BaseModel):
+class AdminTaskList(Schema):
     """Tasks, newest first. `nextBefore` goes into `before` of the next request; null: all tasks were searched.
 
     A request searches a bounded number of tasks, so a list may be short, or empty, and still go on.
@@ -91,7 +91,7 @@ class AdminTaskList(BaseModel):
     nextBefore: str | None
 
 
-class HistoryLine(BaseModel):
+class HistoryLine(Schema):
     """One step of a task, with the text of SEE2AI where it has one."""
 
     time: str | None
@@ -99,7 +99,7 @@ class HistoryLine(BaseModel):
     note: str
 
 
-class TaskAction(BaseModel):
+class TaskAction(Schema):
     """What an admin did with the task. `adminId` is null for the command line."""
 
     id: int
@@ -132,7 +132,7 @@ class AdminTaskDetail(AdminTask):
     actions: list[TaskAction] = Field(description="管理员操作，最新的在前")
 
 
-class TaskChange(BaseModel):
+class TaskChange(Schema):
     """The task after a change. `applied` is false where an earlier request with this `ref` made it."""
 
     applied: bool

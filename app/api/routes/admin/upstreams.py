@@ -4,14 +4,14 @@ from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.admin.reports import PLACES
 from app.admin.upstreams.bill import ActionBill, Bill, ModelBill, daily_bill
 from app.admin.upstreams.state import read_backlog, read_breakers, read_unknown_states
 from app.api.routes.admin.actions import AdminAccess
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope
+from app.api.schemas import Envelope, Schema
 from app.datetimes import format_local
 from app.reports.period import read_day, today
 from app.upstreams.see2ai.account import TOKENS_PER_RMB, AccountMonitor
@@ -23,7 +23,7 @@ ACCOUNT_SECONDS = 5.0
 RMB_PER_POINT = Decimal("0.02")
 
 
-class AccountView(BaseModel):
+class AccountView(Schema):
     """Our account at SEE2AI, as `GET /api/v1/me` of the last minute says."""
 
     status: str = Field(
@@ -36,7 +36,7 @@ class AccountView(BaseModel):
     detail: str
 
 
-class Breaker(BaseModel):
+class Breaker(Schema):
     """The circuit breaker of a provider."""
 
     provider: str
@@ -48,7 +48,7 @@ class Breaker(BaseModel):
     untilTime: str | None = Field(description="下一次试探的时间")
 
 
-class Backlog(BaseModel):
+class Backlog(Schema):
     """The living tasks at one step."""
 
     step: str
@@ -59,21 +59,21 @@ class Backlog(BaseModel):
     oldestSeconds: float
 
 
-class UnknownState(BaseModel):
+class UnknownState(Schema):
     """A word of SEE2AI that the gateway does not know: the tasks count as running."""
 
     state: str
     tasks: int
 
 
-class UpstreamsView(BaseModel):
+class UpstreamsView(Schema):
     account: AccountView
     breakers: list[Breaker]
     backlog: list[Backlog]
     unknownStates: list[UnknownState]
 
 
-class ModelCost(BaseModel):
+class ModelCost(Schema):
     """A model on the day: what we charged, and its cost at SEE2AI."""
 
     modelName: str
@@ -93,7 +93,7 @@ class ModelCost(BaseModel):
     marginPercent: float | None
 
 
-class ActionCost(BaseModel):
+class ActionCost(Schema):
     """An action on the day, by SEE2AI and by our tasks."""
 
     action: str
@@ -103,12 +103,12 @@ class ActionCost(BaseModel):
     unowned: int | None = Field(description="SEE2AI 计费、但没有对应任务的调用数；为任务标准化参考图也在其中")
 
 
-class UnownedJob(BaseModel):
+class UnownedJob(Schema):
     action: str
     upstreamTaskId: str
 
 
-class BillView(BaseModel):
+class BillView(Schema):
     """The bill of a local day."""
 
     date: str

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from app.accounts.users import MAX_NAME_LENGTH, user_exists
 from app.admin import users as admin_users
@@ -14,7 +14,7 @@ from app.api.access.callers import RequestContext
 from app.api.routes.admin.actions import MAX_ID, NO_NUL, AdminAccess, PageNumber, PageSize, Reason, Ref, acting_admin
 from app.api.routes.admin.points import EntryResponse, Kind, entry_view
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, Page, StrictBody, paged
+from app.api.schemas import Envelope, Page, Schema, StrictBody, paged
 from app.datetimes import format_local
 from app.errors import NotFound
 from app.points.balance import get_balance
@@ -74,7 +74,7 @@ class AdjustBody(StrictBody):
     ref: Ref
 
 
-class UserSummary(BaseModel):
+class UserSummary(Schema):
     """A user with the points that can be spent (`balance`) and those that running tasks hold."""
 
     userId: int
@@ -86,7 +86,7 @@ class UserSummary(BaseModel):
     createTime: str
 
 
-class KeyResponse(BaseModel):
+class KeyResponse(Schema):
     """An API key without its secret."""
 
     id: int
@@ -99,7 +99,7 @@ class KeyResponse(BaseModel):
     revokedTime: str | None
 
 
-class TaskCounts(BaseModel):
+class TaskCounts(Schema):
     """How many tasks run, and how many have ended."""
 
     running: int
@@ -121,14 +121,14 @@ class UserResponse(UserSummary):
     keys: list[KeyResponse] = Field(description="最新的 100 个")
 
 
-class NewUserResponse(BaseModel):
+class NewUserResponse(Schema):
     """The user's id. `applied` is false if an earlier request with this `ref` created the user."""
 
     userId: int
     applied: bool
 
 
-class UserStatusResponse(BaseModel):
+class UserStatusResponse(Schema):
     """The state that the act left behind. `applied` is false if an earlier request with this `ref` did it."""
 
     userId: int
@@ -137,7 +137,7 @@ class UserStatusResponse(BaseModel):
     applied: bool
 
 
-class AdjustResponse(BaseModel):
+class AdjustResponse(Schema):
     """The correction and the balance now. `applied` is false if an earlier request with this `ref` did it."""
 
     userId: int
