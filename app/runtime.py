@@ -12,7 +12,7 @@ from arq.connections import ArqRedis
 
 from app.database import Database, open_database
 from app.egress import Egress, validate_url
-from app.messaging.pubsub import TaskPubSub
+from app.messaging.pubsub import CHANNEL, TaskPubSub
 from app.messaging.redis import open_redis
 from app.messaging.wakeup import WorkerWakeup
 from app.settings import Settings
@@ -99,7 +99,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(redis.aclose)
         wakeup = WorkerWakeup(redis, settings.redis_namespace)
         stack.push_async_callback(wakeup.close)
-        pubsub = TaskPubSub(redis, settings.redis_name("task-changes"))
+        pubsub = TaskPubSub(redis, settings.redis_name(CHANNEL))
         stack.push_async_callback(pubsub.close)
         egress, caller_egress = Egress(settings.egress_allowed), Egress(settings.egress_allowed)
         stack.push_async_callback(egress.close)

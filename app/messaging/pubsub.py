@@ -29,6 +29,7 @@ IDLE_TIMEOUT_SECONDS = 5.0  # without a message: then we ping, and later the con
 POLL_SECONDS = 30.0  # how often a subscriber polls the database while Redis is connected
 DISCONNECTED_POLL_SECONDS = 2.0  # the same while Redis is away
 MAX_CONCURRENT_QUERIES = 8
+CHANNEL = "task-changes"
 RECHECK = ""
 """In place of a task number: the user's credentials may have ended."""
 

@@ -14,6 +14,7 @@ from app.cli.commands import app
 from app.cli.output import run_with_database, settings_or_exit
 from app.database import Database
 from app.errors import GatewayError, SecondFactorRequired, Unauthenticated
+from app.messaging.pubsub import CHANNEL, RECHECK
 from tests.support.log_ins import LAPTOP, PASSWORD
 
 Run = Callable[..., Result]
@@ -100,6 +101,19 @@ def test_a_ban_ends_the_token_and_a_new_one_of_the_same_second_works_after_the_u
     said(gateway("users", "unban", str(user_id), "--json"))
     assert not works(before)
     assert works(token())
+
+
+@pytest.mark.worlds("real")
+def test_a_ban_reaches_the_streams_of_other_processes(gateway: Run) -> None:
+    import redis
+
+    user_id = said(gateway("users", "create", "--json"))["userId"]
+    settings = settings_or_exit()
+    with redis.Redis.from_url(settings.redis_url) as client, client.pubsub() as listener:
+        listener.subscribe(settings.redis_name(CHANNEL))
+        assert listener.get_message(timeout=30)["type"] == "subscribe"
+        said(gateway("users", "ban", str(user_id), "--json"))
+        assert listener.get_message(timeout=30)["data"].decode() == f"{user_id} {RECHECK}"
 
 
 def test_an_admin_in_production_is_enrolled(typed: Run, gateway: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,13 +242,19 @@ def _read_password() -> str:
 
 def _end_streams(user_id: int) -> None:
     """Makes the user's open streams check their credentials. Without Redis they do so at their next ping."""
+    settings = settings_or_exit()
+    if settings.is_redis_embedded:  # no other process hears of it
+        return
     import asyncio
 
-    from app.runtime import open_runtime
+    from app.messaging.pubsub import CHANNEL, TaskPubSub
+    from app.messaging.redis import open_redis
 
     async def publish() -> None:
-        async with open_runtime(settings_or_exit()) as runtime:
-            runtime.pubsub.recheck(user_id)
+        async with open_redis(settings) as redis:
+            pubsub = TaskPubSub(redis, settings.redis_name(CHANNEL))
+            pubsub.recheck(user_id)
+            await pubsub.close()
 
     asyncio.run(publish())
 
