@@ -21,8 +21,7 @@ from app.database import Database, open_database
 from app.settings import Settings
 from bench import file_sizes
 from bench.callers import BODY, SUBMIT, call, request
-from bench.harness import Harness, core_seconds, gateway, open_harness
-from bench.memory import megabytes
+from bench.harness import Harness, core_seconds, gateway, memory_kilobytes, open_harness
 from bench.paired_runs import Slice, Work, on_cpu_of, percentile
 from bench.poll import seeded_tasks, upstream, worker_slice
 from bench.report import show
@@ -109,7 +108,7 @@ async def running_tasks(options: argparse.Namespace) -> None:
             seconds = min(options.seconds, number / 4000)  # not every task may be polled within a slice
             slices = [await worker_slice(seeded, counter, seconds, worker.pid) for _ in range(1 + TURNS)][1:]
             rate, cpu = median(one.rate for one in slices), median(1000 * one.cpu / one.done for one in slices)
-            memory = megabytes(worker.pid)
+            memory = memory_kilobytes(worker.pid, "VmHWM") / 1024
         lines[f"{number:,} tasks in flight"] = f"{rate:6.0f} polls/s   {cpu:.3f} ms CPU a poll   {memory:.0f} MB"
     show("cost of a poll against the tasks in flight", lines)
 
