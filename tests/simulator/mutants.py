@@ -209,8 +209,8 @@ MUTANTS = (
             (
                 finish,
                 "finish_task",
-                '        amounts = {"user_id"',
-                '    async with runtime.database.begin() as connection:\n        amounts = {"user_id"',
+                "            await refund_task(connection,",
+                "            async with runtime.database.begin() as other:\n                await refund_task(other,",
             ),
         ),
         BOOKS,
