@@ -26,6 +26,7 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from app.tasks import stream as follow
 from app.telemetry import metrics
+from tests.support import streams
 from tests.support.makers import Maker
 from tests.support.responses import data, refusal
 from tests.support.sandbox_server import directive
@@ -352,8 +353,18 @@ async def test_a_waiting_request_holds_no_connection(make: Maker, runtime: Runti
 
 @pytest.fixture
 def short_kernel_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the kernel's timeout for a peer that reads nothing. Request it before `door`."""
+    """Shortens the kernel's timeout for a peer that reads nothing. Request it before `door`.
+
+    The kernel also takes few bytes, so that the gateway notices the peer long before the kernel's timeout.
+    """
     monkeypatch.setattr(listening, "UNREAD_SECONDS", 15)
+
+    def bind(*address: Any) -> socket_module.socket:
+        sock = listening.bind_socket(*address)
+        sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_SNDBUF, 16_384)  # connections inherit it
+        return sock
+
+    monkeypatch.setattr(streams, "bind_socket", bind)
 
 
 async def deaf_consumer(door: Door, request: bytes, first: bytes = b"") -> asyncio.StreamWriter:
