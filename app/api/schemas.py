@@ -15,7 +15,7 @@ MAX_INT32 = 2**31 - 1
 
 
 class Schema(BaseModel):
-    """A documented body. Pydantic compiles it at its first use, because most are only read as documentation."""
+    """The documented shape of an answer. Pydantic compiles it at its first use: most are never validated."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -28,7 +28,7 @@ class Envelope(Schema, Generic[T]):
     data: T
 
 
-class StrictBody(Schema):
+class StrictBody(BaseModel):
     """The body of a request that changes something: types are strict, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -4,11 +4,11 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from app.api.access.callers import Access, RequestContext
 from app.api.routing import DirectRoute
-from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, Schema, SubmitResponse, paged
+from app.api.schemas import Envelope, ModelResponse, Page, QuoteResponse, SubmitResponse, paged
 from app.catalog.models import aspect_ratio, list_models
 from app.datetimes import parse_datetime
 from app.egress import MAX_URL_LENGTH
@@ -46,7 +46,7 @@ IMAGE_URL: dict[str, Any] = {
 }
 
 
-class SubmitBody(Schema):
+class SubmitBody(BaseModel):
     """A task to submit. Unknown fields are ignored here and refused in `params`."""
 
     model_config = ConfigDict(
