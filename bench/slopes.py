@@ -33,6 +33,7 @@ from tests.support.ports import free_port
 USERS = (1_000, 10_000, 100_000)
 HISTORY = (10_000, 200_000, 2_000_000)
 RUNNING = (1_000, 5_000, 20_000)
+MIN_RUNNING = 1_000  # fewer are all polled before a slice ends
 MEGABYTES = (1, 10, 100)
 CALLERS = 1_000
 CONNECTIONS = 32
@@ -77,11 +78,13 @@ async def users(options: argparse.Namespace) -> None:
 
 async def history(options: argparse.Namespace) -> None:
     """The cost of requests of 1,000 users, with more and more ended tasks in the table."""
-    lines, written, everybody = {}, 0, range(1, CALLERS + 1)
+    lines, written, sizes = {}, 0, _sizes(HISTORY, options.scale)
+    callers = min(CALLERS, sizes[0])  # so that each has a task
+    everybody = range(1, callers + 1)
     async with _database(UNLIMITED) as (harness, settings, database):
-        await write_users(database, 1, CALLERS)
-        for number in _sizes(HISTORY, options.scale):
-            await write_tasks(database, f"1 + n % {CALLERS}", written, number - written)
+        await write_users(database, 1, callers)
+        for number in sizes:
+            await write_tasks(database, f"1 + n % {callers}", written, number - written)
             written = number
             kinds = {"submit": _submits(settings, everybody)}
             kinds |= {name: _reads(settings, everybody, path) for name, path in READS.items()}
@@ -95,7 +98,7 @@ async def history(options: argparse.Namespace) -> None:
 async def running_tasks(options: argparse.Namespace) -> None:
     """The cost of a poll, and the memory of the worker, with more and more tasks in flight that are all due."""
     lines = {}
-    for number in _sizes(RUNNING, options.scale):
+    for number in sorted({max(MIN_RUNNING, size) for size in _sizes(RUNNING, options.scale)}):
         port = free_port()
         origin = f"http://127.0.0.1:{port}"
         async with (
