@@ -26,7 +26,7 @@ from tests.support.responses import envelope, refusal
 from tests.support.run import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-FEW, MANY = 20, 120
+FEW, MANY = 5, 30
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"
 REFUSALS = {
