@@ -12,7 +12,6 @@ from tests.support.old_database import make_old_database
 from tests.support.stopping import Stopped, count_changes, stop_after
 from tests.support.worlds import REAL
 
-
 FEW, SOME, ALL = 13, 5, 1
 
 

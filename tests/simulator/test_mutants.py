@@ -5,7 +5,6 @@ import pytest
 from tests.simulator.crowd import workers
 from tests.simulator.mutants import MUTANTS, hunt
 
-
 GROUPS = 6
 
 
