@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
 from app.admin.actions import ActionFilters, list_actions
+from app.cli.commands import app
 from app.database import open_database
 from app.settings import Settings
+from tests.support.log_ins import PASSWORD
 from tests.support.makers import TEXT_MODEL
 from tests.support.worlds import World
 
@@ -42,6 +44,9 @@ def test_every_change_leaves_a_row(gateway: Run, world: World) -> None:
     said(gateway("users", "role", "2", "admin", "--reason", "值班", "--json"))
     said(gateway("users", "ban", "2", "--reason", "滥用", "--json"))
     said(gateway("users", "unban", "2", "--json"))
+    with_password = CliRunner().invoke(app, ["users", "password", "2", "--password-stdin", "--json"], input=PASSWORD)
+    said(with_password)
+    recovery_code = said(gateway("users", "totp", "2", "--json"))["recoveryCodes"][0]
     said(gateway("points", "grant", "2", "20", "--ref", "order-1", "--json"))
     said(gateway("points", "adjust", "2", "-30", "--ref", "fix-1", "--reason", "重复充值", "--json"))
     said(gateway("codes", "create", "--count", "1", "--points", "5", "--batch", "b", "--json"))
@@ -55,6 +60,8 @@ def test_every_change_leaves_a_row(gateway: Run, world: World) -> None:
         ("user.role", "2", "值班"),
         ("user.ban", "2", "滥用"),
         ("user.unban", "2", ""),
+        ("user.password", "2", ""),
+        ("user.totp", "2", ""),
         ("points.grant", "2", ""),
         ("user.adjust", "2", "重复充值"),
         ("codes.create", "b", ""),
@@ -63,6 +70,7 @@ def test_every_change_leaves_a_row(gateway: Run, world: World) -> None:
         ("model.disable", TEXT_MODEL, ""),
     ]
     assert {(row["admin_id"], row["request_id"]) for row in rows} == {(None, "")}
+    assert [secret for secret in (PASSWORD, recovery_code) if secret in str(rows)] == []
     assert said(gateway("audit", "--json"))["ok"]
 
 

@@ -80,7 +80,7 @@ class KeySet:
     async def _read(self, egress: Egress) -> bytes:
         if self._location.startswith("https://"):
             return await egress.read_start(
-                self._location, max_bytes=MAX_SET_BYTES, timeout_seconds=LOAD_TIMEOUT_SECONDS
+                self._location, max_bytes=MAX_SET_BYTES, timeout_seconds=LOAD_TIMEOUT_SECONDS, https_only=True
             )
         is_url = self._location.startswith("file://")
         path = Path(unquote(urlsplit(self._location).path) if is_url else self._location)

@@ -224,8 +224,10 @@ async def _replace_password(
     return _session(settings, user_id, row.token_version + 1, refresh_token, is_cookie=is_cookie)
 
 
-async def set_password(database: Database, user_id: int, password: str, *, keeps_tokens: bool = False) -> None:
-    """Sets a password in place of any other. For operators. Raises NotFound.
+async def set_password(
+    database: Database, user_id: int, password: str, *, keeps_tokens: bool = False, then: Then | None = None
+) -> None:
+    """Sets a password in place of any other. For operators. `then` runs in the same transaction. Raises NotFound.
 
     It ends every token of the user, unless it `keeps_tokens`.
     """
@@ -233,16 +235,20 @@ async def set_password(database: Database, user_id: int, password: str, *, keeps
     if user is None:
         raise NotFound("用户不存在")
     check_password("password", password, user.username)
-    await _set_password(database, user_id, await hash_password(password, ""), keeps_tokens=keeps_tokens)
+    await _set_password(database, user_id, await hash_password(password, ""), keeps_tokens=keeps_tokens, then=then)
 
 
 @retry_on_conflict
-async def _set_password(database: Database, user_id: int, password_hash: str, *, keeps_tokens: bool) -> None:
+async def _set_password(
+    database: Database, user_id: int, password_hash: str, *, keeps_tokens: bool, then: Then | None
+) -> None:
     async with database.begin() as connection:
         await lock_user(connection, user_id)
         await _store_password(connection, user_id, password_hash)
         if not keeps_tokens:
             await invalidate_tokens(connection, user_id)
+        if then is not None:
+            await then(connection, user_id)
 
 
 async def _store_password(connection: Connection, user_id: int, password_hash: str) -> None:

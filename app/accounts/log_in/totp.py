@@ -15,6 +15,7 @@ from typing import Any
 import pyotp
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
+from app.accounts.users import Then
 from app.database import Connection, Database, retry_on_conflict, utc_now
 from app.errors import Forbidden, InvalidParameter, NotFound
 from app.tables import recovery_codes, users
@@ -43,10 +44,13 @@ async def begin_enrolment(database: Database, user_id: int) -> Enrolment:
     return await _store_secret(database, user_id, is_confirmed=False)
 
 
-async def enrol(database: Database, user_id: int) -> tuple[Enrolment, list[str]]:
-    """Enrols the user at once, in place of an earlier enrolment. Returns the recovery codes, too. For operators."""
+async def enrol(database: Database, user_id: int, *, then: Then | None = None) -> tuple[Enrolment, list[str]]:
+    """Enrols the user at once, in place of an earlier enrolment. Returns the recovery codes, too. For operators.
+
+    `then` runs in the transaction that stores the codes.
+    """
     enrolment = await _store_secret(database, user_id, is_confirmed=True)
-    return enrolment, await _new_codes(database, user_id)
+    return enrolment, await _new_codes(database, user_id, then)
 
 
 @retry_on_conflict
@@ -121,9 +125,11 @@ async def lock_user(connection: Connection, user_id: int) -> Row[Any] | None:
 
 
 @retry_on_conflict
-async def _new_codes(database: Database, user_id: int) -> list[str]:
+async def _new_codes(database: Database, user_id: int, then: Then | None) -> list[str]:
     async with database.begin() as connection:
         await lock_user(connection, user_id)
+        if then is not None:
+            await then(connection, user_id)
         return await _replace_codes(connection, user_id)
 
 

@@ -38,8 +38,8 @@ def users_create(
 ) -> None:
     """Creates a user."""
     from app.accounts.log_in.passwords import check_password
-    from app.accounts.log_in.sessions import set_password
     from app.admin.actions import COMMAND_LINE
+    from app.admin.log_in import set_password
     from app.admin.users import create_user
 
     settings = settings_or_exit()
@@ -53,7 +53,7 @@ def users_create(
         created = await create_user(database, COMMAND_LINE, user_id=id, username=username, role=role, points=points)
         user_id = int(created.target)
         if password is not None:
-            await set_password(database, user_id, password)
+            await set_password(database, COMMAND_LINE, user_id, password)
         return {"userId": user_id} | (await _enrol(database, user_id) if totp or must_enrol else {})
 
     print_record(run_with_database(work), json)
@@ -62,10 +62,11 @@ def users_create(
 @users.command("password")
 def users_password(user_id: int, password_stdin: PasswordStdin = False, json: Json = False) -> None:
     """Sets a user's password and ends all log-ins of the user. It asks for the password without --password-stdin."""
-    from app.accounts.log_in.sessions import set_password
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.log_in import set_password
 
     password = _read_password() if password_stdin else typer.prompt("Password", hide_input=True, err=True)
-    run_with_database(lambda database: set_password(database, user_id, password))
+    run_with_database(lambda database: set_password(database, COMMAND_LINE, user_id, password))
     _end_streams(user_id)
     print_record({"userId": user_id}, json)
 
@@ -260,7 +261,8 @@ def _end_streams(user_id: int) -> None:
 
 
 async def _enrol(database: "Database", user_id: int) -> dict[str, Any]:
-    from app.accounts.log_in.totp import enrol
+    from app.admin.actions import COMMAND_LINE
+    from app.admin.log_in import enrol
 
-    enrolment, codes = await enrol(database, user_id)
+    enrolment, codes = await enrol(database, COMMAND_LINE, user_id)
     return {"userId": user_id, "totpUrl": enrolment.url, "recoveryCodes": codes}
