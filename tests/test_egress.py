@@ -427,6 +427,16 @@ async def test_a_redirect_is_checked_like_a_first_address(location: str, to: Pat
 
 
 @pytest.mark.anyio
+async def test_what_must_be_https_never_goes_over_http() -> None:
+    """Every redirect takes the same way as the first address."""
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nkeys") as origin, egress_to(origin) as egress:
+        options = {"max_bytes": 9, "timeout_seconds": 60}
+        assert await egress.read_start(f"http://{origin}/", **options) == b"keys"
+        with pytest.raises(EgressForbidden):
+            await egress.read_start(f"http://{origin}/", **options, https_only=True)
+
+
+@pytest.mark.anyio
 async def test_redirects_are_followed_five_times(to: Path) -> None:
     async def hop(request: web.Request) -> web.Response:
         left = int(request.query["left"])

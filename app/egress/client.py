@@ -82,16 +82,16 @@ class Egress:
         content_type = response.headers.get("Content-Type", "").partition(";")[0]
         return Download(size_bytes, content_type.strip().lower() or "application/octet-stream")
 
-    async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
+    async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float, https_only: bool = False) -> bytes:
         """Reads the first `max_bytes` bytes at `url`, or fewer if the file is shorter.
 
-        Raises EgressForbidden or EgressFailed.
+        Raises EgressForbidden or EgressFailed, with `https_only` also for a redirect to plain HTTP.
         """
         start = bytearray()
         range_header = {"Range": f"bytes=0-{max_bytes - 1}"}
         async with (
             _limited(timeout_seconds),
-            self._open_response(url, range_header) as response,
+            self._open_response(url, range_header, https_only=https_only) as response,
             aclosing(_decompressed(response)) as chunks,
         ):
             async for chunk in chunks:
@@ -123,11 +123,15 @@ class Egress:
         await self._resolver.close()
 
     @asynccontextmanager
-    async def _open_response(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open_response(
+        self, url: str, headers: dict[str, str], *, https_only: bool = False
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends a GET and follows redirects; each URL is checked again. The body is not read yet."""
         session = self._get_session()
         for _ in range(MAX_REDIRECTS + 1):
             target = self._checked_url(url)
+            if https_only and target.scheme != "https":
+                raise EgressForbidden
             response = await session.get(target, headers=headers, allow_redirects=False)
             try:
                 if response.status not in REDIRECT_STATUSES:

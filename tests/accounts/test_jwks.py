@@ -77,7 +77,8 @@ class Service:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
+    async def read_start(self, url: str, *, max_bytes: int, timeout_seconds: float, https_only: bool) -> bytes:
+        assert https_only
         self.urls.append(url)
         await self.may_answer.wait()
         if isinstance(self.text, Exception):
