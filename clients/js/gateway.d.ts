@@ -148,7 +148,60 @@ export class Login {
   logOut(): Promise<void>;
 }
 
+/** null is no cap. Points a day, a month and in total; tasks at once. */
+export interface Caps {
+  daily?: number | null;
+  monthly?: number | null;
+  total?: number | null;
+  maxTasks?: number | null;
+}
+
+export interface KeyFields {
+  name?: string;
+  scopes?: string[];
+  models?: string[] | null;
+  addresses?: string[] | null;
+  expireTime?: string | null;
+  caps?: Caps | null;
+  /** for each end user of the key's tasks */
+  endUserCaps?: Caps | null;
+}
+
+export interface Key extends Required<KeyFields> {
+  id: number;
+  prefix: string;
+  status: "active" | "expired" | "revoked";
+  /** points, without refunds */
+  spent: { today: number; thisMonth: number; total: number };
+  runningTasks: number;
+  createTime: string;
+  lastUseTime: string | null;
+  revokeTime: string | null;
+}
+
+export interface NewKey extends Key {
+  /** no other answer has it */
+  apiKey: string;
+}
+
+export interface Page<T> {
+  records: T[];
+  total: number;
+  page: number;
+  size: number;
+  pages: number;
+}
+
+export interface Keys {
+  list(options?: Abortable & { page?: number; size?: number; withRevoked?: boolean }): Promise<Page<Key>>;
+  create(fields?: KeyFields, options?: Abortable): Promise<NewKey>;
+  change(keyId: number, fields: KeyFields, options?: Abortable): Promise<Key>;
+  rotate(keyId: number, options?: Abortable & { overlapHours?: number }): Promise<NewKey & { previous: Key }>;
+  revoke(keyId: number, options?: Abortable): Promise<Key>;
+}
+
 export class Gateway {
+  readonly keys: Keys;
   constructor(baseUrl: string | URL, credential: Credential, options?: GatewayOptions);
   submit(modelName: string, prompt: string, options?: SubmitOptions): Promise<SubmittedTask>;
   wait(taskNo: string, options?: WaitOptions): Promise<Task>;

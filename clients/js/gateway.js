@@ -38,6 +38,7 @@ export class Gateway {
     this.#WebSocket = "WebSocket" in options ? options.WebSocket : globalThis.WebSocket;
     this.#byTicket = options.ticket ?? typeof document !== "undefined";
     this.#tries = options.tries ?? 5;
+    this.keys = new Keys((...request) => this.#request(...request));
   }
 
   /** Submits a task. Retries use one Idempotency-Key, so the task is charged once. */
@@ -169,7 +170,8 @@ export class Gateway {
   }
 
   /** The response's `data`. It retries temporary errors, which is safe: a submit has its Idempotency-Key. */
-  async #request(method, path, { json, form, headers, signal, timeout = REQUEST_SECONDS, tries = this.#tries } = {}) {
+  async #request(method, path, options = {}) {
+    const { json, form, headers, signal, timeout = REQUEST_SECONDS, tries = this.#tries, once } = options;
     for (let attempt = 1; ; attempt += 1) {
       const sent = {};
       try {
@@ -180,7 +182,7 @@ export class Gateway {
           continue;
         }
         const pause = error.retryAfter ?? 2 ** (attempt - 2) * (0.5 + Math.random() / 2);
-        if (!RETRYABLE.has(error.code) || attempt >= tries || pause > MAX_PAUSE_SECONDS) throw error;
+        if (once || !RETRYABLE.has(error.code) || attempt >= tries || pause > MAX_PAUSE_SECONDS) throw error;
         await sleep(pause, signal);
       }
     }
@@ -198,6 +200,43 @@ export class Gateway {
     } finally {
       limit.end();
     }
+  }
+}
+
+/**
+ * The API keys of the user, as `gateway.keys`. The credential must be a `Login` or a JWT: an API key cannot make keys.
+ * What creates a key is never retried. After a lost response, look it up in `list`.
+ */
+class Keys {
+  #request;
+
+  constructor(request) {
+    this.#request = request;
+  }
+
+  /** One page of the keys, the newest first. */
+  async list({ page = 1, size = 10, withRevoked = false, signal } = {}) {
+    return this.#request("GET", `/user/keys?page=${page}&size=${size}&withRevoked=${withRevoked}`, { signal });
+  }
+
+  /** A new key. Only this answer has its text, in `apiKey`. Missing fields limit nothing. */
+  async create(fields = {}, { signal } = {}) {
+    return this.#request("POST", "/user/keys", { json: fields, signal, once: true });
+  }
+
+  /** Changes the given fields. null removes a limit. */
+  async change(keyId, fields, { signal } = {}) {
+    return this.#request("POST", `/user/keys/${keyId}`, { json: fields, signal });
+  }
+
+  /** A new key in place of this one, which stays valid for the overlap. Both share one budget. */
+  async rotate(keyId, { overlapHours = 24, signal } = {}) {
+    return this.#request("POST", `/user/keys/${keyId}/rotate`, { json: { overlapHours }, signal, once: true });
+  }
+
+  /** Ends the key at once. */
+  async revoke(keyId, { signal } = {}) {
+    return this.#request("POST", `/user/keys/${keyId}/revoke`, { signal });
   }
 }
 

@@ -21,6 +21,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from gateway_client.keys import Keys
 from gateway_client.login import Login
 from gateway_client.responses import GatewayError, read_response
 from gateway_client.shapes import (
@@ -67,6 +68,7 @@ class Gateway:
         self._websocket = websocket
         self._tries = tries
         self._http = httpx.AsyncClient()
+        self.keys = Keys(self._request)
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,7 +164,7 @@ class Gateway:
     async def upload(self, file: Path | bytes) -> Upload:
         """Uploads a file. Its `url` can be an `image_url` or another reference."""
         content = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
-        form = {"files": {"file": ("file", content)}, "timeout": UPLOAD_SECONDS}
+        form: dict[str, Any] = {"files": {"file": ("file", content)}, "timeout": UPLOAD_SECONDS}
         return cast(Upload, await self._request("POST", "/user/files/upload", **form))
 
     async def _listen(self, task_no: str, progress: "_Progress") -> None:
@@ -201,7 +203,7 @@ class Gateway:
         token = self._credential()
         return await token if inspect.isawaitable(token) else token
 
-    async def _request(self, method: str, path: str, **options: Any) -> Any:
+    async def _request(self, method: str, path: str, *, once: bool = False, **options: Any) -> Any:
         """The response's `data`. It retries temporary errors, which is safe: a submit has its Idempotency-Key."""
         for attempt in range(1, self._tries + 1):
             token = ""
@@ -216,7 +218,7 @@ class Gateway:
                 pause = error.retry_after
                 if pause is None:
                     pause = 2.0 ** (attempt - 2) * random.uniform(0.5, 1)
-                if error.code not in RETRYABLE or attempt == self._tries or pause > MAX_PAUSE_SECONDS:
+                if once or error.code not in RETRYABLE or attempt == self._tries or pause > MAX_PAUSE_SECONDS:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")

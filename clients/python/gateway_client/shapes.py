@@ -106,3 +106,74 @@ class Webhook(TypedDict):
     type: Literal["task.completed", "task.failed"]
     timestamp: str
     data: Task
+
+
+class Caps(TypedDict, total=False):
+    """Points a day, a month and in total, and tasks at once. None is no cap."""
+
+    daily: int | None
+    monthly: int | None
+    total: int | None
+    maxTasks: int | None
+
+
+class KeyFields(TypedDict, total=False):
+    """What a key may do. `endUserCaps` hold for each end user of its tasks."""
+
+    name: str
+    scopes: list[str]
+    models: list[str] | None
+    addresses: list[str] | None
+    expireTime: str | None
+    caps: Caps | None
+    endUserCaps: Caps | None
+
+
+class Spent(TypedDict):
+    """The points of the key's tasks, without refunds."""
+
+    today: int
+    thisMonth: int
+    total: int
+
+
+class Key(TypedDict):
+    """A key without its text."""
+
+    id: int
+    prefix: str
+    name: str
+    status: Literal["active", "expired", "revoked"]
+    scopes: list[str]
+    models: list[str] | None
+    addresses: list[str] | None
+    caps: Caps
+    endUserCaps: Caps
+    spent: Spent
+    runningTasks: int
+    createTime: str
+    expireTime: str | None
+    lastUseTime: str | None
+    revokeTime: str | None
+
+
+class NewKey(Key):
+    """A key with its text, which no other answer has."""
+
+    apiKey: str
+
+
+class Rotation(NewKey):
+    """The new key, and the one that it replaces."""
+
+    previous: Key
+
+
+class KeyPage(TypedDict):
+    """One page of keys. `total` counts all of them."""
+
+    records: list[Key]
+    total: int
+    page: int
+    size: int
+    pages: int

@@ -15,7 +15,9 @@ async function call(order) {
   const credential = credentials.length > 1 ? async () => credentials.shift() : credentials[0];
   const login = order.login && new Login(order.url, order.login);
   const own = order.by === "polling" ? { WebSocket: undefined } : { ticket: order.by === "ticket" };
-  return new Gateway(order.url, login || credential, own)[order.call](...args, options);
+  const gateway = new Gateway(order.url, login || credential, own);
+  const [name, group] = order.call.split(".").reverse(); // "submit", "keys.create"
+  return (group ? gateway[group] : gateway)[name](...args, options);
 }
 
 try {

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ async def call(order: dict[str, Any]) -> Any:
     credential = login or (next_credential if len(order["credentials"]) > 1 else order["credentials"][0])
     async with Gateway(order["url"], credential, websocket=order["by"] == "websocket") as gateway:
         async with asyncio.timeout(order["abortAfter"]):
-            return await getattr(gateway, order["call"])(*args, **options)
+            return await attrgetter(order["call"])(gateway)(*args, **options)
 
 
 try:

@@ -370,6 +370,34 @@ def test_a_credential_may_be_a_log_in(gateway: Gateway, client: Client) -> None:
 
 
 @every_language
+def test_keys_are_made_changed_rotated_and_revoked(gateway: Gateway, client: Client) -> None:
+    login = {"username": f"keys-{client}", "password": "a-long-password-of-tests"}
+    httpx.post(f"{gateway.url}/user/auth/register", json=login, timeout=30, trust_env=False).raise_for_status()
+
+    def call(method: str, *args: Any, **options: Any) -> Any:
+        return Call(client, gateway.url, [""], f"keys.{method}", *args, login=login, **options).result()
+
+    made = call("create", name="shop", scopes=["points:read"], caps={"daily": 100})
+    assert (made["apiKey"][:10], made["caps"]["daily"]) == (made["prefix"], 100)
+    assert Call(client, gateway.url, [made["apiKey"]], "balance").result()["balance"] == 0
+    assert call("change", made["id"], caps={"daily": None})["caps"]["daily"] is None
+    new = call("rotate", made["id"], overlapHours=0)
+    assert new["previous"]["id"] == made["id"]
+    assert Call(client, gateway.url, [made["apiKey"]], "balance").error()["code"] == 401
+    assert Call(client, gateway.url, [new["apiKey"]], "balance").result()["balance"] == 0
+    assert call("revoke", new["id"])["status"] == "revoked"
+    assert call("list")["total"] == 0
+    assert {one["id"] for one in call("list", withRevoked=True)["records"]} == {made["id"], new["id"]}
+
+
+@every_language
+def test_a_key_is_not_made_twice_after_a_lost_answer(client: Client) -> None:
+    with scripted(_answer(503), _answer(200, {"apiKey": "sk-second"})) as far:
+        assert Call(client, far.url, ["jwt"], "keys.create").error()["code"] == 503
+        assert len(far.requests) == 1
+
+
+@every_language
 def test_a_refused_access_token_is_refreshed_once(client: Client) -> None:
     def session(number: int) -> tuple[int, dict[str, str], bytes]:
         return _answer(200, {"accessToken": f"a{number}", "refreshToken": f"r{number}", "expiresIn": 1800})
