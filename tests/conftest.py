@@ -29,6 +29,7 @@ from app.api.access import rate_limits as limits
 from app.cli.migrate import migrate
 from app.database import engines
 from app.engine import transitions
+from app.messaging import redis
 from app.points.audit.checks import audit
 from app.runtime import Runtime, open_runtime
 from app.sandbox import clock
@@ -280,9 +281,10 @@ def settings(world: World, upstream: Server, request: pytest.FixtureRequest) -> 
 @pytest.fixture
 async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
     """The runtime of one test. The books are audited when the test is over."""
-    # The last of a hundred parallel requests must not be a 503 because the machine is slow.
+    # The last of a hundred parallel requests must not be a 503 because the machine is slow, nor a connection an error.
     monkeypatch.setattr(engines, "POOL_WAIT_SECONDS", 25)
     monkeypatch.setattr(aio, "MAX_WAIT_SECONDS", 60)
+    monkeypatch.setitem(redis.OPTIONS, "socket_connect_timeout", 10)
     async with open_runtime(settings) as opened:
         await opened.redis.flushdb()
         yield opened

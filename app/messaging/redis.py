@@ -1,7 +1,7 @@
 """Opens the Redis connection pool of a process. ARQ jobs are JSON, not pickle.
 
 After a failover the old master is a replica that refuses every write. redis-py keeps such a connection, because the
-reply is a proper one. `_OPTIONS` makes it close the connection and try the command once more on a new one, which by
+reply is a proper one. `OPTIONS` makes it close the connection and try the command once more on a new one, which by
 then leads to the new master: by the address of REDIS_URL, or by the sentinels.
 """
 
@@ -22,7 +22,7 @@ from app.setting_values.text import SENTINEL_SCHEME, parse_sentinel_url
 from app.settings import Settings
 
 SENTINEL_SECONDS = 0.3  # for each sentinel: a dead one must not use up the second that a ticket may take
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "max_connections": 64,
     "socket_connect_timeout": 1,
     "socket_timeout": 5,
@@ -64,7 +64,7 @@ def open_redis(settings: Settings) -> ArqRedis:
         return ArqRedis(pool, **options)
     if settings.redis_url.startswith(f"{SENTINEL_SCHEME}://"):
         return ArqRedis(_open_sentinel_pool(settings.redis_url), **options)
-    pool = ConnectionPool.from_url(settings.redis_url, **_OPTIONS)
+    pool = ConnectionPool.from_url(settings.redis_url, **OPTIONS)
     pool.connection_class = _NORMALIZED.get(pool.connection_class, pool.connection_class)
     return ArqRedis(pool, **options)
 
@@ -93,7 +93,7 @@ def _open_sentinel_pool(url: str) -> SentinelConnectionPool:
         db=address.database,
         username=address.username,
         password=address.password,
-        **_OPTIONS,
+        **OPTIONS,
     )
 
 

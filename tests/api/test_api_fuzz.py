@@ -1,6 +1,6 @@
 """Schemathesis on our own OpenAPI document: no generated request causes an error of the gateway.
 
-A few requests an operation; many with --all. `FUZZ_EXAMPLES` is another number of requests for each operation, and
+All operations with --all, else those of `SOME`. `FUZZ_EXAMPLES` is another number of requests for each operation, and
 `FUZZ_CASES` a least number of all requests together (docs/development.md).
 """
 
@@ -26,7 +26,15 @@ from tests.support.responses import envelope, refusal
 from tests.support.run import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-FEW, MANY = 5, 30
+EXAMPLES = 30
+SOME = (
+    "POST /user/ai/tasks/submit",
+    "GET /user/ai/tasks/{task_no}",
+    "GET /user/ai/tasks/list",
+    "POST /user/webhooks/endpoints",
+    "POST /user/keys/{key_id}",
+    "POST /admin/users/{user_id}/adjust",
+)
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HOOK = "https://receiver.example.com/hook"
 REFUSALS = {
@@ -60,6 +68,8 @@ async def test_no_request_generated_from_the_document_breaks_the_api(
     user = await make.user(points=10**9, admin=True)
     known = await make.task_no(user)
     document = create_app(runtime.settings, runtime).openapi()
+    if examples(1, 0):
+        document["paths"] = some_of(document["paths"])
     count = examples_each(document)
     answered: Counter[tuple[str, int]] = Counter()
     loop = asyncio.get_running_loop()
@@ -84,6 +94,15 @@ async def test_no_request_generated_from_the_document_breaks_the_api(
     assert await audit(runtime.database) == []
 
 
+def some_of(paths: dict[str, Any]) -> dict[str, Any]:
+    """The operations of `SOME`."""
+    chosen = {
+        path: {method: operation for method, operation in item.items() if f"{method.upper()} {path}" in SOME}
+        for path, item in paths.items()
+    }
+    return {path: item for path, item in chosen.items() if item}
+
+
 def examples_each(document: dict[str, Any]) -> int:
     """How many requests each operation gets in each mode. One without parameters gets a single request.
 
@@ -92,7 +111,7 @@ def examples_each(document: dict[str, Any]) -> int:
     if "FUZZ_CASES" in os.environ:
         operations = sum(len(item) for item in document["paths"].values())
         return -(-int(os.environ["FUZZ_CASES"]) // operations)
-    return int(os.environ.get("FUZZ_EXAMPLES", examples(FEW, MANY)))
+    return int(os.environ.get("FUZZ_EXAMPLES", EXAMPLES))
 
 
 def fuzz(document: dict[str, Any], mode: Any, count: int, send: Any) -> None:
@@ -126,7 +145,7 @@ async def send_request(api: httpx.AsyncClient, case: Any, user: User, known: str
     is_log_in = case.operation.path.startswith("/user/auth/")
     prepared = requests.Request(**case.as_transport_kwargs(base_url="http://gateway.test")).prepare()
     url = str(prepared.url)
-    if "{task_no}" in case.operation.path and len(url) % 3 == 0:  # else no number would exist
+    if "{task_no}" in case.operation.path and len(url) % 3 and case.method == "GET":  # else no number would exist
         url = f"http://gateway.test{case.operation.path.replace('{task_no}', known)}"
     body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body or b""
     body = with_real_names(body, case.operation.path)

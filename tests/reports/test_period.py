@@ -20,7 +20,8 @@ def test_a_day_begins_at_local_midnight() -> None:
 
 def test_each_change_of_the_offset_is_found_to_the_second() -> None:
     days = Days(date(2026, 3, 1), date(2026, 11, 1), BERLIN)
-    assert days.offsets() == [
+    offsets = days.offsets()
+    assert offsets == [
         (datetime(2026, 3, 29, 1, tzinfo=UTC), 3600),
         (datetime(2026, 10, 25, 1, tzinfo=UTC), 7200),
         (days.end, 3600),
@@ -28,7 +29,7 @@ def test_each_change_of_the_offset_is_found_to_the_second() -> None:
     for hour in range(0, 24 * len(days), 1):  # the offsets give the day that the zone gives
         moment = days.start + timedelta(hours=hour)
         if moment < days.end:
-            offset = next(seconds for until, seconds in days.offsets() if moment < until)
+            offset = next(seconds for until, seconds in offsets if moment < until)
             assert (moment + timedelta(seconds=offset)).date() == moment.astimezone(BERLIN).date()
 
 

@@ -9,7 +9,7 @@ from tests.simulator.crowd import run_seeds, together
 from tests.simulator.weather import ALL_TURNS, EVENTS, KINDS, PLACES, STEP_POINTS
 from tests.simulator.world import simulate
 
-FEW = 10
+FEW = 5
 STEPS = ("prepare", "submit", "submitting", "poll", "rehost")
 DECISIONS = (
     "prepare → Advance prepare",

@@ -110,6 +110,7 @@ def test_the_gzip_bomb_unpacks_to_a_thousand_times_its_size(sandbox: Server) -> 
 
 
 @pytest.mark.anyio
+@pytest.mark.full
 async def test_the_gzip_bomb_is_valid() -> None:
     parts = [part async for part in _gzip_bomb()]
     assert sum(map(len, parts)) < 3 << 20
