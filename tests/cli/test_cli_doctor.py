@@ -321,6 +321,22 @@ def test_a_redis_user_without_the_rights(examine: Any, make_redis: Callable[...,
     assert "REDIS_PREFIX" in found["redis write"]["remedy"]
 
 
+@pytest.mark.worlds("embedded")
+def test_the_keys_of_a_log_in_service(examine: Any, tmp_path: Path) -> None:
+    assert "jwt keys" not in examine()[1]
+    path = tmp_path / "jwks.json"
+    service = {"jwt_algorithm": "ES256", "jwt_jwks": str(path)}
+    found = examine(**service)[1]
+    assert "jwt keys" in failed(found)
+    assert "FileNotFoundError" in found["jwt keys"]["text"]
+    x, y = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
+    path.write_text(json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "kid": "of-today", "x": x, "y": y}]}))
+    found = examine(**service)[1]
+    assert found["jwt keys"]["text"] == "ES256 keys: of-today"
+    path.write_text('{"keys": []}')
+    assert "no key for ES256" in examine(**service)[1]["jwt keys"]["text"]
+
+
 # ------------------------------------------------------------------ silence
 
 

@@ -71,26 +71,26 @@ class KeySet:
 
     async def _load_keys(self, egress: Egress) -> None:
         try:
-            keys = read_key_set(await self._read(egress), self._algorithm)
+            keys = await load_key_set(self._location, self._algorithm, egress)
         except Exception as error:  # any error: the keys of the last good load stay
             log.warning("jwks_load_failed", error=str(error)[:200] or type(error).__name__)
             return
         self._keys, self._loaded_at = keys, time.monotonic()
-
-    async def _read(self, egress: Egress) -> bytes:
-        if self._location.startswith("https://"):
-            return await egress.read_start(
-                self._location, max_bytes=MAX_SET_BYTES, timeout_seconds=LOAD_TIMEOUT_SECONDS, https_only=True
-            )
-        is_url = self._location.startswith("file://")
-        path = Path(unquote(urlsplit(self._location).path) if is_url else self._location)
-        return await asyncio.to_thread(path.read_bytes)
 
 
 @cache
 def key_set(location: str, algorithm: str) -> KeySet:
     """The key set of this process for these settings."""
     return KeySet(location, algorithm)
+
+
+async def load_key_set(location: str, algorithm: str, egress: Egress) -> dict[str | None, str]:
+    """The keys at a path, a `file://` URL or an https URL. Raises ValueError, OSError or EgressError."""
+    if location.startswith("https://"):
+        limits: dict[str, Any] = {"max_bytes": MAX_SET_BYTES, "timeout_seconds": LOAD_TIMEOUT_SECONDS}
+        return read_key_set(await egress.read_start(location, **limits, https_only=True), algorithm)
+    path = Path(unquote(urlsplit(location).path) if location.startswith("file://") else location)
+    return read_key_set(await asyncio.to_thread(path.read_bytes), algorithm)
 
 
 def read_key_set(text: bytes, algorithm: str) -> dict[str | None, str]:

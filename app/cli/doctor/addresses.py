@@ -1,4 +1,4 @@
-"""HTTP addresses: PUBLIC_URL leads to this gateway, and SEE2AI accepts our key."""
+"""What lies at an address: this gateway at PUBLIC_URL, SEE2AI that accepts our key, and the keys of JWT_JWKS."""
 
 import ipaddress
 from collections.abc import AsyncIterator
@@ -7,13 +7,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from app.accounts.log_in.jwks import load_key_set
 from app.cli.admin.account import reason_unusable, to_text
 from app.cli.doctor.checks import Check, Group, Outcome, close_quietly, describe
+from app.egress import Egress
 from app.settings import Settings
 from app.upstreams.see2ai.account import AccountStatus, get_account
 from app.upstreams.see2ai.client import See2aiClient
 
 REACHABLE = "Let PUBLIC_URL be the address at which callers reach the gateway."
+KEY_SET = "Let JWT_JWKS be a file or an https URL with a JWK set for JWT_ALGORITHM. Until then every JWT gets 503."
 REMEDIES = {
     AccountStatus.UNREACHABLE: "Check SEE2AI_BASE_URL, DNS and the firewall.",
     AccountStatus.KEY_REJECTED: "Set a good SEE2AI_API_KEY, and restart the workers.",
@@ -94,3 +97,20 @@ def upstream_group(settings: Settings) -> Group[See2aiClient]:
         return Outcome("ok", f"our key is accepted; balance {to_text(account, settings.see2ai_base_url)['balance']}")
 
     return Group(use, [Check("see2ai", check, REMEDIES[AccountStatus.UNREACHABLE])])
+
+
+def log_in_group(settings: Settings) -> Group[Egress]:
+    @asynccontextmanager
+    async def use() -> AsyncIterator[Egress]:
+        egress = Egress(settings.egress_allowed)
+        try:
+            yield egress
+        finally:
+            await egress.close()
+
+    async def check(egress: Egress) -> Outcome:
+        keys = await load_key_set(settings.jwt_jwks, settings.jwt_algorithm, egress)
+        names = ", ".join(sorted(filter(None, keys))) or "without an id"
+        return Outcome("ok", f"{settings.jwt_algorithm} keys: {names}")
+
+    return Group(use, [Check("jwt keys", check, KEY_SET)])

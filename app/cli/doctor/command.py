@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from app.cli.doctor.addresses import public_url_group, upstream_group
+from app.cli.doctor.addresses import log_in_group, public_url_group, upstream_group
 from app.cli.doctor.checks import Finding, Group, run_group, without_secrets
 from app.cli.doctor.database import database_group
 from app.cli.doctor.process import process_group
@@ -47,6 +47,7 @@ async def _run_all(settings: Settings) -> list[Finding]:
         database_group(settings),
         redis_group(settings),
         storage_group(settings),
+        *([log_in_group(settings)] if settings.jwt_jwks else []),
         upstream_group(settings),
         public_url_group(settings),
     ]
