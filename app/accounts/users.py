@@ -109,18 +109,11 @@ async def provision(database: Database, user_id: int) -> None:
         await connection.execute(statement.values(id=user_id, created_at=utc_now()))
 
 
-@retry_on_conflict
-async def set_status(database: Database, user_id: int, status: str) -> None:
-    """Sets the status to `active` or `banned`. A ban invalidates every token issued so far.
+async def write_status(connection: Connection, user_id: int, status: str) -> None:
+    """Sets the status to `active` or `banned`. A ban ends the user's JWTs and log-ins, so that an unban revives none.
 
     Raises NotFound for an unknown user.
     """
-    async with database.begin() as connection:
-        await write_status(connection, user_id, status)
-
-
-async def write_status(connection: Connection, user_id: int, status: str) -> None:
-    """The same in the caller's transaction. A ban also ends the user's log-ins, so that an unban revives none."""
     updated = await connection.execute(update(users).where(users.c.id == user_id).values(status=status))
     if not updated.rowcount:
         raise NotFound("用户不存在")

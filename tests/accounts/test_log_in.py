@@ -12,7 +12,9 @@ from app.accounts.credentials import sign_token
 from app.accounts.log_in import passwords, sessions
 from app.accounts.log_in.sessions import Session
 from app.accounts.tickets import make_ticket, redeem_ticket
-from app.accounts.users import create_user, get_token_version, set_status
+from app.accounts.users import create_user, get_token_version
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.errors import InvalidParameter, RegistrationClosed, Unauthenticated, UsernameTaken
 from app.points import ledger
 from app.runtime import Runtime
@@ -94,7 +96,7 @@ async def test_nobody_registers_where_registration_is_closed(runtime: Runtime) -
 async def test_every_failed_log_in_has_one_text_and_one_hash(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await sign_up(runtime, "alice")
     banned = await sign_up(runtime, "banned")
-    await set_status(runtime.database, banned.user_id, "banned")
+    await set_status(runtime.database, COMMAND_LINE, banned.user_id, "banned")
     without_password = await create_user(runtime.database, username="nobody")
     works: list[Any] = []
     run = passwords._run
@@ -175,10 +177,10 @@ async def test_a_log_in_of_the_same_second_works_and_no_earlier_one(runtime: Run
         changed = {"old": PASSWORD, "new": password, "client": LAPTOP}
         later.append(await sessions.change_password(runtime.database, runtime.settings, user_id, **changed))
     else:
-        await set_status(runtime.database, user_id, "banned")
+        await set_status(runtime.database, COMMAND_LINE, user_id, "banned")
         with pytest.raises(Unauthenticated):
             await log_in(runtime)
-        await set_status(runtime.database, user_id, "active")
+        await set_status(runtime.database, COMMAND_LINE, user_id, "active")
     later.append(await log_in(runtime, password=password))
     for session in later:
         assert (await authenticate(runtime, session.access_token)).user_id == user_id

@@ -9,7 +9,8 @@ from app.accounts.authentication import authenticate
 from app.accounts.log_in import refresh_tokens, sessions
 from app.accounts.log_in.refresh_tokens import GRACE_SECONDS, LIFETIME_SECONDS, find_token, purge_expired
 from app.accounts.log_in.sessions import Session
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.errors import Unauthenticated
 from app.jobs.scheduler import periodic_jobs
 from app.runtime import Runtime, open_runtime
@@ -126,7 +127,7 @@ async def test_a_refresh_of_the_same_moment_does_not_survive_the_end(runtime: Ru
     session = await sign_up(runtime)
     tokens = [session] + [await log_in(runtime) for _ in range(7)]
     ends = {
-        "ban": lambda: set_status(runtime.database, session.user_id, "banned"),
+        "ban": lambda: set_status(runtime.database, COMMAND_LINE, session.user_id, "banned"),
         "log-out everywhere": lambda: sessions.log_out_everywhere(runtime.database, session.user_id),
         "password": lambda: sessions.set_password(runtime.database, session.user_id, "another long password"),
     }
@@ -137,7 +138,7 @@ async def test_a_refresh_of_the_same_moment_does_not_survive_the_end(runtime: Ru
         return_exceptions=True,
     )
     if end == "ban":
-        await set_status(runtime.database, session.user_id, "active")
+        await set_status(runtime.database, COMMAND_LINE, session.user_id, "active")
     for one in [*tokens, *(result for result in results if isinstance(result, Session))]:
         assert await refused(runtime, one.refresh_token)
         with pytest.raises(Unauthenticated):

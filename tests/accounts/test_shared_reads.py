@@ -10,7 +10,8 @@ from sqlalchemy import text
 
 from app.accounts.api_keys import revoke_key
 from app.accounts.credentials import PREFIX_LENGTH
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.database import Connection
 from app.points import ledger
 from app.runtime import Runtime
@@ -52,7 +53,7 @@ async def test_a_ban_counts_at_once(make: Maker, runtime: Runtime) -> None:
         headers = getattr(user, kind)
         before, after = await race(
             partial(make.api.get, BALANCE, headers=headers),
-            partial(set_status, runtime.database, user.id, "banned"),
+            partial(set_status, runtime.database, COMMAND_LINE, user.id, "banned"),
         )
         assert 200 in before
         assert after == {401}

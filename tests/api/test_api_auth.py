@@ -19,7 +19,9 @@ from sqlalchemy import text
 
 from app.accounts.api_keys import create_key, revoke_key
 from app.accounts.credentials import MAX_CREDENTIAL_LENGTH, new_api_key, sign_token
-from app.accounts.users import create_user, set_status, user_exists
+from app.accounts.users import create_user, user_exists
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.main import create_app
 from app.runtime import Runtime, open_runtime
 from app.tables import metadata
@@ -324,14 +326,14 @@ async def test_an_unknown_subject_gets_an_account_only_with_auto_provision(make:
 
 async def test_a_ban_ends_tokens_for_ever_and_keys_until_it_is_lifted(make: Maker, runtime: Runtime) -> None:
     user, other = await make.user(), await make.user()
-    await set_status(runtime.database, user.id, "banned")
+    await set_status(runtime.database, COMMAND_LINE, user.id, "banned")
     for headers in (user.headers, user.key_headers):
         assert refusal(await make.api.get(BALANCE, headers=headers)) == STRANGER
     async with door(runtime, jwt_auto_provision=True) as api:
         assert refusal(await api.get(BALANCE, headers=user.headers)) == STRANGER
     later = jwt.encode(claims(user.id, iat=int(time.time()) + 1), runtime.settings.jwt_secrets[0], algorithm="HS256")
     assert refusal(await make.api.get(BALANCE, headers=bearer(later))) == STRANGER
-    await set_status(runtime.database, user.id, "active")
+    await set_status(runtime.database, COMMAND_LINE, user.id, "active")
     assert refusal(await make.api.get(BALANCE, headers=user.headers)) == STRANGER
     assert (await make.api.get(BALANCE, headers=user.key_headers)).status_code == 200
     assert (await make.api.get(BALANCE, headers=bearer(later))).status_code == 200

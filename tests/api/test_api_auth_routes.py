@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from app.accounts.api_keys import create_key
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.api.access import rate_limits
 from app.api.access.callers import OWN_SCOPES
 from app.api.access.rate_limits import Rate
@@ -91,7 +92,7 @@ async def test_an_answer_with_tokens_is_stored_nowhere(api: httpx.AsyncClient) -
 async def test_every_refusal_of_a_log_in_is_the_same(make: Maker, api: httpx.AsyncClient, runtime: Runtime) -> None:
     await register(api)
     banned = await register(api, "banned")
-    await set_status(runtime.database, banned["user"]["userId"], "banned")
+    await set_status(runtime.database, COMMAND_LINE, banned["user"]["userId"], "banned")
     await make.user(username="without-password")
     answers = []
     for username, password in (
@@ -341,11 +342,11 @@ async def test_a_log_out_everywhere_ends_tokens_and_leaves_keys(api: httpx.Async
 
 async def test_a_ban_ends_everything_at_once(api: httpx.AsyncClient, runtime: Runtime) -> None:
     session = await register(api)
-    await set_status(runtime.database, session["user"]["userId"], "banned")
+    await set_status(runtime.database, COMMAND_LINE, session["user"]["userId"], "banned")
     assert refusal(await api.get(BALANCE, headers=bearer(session))) == STRANGER
     assert refusal(await post(api, "refresh", refreshToken=session["refreshToken"])) == STRANGER
     assert refusal(await post(api, "login", username="alice", password=PASSWORD)) == WRONG
-    await set_status(runtime.database, session["user"]["userId"], "active")
+    await set_status(runtime.database, COMMAND_LINE, session["user"]["userId"], "active")
     assert refusal(await post(api, "refresh", refreshToken=session["refreshToken"])) == STRANGER
     data(await post(api, "login", username="alice", password=PASSWORD))
 

@@ -21,7 +21,8 @@ from sqlalchemy import insert, select, update
 
 from app.accounts.api_keys import create_key
 from app.accounts.credentials import sign_token
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.api.access import rate_limits
 from app.database import utc_now
 from app.main import create_app
@@ -198,7 +199,7 @@ class Scene:
 async def make_scene(make: Maker, runtime: Runtime, route: str, row: Row) -> Scene:
     owner, other = await make.user(points=1000), await make.user(points=1000)
     admin, banned = await make.user(points=1000, admin=True), await make.user(points=1000)
-    await set_status(runtime.database, banned.id, "banned")
+    await set_status(runtime.database, COMMAND_LINE, banned.id, "banned")
     wrong = ("points",) if row.audience == TASKS else ("tasks",)
     past = datetime.now(UTC) - timedelta(hours=1)
     no_scope = await create_key(runtime.database, admin.id if row.audience == ADMINS else owner.id, scopes=wrong)

@@ -18,7 +18,8 @@ from app.accounts.api_keys import create_key, revoke_named
 from app.accounts.authentication import authenticate
 from app.accounts.credentials import CLOCK_LEEWAY_SECONDS, sign_token
 from app.accounts.tickets import make_ticket, redeem_ticket
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.api.push import connections, sse, websocket
 from app.cli.run import server as listening
 from app.errors import Unauthenticated
@@ -121,7 +122,7 @@ async def test_a_ticket_ends_with_its_credential(make: Maker, runtime: Runtime) 
     soon = sign_token(runtime.settings, (await make.user()).id, hours=2 / 3600)
     ended = await make_ticket(runtime, await authenticate(runtime, soon))
     await revoke_named(runtime.database, user.id, "short")
-    await set_status(runtime.database, user.id, "banned")
+    await set_status(runtime.database, COMMAND_LINE, user.id, "banned")
     await asyncio.sleep(CLOCK_LEEWAY_SECONDS + 3.5)
     for ticket in (by_key, by_token, ended):
         with pytest.raises(Unauthenticated):
@@ -148,7 +149,7 @@ async def test_unauthenticated_callers_are_refused(make: Maker, runtime: Runtime
     user = await make.user()
     points_key = await create_key(runtime.database, user.id, scopes=("points",))
     banned = await make.user()
-    await set_status(runtime.database, banned.id, "banned")
+    await set_status(runtime.database, COMMAND_LINE, banned.id, "banned")
     expired = sign_token(runtime.settings, user.id, hours=-1)
     for token, code in {
         "": 4401,
@@ -284,7 +285,7 @@ async def test_a_stream_ends_with_its_credential(
         door.events(Authorization=f"Bearer {token}") as events,
     ):
         if how == "banned":
-            await set_status(runtime.database, user.id, "banned")
+            await set_status(runtime.database, COMMAND_LINE, user.id, "banned")
         if how == "revoked":
             await revoke_named(runtime.database, user.id, "short")
         assert await socket.code() == 4401

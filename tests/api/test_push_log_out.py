@@ -4,7 +4,8 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.api.push import connections
 from app.runtime import Runtime
 from app.tasks import stream
@@ -34,7 +35,7 @@ async def test_an_idle_stream_ends_with_the_tokens(
             body = {"oldPassword": PASSWORD, "newPassword": "another-long-password"}
             assert (await client.post("/user/auth/password", json=body, headers=mine)).status_code == 200
         else:  # as `gateway users ban` does it
-            await set_status(runtime.database, session.user_id, "banned")
+            await set_status(runtime.database, COMMAND_LINE, session.user_id, "banned")
             runtime.pubsub.recheck(session.user_id)
         assert await socket.code() == 4401
         assert await events.next_block() == {"event": "end", "data": '{"code":4401}'}
@@ -52,7 +53,7 @@ async def test_nothing_is_sent_after_a_ban_whose_hint_was_lost(
         task_no = await make.task_no(user)
         runtime.pubsub.publish(user.id, task_no)
         assert (await socket.next())["data"]["taskNo"] == task_no
-        await set_status(runtime.database, user.id, "banned")
+        await set_status(runtime.database, COMMAND_LINE, user.id, "banned")
         async with runtime.database.begin() as connection:
             await connection.exec_driver_sql("UPDATE tasks SET progress = 7")
         runtime.pubsub.publish(user.id, task_no)

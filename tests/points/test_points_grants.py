@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from app.accounts.api_keys import ADMIN_SCOPE, ALL_SCOPES, create_key
-from app.accounts.users import set_status
+from app.admin.actions import COMMAND_LINE
+from app.admin.users import set_status
 from app.points.balance import get_balance
 from app.points.ledger import MAX_POINTS
 from app.runtime import Runtime
@@ -155,6 +156,7 @@ async def test_a_banned_admin_is_refused(make: Maker, runtime: Runtime) -> None:
     admin, user = await make.user(admin=True), await make.user()
     by = await admin_key(runtime, admin)
     data(await top_up(make, by, user.id))
-    await set_status(runtime.database, admin.id, "banned")
+    await make.user(admin=True)  # one must remain
+    await set_status(runtime.database, COMMAND_LINE, admin.id, "banned")
     for headers in (by, admin.headers):
         assert refusal(await top_up(make, headers, user.id, ref="order-2"))[:2] == (401, "UNAUTHENTICATED")
