@@ -26,7 +26,7 @@ from tests.support.responses import envelope, refusal
 from tests.support.run import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.worlds("embedded")]
-EXAMPLES = 30
+EXAMPLES = 15
 SOME = (
     "POST /user/ai/tasks/submit",
     "GET /user/ai/tasks/{task_no}",

@@ -51,7 +51,7 @@ def test_a_benchmark_runs_and_leaves_right_books(module: str, tmp_path: Path) ->
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=300,
+            timeout=1000,
         )
         assert done.returncode == 0, done.stdout
         assert CLEAN in done.stdout
