@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, bindparam, case, func, select, update
 
+from app.accounts.log_in.usernames import username_key
 from app.accounts.users import MAX_DRAWS, check_new_user, insert_user, raise_taken, write_status
 from app.admin.actions import Action, ActionResult, Admin, Change, perform
 from app.database import Connection, Database, PageQuery, TransactionConflict, UniqueViolation
@@ -27,7 +28,7 @@ LAST_CHARACTER = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class UserFilters:
-    """Filters of the list; None means any. `name` is the start of the username."""
+    """Filters of the list; None means any. `name` is the start of the username, in any case."""
 
     user_id: int | None = None
     name: str | None = None
@@ -42,7 +43,8 @@ async def list_users(
     names = frozenset(name for name in _CONDITIONS if getattr(filters, name) is not None)
     values = {f"by_{name}": getattr(filters, name) for name in names}
     if filters.name is not None:
-        values["by_name_end"] = filters.name + LAST_CHARACTER
+        values["by_name"] = username_key(filters.name)
+        values["by_name_end"] = values["by_name"] + LAST_CHARACTER
     async with database.read_list(reader_id) as connection:
         return await _page_query(names).read(connection, values, page=page, size=size)
 
@@ -187,8 +189,8 @@ async def _lock_user(connection: Connection, admin: Admin, user_id: int, *, keep
 _user = users.c.id == bindparam("user")
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "user_id": users.c.id == bindparam("by_user_id"),
-    # A range uses the index and compares case on every database. LIKE does neither on SQLite.
-    "name": (users.c.username >= bindparam("by_name")) & (users.c.username < bindparam("by_name_end")),
+    # A range uses the index on every database. LIKE does not on SQLite.
+    "name": (users.c.username_key >= bindparam("by_name")) & (users.c.username_key < bindparam("by_name_end")),
     "status": users.c.status == bindparam("by_status"),
     "role": users.c.role == bindparam("by_role"),
 }
