@@ -87,10 +87,13 @@ def key_set(location: str, algorithm: str) -> KeySet:
 async def load_key_set(location: str, algorithm: str, egress: Egress) -> dict[str | None, str]:
     """The keys at a path, a `file://` URL or an https URL. Raises ValueError, OSError or EgressError."""
     if location.startswith("https://"):
-        limits: dict[str, Any] = {"max_bytes": MAX_SET_BYTES, "timeout_seconds": LOAD_TIMEOUT_SECONDS}
-        return read_key_set(await egress.read_start(location, **limits, https_only=True), algorithm)
-    path = Path(unquote(urlsplit(location).path) if location.startswith("file://") else location)
-    return read_key_set(await asyncio.to_thread(path.read_bytes), algorithm)
+        text = await egress.read_start(
+            location, max_bytes=MAX_SET_BYTES, timeout_seconds=LOAD_TIMEOUT_SECONDS, https_only=True
+        )
+    else:
+        path = Path(unquote(urlsplit(location).path) if location.startswith("file://") else location)
+        text = await asyncio.to_thread(path.read_bytes)
+    return read_key_set(text, algorithm)
 
 
 def read_key_set(text: bytes, algorithm: str) -> dict[str | None, str]:
