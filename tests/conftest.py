@@ -37,6 +37,7 @@ from app.settings import Settings
 from app.upstreams import breaker
 from tests.support import run
 from tests.support.apps import open_app
+from tests.support.dialects import create_sharing_engine
 from tests.support.makers import Maker
 from tests.support.prices import set_test_prices
 from tests.support.sandbox_server import KEY, Server, serve
@@ -63,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**changes): settings of this test's runtime")
     config.addinivalue_line("markers", "both_worlds: SQL is at stake: runs in the embedded and in the real world")
+    config.addinivalue_line("markers", "both_worlds(usually=world): the same, but without --all in this world alone")
     config.addinivalue_line("markers", "worlds(*names): runs in these worlds alone")
     config.addinivalue_line("markers", "smoke: of tests/system, also without --all")
     config.addinivalue_line("markers", "full: only with --all")
@@ -88,7 +90,8 @@ def _worlds_of(metafunc: pytest.Metafunc) -> list[str]:
     is_all = metafunc.config.getoption("--all")
     named = metafunc.definition.get_closest_marker("worlds")
     both = metafunc.definition.get_closest_marker("both_worlds")
-    worlds = list(named.args) if named else [EMBEDDED, REAL] if both or is_all else [EMBEDDED]
+    usual = [both.kwargs["usually"]] if both and both.kwargs else [EMBEDDED, REAL] if both else [EMBEDDED]
+    worlds = list(named.args) if named else [EMBEDDED, REAL] if is_all else usual
     return [*worlds, MYSQL97] if is_all and REAL in worlds and (named or both) else worlds
 
 
@@ -136,8 +139,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="session")
@@ -283,6 +286,7 @@ def settings(world: World, upstream: Server, request: pytest.FixtureRequest) -> 
 async def runtime(settings: Settings, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
     """The runtime of one test. The books are audited when the test is over."""
     # The last of a hundred parallel requests must not be a 503 because the machine is slow. A stall is no outage.
+    monkeypatch.setattr(engines, "create_async_engine", create_sharing_engine)
     monkeypatch.setattr(engines, "POOL_WAIT_SECONDS", 25)
     monkeypatch.setattr(aio, "MAX_WAIT_SECONDS", 60)
     monkeypatch.setitem(redis.OPTIONS, "socket_connect_timeout", 10)

@@ -10,6 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 from app.files import media
 from app.files.media import ImageInfo, MediaError, OversizedError, convert_image, sniff
 from tests.support.media_files import audio, image, video
+from tests.support.run import full
 
 pytestmark = pytest.mark.anyio
 SIZE = (60, 40)
@@ -68,7 +69,7 @@ async def test_a_gif_keeps_its_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [2, 6, *full(1, 3, 4, 5, 7, 8)])
 async def test_it_is_upright_and_has_no_metadata(tmp_path: Path, kind: str, orientation: int) -> None:
     """Pillow's own transposition is the reference for the corners. EXIF with the location is removed."""
     exif = Image.Exif()
@@ -97,7 +98,7 @@ async def test_the_colour_profile_is_kept(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "HEIF"])
-@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.0, 0.9, *full(0.1, 0.5)])
 async def test_a_truncated_image_fails(tmp_path: Path, kind: str, kept: float) -> None:
     pillow_heif.register_heif_opener()
     file = io.BytesIO()

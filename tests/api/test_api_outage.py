@@ -15,7 +15,7 @@ from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 UNAVAILABLE_TEXT = "生成服务暂时不可用，请稍后重试"
@@ -76,6 +76,7 @@ async def test_submits_are_refused_without_a_deduction_after_an_outage_of_a_whol
     assert 'gateway_breaker_open{provider="see2ai"} 0.0' in generate_latest().decode()
 
 
+@pytest.mark.both_worlds(usually=REAL)
 @pytest.mark.settings(task_deadline_seconds=5)
 async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_is_left(
     make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +102,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
         await until("closed", lambda: not breaker_of(runtime).is_open)
 
 
+@pytest.mark.both_worlds(usually=REAL)
 @pytest.mark.parametrize("are_apart", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.settings(task_deadline_seconds=5)
 async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_accepted(

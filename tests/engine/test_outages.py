@@ -44,6 +44,7 @@ def refused_submits(upstream: Server) -> list[float]:
 # ------------------------------------------------------------------ the whole account is refused
 
 
+@pytest.mark.full
 async def test_while_the_account_is_refused_all_tasks_wait_in_both_workers_and_then_all_complete(
     make: Maker, runtime: Runtime, other: Runtime, hurry: None, upstream: Server
 ) -> None:

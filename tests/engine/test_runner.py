@@ -25,7 +25,7 @@ from tests.support.makers import Maker
 from tests.support.sandbox_server import Server, directive
 from tests.support.waiting import until
 from tests.support.workers import stepping
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurry"), pytest.mark.both_worlds]
 
@@ -46,6 +46,7 @@ async def lose_lease(runtime: Runtime) -> None:
     await execute(runtime, "UPDATE tasks SET next_run_at = created_at, lease_until = created_at WHERE step <> 'done'")
 
 
+@pytest.mark.both_worlds(usually=REAL)
 async def test_four_runners_and_many_wakeups_run_each_step_once(
     make: Maker, runtime: Runtime, upstream: Server
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from app.cli.migrate import migrate
 from tests.support.database_contents import read_rows, read_structure
 from tests.support.old_database import make_old_database
+from tests.support.run import full
 from tests.support.stopping import Stopped, count_changes, stop_after
 from tests.support.worlds import REAL
 
@@ -17,7 +18,7 @@ FEW, SOME, ALL = 13, 5, 1
 
 @pytest.mark.both_worlds
 @pytest.mark.parametrize("is_full", [pytest.param(True, marks=pytest.mark.full), False])
-@pytest.mark.parametrize("kind", ["new", "old"])
+@pytest.mark.parametrize("kind", ["new", *full("old")])
 def test_a_stopped_migration_can_be_run_again(
     new_database: Callable[[], AbstractContextManager[str]],
     refusal: Callable[[str], str],

@@ -23,7 +23,7 @@ from app.tasks.validation import Submission
 from tests.support.keys import key_of
 from tests.support.lots import later, lot, remaining
 from tests.support.makers import TEXT_MODEL, User
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
@@ -335,6 +335,9 @@ async def capped(books: Runtime) -> Runtime:
     return books
 
 
+usually_real = pytest.mark.both_worlds(usually=REAL)  # hundreds of tests; the audit runs on SQLite after each test
+
+
 def for_each_damage(damages: Damages) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("seen_by", "damage"), [(check, damage) for check, some in damages.items() for damage in some]
@@ -348,26 +351,31 @@ async def assert_damage_is_found(books: Runtime, damage: str, seen_by: tuple[str
     assert seen_by in {(violation.invariant, violation.meaning) for violation in await audit(books.database)}
 
 
+@usually_real
 @for_each_damage(DAMAGE)
 async def test_damage_is_found(books: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(books, damage, seen_by)
 
 
+@usually_real
 @for_each_damage(LOT_DAMAGE)
 async def test_damage_to_lots_is_found(lots: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(lots, damage, seen_by)
 
 
+@usually_real
 @for_each_damage(ADJUST_DAMAGE)
 async def test_damage_to_corrections_is_found(adjusted: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(adjusted, damage, seen_by)
 
 
+@usually_real
 @for_each_damage(CODE_DAMAGE)
 async def test_damage_to_codes_is_found(codes: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(codes, damage, seen_by)
 
 
+@usually_real
 @for_each_damage(KEY_DAMAGE)
 async def test_damage_to_budgets_is_found(capped: Runtime, damage: str, seen_by: tuple[str, str]) -> None:
     await assert_damage_is_found(capped, damage, seen_by)

@@ -13,6 +13,7 @@ from app.accounts.credentials import sign_token
 from app.accounts.users import create_user
 from app.points import ledger
 from app.runtime import Runtime
+from tests.support.waiting import pauses
 
 _numbers = itertools.count(1)
 TEXT_MODEL = "sc_soraimg_text_1x1"
@@ -64,12 +65,13 @@ class Maker:
     async def ended(self, user: User, task_no: str, seconds: float = 120) -> dict[str, Any]:
         """The task once it has ended. Fails if it does not end in time."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        for pause in pauses():
             task = await self.task(user, task_no)
             if task["status"] in {"completed", "failed"}:
                 return task
-            await asyncio.sleep(0.03)
-        raise AssertionError(f"still {task['status']} after {seconds} s: {task}")
+            assert time.monotonic() < until, f"still {task['status']} after {seconds} s: {task}"
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def balance(self, user: User) -> tuple[int, int]:
         """(balance, held)"""

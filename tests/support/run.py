@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from _pytest.mark import ParameterSet
+
 FOLDER = "GATEWAY_TEST_RUN_FOLDER"
 PROCESS = "GATEWAY_TEST_RUN_PROCESS"
 FULL_SIZE = "GATEWAY_TEST_FULL_SIZE"
@@ -36,6 +39,11 @@ def end_run() -> None:
 def examples(few: int, many: int) -> int:
     """The number of examples of a generated test: `few`, or `many` in `make test-all`."""
     return many if os.environ.get(FULL_SIZE) else few
+
+
+def full(*values: Any) -> list[ParameterSet]:
+    """These values of a parameter in `make test-all` only."""
+    return [pytest.param(value, marks=pytest.mark.full) for value in values]
 
 
 def run_folder() -> Path:

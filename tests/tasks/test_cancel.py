@@ -18,6 +18,7 @@ from app.runtime import Runtime
 from app.tables import tasks
 from tests.support.makers import IMAGE_MODEL, TEXT_MODEL, Maker, User
 from tests.support.responses import data, refusal
+from tests.support.run import full
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import row_of, submits
 from tests.support.waiting import until
@@ -86,7 +87,7 @@ async def test_another_users_task_is_not_found(make: Maker) -> None:
     assert (await make.api.post(f"/user/ai/tasks/{task_no}/cancel")).status_code == 401
 
 
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize("round_", [0, *full(1, 2)])
 async def test_cancelled_or_sent_but_never_both(
     make: Maker, runtime: Runtime, upstream: Server, working: None, round_: int
 ) -> None:

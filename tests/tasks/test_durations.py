@@ -26,6 +26,7 @@ from app.runtime import Runtime, open_runtime
 from app.tables import tasks
 from app.upstreams.protocol import ResultKind, UpstreamResult
 from tests.support.makers import TEXT_MODEL, Maker, User
+from tests.support.run import full
 from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
 from tests.support.worlds import execute
@@ -313,7 +314,10 @@ async def test_a_new_duration_of_a_worker_is_used_at_the_next_submit(make: Maker
 @pytest.mark.usefixtures("short_delays", "working")
 @pytest.mark.parametrize(
     "prompt",
-    ['[[sandbox: {"take_seconds": 600}]]', '[[sandbox: {"progress": [50, 10, 90, 100], "take_seconds": 600}]]'],
+    [
+        '[[sandbox: {"progress": [50, 10, 90, 100], "take_seconds": 600}]]',
+        *full('[[sandbox: {"take_seconds": 600}]]'),
+    ],
 )
 async def test_one_task_has_the_same_estimate_in_every_answer(
     make: Maker, runtime: Runtime, prompt: str, advance_sandbox: Callable[[float], None]

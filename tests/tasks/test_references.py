@@ -16,7 +16,7 @@ from tests.support.makers import IMAGE_MODEL, Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import ended, shorten_delays, submits
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working"), pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("working")]
 AUTO_MODEL = "sc_soraimg_img2img_auto"
 REFERENCES = ["https://example.com/b.png", "https://EXAMPLE.com/a.jpg?x=1", "https://例子.测试/参考 图.webp"]
 SENT = [*REFERENCES[:2], "https://xn--fsqu00a.xn--0zwm56d/%E5%8F%82%E8%80%83%20%E5%9B%BE.webp"]

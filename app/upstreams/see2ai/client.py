@@ -10,6 +10,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -219,12 +220,18 @@ class _WatchedRequest(aiohttp.ClientRequest):
         await super().write_bytes(*args, **options)
 
 
+@cache
+def _trusted_certificates() -> ssl.SSLContext:
+    """Reads the machine's certificates once in a process, which takes some 10 ms."""
+    return ssl.create_default_context()
+
+
 def _open_fresh() -> httpx.AsyncClient:
     def connection() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             request_class=_WatchedRequest,
             response_class=_LenientResponse,
-            connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, ssl=_trusted_certificates(), force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -242,7 +249,7 @@ def _open_kept(headers: Mapping[str, str]) -> aiohttp.ClientSession:
     """No cookies, no proxies and no decompression: `_read_limited` decompresses within its limit."""
     return aiohttp.ClientSession(
         headers=headers,
-        connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=15),
+        connector=aiohttp.TCPConnector(limit=0, ssl=_trusted_certificates(), keepalive_timeout=15),
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,

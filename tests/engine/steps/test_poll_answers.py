@@ -13,6 +13,7 @@ from app.upstreams.see2ai import client
 from app.upstreams.see2ai.responses import FAILURE, NEEDS_REPAIR, SUCCESS
 from tests.support.breakers import shorten_pauses
 from tests.support.makers import Maker
+from tests.support.run import full
 from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import SECRET, ended, polls, row_of, run_all, set_deadline, shorten_delays, submits
 from tests.support.waiting import until
@@ -99,7 +100,7 @@ async def test_three_404s_must_also_span_their_time(
 
 
 @working
-@pytest.mark.parametrize("code", [401, 402, 403])
+@pytest.mark.parametrize("code", [401, *full(402, 403)])
 async def test_a_rejected_key_fails_no_running_task(
     make: Maker, upstream: Server, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:

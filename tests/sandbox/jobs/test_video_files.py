@@ -8,6 +8,7 @@ import pytest
 
 from app.sandbox.faults.padding import PaddedVideo
 from app.sandbox.media.videos import VideoSpec, encode_video, video_size
+from tests.support.run import full
 
 
 def encoded(**fields: object) -> bytes:
@@ -28,7 +29,7 @@ def boxes(mp4: bytes) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("seconds", [4, 7, 15])
+@pytest.mark.parametrize("seconds", [4, *full(7, 15)])
 @pytest.mark.parametrize("has_audio", [True, False])
 def test_a_real_video(seconds: int, has_audio: bool) -> None:
     mp4 = encoded(seconds=seconds, has_audio=has_audio)
