@@ -26,6 +26,7 @@ import pytest
 
 from app import aio
 from app.api.access import rate_limits as limits
+from app.cli.commands import GC_THRESHOLD
 from app.cli.migrate import migrate
 from app.database import engines
 from app.engine import transitions
@@ -46,6 +47,7 @@ from tests.support.services import RealServices, own_database, start_real_servic
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
 
+gc.set_threshold(GC_THRESHOLD)  # as the gateway's own processes do
 if not os.environ.get("CI"):  # in CI Hypothesis has its own profile: the same examples each time, and no deadline
     hypothesis.settings.register_profile(
         "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -24,6 +24,7 @@ from app.files.media.completeness import require_complete
 from tests.support import media_files
 from tests.support.media_files import VIDEO_SIZE, audio, video
 from tests.support.run import full
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 AUDIO_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "m4a": "audio/mp4", "aac": "audio/aac"}
@@ -228,7 +229,8 @@ async def test_the_reader_gets_no_secrets_and_ends_with_its_caller(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert "planted" not in payload.read_text()
-    assert not Path(f"/proc/{payload.read_text().split()[0]}").exists()
+    reader = Path("/proc", payload.read_text().split()[0])
+    await until("the reader has ended", lambda: not reader.exists())
 
 
 async def test_a_reader_that_hangs_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

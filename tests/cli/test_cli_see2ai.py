@@ -114,7 +114,7 @@ def test_an_error_of_our_own_is_one_line(
     def fail() -> None:
         raise broken
 
-    monkeypatch.setattr(client.ssl, "create_default_context", fail)
+    monkeypatch.setattr(client, "_trusted_certificates", fail)
     result = check(upstream.origin)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert result.stderr.startswith(f"SEE2AI cannot be reached: {type(broken).__name__}")

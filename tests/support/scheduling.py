@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-SYSTEM = Path(__file__).parents[1] / "system"
+SYSTEM = "tests/system/"
 SPREAD = 0.6
 """The last file of tests/system begins after this part of the other tests."""
 
@@ -26,11 +26,11 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith("tests/system/") else nodeid
+        return nodeid.partition("::")[0] if nodeid.startswith(SYSTEM) else nodeid
 
 
 def is_system(item: pytest.Item) -> bool:
-    return SYSTEM in item.path.parents
+    return item.nodeid.startswith(SYSTEM)
 
 
 def spread(items: list[pytest.Item]) -> list[pytest.Item]:
