@@ -43,7 +43,7 @@ from tests.support.makers import Maker
 from tests.support.prices import set_test_prices
 from tests.support.sandbox_server import KEY, Server, serve
 from tests.support.scheduling import Scheduler, is_system, spread
-from tests.support.services import RealServices, own_database, start_real_services, start_redis
+from tests.support.services import RealServices, has_real_programs, own_database, start_real_services, start_redis
 from tests.support.worlds import EMBEDDED, MYSQL97, REAL, World, embedded_world
 from worker.main import run_worker
 
@@ -66,7 +66,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(**changes): settings of this test's runtime")
     config.addinivalue_line("markers", "both_worlds: SQL is at stake: runs in the embedded and in the real world")
-    config.addinivalue_line("markers", "both_worlds(usually=world): the same, but without --all in this world alone")
+    config.addinivalue_line(
+        "markers",
+        "both_worlds(usually=world): the same, but without --all in this world alone",
+    )
     config.addinivalue_line("markers", "worlds(*names): runs in these worlds alone")
     config.addinivalue_line("markers", "smoke: of tests/system, also without --all")
     config.addinivalue_line("markers", "full: only with --all")
@@ -92,8 +95,9 @@ def _worlds_of(metafunc: pytest.Metafunc) -> list[str]:
     is_all = metafunc.config.getoption("--all")
     named = metafunc.definition.get_closest_marker("worlds")
     both = metafunc.definition.get_closest_marker("both_worlds")
-    usual = [both.kwargs["usually"]] if both and both.kwargs else [EMBEDDED, REAL] if both else [EMBEDDED]
-    worlds = list(named.args) if named else [EMBEDDED, REAL] if is_all else usual
+    worlds = list(named.args) if named else [EMBEDDED, REAL] if both or is_all else [EMBEDDED]
+    if both and both.kwargs and not is_all:
+        worlds = [both.kwargs["usually"] if has_real_programs() else EMBEDDED]
     return [*worlds, MYSQL97] if is_all and REAL in worlds and (named or both) else worlds
 
 
@@ -248,10 +252,9 @@ def sandbox_server() -> Iterator[Server]:
 @pytest.fixture
 def upstream(sandbox_server: Server) -> Iterator[Server]:
     """The sandbox, over a real socket, without rules or a request log from an earlier test."""
-    sandbox_server.client.delete("/journal")
-    sandbox_server.control()
+    sandbox_server.forget()
     yield sandbox_server
-    sandbox_server.control()
+    sandbox_server.forget()
 
 
 @pytest.fixture

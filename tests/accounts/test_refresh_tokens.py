@@ -16,8 +16,9 @@ from app.jobs.scheduler import periodic_jobs
 from app.runtime import Runtime, open_runtime
 from app.tables import refresh_tokens as table
 from tests.support.log_ins import LAPTOP, PHONE, log_in, move_back, renew, sign_up
+from tests.support.worlds import REAL
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 
 
 async def refused(runtime: Runtime, token: str) -> bool:

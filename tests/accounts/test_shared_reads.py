@@ -18,9 +18,9 @@ from app.runtime import Runtime
 from tests.support.lots import later, lot
 from tests.support.makers import Maker, User
 from tests.support.responses import BALANCE, data
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 CALLERS, REQUESTS = 24, 20
 
 

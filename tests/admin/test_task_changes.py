@@ -18,9 +18,9 @@ from tests.support.makers import Maker
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import distinct, row_of, submits
 from tests.support.waiting import until
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 ADMIN = Admin(1, "request-1")
 
 

@@ -21,9 +21,9 @@ from tests.support.makers import Maker
 from tests.support.processes.proxy import proxied
 from tests.support.streams import DATABASE_NOW, Door, open_door, states
 from tests.support.waiting import until
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 embedded = pytest.mark.worlds("embedded")
 
 

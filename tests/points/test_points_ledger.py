@@ -16,7 +16,7 @@ from app.tasks.cancel import cancel_task
 from app.tasks.submit import submit_task
 from app.tasks.validation import Submission
 from tests.support.makers import TEXT_MODEL, Maker
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
 
@@ -68,6 +68,7 @@ async def test_a_hundred_submits_on_a_balance_for_ten(make: Maker, runtime: Runt
     assert await make.balance(user) == (29, 300)
 
 
+@pytest.mark.both_worlds(usually=REAL)
 async def test_submits_grants_and_ends_at_once_keep_the_books(make: Maker, runtime: Runtime, working: None) -> None:
     users = [await make.user(points=random.randint(0, 200)) for _ in range(4)]
 

@@ -372,7 +372,7 @@ def test_any_order_of_operations_keeps_the_books(empty_sqlite: Path, tmp_path: P
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(10, 30),
+            max_examples=examples(6, 30),
             stateful_step_count=50,
             deadline=None,
             derandomize=True,

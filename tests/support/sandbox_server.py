@@ -13,6 +13,8 @@ import httpx
 import uvicorn
 
 from app.sandbox import create_sandbox
+from app.sandbox.rules.rule_set import RuleSet
+from app.sandbox.state import SandboxState
 
 KEY = "sk-sandbox-test"
 ACTIONS = "/api/v1/actions"
@@ -44,6 +46,12 @@ class Server:
 
     origin: str
     client: httpx.Client
+    state: SandboxState
+
+    def forget(self) -> None:
+        """No rules and no request log any more. Without a request: nearly every test begins and ends with this."""
+        self.state.request_log.clear()
+        self.state.control = RuleSet()
 
     def submit(self, prompt: str, **fields: Any) -> httpx.Response:
         return self.client.post(f"{ACTION}/async", json={"prompt": prompt, "aspect_ratio": "1:1"} | fields)
@@ -109,6 +117,6 @@ def serve(loop: str = "auto", http: str = "auto", **settings: Any) -> Iterator[S
     port = server.servers[0].sockets[0].getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=origin, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
-        yield Server(origin, client)
+        yield Server(origin, client, app.state.sandbox)
     server.should_exit = True
     thread.join(5)

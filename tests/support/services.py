@@ -17,7 +17,7 @@ import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli.migrate import migrate
-from tests.support.database_servers import DatabaseServer, find_server
+from tests.support.database_servers import DatabaseServer, Missing, find_server, program
 from tests.support.ports import free_port, wait_for_port
 from tests.support.prices import set_test_prices
 from tests.support.run import run_folder, start_guarded, worker_number
@@ -26,6 +26,8 @@ from tests.support.template_database import TemplateDatabase, capture_database
 
 SEEDED = "seeded_models"
 """A copy of `points_config` as the migrations left it."""
+REAL_PROGRAMS = {"TEST_MYSQL_URL": ("mariadbd", "mysqld"), "TEST_REDIS_URL": ("redis-server",)}
+"""Of the real world, by the setting that names a server in their place."""
 KEPT_TABLES = frozenset({"alembic_version", "points_config", SEEDED})
 
 
@@ -105,6 +107,14 @@ class RealServices:
         self.connection.run(f"DROP DATABASE IF EXISTS `{self.database_url.rpartition('/')[2]}`")
         self.connection.close()
         redis.Redis.from_url(self.redis_url).flushdb()
+
+
+def has_real_programs() -> bool:
+    """Whether the programs of the real world are on this machine, or servers of somebody's own are named."""
+    try:
+        return all(os.environ.get(own) or program(*names) for own, names in REAL_PROGRAMS.items())
+    except Missing:
+        return False
 
 
 def start_real_services(kind: str) -> RealServices | str:

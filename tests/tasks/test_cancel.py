@@ -23,9 +23,9 @@ from tests.support.sandbox_server import Server
 from tests.support.task_rows import row_of, submits
 from tests.support.waiting import until
 from tests.support.workers import stepping
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 
 
 async def cancel(make: Maker, user: User, task_no: str):

@@ -29,9 +29,9 @@ from tests.support.makers import TEXT_MODEL, Maker, User
 from tests.support.run import full
 from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ACTION = "see2ai_image_generation_fast_v1"
 OTHER_MODEL = "sc_soraimg_text_2x3"

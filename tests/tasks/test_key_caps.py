@@ -24,9 +24,9 @@ from app.tasks.submit import submit as submit_module
 from tests.support.keys import COST, Key, counters, key_of, submit_by
 from tests.support.lots import lot
 from tests.support.makers import IMAGE_MODEL, Maker, User
-from tests.support.worlds import execute
+from tests.support.worlds import REAL, execute
 
-pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds]
+pytestmark = [pytest.mark.anyio, pytest.mark.both_worlds(usually=REAL)]
 
 RESULT = [{"key": "results/x/0.png", "type": "image/png", "width": 1, "height": 1, "bytes": 1}]
 STEPS = TaskFilter(("prepare", "submit"))
