@@ -20,7 +20,7 @@ run: $(RUN) ## start everything in one process (PORT=8081)
 # Lint reads the whole tree, so a part of the tests does not wait for it.
 T ?=
 # Most tests wait most of the time.
-WORKERS ?= $(shell echo $$((4 * $$(nproc 2>/dev/null || echo 2))))
+WORKERS ?= $(shell echo $$((3 * $$(nproc 2>/dev/null || echo 2))))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 test: $(DEV) $(if $(T),,lint) ## lint and the tests for every change; or a part of them: T=tests/points
 	$(PYTEST) $(T)

@@ -29,6 +29,7 @@ from app.egress import (
 from app.egress import client as fetch
 from app.egress.urls import is_public
 from app.runtime import Runtime
+from tests.support.raw_connections import GONE
 from tests.support.run import examples
 from tests.support.waiting import until
 
@@ -242,7 +243,7 @@ async def talking(talk: Talk) -> AsyncIterator[str]:
             await reader.readuntil(b"\r\n\r\n")
             await talk(reader, writer)
             await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except GONE:
             pass
         finally:
             writer.close()

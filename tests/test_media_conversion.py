@@ -120,7 +120,7 @@ def reserved(kind: str, width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "HEIF"])
-@pytest.mark.parametrize("size", [(8001, 8000), (16_000, 16_000)])
+@pytest.mark.parametrize("size", [(8001, 8000), *full(((16_000, 16_000),))])
 async def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
     (tmp_path / "bomb").write_bytes(reserved(kind, *size))
     with pytest.raises(OversizedError):

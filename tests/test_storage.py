@@ -13,6 +13,7 @@ from app import storage
 from app.settings import Settings, load_settings
 from app.storage import ObjectStore, StorageError, StoredObject, open_object_store
 from tests.support.ports import dead_port
+from tests.support.raw_connections import GONE
 from tests.support.services import S3Server, start_s3
 
 pytestmark = pytest.mark.anyio
@@ -229,7 +230,7 @@ async def speaking(answers: dict[bytes, bytes], received: list[bytes]) -> AsyncI
     """A server that records each request, sends the answer of its method and keeps the connection open."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(*GONE):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])

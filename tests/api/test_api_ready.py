@@ -15,6 +15,7 @@ from app.runtime import open_runtime
 from app.settings import Settings
 from app.telemetry import metrics
 from app.upstreams.see2ai import account as tenants
+from tests.support.raw_connections import GONE
 from tests.support.responses import data, door
 from tests.support.sandbox_server import Server
 
@@ -42,7 +43,7 @@ async def silent() -> AsyncIterator[tuple[str, list[float]]]:
     requested: list[float] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the client may have gone by then
+        with contextlib.suppress(*GONE):  # the client may have gone by then
             await reader.readuntil(b"\r\n\r\n")
             requested.append(time.monotonic())
             await reader.read()

@@ -77,6 +77,7 @@ async def other_work_goes_on(
     assert {task["status"] for task in ended} == {"completed"}
 
 
+@pytest.mark.full
 async def test_forty_slow_downloads_delay_no_other_task(
     make: Maker,
     runtime: Runtime,

@@ -17,6 +17,7 @@ from app.runtime import Runtime, open_runtime
 from app.settings import Settings
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
+from tests.support.raw_connections import GONE
 from tests.support.responses import data, door
 from tests.support.waiting import until
 
@@ -42,7 +43,7 @@ class Address:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self.target)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(*GONE):
             await asyncio.gather(_copy(reader, there), _copy(there_reader, writer))
 
 

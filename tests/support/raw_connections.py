@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SECONDS = 30.0
+GONE = (ConnectionError, asyncio.IncompleteReadError, RuntimeError)
+"""What a server of a test meets when its client has left. uvloop raises RuntimeError for a write."""
 HANDSHAKE = (
     b"GET /user/ai/tasks/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"

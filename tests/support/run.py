@@ -42,8 +42,9 @@ def examples(few: int, many: int) -> int:
 
 
 def full(*values: Any) -> list[ParameterSet]:
-    """These values of a parameter in `make test-all` only."""
-    return [pytest.param(value, marks=pytest.mark.full) for value in values]
+    """These values of a parameter, or rows of several parameters, in `make test-all` only."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=pytest.mark.full) for row in rows]
 
 
 def run_folder() -> Path:

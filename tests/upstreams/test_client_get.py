@@ -16,6 +16,7 @@ from app.upstreams.see2ai import client
 from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import MAX_BODY_BYTES, MAX_RETRY_AFTER_SECONDS, See2aiClient
 from tests.support.ports import dead_port
+from tests.support.raw_connections import GONE
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,7 @@ class ScriptedServer:
                 await writer.drain()
                 if is_cut:
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except GONE:
             pass
         finally:
             writer.transport.abort()

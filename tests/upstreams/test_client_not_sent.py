@@ -19,6 +19,7 @@ from app.upstreams.see2ai.actions import ACTIONS
 from app.upstreams.see2ai.client import See2aiClient
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
+from tests.support.raw_connections import GONE
 from tests.support.sandbox_server import Server
 from tests.support.task_rows import row_of
 from tests.support.waiting import until
@@ -34,7 +35,7 @@ async def listening(answer: bytes = b"") -> AsyncIterator[tuple[str, list[bytes]
     brought: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(*GONE):
             brought.append(await reader.read(10_000))
             writer.write(answer)
             writer.close()

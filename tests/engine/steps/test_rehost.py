@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.storage import open_object_store
 from tests.support.makers import Maker
 from tests.support.ports import dead_port
+from tests.support.raw_connections import GONE
 from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import Ended, ended, fetches, polls, row_of, run_all, set_deadline, shorten_delays
 from tests.support.waiting import until
@@ -292,7 +293,7 @@ async def test_a_store_that_denies_or_hangs_delays_and_then_refunds(
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.5)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(*GONE):
             await reader.readuntil(b"\r\n\r\n")
             if manner == "denies":
                 writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

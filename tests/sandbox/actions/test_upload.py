@@ -8,6 +8,7 @@ from PIL import Image
 
 from app.sandbox.media.file_store import FileStore
 from app.sandbox.routes.uploads import MAX_FILE_BYTES
+from tests.support.run import full
 from tests.support.sandbox_server import UPLOAD, Server
 
 
@@ -63,7 +64,7 @@ def test_refused_uploads(sandbox: Server) -> None:
     assert httpx.get(f"{sandbox.origin}/uploads/{'0' * 32}.jpg").status_code == 404
 
 
-@pytest.mark.parametrize(("more_bytes", "code"), [(0, 200), (1, 413), (30 << 20, 413)])
+@pytest.mark.parametrize(("more_bytes", "code"), [(0, 200), *full((1, 413), (30 << 20, 413))])
 def test_fifty_megabytes_are_the_limit(sandbox: Server, more_bytes: int, code: int) -> None:
     answer = upload(sandbox, bytes(MAX_FILE_BYTES + more_bytes))
     assert answer.status_code == code

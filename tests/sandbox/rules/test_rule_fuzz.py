@@ -19,7 +19,7 @@ from app.sandbox.rules.rule import FAULTS, FaultRule, JobRule
 from app.sandbox.rules.scenario import FAILURE_STATES, SUCCESS_STATES
 from tests.support.run import examples
 
-EXAMPLES = settings(max_examples=examples(40, 200), deadline=None)
+EXAMPLES = settings(max_examples=examples(20, 200), deadline=None)
 KEYS = sorted(set(FaultRule.model_fields) | set(JobRule.model_fields))
 STREAMED = {"huge", "gzip-bomb"}  # a gigabyte each
 WORDS = (

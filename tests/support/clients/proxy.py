@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.support.processes.proxy import CHUNK, Proxy, _reset
+from tests.support.raw_connections import GONE
 
 SOCKET = b"GET /user/ai/tasks/ws"  # not the ticket, which is a POST
 
@@ -29,7 +30,7 @@ class Between(Proxy):
     async def _send_request(
         self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, here: asyncio.StreamWriter
     ) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, *GONE):
             while data := await reader.read(CHUNK):
                 if SOCKET in data:
                     self.seen.append(self.sockets)
@@ -50,7 +51,7 @@ class Between(Proxy):
                     return
 
     async def _answer(self, reader: asyncio.StreamReader, here: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, *GONE):
             while data := await reader.read(CHUNK):
                 if doomed := self._deaf.pop(here, None):
                     self.lost += doomed
