@@ -29,14 +29,13 @@ from app.database import Connection, Database, insert_ignore, retry_on_conflict,
 from app.errors import Unavailable
 from app.tables import circuit_breakers
 from app.telemetry import metrics
-from app.upstreams.breaker_state import SUCCESSES_OF_OTHERS, BreakerState
+from app.upstreams.breaker_state import BreakerState, RefusedUsers
 from app.upstreams.protocol import ResultKind, UpstreamResult
 
 log = structlog.get_logger()
 
 JITTER_SECONDS = 1.0
 BACK_OF_LINE_SECONDS = 3.0  # a refused task waits longer than others, its user's others half of that: not they probe
-MAX_REFUSED_USERS = 10_000
 PROBE_WAIT_SECONDS = 1.0  # how long others wait while a probe is under way: its answer decides soon
 PROBE_SECONDS = 70.0  # longer than a submit or a poll; then a lost probe is forgotten
 OVERDUE_SECONDS = 5.0  # then a worker probes, because no task does
@@ -80,7 +79,7 @@ class CircuitBreaker:
         self._has_row = False
         self._read_at = (datetime.fromtimestamp(0, UTC), clock())  # the database's clock, and this process's then
         self._throttled_until = 0.0
-        self._refused_users: dict[int, None] = {}  # whose newest job was refused, the oldest entry first
+        self._refused_users = RefusedUsers()
         metrics.BREAKER_OPEN.labels(provider).set(0)
 
     # ------------------------------------------------------------------ what the copy says
@@ -159,11 +158,12 @@ class CircuitBreaker:
         `successes_when_refused` is what `state.successes` was at the task's first refusal. A job that is refused again
         after two jobs of others were accepted is REJECTED, and opens nothing: the fault is the task's.
         """
-        self._remember_refusal(call, result)
+        if call.user_id is not None and result.kind in {ResultKind.ACCOUNT_ERROR, *ACCEPTED}:
+            self._refused_users.record(call.user_id, is_refused=result.kind is ResultKind.ACCOUNT_ERROR)
         if result.kind is ResultKind.ACCOUNT_ERROR:
-            if not call.is_free and self._accepts_others(successes_when_refused):
+            await self.trip(call, result.detail, successes_when_refused)
+            if not call.is_free and self.state.accepts_others_since(successes_when_refused):
                 return replace(result, kind=ResultKind.REJECTED, detail=f"only this task is refused: {result.detail}")
-            await self.trip(call, result.detail)
             delay = max(self.seconds_until_probe(), 0.0) + BACK_OF_LINE_SECONDS + _jitter()
             return replace(result, retry_after_seconds=delay)
         if result.kind in NO_ANSWER:
@@ -176,25 +176,16 @@ class CircuitBreaker:
         await self.change(lambda state, now: state.closed(now, is_free=call.is_free, is_accepted=accepted))
         return result
 
-    def _remember_refusal(self, call: BreakerCall, result: UpstreamResult) -> None:
-        if call.user_id is None:
-            return
-        if result.kind is ResultKind.ACCOUNT_ERROR:
-            self._refused_users[call.user_id] = None
-            if len(self._refused_users) > MAX_REFUSED_USERS:
-                del self._refused_users[next(iter(self._refused_users))]
-        elif result.kind in ACCEPTED:
-            self._refused_users.pop(call.user_id, None)
+    async def trip(self, call: BreakerCall, reason: str, successes_when_refused: int | None = None) -> None:
+        """The provider refused a call. Where the row says that jobs of others are accepted, nothing changes."""
+        reason = reason[:MAX_REASON_LENGTH]
 
-    def _accepts_others(self, successes_when_refused: int | None) -> bool:
-        if self.is_open or successes_when_refused is None:
-            return False
-        return self.state.successes >= successes_when_refused + SUCCESSES_OF_OTHERS
+        def opened(state: BreakerState, now: datetime) -> BreakerState:
+            if not call.is_free and state.accepts_others_since(successes_when_refused):
+                return state
+            return state.opened(now, call.probe, reason, self._max_pause_seconds, is_free=call.is_free)
 
-    async def trip(self, call: BreakerCall, reason: str) -> None:
-        """The provider refused a call."""
-        reason, longest = reason[:MAX_REASON_LENGTH], self._max_pause_seconds
-        if await self.change(lambda state, now: state.opened(now, call.probe, reason, longest, is_free=call.is_free)):
+        if await self.change(opened):
             log.error("circuit_open", provider=self.provider, reason=reason, pause_seconds=self.state.pause_seconds)
 
     async def _end_unanswered(self, call: BreakerCall) -> None:

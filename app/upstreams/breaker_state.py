@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 FIRST_PAUSE_SECONDS = 2.0
+MAX_REFUSED_USERS = 10_000
 SUCCESSES_OF_OTHERS = 2  # so many accepted jobs show that a refusal is the fault of the refused task
 
 
@@ -38,6 +39,10 @@ class BreakerState:
 
     def blocks(self, *, is_free: bool) -> bool:
         return self.free_open or (self.billable_open and not is_free)
+
+    def accepts_others_since(self, successes: int | None) -> bool:
+        """Closed, and two more jobs were accepted than at that count."""
+        return not self.is_open and successes is not None and self.successes >= successes + SUCCESSES_OF_OTHERS
 
     def opened(
         self, now: datetime, probe: datetime | None, reason: str, max_pause_seconds: float, *, is_free: bool
@@ -93,3 +98,21 @@ class BreakerState:
         if probe is None or probe != self.probe_until:
             return self
         return replace(self, open_until=now + timedelta(seconds=self.pause_seconds), probe_until=None)
+
+
+class RefusedUsers:
+    """The users whose newest job was refused, 10,000 at most."""
+
+    def __init__(self) -> None:
+        self._ids: dict[int, None] = {}  # the oldest entry first
+
+    def __contains__(self, user_id: int | None) -> bool:
+        return user_id in self._ids
+
+    def record(self, user_id: int, *, is_refused: bool) -> None:
+        if not is_refused:
+            self._ids.pop(user_id, None)
+            return
+        self._ids[user_id] = None
+        if len(self._ids) > MAX_REFUSED_USERS:
+            del self._ids[next(iter(self._ids))]

@@ -92,6 +92,20 @@ async def test_if_two_processes_open_at_once_the_second_takes_the_state_of_the_f
     assert breaker_of(runtime).state.version == 1
 
 
+async def test_a_job_of_another_process_counts_at_once_for_a_task_that_is_refused_again(
+    runtime: Runtime, other: Runtime
+) -> None:
+    """The copy of `other` knows one accepted job, the row two. Opened here, the breaker would wait for this task."""
+    for process in (other, runtime):
+        async with breaker_of(process).call() as call:
+            await breaker_of(process).record_result(call, ACCEPTED)
+    assert (breaker_of(other).state.successes, breaker_of(runtime).state.successes) == (1, 2)
+    async with breaker_of(other).call() as call:
+        result = await breaker_of(other).record_result(call, REFUSED, successes_when_refused=0)
+    assert result.kind is ResultKind.REJECTED
+    assert not breaker_of(other).is_open
+
+
 async def test_calls_need_no_query_while_it_is_closed_and_the_monitor_one_a_second(runtime: Runtime) -> None:
     statements = count_statements(runtime)
     breaker = breaker_of(runtime)
