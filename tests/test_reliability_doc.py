@@ -52,7 +52,8 @@ def test_every_failpoint_is_in_the_matrix() -> None:
 def test_the_mutants_are_those_of_the_simulator() -> None:
     rows = matrix("Mutants")
     assert [row[0] for row in rows] == [mutant.name for mutant in MUTANTS]
-    for name, taken_out, killed_after, judgement in rows:
+    for mutant, (name, taken_out, killed_after, judgement) in zip(MUTANTS, rows, strict=True):
         assert taken_out, name
-        assert re.fullmatch(r"[1-9]\d* seeds?", killed_after), name
+        begin = f", from seed {mutant.first_seed}" if mutant.first_seed else ""
+        assert re.fullmatch(rf"[1-9]\d* seeds?{begin}", killed_after), name
         assert judgement, name
