@@ -45,6 +45,7 @@ MAX_REASON_LENGTH = 255
 UNAVAILABLE_TEXT = "生成服务暂时不可用，请稍后重试"
 NO_ANSWER = frozenset({ResultKind.NOT_SENT, ResultKind.UNKNOWN_OUTCOME, ResultKind.SERVER_ERROR})
 ACCEPTED = frozenset({ResultKind.ACCEPTED, ResultKind.SUCCEEDED})
+SHOWS_ACCESS = ACCEPTED | {ResultKind.ACCOUNT_ERROR}
 
 Transition = Callable[[BreakerState, datetime], BreakerState]
 
@@ -158,11 +159,12 @@ class CircuitBreaker:
         `successes_when_refused` is what `state.successes` was at the task's first refusal. A job that is refused again
         after two jobs of others were accepted is REJECTED, and opens nothing: the fault is the task's.
         """
-        if call.user_id is not None and result.kind in {ResultKind.ACCOUNT_ERROR, *ACCEPTED}:
+        if call.user_id is not None and result.kind in SHOWS_ACCESS:
             self._refused_users.record(call.user_id, is_refused=result.kind is ResultKind.ACCOUNT_ERROR)
         if result.kind is ResultKind.ACCOUNT_ERROR:
-            await self.trip(call, result.detail, successes_when_refused)
-            if not call.is_free and self.state.accepts_others_since(successes_when_refused):
+            since = None if call.is_free else successes_when_refused
+            await self.trip(call, result.detail, since)
+            if self.state.accepts_others_since(since):
                 return replace(result, kind=ResultKind.REJECTED, detail=f"only this task is refused: {result.detail}")
             delay = max(self.seconds_until_probe(), 0.0) + BACK_OF_LINE_SECONDS + _jitter()
             return replace(result, retry_after_seconds=delay)
@@ -181,7 +183,7 @@ class CircuitBreaker:
         reason = reason[:MAX_REASON_LENGTH]
 
         def opened(state: BreakerState, now: datetime) -> BreakerState:
-            if not call.is_free and state.accepts_others_since(successes_when_refused):
+            if state.accepts_others_since(successes_when_refused):
                 return state
             return state.opened(now, call.probe, reason, self._max_pause_seconds, is_free=call.is_free)
 
