@@ -12,6 +12,7 @@ from app.runtime import Runtime, open_runtime
 from app.upstreams import breaker_monitor
 from tests.support.breakers import admit, age, breaker_of, close, shorten_pauses, trip, workers
 from tests.support.makers import Maker
+from tests.support.run import full
 from tests.support.sandbox_server import Server, directive
 from tests.support.task_rows import shorten_delays
 from tests.support.waiting import until
@@ -103,7 +104,7 @@ async def test_from_the_first_refusal_to_refused_submits_and_back_while_no_task_
 
 
 @pytest.mark.both_worlds(usually=REAL)
-@pytest.mark.parametrize("are_apart", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.parametrize("are_apart", [True, *full(False)])
 @pytest.mark.settings(task_deadline_seconds=5)
 async def test_while_only_jobs_are_refused_one_submit_at_a_time_is_accepted(
     make: Maker,

@@ -17,7 +17,7 @@ FEW, SOME, ALL = 13, 5, 1
 
 
 @pytest.mark.both_worlds
-@pytest.mark.parametrize("is_full", [pytest.param(True, marks=pytest.mark.full), False])
+@pytest.mark.parametrize("is_full", [*full(True), False])
 @pytest.mark.parametrize("kind", ["new", *full("old")])
 def test_a_stopped_migration_can_be_run_again(
     new_database: Callable[[], AbstractContextManager[str]],

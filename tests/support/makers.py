@@ -64,14 +64,11 @@ class Maker:
 
     async def ended(self, user: User, task_no: str, seconds: float = 120) -> dict[str, Any]:
         """The task once it has ended. Fails if it does not end in time."""
-        until = time.monotonic() + seconds
-        for pause in pauses():
-            task = await self.task(user, task_no)
-            if task["status"] in {"completed", "failed"}:
-                return task
+        until, pause = time.monotonic() + seconds, pauses()
+        while (task := await self.task(user, task_no))["status"] not in {"completed", "failed"}:
             assert time.monotonic() < until, f"still {task['status']} after {seconds} s: {task}"
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+            await asyncio.sleep(next(pause))
+        return task
 
     async def balance(self, user: User) -> tuple[int, int]:
         """(balance, held)"""

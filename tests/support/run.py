@@ -9,10 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-from _pytest.mark import ParameterSet
+if TYPE_CHECKING:
+    import pytest
 
 FOLDER = "GATEWAY_TEST_RUN_FOLDER"
 PROCESS = "GATEWAY_TEST_RUN_PROCESS"
@@ -41,8 +41,10 @@ def examples(few: int, many: int) -> int:
     return many if os.environ.get(FULL_SIZE) else few
 
 
-def full(*values: Any) -> list[ParameterSet]:
+def full(*values: Any) -> "list[pytest.ParameterSet]":
     """These values of a parameter, or rows of several parameters, in `make test-all` only."""
+    import pytest  # the processes of `make chaos`, which use this module, do not load it
+
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
     return [pytest.param(*row, marks=pytest.mark.full) for row in rows]
 

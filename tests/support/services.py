@@ -109,6 +109,7 @@ class RealServices:
         redis.Redis.from_url(self.redis_url).flushdb()
 
 
+@functools.cache
 def has_real_programs() -> bool:
     """Whether the programs of the real world are on this machine, or servers of somebody's own are named."""
     try:

@@ -19,26 +19,20 @@ def pauses() -> Iterator[float]:
 
 async def until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """The first truthy result of `poll`, which may be async. AssertionError with `what` after `seconds`."""
-    end = time.monotonic() + seconds
-    for pause in pauses():
+    end, pause = time.monotonic() + seconds, pauses()
+    while True:
         found = poll()
         found = await found if asyncio.iscoroutine(found) else found
         if found:
             return found
-        if time.monotonic() > end:
-            break
-        await asyncio.sleep(pause)
-    raise AssertionError(f"not within {seconds} s: {what}")
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        await asyncio.sleep(next(pause))
 
 
 def wait_until(what: str, poll: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """The same without an event loop."""
-    end = time.monotonic() + seconds
-    for pause in pauses():
-        found = poll()
-        if found:
-            return found
-        if time.monotonic() > end:
-            break
-        time.sleep(pause)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    end, pause = time.monotonic() + seconds, pauses()
+    while not (found := poll()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(next(pause))
+    return found
